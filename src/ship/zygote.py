@@ -11,14 +11,21 @@ The zygote forks a process, and it and Bay speak on the channel:
     pid N         the first process in a new pid namespace there, its number on the host, with a pidfd of it
     error TEXT    in place of `users` or `pid`
 
-The first process has the channel from then on. Its order comes there: JSON, and descriptors of the sandbox's
-other namespaces, the output that Ship says `ready` on, and the seccomp filter. It enters the namespaces, ends
+The first process has the channel from then on. Its order comes there, with descriptors of the sandbox's other
+namespaces, the output that Ship says `ready` on, the seccomp filter, and JSON (the environment has no bound
+that a message could keep). It enters the namespaces, ends
 the process that held them, gives up every right that a sandbox lacks, and is Ship. All of this runs before
 any program of the sandbox does. A channel that Bay closes ends its process.
+
+A message may also have a command in it, with descriptors of a channel, the mount and the network namespace
+to run it in, its output and its lock. That is runc: the process that it leaves behind is a child of the
+process that was forked for the command, which reaps it. The host's first process may be slow to do that, or
+never do it, and the sandbox's pid namespace lasts until it is done. The channel says `pid N`, then `exit N`.
 """
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -34,9 +41,11 @@ from ship.process import syscalls
 _MESSAGE_BYTES = 128 * 1024
 _MAX_DESCRIPTORS = 8
 
+_CLONE_NEWNS = 0x2_0000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
 
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 4, 8, 24
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _CAP_SYS_ADMIN = 21
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -74,20 +83,20 @@ def main() -> NoReturn:
             child = -1
         if child == 0:
             bay.close()
-            _begin(json.loads(request), descriptors)
+            _serve(json.loads(request), descriptors)
         _close(descriptors)
 
 
-def _begin(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Become the sandbox's, and let the first process there be born."""
+def _serve(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     channel = socket.socket(fileno=descriptors[0])
     try:
-        _become_owner(request, network=descriptors[1])
-        _make_user_namespace(request, channel)
-        _check("unshare", _libc.unshare(_CLONE_NEWPID))
-        if (pid := os.fork()) == 0:
-            _wait_for_order(channel)
-        socket.send_fds(channel, [b"pid %d" % pid], [os.pidfd_open(pid)])
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for name, limit in request["rlimits"].items():
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (limit, limit))
+        if "command" in request:
+            _run(request, channel, *descriptors[1:])
+        else:
+            _begin(request, channel, descriptors[1])
     except Exception as error:  # noqa: BLE001 - the edge of this process: Bay hears of anything
         _tell(channel.fileno(), error)
     finally:
@@ -96,13 +105,54 @@ def _begin(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
 
 def _tell(channel: int, error: Exception) -> None:
     with contextlib.suppress(OSError):  # Bay has ended
-        os.write(channel, f"error {error}".encode()[:_MESSAGE_BYTES])
+        os.write(channel, f"error {_words(error)}".encode()[:_MESSAGE_BYTES])
+
+
+def _run(
+    request: dict[str, Any], channel: socket.socket, mounts: int, network: int, output: int, lock: int
+) -> None:
+    """Run the command to its end, and reap all that it leaves behind."""
+    _check("prctl", _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    _check("setns", _libc.setns(network, _CLONE_NEWNET))
+    _check("setns", _libc.setns(mounts, _CLONE_NEWNS))
+    os.set_inheritable(lock, True)
+    stdio = [(os.POSIX_SPAWN_DUP2, output, number) for number in (1, 2)]
+    command, empty = request["command"], (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    pid = os.posix_spawn(
+        command[0],
+        command,
+        request["environment"],
+        file_actions=[empty, *stdio],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them
+    )
+    _close((mounts, network, output, lock))
+    with contextlib.suppress(OSError):  # Bay has ended
+        socket.send_fds(channel, [b"pid %d" % pid], [os.pidfd_open(pid)])
+    status = os.waitpid(pid, 0)[1]
+    with contextlib.suppress(OSError):
+        channel.send(b"exit %d" % os.waitstatus_to_exitcode(status))
+    channel.close()
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _begin(request: dict[str, Any], channel: socket.socket, network: int) -> None:
+    """Become the sandbox's, and let the first process there be born."""
+    _become_owner(request, network)
+    _make_user_namespace(request, channel)
+    _check("unshare", _libc.unshare(_CLONE_NEWPID))
+    if (pid := os.fork()) == 0:
+        _wait_for_order(channel)
+    socket.send_fds(channel, [b"pid %d" % pid], [os.pidfd_open(pid)])
+
+
+def _words(error: BaseException) -> str:
+    # Owners read it: an OSError of Python's own would name paths of the host.
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 def _become_owner(request: dict[str, Any], network: int) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for name, limit in request["rlimits"].items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (limit, limit))
     _write("/proc/self/oom_score_adj", request["oom_score_adj"])
     _check("setns", _libc.setns(network, _CLONE_NEWNET))
     os.close(network)
@@ -133,27 +183,27 @@ def _wait_for_order(channel: socket.socket) -> NoReturn:
     _check("prctl", _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
     score = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     syscalls.hide_from_debuggers()
-    text, descriptors = _receive(channel)
-    if not text:
+    message, descriptors = _receive(channel)
+    if not message:
         os._exit(0)
     channel.close()
-    _be_ship(json.loads(text), descriptors, score)
+    _be_ship(descriptors, score)
 
 
-def _be_ship(order: dict[str, Any], descriptors: list[int], score: int) -> NoReturn:
-    *namespaces, output, filters = descriptors
+def _be_ship(descriptors: list[int], score: int) -> NoReturn:
+    *namespaces, output, filters, text = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
     try:
         _enter(namespaces)
-        program = os.pread(filters, os.fstat(filters).st_size, 0)
+        order, program = json.loads(_content(text)), _content(filters)
         _close(descriptors)
         _give_up_rights(order["capabilities"], program)
         os.environ.clear()
         os.environ.update(order["environment"])
         run_ship(score)
     except BaseException as error:  # noqa: BLE001 - the edge of this process: Bay reads its output
-        os.write(2, f"ship: {error}\n".encode())
+        os.write(2, f"ship: {_words(error)}\n".encode())
     os._exit(1)
 
 
@@ -173,7 +223,9 @@ def _enter(namespaces: Iterable[int]) -> None:
 
 def _give_up_rights(capabilities: int, program: bytes) -> None:
     """Keep `capabilities` (a set of bits) alone, and install the seccomp filter."""
-    _check("keyctl", _libc.syscall(ctypes.c_long(_KEYCTL), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None))
+    joined = _libc.syscall(ctypes.c_long(_KEYCTL), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None)
+    if joined >= 0 or ctypes.get_errno() != errno.ENOSYS:  # a kernel without keyrings has none to share
+        _check("keyctl", joined)
     for number in range(_last_capability() + 1):
         if not capabilities >> number & 1:
             _check("prctl", _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0))
@@ -203,8 +255,14 @@ def _set_capabilities(capabilities: int) -> None:
     _check("capset", _libc.capset(header, sets))
 
 
+def _content(file: int) -> bytes:
+    return os.pread(file, os.fstat(file).st_size, 0)
+
+
 def _receive(source: socket.socket) -> tuple[bytes, list[int]]:
-    message, descriptors, _flags, _address = socket.recv_fds(source, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
+    message, descriptors, flags, _address = socket.recv_fds(source, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise ValueError("the message is too long")
     return message, descriptors
 
 

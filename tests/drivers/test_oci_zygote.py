@@ -3,25 +3,28 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from bay.drivers.base import Handle
+from bay.drivers.oci import probe, seccomp, zygote
 from bay.drivers.oci.driver import OciDriver
-from bay.errors import BayError
+from bay.errors import BayError, DriverUnavailable
 from bay.linux import libseccomp
 from bay.linux.processes import closing_fd, ends_within
 from bay.models import Resources
-from bay.testing.driver_bench import DriverBench, call, endpoint_of, run
+from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
 
@@ -37,13 +40,66 @@ _libc.ptrace.restype = ctypes.c_long
 
 async def test_a_forked_ship_has_the_rights_of_one_that_runc_starts(oci: DriverBench) -> None:
     async with _by_runc(oci) as plain, oci.session() as forked, plain.session() as started:
-        for look in (_status, _limits, _namespaces, _descriptors, _groups, _places, _root_mounts):
-            assert look(_pid(forked)) == look(_pid(started)), look.__name__
-        inside = "umask; cat /proc/self/status; ulimit -a; env | sort; cat /proc/1/oom_score_adj"
+        for look in (
+            _status,
+            _ids,
+            _limits,
+            _namespaces,
+            _descriptors,
+            _groups,
+            _places,
+            _root_mounts,
+            _score,
+        ):
+            await _same(look, forked, started)
+        inside = "umask; cat /proc/self/status; ulimit -a; env | sort"
         for user in ("root", None):
             answers = [await run(one, inside, user=user) for one in (forked, started)]
             first, second = (_without_own(answer.stdout) for answer in answers)
             assert first == second
+
+
+async def test_a_forked_ship_is_alone_in_its_sandbox(oci: DriverBench) -> None:
+    """The process by which runc made the namespaces has ended."""
+    async with oci.session() as handle:
+        for group in cgroups_of(oci):
+            assert (group / "cgroup.procs").read_text().split() == [str(_pid(handle))]
+
+
+async def test_each_forked_ship_has_a_keyring_of_its_own(oci: DriverBench) -> None:
+    ask = "import ctypes; print(ctypes.CDLL(None).syscall(250, 0, -3, 0))"
+    async with (
+        _other(oci, seccomp_profile=_with_keyctl) as weaker,
+        weaker.session() as first,
+        weaker.session() as second,
+    ):
+        rings = [int((await run(one, f'python3 -c "{ask}"')).stdout) for one in (first, second)]
+    own = ctypes.CDLL(None).syscall(250, 0, -3, 0)
+    assert min(rings) > 0
+    assert len({*rings, own}) == 3
+
+
+async def test_a_long_environment_reaches_it(oci: DriverBench) -> None:
+    async with oci.session(kernel_env={"LONG": '"' * 47_000}) as handle:
+        assert (await run(handle, "echo alive")).stdout == "alive\n"
+
+
+async def test_a_worn_zygote_is_replaced_and_a_failed_replacement_is_tried_again(
+    oci: DriverBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygote, "_MAX_FORKS", 1)
+    worn, start = _zygote(), zygote.Zygote._start
+
+    def refuse(_: object) -> object:
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    monkeypatch.setattr(zygote.Zygote, "_start", refuse)
+    with pytest.raises(DriverUnavailable):
+        await oci.start(oci.spec())
+    monkeypatch.setattr(zygote.Zygote, "_start", start)
+    async with oci.session() as handle:
+        assert (await run(handle, "echo alive")).stdout == "alive\n"
+    assert _zygote() != worn
 
 
 async def test_a_forked_ship_has_the_filter_of_one_that_runc_starts(oci: DriverBench) -> None:
@@ -63,7 +119,7 @@ async def test_unknown_calls_get_the_same_answer(oci: DriverBench, number: int) 
 
 async def test_its_secrets_are_hidden_from_root_inside(oci: DriverBench) -> None:
     async with oci.session() as handle:
-        for name in ("environ", "mem", "maps", "exe", "fd/1", "root/etc/passwd"):
+        for name in ("environ", "maps", "exe", "fd/1", "root/etc/passwd"):
             answer = await run(handle, f"head -c 1 /proc/1/{name}", user="root")
             assert (answer.exit_code, answer.stdout) == (1, ""), name
 
@@ -77,13 +133,13 @@ async def test_root_inside_cannot_end_or_stop_it(oci: DriverBench) -> None:
 
 
 async def test_the_zygote_has_nothing_of_bay(oci: DriverBench) -> None:
-    zygote = _zygote()
-    assert Path(f"/proc/{zygote}/environ").read_bytes() == b"LANG=C.UTF-8\0"
-    assert {kind.split(":")[0] for kind in _descriptors(zygote).values()} == {"/dev/null", "socket"}
-    mounts = [line.split()[4] for line in Path(f"/proc/{zygote}/mountinfo").read_text().splitlines()]
+    pid = _zygote()
+    assert Path(f"/proc/{pid}/environ").read_bytes() == b"LANG=C.UTF-8\0"
+    assert {kind.split(":")[0] for kind in _descriptors_of(pid).values()} == {"/dev/null", "socket"}
+    mounts = [line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
     assert sorted(mounts) == ["/", "/.ship", "/proc"]
     async with oci.session():
-        assert _zygote() == zygote
+        assert _zygote() == pid
 
 
 async def test_starts_wait_for_a_new_zygote_when_one_is_killed(oci: DriverBench) -> None:
@@ -105,6 +161,7 @@ async def test_starts_go_on_when_the_zygote_stands_still(oci: DriverBench) -> No
 async def test_a_killed_bay_leaves_no_zygote(oci: DriverBench) -> None:
     program = """
 import asyncio, pathlib, sys
+from bay.drivers.oci import probe, seccomp, zygote
 from bay.drivers.oci.driver import OciDriver
 
 async def main():
@@ -156,17 +213,25 @@ async def test_a_host_without_libseccomp_starts_ship_by_runc(
     oci: DriverBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libseccomp, "LIBRARY", "libseccomp-there-is-none.so")
-    async with _other(oci) as bench, bench.session() as handle:
+    rows = [row for row in await asyncio.to_thread(probe.checks) if row.name == "libseccomp"]
+    assert [(row.ok, row.required) for row in rows] == [(False, False)]
+    with structlog.testing.capture_logs() as said:
+        other = _other(oci)
+        bench = await other.__aenter__()
+    assert "zygote.unavailable" in [line["event"] for line in said]
+    async with bench.session() as handle:
         assert b"\0ship\0" in Path(f"/proc/{_pid(handle)}/cmdline").read_bytes()
         assert (await run(handle, "echo alive")).stdout == "alive\n"
+    await other.__aexit__(None, None, None)
 
 
 def test_a_bay_that_is_the_first_process_removes_its_sessions() -> None:
     program = """
 import asyncio, shutil, tempfile
 from pathlib import Path
+from bay.drivers.oci import probe, seccomp, zygote
 from bay.drivers.oci.driver import OciDriver
-from bay.testing.driver_bench import DriverBench, call, endpoint_of, run
+from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, run
 
 async def main():
     top, run_dir = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp(dir="/run"))
@@ -177,6 +242,13 @@ async def main():
     bench = DriverBench(driver, top / "workspaces", (), "none", 1000)
     async with asyncio.timeout(30), bench.session() as handle:
         print((await run(handle, "echo alive")).stdout, end="")
+    spec = bench.spec()
+    steps = driver.start(spec, None)
+    async for handle in steps:
+        if handle.data["step"] == "launched":
+            break
+    await steps.aclose()
+    await driver.destroy(bench.handle(spec.session_id))
     await driver.aclose()
     shutil.rmtree(top)
     shutil.rmtree(run_dir)
@@ -205,6 +277,27 @@ async def _other(bench: DriverBench, **changes: Any) -> AsyncGenerator[DriverBen
     finally:
         await other.clear()
         await driver.aclose()
+
+
+def _with_keyctl(machine: str) -> dict[str, Any]:
+    profile = seccomp.profile(machine)
+    return {**profile, "syscalls": [*profile["syscalls"], {"names": ["keyctl"], "action": "SCMP_ACT_ALLOW"}]}
+
+
+async def _same(look: Callable[[Handle], object], forked: Handle, started: Handle) -> None:
+    """Bounded: a connection of the first health check may still be open."""
+    async with asyncio.timeout(10):
+        # What the kernel shows of a process has no event to wait for.
+        while (first := _seen(look, forked)) != (second := _seen(look, started)) or first is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert first == second
+
+
+def _seen(look: Callable[[Handle], object], handle: Handle) -> object:
+    try:
+        return look(handle)
+    except FileNotFoundError:  # a descriptor that was closed just then
+        return None
 
 
 async def _outcome(bench: DriverBench, resources: Resources) -> object:
@@ -247,40 +340,62 @@ def _has_ended(pid: int) -> bool:
         return ends_within(pidfd, 10)
 
 
-def _status(pid: int) -> dict[str, str]:
+def _status(handle: Handle) -> dict[str, str]:
+    pid = _pid(handle)
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {
         name: value for name, value in lines.items() if not _OWN.match(name) and name not in ("Uid", "Gid")
     }
 
 
-def _limits(pid: int) -> str:
+def _limits(handle: Handle) -> str:
+    pid = _pid(handle)
     return Path(f"/proc/{pid}/limits").read_text()
 
 
-def _namespaces(pid: int) -> dict[str, bool]:
+def _namespaces(handle: Handle) -> dict[str, bool]:
     """Which namespaces are the host's."""
+    pid = _pid(handle)
     names = os.listdir(f"/proc/{pid}/ns")
     return {
         name: os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}") for name in names
     }
 
 
-def _descriptors(pid: int) -> dict[str, str]:
+def _ids(handle: Handle) -> list[int]:
+    """Real, effective, saved and for files, as inside; and that it leads its session and its group."""
+    pid, base = _pid(handle), int(handle.data["id_base"])
+    found = re.findall(r"^[UG]id:\t(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    group, session = os.getpgid(pid), os.getsid(pid)
+    return [int(number) - base for line in found for number in line.split()] + [group - pid, session - pid]
+
+
+def _score(handle: Handle) -> str:
+    return Path(f"/proc/{_pid(handle)}/oom_score_adj").read_text()
+
+
+def _descriptors(handle: Handle) -> dict[str, str]:
+    return _descriptors_of(_pid(handle))
+
+
+def _descriptors_of(pid: int) -> dict[str, str]:
     links = sorted(os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd"))
     return {str(at): re.sub(r"\d+", "N", link) for at, link in enumerate(links)}
 
 
-def _groups(pid: int) -> set[str]:
+def _groups(handle: Handle) -> set[str]:
+    pid = _pid(handle)
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     return {re.sub(r"sess-\w+", "SESSION", line) for line in lines}
 
 
-def _places(pid: int) -> list[str]:
+def _places(handle: Handle) -> list[str]:
+    pid = _pid(handle)
     return [os.readlink(f"/proc/{pid}/{name}") for name in ("cwd", "root")]
 
 
-def _root_mounts(pid: int) -> list[tuple[str, ...]]:
+def _root_mounts(handle: Handle) -> list[tuple[str, ...]]:
+    pid = _pid(handle)
     lines = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
     return [(line[4], line[5], line[-3]) for line in lines]
 

@@ -51,11 +51,11 @@ async def main(
     root: str, run_dir: str, ids: str, workspace: str, session_id: str, stop_at: str, runc: str
 ) -> None:
     """Start `session_id` as far as `stop_at`."""
-    if stop_at in STEPS:
-        stop_after(stop_at)
     network = NetworkManager(instance=Path(run_dir).name[2:6])
     driver = OciDriver(root=Path(root), run_dir=Path(run_dir), ids_dir=Path(ids), runc=runc, network=network)
     await driver.open()
+    if stop_at in STEPS:
+        stop_after(stop_at)
     spec = SessionSpec(
         session_id=session_id,
         sandbox_id="sandbox-crash",

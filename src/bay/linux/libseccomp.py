@@ -83,17 +83,17 @@ def _exported(library: ctypes.CDLL, context: ctypes.c_void_p) -> bytes:
 
 def _unknown_calls(architecture: str, newest: int) -> bytes:
     """A head that answers calls above `newest` with ENOSYS; other architectures' go to the profile."""
-    return b"".join(
-        struct.pack("HBBI", *line)
-        for line in (
-            (_LOAD, 0, 0, _ARCHITECTURE),
-            (_JUMP_EQUAL, 0, 4, _ARCHITECTURES[architecture]),
-            (_LOAD, 0, 0, _NUMBER),
-            (_JUMP_FROM, 2, 0, _X32),
-            (_JUMP_ABOVE, 0, 1, newest),
-            (_RETURN, 0, 0, _ERRNO | _ENOSYS),
-        )
-    )
+    known = _ARCHITECTURES[architecture]
+    x32 = [(_JUMP_FROM, 2, 0, _X32)] if architecture == "SCMP_ARCH_X86_64" else []
+    lines = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_JUMP_EQUAL, 0, 3 + len(x32), known),
+        (_LOAD, 0, 0, _NUMBER),
+        *x32,
+        (_JUMP_ABOVE, 0, 1, newest),
+        (_RETURN, 0, 0, _ERRNO | _ENOSYS),
+    ]
+    return b"".join(struct.pack("HBBI", *line) for line in lines)
 
 
 def _check(name: str, result: int) -> None:

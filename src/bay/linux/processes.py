@@ -42,17 +42,6 @@ def has_ended(child: int, timeout_s: float) -> bool:
         return ends_within(pidfd, timeout_s)
 
 
-def reap_adopted(pid: int) -> None:
-    """Reap a dying process whose parent has ended, where this process is the first and so inherits such.
-
-    A pid namespace lasts until all its processes are reaped. Blocks until the process has died, or 5 s.
-    """
-    if os.getpid() == 1:
-        with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            has_ended(pid, 5)
-            os.waitpid(pid, os.WNOHANG)
-
-
 def kill_and_wait(pids: list[int], timeout_s: float) -> bool:
     """Kill `pids` and wait until all have ended; False when some had not after `timeout_s`. Blocks."""
     pidfds = [pidfd for pid in pids if (pidfd := _killed(pid)) is not None]

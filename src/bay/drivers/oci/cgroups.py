@@ -87,10 +87,19 @@ def kill(cgroup: str, timeout_s: float = 10.0) -> bool:
     return True
 
 
-def join(cgroup: str, pid: int) -> None:
-    """Move the process `pid` into `cgroup`, which must be there. Raises OSError."""
+def join(cgroup: str, pid: int, *, like: int) -> None:
+    """Move the process `pid` into `cgroup`, in every hierarchy in which the process `like` is there.
+
+    Raises OSError, also when they are not in the same groups afterwards.
+    """
     for directory in directories(cgroup):
         (directory / "cgroup.procs").write_text(str(pid))
+    if _groups_of(pid) != _groups_of(like):
+        raise OSError(errno.ENOENT, "the first process cannot join its control groups")
+
+
+def _groups_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cgroup").read_text()
 
 
 def remove(cgroup: str, mount: Path = MOUNT) -> None:

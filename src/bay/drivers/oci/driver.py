@@ -47,14 +47,7 @@ from bay.drivers.oci.zygote import Zygote
 from bay.drivers.start_output import StartOutput
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 from bay.linux import mounts, remove_tree
-from bay.linux.processes import (
-    boot_id,
-    closing_fd,
-    ends_within,
-    open_process,
-    reap_adopted,
-    send_signal,
-)
+from bay.linux.processes import boot_id, closing_fd, ends_within, open_process, send_signal
 from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkPolicy, NetworkState
@@ -170,11 +163,7 @@ class OciDriver:
             yield replace(claimed, data={**claimed.data, **started, "step": "launched"})
             if order.line is not None:
                 await self._serve_names(order.line, launched)
-            try:
-                await output.wait_ready(spec.session_id, _READY_S)
-            finally:
-                if (holder := launched.holder) is not None and os.getpid() == 1:
-                    await in_new_thread(lambda: reap_adopted(holder))
+            await output.wait_ready(spec.session_id, _READY_S)
         await self._seal(launched, spec.hostname, id_base)
         endpoint = Endpoint(socket_path=str(places.socket), peer_uid=id_base, peer_pid=launched.pid)
         await check_health(endpoint, spec.token)
@@ -348,13 +337,15 @@ class OciDriver:
             return _Shared(closure.build(self._layout.closures), skeleton, boot_id(), tell_mapping)
 
     def _open_zygote(self, shared: _Shared) -> Zygote | None:
-        zygote = Zygote(shared.closure, self._layout.stage, platform.machine(), self._seccomp)
         try:
-            zygote.open()
-        except (DriverUnavailable, OSError) as error:
-            log.warning("zygote.unavailable", reason=str(error), effect="sandboxes start more slowly")
+            zygote = Zygote(shared.closure, self._layout.stage, platform.machine(), self._seccomp)
+        except (OSError, AttributeError) as error:  # no libseccomp, or one that lacks a function
+            return _without_zygote(error)
+        try:
+            zygote.open(self._ids.start)
+        except (DriverUnavailable, SandboxNotReady, OSError) as error:
             zygote.close()
-            return None
+            return _without_zygote(error)
         return zygote
 
     def _skeleton(self, user: str) -> Path:
@@ -514,3 +505,7 @@ def _prepare_and_launch(order: LaunchRequest, output: StartOutput) -> Launched:
         order.places.socket_dir.mkdir(mode=0o700)
         os.chown(order.places.socket_dir, order.id_base, order.id_base)
     return launch(order, output)
+
+
+def _without_zygote(error: Exception) -> None:
+    log.warning("zygote.unavailable", reason=str(error), effect="sandboxes start more slowly")

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,11 @@ from bay.drivers.oci.layout import SessionPlaces
 from bay.drivers.oci.runc import Runc
 from bay.drivers.oci.spec import SOCKET_DIR, RuntimePlacement, build, environment
 from bay.drivers.oci.userns import user_namespace
-from bay.drivers.oci.zygote import Zygote
+from bay.drivers.oci.zygote import ReapedCommand, Zygote
 from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable, SandboxNotReady, StorageFull
 from bay.linux import mounts
-from bay.linux.processes import closing_fd, holders, kill_tree, reap_adopted, start_time
+from bay.linux.processes import closing_fd, holders, kill_tree, start_time
 from bay.models import NetworkPolicy
 from bay.network.manager import NetworkManager
 from bay.network.slots import NetworkSlot
@@ -74,8 +74,6 @@ class Launched:
 
     pid: int
     started: int
-    holder: int | None = None
-    """The process by which runc made the namespaces for a forked Ship, which ends it."""
 
 
 def launch(order: LaunchRequest, output: StartOutput) -> Launched:
@@ -99,7 +97,8 @@ def launch(order: LaunchRequest, output: StartOutput) -> Launched:
 def _start_by_runc(order: LaunchRequest, output: StartOutput, lock: int) -> Launched:
     with user_namespace(order.id_base) as userns:
         root = rootfs.assemble(order.rootfs, order.stage, userns, order.id_base)
-        pid = _run(order, output, lock, root, userns)
+        _write_bundle(order, root, userns)
+        pid = _run(order, output, lock)
         started = start_time(pid)
         if started is None:
             raise SandboxNotReady(f"the first process of session {order.spec.session_id} ended at once")
@@ -111,30 +110,31 @@ def _start_by_fork(
     order: LaunchRequest, zygote: Zygote, network: int, output: StartOutput, lock: int
 ) -> Launched:
     """Have the zygote fork Ship, and runc make the container around it: runc's own process never starts."""
-    holder = None
-    try:
-        with closing(zygote.fork(network, order.id_base)) as first:
-            root = rootfs.assemble(order.rootfs, order.stage, first.users, order.id_base)
-            pid, started = first.born()
-            holder = _run(order, output, lock, root, first.users, pid)
-            order.places.note_first_process(pid, started)
-            cgroups.join(order.cgroup, pid)
-            first.order(holder, environment(order.spec), output.writer)
-    except BaseException:
-        if holder is not None:  # it ends with the first process, which ends without an order
-            reap_adopted(holder)
-        raise
-    return Launched(pid, started, holder)
+
+    def create(command: list[str]) -> ReapedCommand:
+        return zygote.run(command, network, output.writer, lock)
+
+    with closing(zygote.fork(network, order.id_base)) as first:
+        root = rootfs.assemble(order.rootfs, order.stage, first.users, order.id_base)
+        pid, started = first.born()
+        _write_bundle(order, root, first.users, pid)
+        holder = _run(order, output, lock, create)
+        order.places.note_first_process(pid, started)
+        cgroups.join(order.cgroup, pid, like=holder)
+        first.order(holder, environment(order.spec), output.writer)
+    return Launched(pid, started)
 
 
 def _run(
-    order: LaunchRequest, output: StartOutput, lock: int, root: Path, userns: int, first: int | None = None
+    order: LaunchRequest,
+    output: StartOutput,
+    lock: int,
+    create: Callable[[list[str]], ReapedCommand] | None = None,
 ) -> int:
-    """The process that runc starts, or with `first` only creates, in that one's pid namespace."""
-    _write_bundle(order, root, f"/proc/{os.getpid()}/fd/{userns}", first)
+    """The process that runc starts, or only creates."""
     log = order.places.run / "runc.log"
     session, bundle = order.spec.session_id, order.places.bundle
-    pid = order.runc.run(session, bundle, log=log, output=output, lock=lock, create=first is not None)
+    pid = order.runc.run(session, bundle, log=log, output=output, lock=lock, create=create)
     shutil.rmtree(bundle)  # runc has read it, and Ship's token is in it
     return pid
 
@@ -200,11 +200,11 @@ def host_errors() -> Generator[None]:
         raise DriverUnavailable(f"the host refused a step of the start: {why}; see `bay doctor`") from error
 
 
-def _write_bundle(order: LaunchRequest, root: Path, userns: str, first: int | None) -> None:
+def _write_bundle(order: LaunchRequest, root: Path, userns: int, first: int | None = None) -> None:
     place = RuntimePlacement(
         pid_namespace=None if first is None else f"/proc/{first}/ns/pid",
         rootfs=root,
-        userns=userns,
+        userns=f"/proc/{os.getpid()}/fd/{userns}",
         cgroup=order.cgroup,
         machine=platform.machine(),
         seccomp=order.seccomp,

@@ -3,8 +3,10 @@
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from bay.drivers.oci.rlimits import limited
 from bay.drivers.oci.sealed_copy import SealedCopy
@@ -15,6 +17,23 @@ from bay.linux.processes import has_ended, kill_tree
 ANSWER_S = 20.0
 _VERSION_S = 10.0
 _END_S = 5.0
+
+
+class RuncProcess(Protocol):
+    """A runc that was started."""
+
+    @property
+    def pid(self) -> int:
+        """Its number on the host."""
+        ...
+
+    def ended_within(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False after `timeout_s`. Blocks."""
+        ...
+
+    def exit_code(self) -> int:
+        """Reap it, once it has ended."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +48,19 @@ class Runc:
     timeout_s: float = ANSWER_S
 
     def run(
-        self, container: str, bundle: Path, *, log: Path, output: StartOutput, lock: int, create: bool = False
+        self,
+        container: str,
+        bundle: Path,
+        *,
+        log: Path,
+        output: StartOutput,
+        lock: int,
+        create: Callable[[list[str]], RuncProcess] | None = None,
     ) -> int:
         """Start `container` from `bundle` and return the host pid of its first process.
 
-        With `create` that process waits, in the container's namespaces, and never becomes its program.
+        With `create`, which runs the command, that process waits in the container's namespaces and never
+        becomes its program.
 
         That process gets `output` as stdout and stderr, and `/dev/null` as stdin. Blocks, and runs in the
         calling thread's namespaces. `lock` stays open in runc and nowhere else, so that its lock outlives a
@@ -41,10 +68,21 @@ class Runc:
         DriverUnavailable.
         """
         pid_file = bundle / "pid"
-        command = ["create"] if create else ["run", "--detach"]
+        command = ["run", "--detach"] if create is None else ["create"]
         arguments = ["--root", str(self.root), "--log", str(log), "--log-format", "json", *command]
         arguments += ["--bundle", str(bundle), "--pid-file", str(pid_file), container]
-        self._wait(arguments, log, output, lock)
+        try:
+            path = self.copy.path()
+            process = (
+                self._spawn([path, *arguments], output, lock)
+                if create is None
+                else create([path, *arguments])
+            )
+        except OSError as error:
+            remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
+            message = f"{self.binary} cannot be run: {error.strerror}; {remedy}"
+            raise DriverUnavailable(message) from error
+        self._wait(process, log, output)
         try:
             return int(pid_file.read_text())
         except (FileNotFoundError, ValueError) as error:
@@ -52,32 +90,34 @@ class Runc:
                 f"{self.binary} reported a started container, but there is none{output.said()}"
             ) from error
 
-    def _wait(self, arguments: list[str], log: Path, output: StartOutput, lock: int) -> None:
-        process = self._spawn(arguments, output.writer, lock)
-        if not has_ended(process.pid, self.timeout_s):
+    def _wait(self, process: RuncProcess, log: Path, output: StartOutput) -> None:
+        if not process.ended_within(self.timeout_s):
             kill_tree(process.pid, _END_S)
-            process.poll()
+            process.exit_code()
             raise DriverUnavailable(
                 f"{self.binary} did not start a container within {self.timeout_s:g} s{output.said()}"
             )
-        if process.wait():
+        if process.exit_code():
             why = _last_error(log) or f"it logged no error{output.said()}"
             raise DriverUnavailable(f"{self.binary} could not start the container: {why}")
 
-    def _spawn(self, arguments: list[str], output: int, lock: int) -> subprocess.Popen[bytes]:
-        try:
-            command = limited([self.copy.path(), *arguments])
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock], cwd="/"
-            )
-        except OSError as error:
-            remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
-            message = f"{self.binary} cannot be run: {error.strerror}; {remedy}"
-            raise DriverUnavailable(message) from error
+    def _spawn(self, command: list[str], output: StartOutput, lock: int) -> "_Child":
+        null, writer = subprocess.DEVNULL, output.writer
+        return _Child(limited(command), stdin=null, stdout=writer, stderr=writer, pass_fds=[lock], cwd="/")
 
     def state(self, container: str) -> Path:
         """The directory of runc's state of `container`."""
         return self.root / container
+
+
+class _Child(subprocess.Popen[bytes]):
+    """A runc that is Bay's own child."""
+
+    def ended_within(self, timeout_s: float) -> bool:
+        return has_ended(self.pid, timeout_s)
+
+    def exit_code(self) -> int:
+        return self.wait(_END_S)
 
 
 def runc_version(binary: str) -> tuple[int, int, int] | None:

@@ -5,15 +5,17 @@ hundred and shares nothing. The zygote ends when its socket closes, so with Bay.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -25,6 +27,8 @@ from bay.linux import mounts
 from bay.linux.libseccomp import compile_profile
 from bay.linux.processes import closing_fd, ends_within, start_time
 
+T = TypeVar("T")
+
 log = structlog.get_logger("bay.drivers.oci")
 
 _MAX_FORKS = 2000  # then a new one: its children share an address layout
@@ -33,6 +37,7 @@ _ANSWER_S = 5.0
 _READY_S = 15.0
 _MESSAGE_BYTES = 4096
 _KINDS = ("mnt", "cgroup", "uts", "ipc")
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
@@ -58,28 +63,25 @@ class FirstProcess:
         except _Lost as lost:
             raise SandboxNotReady(f"the first process of the session was not made: {lost}") from lost
         with closing_fd(pidfd):
-            started = start_time(int(pid))
+            started = start_time(pid)
             if started is None or ends_within(pidfd, 0):  # then the number may be another's
                 raise SandboxNotReady("the first process of the session ended at once")
-        return int(pid), started
+        return pid, started
 
     def order(self, holder: int, environment: Mapping[str, str], output: int) -> None:
         """Have it enter the namespaces that the process `holder` is in, and be Ship.
 
         `output` is where it says that it is ready, or why it cannot be. Raises SandboxNotReady, OSError.
         """
-        message = {
-            "environment": dict(environment),
-            "capabilities": sum(1 << number for number in CAPABILITIES.values()),
-        }
+        capabilities = sum(1 << number for number in CAPABILITIES.values())
+        message = json.dumps({"environment": dict(environment), "capabilities": capabilities}).encode()
         with contextlib.ExitStack() as held:
-            descriptors = [
+            namespaces = [
                 held.enter_context(closing_fd(os.open(f"/proc/{holder}/ns/{kind}", _READ))) for kind in _KINDS
             ]
+            text = held.enter_context(closing_fd(_memory("bay-order", message)))
             try:
-                socket.send_fds(
-                    self._channel, [json.dumps(message).encode()], [*descriptors, output, self._filters]
-                )
+                socket.send_fds(self._channel, [b"order"], [*namespaces, output, self._filters, text])
             except BrokenPipeError:
                 raise SandboxNotReady("the first process of the session ended at once") from None
 
@@ -87,6 +89,28 @@ class FirstProcess:
         """Let go of it: without an order it ends."""
         self._channel.close()
         os.close(self.users)
+        os.close(self._filters)
+
+
+class ReapedCommand:
+    """A command that the zygote runs, in a process that also reaps what the command leaves behind."""
+
+    def __init__(self, channel: socket.socket, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._channel = channel
+        self._pidfd = pidfd
+
+    def ended_within(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False after `timeout_s`. Blocks."""
+        return ends_within(self._pidfd, timeout_s)
+
+    def exit_code(self) -> int:
+        """To be asked once, after its end; 1 when the process that waited for it was killed."""
+        with closing(self._channel), closing_fd(self._pidfd), contextlib.suppress(TimeoutError):
+            word, _, code = self._channel.recv(_MESSAGE_BYTES).decode().partition(" ")
+            if word == "exit":
+                return int(code)
+        return 1
 
 
 class Zygote:
@@ -99,26 +123,34 @@ class Zygote:
         self._closure = closure
         self._stage = stage
         self._command = ship_command(machine, "ship.zygote")
-        self._profile = profile
-        self._filters = os.memfd_create("bay-seccomp")
+        self._filters = _memory("bay-seccomp", compile_profile(profile))
         self._lock = threading.Lock()
         # A thread that stays in the host's namespaces: those that launch sessions have left them.
         self._host = ThreadPoolExecutor(1, thread_name_prefix="bay-zygote")
         self._current: _ZygoteProcess | None = None
+        self._closed = False
 
-    def open(self) -> None:
-        """Start the first. Blocks; raises DriverUnavailable or OSError."""
-        os.write(self._filters, compile_profile(self._profile))
-        self._running()
+    def open(self, id_base: int) -> None:
+        """Start the first, and try it with a process of the ids from `id_base` on.
+
+        Blocks; raises DriverUnavailable, SandboxNotReady or OSError.
+        """
+        with (
+            closing_fd(os.open("/proc/thread-self/ns/net", _READ)) as network,
+            closing(self.fork(network, id_base)) as first,
+        ):
+            first.born()
 
     def close(self) -> None:
         """End it. Ships that it forked go on."""
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             if self._current is not None:
                 self._current.end()
-                self._current = None
+            os.close(self._filters)
         self._host.shutdown()
-        os.close(self._filters)
 
     def fork(self, network: int, id_base: int) -> FirstProcess:
         """The first process of a new session, in that network namespace and in user and pid namespaces of its
@@ -126,10 +158,29 @@ class Zygote:
 
         Blocks. A zygote that has ended or does not answer is replaced. Raises DriverUnavailable or OSError.
         """
+        channel, users = self._asked(lambda running: running.fork(network, id_base))
+        with self._lock:
+            if not self._closed:
+                return FirstProcess(channel, users, os.dup(self._filters))
+        channel.close()
+        os.close(users)
+        raise DriverUnavailable("Bay is ending")
+
+    def run(self, command: list[str], network: int, output: int, lock: int) -> ReapedCommand:
+        """Run `command` in the calling thread's mount namespace and that network namespace.
+
+        It gets `output` as stdout and stderr, and `lock` stays open in it alone. Blocks until it runs.
+        Raises as `fork` does.
+        """
+        with closing_fd(os.open("/proc/thread-self/ns/mnt", _READ)) as mount_namespace:
+            descriptors = [mount_namespace, network, output, lock]
+            return self._asked(lambda running: running.run(command, descriptors))
+
+    def _asked(self, ask: Callable[["_ZygoteProcess"], T]) -> T:
         for _ in range(_TRIES):
             running = self._running()
             try:
-                return FirstProcess(*running.fork(network, id_base), self._filters)
+                return ask(running)
             except _Lost as lost:
                 log.warning("zygote.lost", pid=running.pid, reason=str(lost))
                 self._drop(running)
@@ -137,11 +188,14 @@ class Zygote:
 
     def _running(self) -> "_ZygoteProcess":
         with self._lock:
-            if self._current is not None and self._current.forks < _MAX_FORKS:
-                return self._current
-            if self._current is not None:
-                self._current.retire()
+            if self._closed:
+                raise DriverUnavailable("Bay is ending")
+            worn = self._current
+            if worn is not None and worn.forks < _MAX_FORKS:
+                return worn
             self._current = self._host.submit(self._start).result()
+            if worn is not None:
+                worn.retire()
             return self._current
 
     def _drop(self, lost: "_ZygoteProcess") -> None:
@@ -225,31 +279,47 @@ class _ZygoteProcess:
 
     def fork(self, network: int, id_base: int) -> tuple[socket.socket, int]:
         """The channel and the user namespace of a first process. Raises _Lost, DriverUnavailable, OSError."""
+        request = {"owner": id_base, "oom_score_adj": OOM_SCORE_ADJ, "user_limits": USER_LIMITS}
+        with self._asked(request, [network]) as channel:
+            pid, users = _answer(channel, "users")
+            try:
+                # Not another's, if the process has just ended and its number is used again.
+                if not os.path.samestat(os.stat(f"/proc/{pid}/ns/user"), os.fstat(users)):
+                    raise _Lost("it ended")
+                write_maps(pid, id_base)
+                channel.send(b"mapped")
+            except (BrokenPipeError, FileNotFoundError) as error:
+                os.close(users)
+                raise _Lost("it ended") from error
+            except BaseException:
+                os.close(users)
+                raise
+            return channel, users
+
+    def run(self, command: list[str], descriptors: list[int]) -> ReapedCommand:
+        """See `Zygote.run`. Raises _Lost, DriverUnavailable, OSError."""
+        request = {"command": command, "environment": {"PATH": os.environ.get("PATH", os.defpath)}}
+        with self._asked(request, descriptors) as channel:
+            return ReapedCommand(channel, *_answer(channel, "pid"))
+
+    @contextlib.contextmanager
+    def _asked(self, request: dict[str, Any], descriptors: list[int]) -> Generator[socket.socket]:
+        """The channel to the process that does it; closed when the block fails."""
         self.forks += 1
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(_ANSWER_S)
+        channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel.settimeout(_ANSWER_S)
+        message = json.dumps({**request, "rlimits": limits()}).encode()
         try:
             with its:
-                self._ask([its.fileno(), network], id_base)
-            pid, users = _answer(ours, "users")
-            write_maps(int(pid), id_base)
-            ours.send(b"mapped")
-        except BaseException:
-            ours.close()
-            raise
-        return ours, users
-
-    def _ask(self, descriptors: list[int], id_base: int) -> None:
-        request = {
-            "owner": id_base,
-            "rlimits": limits(),
-            "oom_score_adj": OOM_SCORE_ADJ,
-            "user_limits": USER_LIMITS,
-        }
-        try:
-            socket.send_fds(self._bay, [json.dumps(request).encode()], descriptors)
+                socket.send_fds(self._bay, [message], [its.fileno(), *descriptors])
         except OSError as error:
+            channel.close()
             raise _Lost(f"it takes no request: {error}") from error
+        try:
+            yield channel
+        except BaseException:
+            channel.close()
+            raise
 
     def retire(self) -> None:
         """Let it end after the requests that are under way."""
@@ -264,20 +334,28 @@ class _ZygoteProcess:
         self._process.wait()
 
 
-def _answer(channel: socket.socket, word: str) -> tuple[str, int]:
-    """The text and the descriptor of the answer `word`. Raises _Lost, DriverUnavailable."""
+def _answer(channel: socket.socket, word: str) -> tuple[int, int]:
+    """The number and the descriptor of the answer `word`. Raises _Lost, DriverUnavailable."""
     try:
         message, descriptors, _flags, _address = socket.recv_fds(channel, _MESSAGE_BYTES, 1)
     except TimeoutError:
         raise _Lost(f"it did not answer within {_ANSWER_S:g} s") from None
     said, _, rest = message.decode().partition(" ")
     if said == word and descriptors:
-        return rest, descriptors[0]
+        return int(rest), descriptors[0]
     for descriptor in descriptors:
         os.close(descriptor)
     if said == "error":
         raise DriverUnavailable(f"the host refused a step of the start: {rest}; see `bay doctor`")
     raise _Lost("it ended")
+
+
+def _memory(name: str, content: bytes) -> int:
+    """A descriptor of `content`, which nobody can change."""
+    file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(file, content)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _ALL_SEALS)
+    return file
 
 
 def _attach(mount: int, path: Path) -> None:
