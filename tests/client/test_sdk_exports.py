@@ -83,3 +83,8 @@ def test_each_client_does_without_the_other_and_without_httpx_s_command_line() -
     assert "bay.client._async" not in loaded
     assert "bay.client._sync" not in loaded_after("import bay; bay.AsyncClient('http://x')")
     assert loaded_after("import bay; bay.Client('http://x')").isdisjoint({"rich", "pygments", "asyncio"})
+
+
+def test_a_client_for_threads_loads_no_tasks_and_streams_of_anyio() -> None:
+    loaded = loaded_after("import bay; bay.Client()")
+    assert not {"anyio._core._tasks", "anyio._core._synchronization", "anyio.streams.memory"} & loaded

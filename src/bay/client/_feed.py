@@ -5,14 +5,17 @@
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
 
 import anyio
-import anyio.abc
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from bay.client._calls import Json
 from bay.client._seam import CLEANUP_S
 from bay.errors import BayError
+
+if TYPE_CHECKING:
+    import anyio.abc
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 NOT_OPEN = "this is not open: use it as a context manager"
 
@@ -63,7 +66,7 @@ class AsyncFeed:
                 # Without the caller's own exception: the group would wrap it into another.
                 await group.__aexit__(None, None, None)
 
-    async def _run(self, out: MemoryObjectReceiveStream[bytes]) -> None:
+    async def _run(self, out: "MemoryObjectReceiveStream[bytes]") -> None:
         with out:
             try:
                 self._answer = await self._send(lambda: _pieces(out))
@@ -78,7 +81,7 @@ class AsyncFeed:
         return self._answer
 
 
-async def _pieces(out: MemoryObjectReceiveStream[bytes]) -> AsyncIterator[bytes]:
+async def _pieces(out: "MemoryObjectReceiveStream[bytes]") -> AsyncIterator[bytes]:
     async for piece in out:
         yield piece
 

@@ -1,6 +1,7 @@
 """The seam holds the few differences between the async and the sync client beyond `await`.
 
-`scripts/generate_sync.py` turns each `async_x` into `x`.
+`scripts/generate_sync.py` turns each `async_x` into `x`. anyio loads its parts when they are named, so its
+types are quoted: a client for threads needs none of them.
 """
 
 import threading
@@ -39,7 +40,7 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return function(*args, **kwargs)
 
 
-def async_lock() -> anyio.Lock:
+def async_lock() -> "anyio.Lock":
     """A lock for tasks."""
     return anyio.Lock()
 
@@ -73,7 +74,7 @@ def beside(work: Callable[[], None]) -> Generator[None, None, None]:
     thread.join(CLEANUP_S)
 
 
-def async_cleanup() -> anyio.CancelScope:
+def async_cleanup() -> "anyio.CancelScope":
     """A scope that outlives the caller's cancellation, by `CLEANUP_S` at most."""
     return anyio.move_on_after(CLEANUP_S, shield=True)
 
