@@ -39,6 +39,13 @@ _FIND = _JOINED.where(
 _CHANGE = update(sandboxes).where(_OF_ID)
 _CHANGE_TARGET = _CHANGE.where(_S.target.in_(bindparam("of_targets", expanding=True)))
 _STOP_CLOCKS = _CHANGE.where(_S.target.not_in(HAVING)).values(idle_expires_at=None, warm_expires_at=None)
+_FIRST_POOLED = (
+    _JOINED.where(_S.pool == bindparam("of_pool"), _S.owner == NOBODY, _S.target == "running")
+    .where(_S.deleted_at.is_(None), sessions.c.phase == "running")
+    .order_by(_S.seq)
+    .limit(1)
+)
+_CLAIM = _CHANGE.values(seq=select(func.max(_S.seq) + 1).scalar_subquery())
 _RESTORED_ELSEWHERE = (
     select(_S.id)
     .where(_S.cargo_id == bindparam("of_cargo"), _S.id != bindparam("of_id"))
@@ -227,9 +234,7 @@ async def pooled(db: StoreConnection) -> list[SandboxRecord]:
 
 async def first_pooled(db: StoreConnection, fingerprint: str) -> SandboxRecord | None:
     """The oldest sandbox of that fingerprint that runs and waits in the pool."""
-    waits = _S.pool == fingerprint, _S.owner == NOBODY, _S.target == "running", _S.deleted_at.is_(None)
-    query = _JOINED.where(*waits, sessions.c.phase == "running")
-    return await _first(db, query.order_by(_S.seq).limit(1))
+    return await _first(db, _FIRST_POOLED, {"of_pool": fingerprint})
 
 
 async def drop_pooled(db: StoreConnection, sandbox_id: str) -> None:
@@ -243,8 +248,7 @@ async def claim(db: StoreConnection, record: SandboxRecord) -> None:
     It moves to the end of the lists, so that a client that pages through them meets it as a new one.
     """
     values = _values(record, besides=("seq", "id", "cargo_id", "generation", "error"))
-    last = select(func.max(_S.seq) + 1).scalar_subquery()
-    await db.execute(update(sandboxes).where(_S.id == record.id).values(seq=last, **values))
+    await db.execute(_CLAIM, {"of_id": record.id, **values})
 
 
 async def unsettled(db: StoreConnection) -> list[SandboxRecord]:

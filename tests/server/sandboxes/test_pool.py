@@ -351,7 +351,10 @@ async def test_a_pool_takes_nothing_of_the_disks_reserve(root: Path, monkeypatch
 
         await eventually(has_failed)
         assert "full" in (await state(bay))["last_error"]
-        await full(bay, 1)
+        (left,) = await full(bay, 1)
+        assert (await create(alice, profile="pooled"))["id"] == left.id
+        answer = await alice.post("/v1/sandboxes", json={"profile": "pooled"})
+        assert_error(answer, 507, "storage_full")
         monkeypatch.undo()
         bay.clock.advance(61)
         bay.bay.pool.poke()

@@ -42,6 +42,8 @@ _BACKOFF = Backoff(1.0, 60.0)
 class _Tally:
     """The in-memory state of one profile's pool."""
 
+    ready: int = 0
+    """How many waited when last looked at, less those claimed since."""
     hits: int = 0
     misses: int = 0
     failures: int = 0
@@ -111,11 +113,16 @@ class Pool:
             return None
         return await sandboxes.first_pooled(db, self._fingerprints[profile.id])
 
+    def may_have(self, profile: Profile) -> bool:
+        """Whether a claim will likely find one: a guess without a look at the database."""
+        tally = self._tallies.get(profile.id)
+        return tally is not None and tally.ready > 0
+
     def count(self, profile: Profile, *, hit: bool) -> None:
         """Note a create that the pool served, or could have, once it is committed; and make up for it."""
         if (tally := self._tallies.get(profile.id)) is None:
             return
-        tally.hits, tally.misses = tally.hits + hit, tally.misses + (not hit)
+        tally.hits, tally.misses, tally.ready = tally.hits + hit, tally.misses + (not hit), tally.ready - hit
         tally.creates.append(self._core.clock())
         self.poke()
 
@@ -133,6 +140,7 @@ class Pool:
         unwanted = [r for r in found if r.pool not in self._fingerprints.values()]
         for name, records in by_profile.items():
             unwanted += self._unwanted(name, records)
+            self._tallies[name].ready = sum(r.phase == "running" for r in records)
         await self._drop(unwanted)
         if not self._is_busy():
             gone = {record.id for record in unwanted}

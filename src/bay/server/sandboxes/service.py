@@ -136,7 +136,8 @@ class Sandboxes:
                 new.network_policy, self.core.driver.capabilities.network, self.private
             )
             new = replace(new, network_policy=wanted)
-        if new.cargo_id is None:
+        fits_pool = _fits_pool(new, profile)
+        if new.cargo_id is None and not (fits_pool and self.pool.may_have(profile)):
             await self._check_room("a sandbox", request)
         try:
             async with self.core.store.write() as db:
@@ -147,9 +148,11 @@ class Sandboxes:
                     await request.claim(db, sandbox.id, to_wire(sandbox), self.core.clock())
         except IntegrityError as error:
             raise _taken(new.name) from error
-        self.waker.poke(sandbox.id)
-        if earlier is None and _fits_pool(new, profile):
-            self.pool.count(profile, hit=sandbox.compute == "running")
+        is_claimed = earlier is None and sandbox.compute == "running"
+        if not is_claimed or new.name:  # one from the pool runs, and lacks a name at most
+            self.waker.poke(sandbox.id)
+        if earlier is None and fits_pool:
+            self.pool.count(profile, hit=is_claimed)
         is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
         return sandbox if is_ready or not wait_s else await self._settled(sandbox, wait_s)
 
