@@ -18,12 +18,13 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from bay.errors import DriverUnavailable, StorageFull
 from bay.models import Exec, Failure
-from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions
+from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions, sqlite
 from bay.store import metadata as store_metadata
 from bay.store.engine import Store, migrate, newest_version
 from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
 from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
+from bay.store.sqlite import StoreConnection
 from bay.store.upgrade import upgrade
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -452,3 +453,59 @@ async def test_a_transaction_that_fails_leaves_nothing_whatever_its_first_statem
         await db.execute(insert(facts_table), rows)
     async with store.read() as db:
         assert await store_metadata.get(db, "fact-2") == {}
+
+
+async def add_thing(store: Store, thing: int, other: sqlite3.Connection | None = None) -> None:
+    """Write one, which `other` must not see, and fail, where `other` is given."""
+    async with store.write() as db:
+        await db.exec_driver_sql("INSERT INTO things VALUES (?)", (thing,))
+        if other is not None:
+            assert other.execute("SELECT thing FROM things").fetchall() == []
+            raise ValueError("refused")
+
+
+async def test_a_transaction_that_could_not_begin_does_not_spoil_the_next_ones(store: Store) -> None:
+    async with store.write() as db:
+        await db.exec_driver_sql("CREATE TABLE things (thing)")
+        await db.exec_driver_sql("PRAGMA busy_timeout = 50")
+    with closing(sqlite3.connect(store._path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseError, match="locked"):
+            await add_thing(store, 1)
+        other.execute("ROLLBACK")
+        with pytest.raises(ValueError, match="refused"):
+            await add_thing(store, 2, other)
+        assert other.execute("SELECT thing FROM things").fetchall() == []
+
+
+async def test_a_commit_that_failed_leaves_no_transaction_open(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    async with store.write() as db:
+        await db.exec_driver_sql("CREATE TABLE things (thing)")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer._engine.dialect, "do_commit", refuse)
+        with pytest.raises(DatabaseError, match="locked"):
+            await add_thing(store, 1)
+    await add_thing(store, 2)
+    async with store.read() as db:
+        assert [row.thing for row in await db.exec_driver_sql("SELECT thing FROM things")] == [2]
+
+
+async def test_a_host_that_refuses_a_thread_is_asked_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(sqlite.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    connection = StoreConnection(store._writer._engine)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "Thread", Refused)
+        with pytest.raises(RuntimeError):
+            await connection.exec_driver_sql("SELECT 1")
+    assert (await connection.exec_driver_sql("SELECT 1")).scalar() == 1
+    await connection.aclose()

@@ -51,7 +51,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         reading, writing = _engine(path), _engine(path)
-        event.listen(writing, "begin", _begin_immediate)
+        writing.dialect.do_begin = _begin_immediate
         event.listen(writing, "connect", self._report_changes)
         self._readers = tuple(StoreConnection(reading) for _ in range(_READERS))
         # Readers open no transaction, so there is nothing to roll back when a connection is returned.
@@ -162,7 +162,7 @@ def migrate(path: Path) -> None:
     """
     engine = create_engine(URL.create("sqlite", database=str(path)))
     event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", _begin_immediate)
+    engine.dialect.do_begin = _begin_immediate
     try:
         with engine.connect() as connection:
             _check_sound(connection, path)
@@ -226,5 +226,6 @@ def _prepare(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin_immediate(dbapi_connection: Any) -> None:
+    # Not by the event: SQLAlchemy's connection, which we keep, begins nothing more once a listener raises.
+    dbapi_connection.execute("BEGIN IMMEDIATE")

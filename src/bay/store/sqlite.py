@@ -68,7 +68,7 @@ class StoreConnection:
             await self._trip(lambda: self._opened().commit())
         except BaseException:
             # When this is cancelled, too, it still comes before the next transaction's statements.
-            await asyncio.shield(self._trip(lambda: self._opened().rollback()))
+            await asyncio.shield(self._trip(self._undo))
             raise
 
     async def aclose(self) -> None:
@@ -83,6 +83,11 @@ class StoreConnection:
             self._connection = self._engine.connect()
         return self._connection
 
+    def _undo(self) -> None:
+        connection = self._opened()
+        connection.rollback()
+        connection.connection.rollback()  # after a commit that failed, SQLAlchemy sends none
+
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -91,9 +96,10 @@ class StoreConnection:
     def _trip(self, act: Callable[[], T]) -> asyncio.Future[T]:
         """Call `act` in the thread, after all that was asked of it before; also when the caller is gone."""
         if self._trips is None:
-            self._trips = SimpleQueue()
-            Thread(target=_travel, args=(self._trips,), name="bay-sqlite", daemon=True).start()
-            weakref.finalize(self, self._trips.put, None)
+            trips = SimpleQueue[_Trip | None]()
+            Thread(target=_travel, args=(trips,), name="bay-sqlite", daemon=True).start()
+            weakref.finalize(self, trips.put, None)
+            self._trips = trips
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._trips.put((done, act))
         return done
