@@ -66,7 +66,7 @@ class IdRanges:
         free = next((n for n in range(self.count) if n not in claims), None)
         if free is not None:
             return free
-        stale = next((n for n, path in claims.items() if not os.path.exists(path)), None)
+        stale = next((n for n, path in claims.items() if not Path(path).exists()), None)
         if stale is None:
             taken = f"all {self.count} id ranges of this host are in use"
             raise DriverUnavailable(f"{taken}; stop some sandboxes")

@@ -77,7 +77,8 @@ class Sweep:
 
     async def _idle_out(self, sandbox: SandboxRecord, now: datetime) -> None:
         """Freeze an idle sandbox, unless a call or an exec is under way: then its idle clock starts again."""
-        if sandbox.session and await self.is_active(sandbox, sandbox.session):
+        session = sandbox.session  # without one, a call may wait for a start that has not begun
+        if await self.is_active(sandbox, session) if session else self.holds.any(sandbox.id):
             async with self.core.store.write() as db:
                 later = now + timedelta(seconds=sandbox.idle_timeout or 0)
                 await sandboxes.change(db, sandbox.id, idle_expires_at=later)

@@ -8,6 +8,7 @@ A pool with a `pool_max` follows the creates: `pool_demand` says how.
 import asyncio
 import hashlib
 import json
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ import structlog
 
 from bay import __version__
 from bay.backoff import Backoff
-from bay.errors import BayError, StorageFull
+from bay.errors import StorageFull
 from bay.ids import new_id
 from bay.models import PoolState, Profile, to_wire
 from bay.server.sandboxes.pool_demand import REMEMBERED, size_wanted
@@ -122,7 +123,8 @@ class Pool:
         """Note a create that the pool served, or could have, once it is committed; and make up for it."""
         if (tally := self._tallies.get(profile.id)) is None:
             return
-        tally.hits, tally.misses, tally.ready = tally.hits + hit, tally.misses + (not hit), tally.ready - hit
+        tally.hits, tally.misses = tally.hits + hit, tally.misses + (not hit)
+        tally.ready = tally.ready - 1 if hit else 0
         tally.creates.append(self._core.clock())
         self.poke()
 
@@ -154,8 +156,8 @@ class Pool:
         """
         try:
             await self._drain()
-        except BayError as error:
-            log.warning("pool.not_drained", error=error.message)  # the next Bay finds them
+        except Exception as error:  # noqa: BLE001 - Bay is ending, and the next one finds them
+            log.warning("pool.not_drained", error=str(error))
 
     async def _drain(self) -> None:
         async with self._looking:
@@ -258,8 +260,8 @@ class Pool:
             self._queue.put(record.id)
 
     async def _refill(self, profile: Profile, present: list[SandboxRecord]) -> None:
-        missing = self._to_begin(profile, present)
-        if missing <= 0 or not self._has_memory(profile) or not await self._has_disk(profile):
+        missing = min(self._to_begin(profile, present), self._room_in_memory(profile))
+        if missing <= 0 or not await self._has_disk(profile):
             return
         fresh = [fresh_record(profile, NOBODY, new_id("ws"), self._core.clock()) for _ in range(missing)]
         records = [replace(record, pool=self._fingerprints[profile.id]) for record in fresh]
@@ -270,11 +272,11 @@ class Pool:
         for record in records:
             self._queue.put(record.id)
 
-    def _has_memory(self, profile: Profile) -> bool:
-        """Whether one more is no strain. A pool that follows demand leaves room for one that is at work."""
-        if self._spare is None:
-            return False
-        return self._spare >= (0 if profile.pool_max is None else profile.resources.memory)
+    def _room_in_memory(self, profile: Profile) -> int:
+        """How many more are no strain: a pool that follows demand leaves room for as many at work."""
+        if self._spare is None or self._spare < 0:
+            return 0
+        return sys.maxsize if profile.pool_max is None else self._spare // profile.resources.memory
 
     async def _has_disk(self, profile: Profile) -> bool:
         """Whether one more leaves the disk's reserve alone; without room it is asked again after a while."""

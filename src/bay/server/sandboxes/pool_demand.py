@@ -19,7 +19,7 @@ REMEMBERED = 1000
 
 def size_wanted(creates: Iterable[datetime], now: datetime, smallest: int, largest: int) -> int:
     """The most creates within `BURST` during the last `MEMORY`, within both bounds; `creates` is sorted."""
-    recent = [at for at in creates if at > now - MEMORY]
+    recent = [at for at in creates if now - MEMORY < at <= now]  # the clock may have been put back
     first = most = 0
     for last, at in enumerate(recent):
         while recent[first] <= at - BURST:
