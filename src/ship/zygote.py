@@ -67,6 +67,7 @@ class _Program(ctypes.Structure):
 def main() -> NoReturn:
     """Fork a Ship for every message, until Bay closes its end."""
     syscalls.hide_from_debuggers()
+    _forget_signals()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the processes between
     startup.settle()
     bay = socket.socket(fileno=os.dup(0))
@@ -85,6 +86,14 @@ def main() -> NoReturn:
             bay.close()
             _serve(json.loads(request), descriptors)
         _close(descriptors)
+
+
+def _forget_signals() -> None:
+    """Undo what Bay inherited and a Ship must not: a `nohup` ignores HUP, a shell's background job INT."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores these
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _serve(request: dict[str, Any], descriptors: list[int]) -> NoReturn:

@@ -121,7 +121,7 @@ def _start_by_fork(
         holder = _run(order, output, lock, create)
         order.places.note_first_process(pid, started)
         cgroups.join(order.cgroup, pid, like=holder)
-        first.order(holder, environment(order.spec), output.writer)
+        first.order(holder, {**environment(order.spec), "HOME": "/root"}, output.writer)  # runc adds it too
     return Launched(pid, started)
 
 

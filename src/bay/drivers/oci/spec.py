@@ -128,7 +128,6 @@ def environment(spec: SessionSpec) -> Mapping[str, str]:
     """The environment that Ship begins with: its settings, and what its programs inherit."""
     return {
         "PATH": _PATH,
-        "HOME": "/root",
         "LANG": "C.UTF-8",
         "SHIP_SOCKET": f"{SOCKET_DIR}/{SOCKET_NAME}",
         "SHIP_TOKEN": spec.token,
