@@ -37,6 +37,7 @@ from ship.kernels.kernels import Kernels, default_order
 from ship.kernels.routes import KernelRoutes
 from ship.ports.ports import Ports
 from ship.ports.routes import PortRoutes
+from ship.ports.sock_diag import Netlink
 from ship.process import syscalls
 from ship.process.init import Nursery
 from ship.process.signals import Signals
@@ -166,12 +167,12 @@ async def _switch(talk: Conversation, answer: ProtocolSwitch) -> None:
         answer.close()
 
 
-def main(oom_score: int | None = None) -> None:
-    """Run until TERM. `oom_score` is an open /proc/self/oom_score_adj, else Ship opens it."""
-    asyncio.run(_run(settings_module.take(os.environ), oom_score))
+def main(oom_score: int | None = None, netlink: Netlink | None = None) -> None:
+    """Run until TERM. A zygote has an open /proc/self/oom_score_adj and a `netlink` for it."""
+    asyncio.run(_run(settings_module.take(os.environ), oom_score, netlink))
 
 
-async def _run(settings: Settings, oom_score: int | None) -> None:
+async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_note_failure)
     told_to_end = asyncio.Event()
@@ -192,7 +193,7 @@ async def _run(settings: Settings, oom_score: int | None) -> None:
     tools = ToolRuns(nursery, settings.user, local=local)
     trees = TreeRoutes(space, threads, tools, local=local)
     files = FileRoutes(space, Workspace(settings.workspace), threads, trees.handlers)
-    ports = Ports(threads, local=local)
+    ports = Ports(threads, netlink, local=local)
     others: dict[str, Handler] = {
         "fs": files.answer,
         "services": ServiceRoutes(services).answer,

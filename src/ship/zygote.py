@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 
 from ship import startup
 from ship.app import main as run_ship
+from ship.ports.sock_diag import Netlink
 from ship.process import syscalls
 
 _MESSAGE_BYTES = 128 * 1024
@@ -192,14 +193,17 @@ def _wait_for_order(channel: socket.socket) -> NoReturn:
     _check("prctl", _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
     score = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     syscalls.hide_from_debuggers()
+    netlink = None
+    with contextlib.suppress(OSError):  # a kernel without sock_diag
+        netlink = Netlink()  # now: the filter forbids it
     message, descriptors = _receive(channel)
     if not message:
         os._exit(0)
     channel.close()
-    _be_ship(descriptors, score)
+    _be_ship(descriptors, score, netlink)
 
 
-def _be_ship(descriptors: list[int], score: int) -> NoReturn:
+def _be_ship(descriptors: list[int], score: int, netlink: Netlink | None) -> NoReturn:
     *namespaces, output, filters, text = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -210,7 +214,7 @@ def _be_ship(descriptors: list[int], score: int) -> NoReturn:
         _give_up_rights(order["capabilities"], program)
         os.environ.clear()
         os.environ.update(order["environment"])
-        run_ship(score)
+        run_ship(score, netlink)
     except BaseException as error:  # noqa: BLE001 - the edge of this process: Bay reads its output
         os.write(2, f"ship: {_words(error)}\n".encode())
     os._exit(1)

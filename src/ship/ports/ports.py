@@ -26,10 +26,10 @@ Holder = tuple[int, str]
 class Ports:
     """The listeners. `local`: the network is shared with others, and only Ship's own programs' count."""
 
-    def __init__(self, threads: FileThreads, *, local: bool) -> None:
+    def __init__(self, threads: FileThreads, netlink: Netlink | None = None, *, local: bool) -> None:
         self._threads = threads
         self._local = local
-        self._netlink: Netlink | None = None
+        self._netlink = netlink
         self._tables: Tables | None = None
         self._own: set[int] = set()
         self._own_ports: set[int] = set()
