@@ -20,7 +20,8 @@ any program of the sandbox does. A channel that Bay closes ends its process.
 A message may also have a command in it, with descriptors of a channel, the mount and the network namespace
 to run it in, its output and its lock. That is runc: the process that it leaves behind is a child of the
 process that was forked for the command, which reaps it. The host's first process may be slow to do that, or
-never do it, and the sandbox's pid namespace lasts until it is done. The channel says `pid N`, then `exit N`.
+never do it, and the sandbox's pid namespace lasts until it is done. The channel says `ready`, then Bay `go`,
+then it `pid N` and `exit N`.
 """
 
 import contextlib
@@ -125,6 +126,9 @@ def _run(
     _check("prctl", _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     _check("setns", _libc.setns(network, _CLONE_NEWNET))
     _check("setns", _libc.setns(mounts, _CLONE_NEWNS))
+    channel.send(b"ready")
+    if channel.recv(_MESSAGE_BYTES) != b"go":  # Bay has given up, and asks another
+        os._exit(0)
     os.set_inheritable(lock, True)
     stdio = [(os.POSIX_SPAWN_DUP2, output, number) for number in (1, 2)]
     command, empty = request["command"], (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)

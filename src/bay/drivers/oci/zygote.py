@@ -300,7 +300,12 @@ class _ZygoteProcess:
         """See `Zygote.run`. Raises _Lost, DriverUnavailable, OSError."""
         request = {"command": command, "environment": {"PATH": os.environ.get("PATH", os.defpath)}}
         with self._asked(request, descriptors) as channel:
-            return ReapedCommand(channel, *_answer(channel, "pid"))
+            _expect(channel, b"ready")
+            channel.send(b"go")
+            try:
+                return ReapedCommand(channel, *_answer(channel, "pid"))
+            except _Lost as lost:  # it may run: no second one beside it
+                raise DriverUnavailable(f"the command that starts sandboxes was lost: {lost}") from lost
 
     @contextlib.contextmanager
     def _asked(self, request: dict[str, Any], descriptors: list[int]) -> Generator[socket.socket]:
@@ -332,6 +337,15 @@ class _ZygoteProcess:
         self._bay.close()
         self._process.kill()
         self._process.wait()
+
+
+def _expect(channel: socket.socket, word: bytes) -> None:
+    try:
+        said = channel.recv(_MESSAGE_BYTES)
+    except TimeoutError:
+        raise _Lost(f"it did not answer within {_ANSWER_S:g} s") from None
+    if said != word:
+        raise _Lost("it ended")
 
 
 def _answer(channel: socket.socket, word: str) -> tuple[int, int]:
