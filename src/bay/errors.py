@@ -18,6 +18,11 @@ __all__ = [
     "FileMissing",
     "Forbidden",
     "HostError",
+    "ImageDenied",
+    "ImageInvalid",
+    "ImageNotFound",
+    "ImagePlatform",
+    "ImageTooLarge",
     "InternalError",
     "InvalidArgument",
     "InvalidPath",
@@ -28,6 +33,7 @@ __all__ = [
     "PortClosed",
     "QuotaExceeded",
     "RangeNotSatisfiable",
+    "RegistryUnavailable",
     "RequestTimeout",
     "SandboxExpired",
     "SandboxNotReady",
@@ -137,6 +143,26 @@ class RangeNotSatisfiable(CallerError, code="range_not_satisfiable", status=416)
     """The file has no byte in that `Range`. `details.size` is its size."""
 
 
+class ImageNotFound(NotFound, code="image_not_found"):
+    """The registry has no such repository, tag or digest. Check the reference for a slip."""
+
+
+class ImageDenied(CallerError, code="image_denied", status=403):
+    """The registry wants other credentials, or Bay's operator does not allow it. The message says which."""
+
+
+class ImageInvalid(CallerError, code="image_invalid", status=422):
+    """The image breaks a rule of its format or a bound of Bay's; the message names it. Build it again."""
+
+
+class ImagePlatform(CallerError, code="image_platform", status=422):
+    """The image is for other machines than Bay's. `details.platforms` lists its platforms."""
+
+
+class ImageTooLarge(CallerError, code="image_too_large", status=413):
+    """The image is larger than the limit in the message. Make it smaller, or have the operator raise it."""
+
+
 class RequestTimeout(CallerError, code="request_timeout", status=408, retryable=True):
     """The request was slower than the limit in the message. Send it again, without pauses."""
 
@@ -159,6 +185,10 @@ class DriverUnavailable(HostError, code="driver_unavailable", status=503):
 
 class StorageFull(HostError, code="storage_full", status=507):
     """The disk, or the sandbox's share of it, is full. Free space and try again."""
+
+
+class RegistryUnavailable(HostError, code="registry_unavailable", status=503):
+    """The registry cannot be reached, is too slow, or fails. Try again later; the message has the reason."""
 
 
 class ShipError(HostError, code="ship_error", status=502):
