@@ -38,6 +38,7 @@ __all__ = [
     "SandboxExpired",
     "SandboxNotReady",
     "SandboxTtlInfinite",
+    "SecretMissing",
     "ShipError",
     "StorageFull",
     "Timeout",
@@ -133,6 +134,10 @@ class SandboxExpired(Conflict, code="sandbox_expired"):
 
 class SandboxTtlInfinite(Conflict, code="sandbox_ttl_infinite"):
     """The sandbox never expires, so there is nothing to extend."""
+
+
+class SecretMissing(Conflict, code="secret_missing"):
+    """A secret that the sandbox is given was deleted. Set it again, or create a sandbox without it."""
 
 
 class OutputGone(CallerError, code="output_gone", status=410):

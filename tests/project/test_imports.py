@@ -49,6 +49,7 @@ GROUPS = {
     "bay.server.offline.backup": "app",
     "bay.server.embedded": "app",
     "bay.server.offline.leftover_runs": "app",
+    "bay.server.offline.secrets_key": "app",
     "bay.server.main": "app",
     "bay.testing": "testing",  # suites for other people's backends: it alone imports pytest
     "bay.client": "client",
@@ -123,12 +124,17 @@ SERVER_MAY: dict[str, set[str]] = {
     "cargos": {"web", "sessions", "checkpoints"},
     "execs": {"web", "ship", "sessions", "kernels"},
     "files": {"web", "ship", "sessions"},
+    "secrets": {"web", "ship", "sessions", "files"},
     "managed_services": {"web", "ship", "sessions", "events", "execs"},
     "ports": {"web", "ship", "sessions", "events"},
-    "sandboxes": {"web", "ship", "sessions", "checkpoints", "managed_services", "networks", "ports"},
-    "reconciler": {"ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes"},
+    "sandboxes": {
+        *("web", "ship", "sessions", "checkpoints", "managed_services", "networks", "ports", "secrets")
+    },
+    "reconciler": {
+        *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
+    },
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
-    "offline": set(),
+    "offline": {"secrets"},
 }
 
 # Where a module is imported only when it is needed, so that `import bay` and `bay --help` stay quick.

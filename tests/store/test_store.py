@@ -88,6 +88,7 @@ def test_an_old_database_gets_the_migrations_that_it_lacks(tmp_path: Path) -> No
     migrate(path)
     with closing(sqlite3.connect(path)) as db:
         db.executescript(
+            "DROP TABLE secrets; ALTER TABLE sandboxes DROP COLUMN secrets;"
             "ALTER TABLE execs DROP COLUMN request_hash; UPDATE alembic_version SET version_num = '0005'"
         )
     migrate(path)

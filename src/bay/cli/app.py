@@ -132,6 +132,11 @@ PANELS = {
             "Send events to a URL",
             "bay webhooks create https://example.com/hook --type sandbox.failed",
         ),
+        "secret": CommandEntry(
+            "secrets",
+            "Keep values that sandboxes are given by name",
+            "bay secret set API_KEY < key.txt\nbay create web --secret API_KEY\nbay secret rm API_KEY",
+        ),
         "keys": CommandEntry("keys", "Create, list and revoke API keys", "bay keys create ci --owner ci"),
     },
     "The server and this program": {

@@ -63,6 +63,8 @@ class Capabilities:
     """Image names that need no download; other references are refused while this is all there is."""
     persist: tuple[Persist, ...] = ("workspace",)
     """Files that can outlive a session; `machine` needs a driver that accepts a place for layers."""
+    secret_files: bool = False
+    """Whether a session can have a directory `/run/secrets` that is kept in memory alone."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that this driver holds a session to."""
 
@@ -95,6 +97,8 @@ class SessionSpec:
     """Whether the default kernel starts with the session, or with the first code in it (`SHIP_KERNEL`)."""
     kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """The environment of the kernel that starts with the session (`SHIP_KERNEL_ENV`)."""
+    secret_files: bool = False
+    """Whether it has `/run/secrets`, a directory in memory that the user of uid 1000 alone sees."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
     """The network policy, which holds from the first packet on; its mode is one of the driver's."""
 

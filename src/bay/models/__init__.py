@@ -49,6 +49,7 @@ from bay.models.sandboxes import Capability as Capability
 from bay.models.sandboxes import Compute as Compute
 from bay.models.sandboxes import Container, Failure, Profile, Resources, Sandbox
 from bay.models.sandboxes import Status as Status
+from bay.models.secrets import SandboxSecret, Secret
 from bay.models.services import Service, ServiceHealth, ServiceSpec
 from bay.models.services import ServiceState as ServiceState
 from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy
@@ -91,10 +92,12 @@ __all__ = [
     "RefusedName",
     "Resources",
     "Sandbox",
+    "SandboxSecret",
     "SandboxUrl",
     "Screen",
     "SearchMatch",
     "SearchResult",
+    "Secret",
     "Service",
     "ServiceHealth",
     "ServiceSpec",

@@ -24,6 +24,7 @@ class Limits:
     cargos: int | None = None
     """Cargos that belong to no sandbox."""
     creates_per_minute: int | None = None
+    secrets: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

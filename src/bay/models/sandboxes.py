@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from bay.models.network import NetworkMode, NetworkPolicy, PortSettings, SandboxUrl
+from bay.models.secrets import SandboxSecret
 from bay.models.storage import CheckpointPolicy, Persist
 
 Status = Literal["idle", "starting", "ready", "failed", "expired"]
@@ -81,6 +82,8 @@ class Sandbox:
     url: SandboxUrl | None = None
     ports: tuple[PortSettings, ...] = ()
     """Ports that others than the owner may reach, or that were named."""
+    secrets: tuple[SandboxSecret, ...] = ()
+    """The secrets that it is given, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

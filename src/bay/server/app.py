@@ -36,6 +36,7 @@ from bay.server.ports.gate import PortGate, PortPaths
 from bay.server.reconciler.boot_clock import BootClock
 from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.sandboxes import routes as sandboxes_api
+from bay.server.secrets import routes as secrets_api
 from bay.server.settings import Settings
 from bay.server.web import page_routes as pages_api
 from bay.server.web.edge import Edge
@@ -60,6 +61,7 @@ _APIS = (
     files_api,
     history_api,
     keys_api,
+    secrets_api,
     audit_api,
     events_api,
     webhooks_api,

@@ -20,7 +20,7 @@ from bay.server.checkpoints.garbage import CheckpointGarbage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
-from bay.server.data_dir import DATABASE, KEY_FILE, PORTS_KEY_FILE, SPOOL
+from bay.server.data_dir import DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
 from bay.server.events.webhook_delivery import Deliverer, Poster
@@ -64,6 +64,9 @@ from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.service import Sandboxes
 from bay.server.sandboxes.views import view_of
+from bay.server.secrets.delivery import SecretDelivery
+from bay.server.secrets.service import Secrets
+from bay.server.secrets.vault import Vault
 from bay.server.sessions.core import Core
 from bay.server.sessions.feeds import SessionFeeds
 from bay.server.sessions.notifier import Notifier
@@ -131,9 +134,15 @@ class ControlPlane:
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
+        self.vault = Vault()
+        self.secrets = SecretDelivery(self.store, self.vault, FileClient(self.ship))
         self.service_client = ServiceClient(self.ship)
         self.service_syncer = ServiceSyncer(
-            store=self.store, ship=self.service_client, profiles=self.profiles, clock=clock
+            store=self.store,
+            ship=self.service_client,
+            profiles=self.profiles,
+            secret_env=self.secrets.env,
+            clock=clock,
         )
         port_listener = partial(PortListener, self.core)
         self.feeds = SessionFeeds(
@@ -148,6 +157,7 @@ class ControlPlane:
             live=live,
             orphans=orphans,
             storage_steps=self.storage_steps,
+            secrets=self.secrets,
             notifier=self.changes,
             slots=StartSlots(settings.start_concurrency),
             limit_s=settings.start_limit,
@@ -194,6 +204,7 @@ class ControlPlane:
             holds=self.holds,
             settle_probe=self.reconciler.settle_probe,
             changes=self.changes,
+            bring_secrets=self.secrets.bring,
             quotas=self.quotas,
             profiles=self.profiles,
             clock=clock,
@@ -354,6 +365,7 @@ class ControlPlane:
             ),
             History(store=self.store, deferred=self.deferred, waker=self.waker, outcomes=self.outcomes),
             ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
+            Secrets(store=self.store, vault=self.vault, quotas=self.quotas, clock=self.clock),
             Audits(store=self.store, deferred=self.deferred),
             events,
             webhooks,
@@ -375,6 +387,7 @@ class ControlPlane:
                 await self.clock.open(self.store)
             await self.keys.open()
             await self.seals.open(self.store)
+            await asyncio.to_thread(self.vault.open_file, self.settings.data_dir / SECRETS_KEY_FILE)
             self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
             stack.callback(self.addresses.close)
             stack.callback(self.feed.close)

@@ -21,6 +21,7 @@ UNFINISHED = "restore.unfinished"
 DATABASE = "bay.db"
 KEY_FILE = "admin.key"
 PORTS_KEY_FILE = "ports.key"
+SECRETS_KEY_FILE = "secrets.key"
 SPOOL = "spool"
 
 

@@ -166,6 +166,7 @@ class QuotaSettings(SettingFields):
     disk_mb: Limit = Field(None, description="files, as last measured, MiB")
     cargos: Limit = Field(None, description="cargos that belong to no sandbox")
     creates_per_minute: Limit = Field(None, description="sandboxes made in the last 60 seconds")
+    secrets: Limit = Field(None, description="secrets; never more than 200")
 
     @field_validator("*", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from bay.models import (
     NetworkMode,
     Persist,
     PortSettings,
+    SandboxSecret,
     Status,
 )
 
@@ -85,6 +86,7 @@ class SandboxRecord:
     host: str | None = None
     """Its label in host names beside its id: its name, unless another sandbox had that first."""
     env: dict[str, str] = field(repr=False)
+    secrets: tuple[SandboxSecret, ...] = ()
     labels: dict[str, str]
     target: Target
     generation: int
@@ -187,6 +189,17 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRecord:
+    """A secret's row. `sealed` is its encrypted value, other bytes with each change."""
+
+    owner: str
+    name: str
+    sealed: bytes = field(repr=False)
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, insert, or_, select, update
 
 from bay.clock import expiry
-from bay.models import CheckpointPolicy, Failure, PortSettings, from_wire, to_wire
+from bay.models import CheckpointPolicy, Failure, PortSettings, SandboxSecret, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.rows import page_of
 from bay.store.schema import checkpoints, sandboxes, sessions
@@ -317,10 +317,12 @@ def _record(row: Row[Any]) -> SandboxRecord:
     live.pop("seq")
     error, policy = values.pop("error"), values.pop("checkpoint_policy")
     url, ports = values.pop("url"), values.pop("ports")
+    given = values.pop("secrets")
     return SandboxRecord(
         **values,
         url=from_wire(PortSettings, url) if url else None,
         ports=tuple(from_wire(PortSettings, port) for port in ports),
+        secrets=tuple(from_wire(SandboxSecret, secret) for secret in given),
         checkpoint_policy=from_wire(CheckpointPolicy, policy) if policy else None,
         error=from_wire(Failure, error) if error else None,
         session=SessionRecord(**live) if live["id"] else None,
@@ -329,5 +331,5 @@ def _record(row: Row[Any]) -> SandboxRecord:
 
 def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
     values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in besides}
-    encoded = ("checkpoint_policy", "url", "ports")
+    encoded = ("checkpoint_policy", "url", "ports", "secrets")
     return {**values, **{name: to_wire(values[name]) for name in encoded}}

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -122,6 +123,8 @@ sandboxes = Table(
     # Its label in host names: its name, if no other sandbox, of whatever owner, had it first.
     Column("host", String(63)),
     Column("env", JSON, nullable=False),
+    # The secrets that it is given, by name and place, never by value.
+    Column("secrets", JSON, nullable=False, server_default="[]"),
     Column("labels", JSON, nullable=False),
     Column("target", String(16), nullable=False),
     Column("generation", Integer, nullable=False),
@@ -325,6 +328,20 @@ services = Table(
     Column("name", String(63), nullable=False),
     Column("spec", JSON, nullable=False),
     UniqueConstraint("sandbox_id", "name"),
+    sqlite_autoincrement=True,
+)
+
+# Values that an owner gave Bay to keep, encrypted by a key that is not in the database.
+secrets = Table(
+    "secrets",
+    metadata,
+    _seq(),
+    Column("owner", String(128), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    _when("created_at", nullable=False),
+    _when("updated_at", nullable=False),
+    UniqueConstraint("owner", "name"),
     sqlite_autoincrement=True,
 )
 

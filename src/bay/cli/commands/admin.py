@@ -107,7 +107,7 @@ def backup(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Back up the database and the admin key of the Bay on this machine, while it runs."""
+    """Back up the database and the admin key of the Bay on this machine, while it runs; not `secrets.key`."""
     made = cast(
         "BackupReport", load("bay.server.offline.backup", "backup")(out, data_dir, with_files=with_files)
     )
@@ -139,6 +139,26 @@ def restore(
     print_line(f"restored {done.sandboxes} sandboxes, as of {done.created_at}, into {done.data_dir}")
     if done.aside is not None:
         print_line(f"the former data is in {done.aside}")
+
+
+class RotationReport(Protocol):
+    """The result of a rotation: how many secrets have the new key, and which could not be read."""
+
+    sealed: int
+    unreadable: Sequence[str]
+
+
+@admin.command("rotate-secrets-key")
+def rotate_secrets_key(data_dir: DataDirOption = None, as_json: JsonOption = False) -> int:
+    """Encrypt all secrets under a new key, and forget the old one. Stop Bay first."""
+    done = cast("RotationReport", load("bay.server.offline.secrets_key", "rotate")(data_dir))
+    for name in done.unreadable:
+        note(f"left as it is, because no key in the file reads it: {name}")
+    if as_json:
+        print_json({"sealed": done.sealed, "unreadable": list(done.unreadable)})
+    else:
+        print_line(f"encrypted {done.sealed} secrets under a new key")
+    return 1 if done.unreadable else 0
 
 
 @admin.command()

@@ -12,6 +12,7 @@ import typer
 
 from bay.cli.commands.cp import put
 from bay.cli.commands.sandbox import ImageOption, IsolationOption, ProfileOption
+from bay.cli.commands.secrets import SecretOption, given_secrets
 from bay.cli.complete import NameArgument
 from bay.cli.follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
 from bay.cli.interrupt import Interrupt, signal_handlers
@@ -78,6 +79,7 @@ def run(
     profile: ProfileOption = None,
     isolation: IsolationOption = None,
     env: EnvOption = None,
+    secret: SecretOption = None,
     copy: Annotated[
         list[str] | None,
         typer.Option("--cp", metavar="SRC:DST", help="Copy a local file or directory in first. Repeatable."),
@@ -110,6 +112,7 @@ def run(
         "profile": profile,
         "isolation": isolation,
         "env": pairs(env, "--env", "=") or None,
+        "secrets": given_secrets(secret),
     }
     how: SpawnOptions = {"timeout_s": timeout, "cwd": cwd, "user": user, **_how(tty=tty, stdin=stdin)}
     with _signals_end_it(), connect_or_embed(ctx) as client, _sandbox(client, options, keep) as box:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli.commands.net import as_mode
+from bay.cli.commands.secrets import SecretOption, given_secrets
 from bay.cli.complete import NameArgument, NamesArgument, complete_names, complete_profiles
 from bay.cli.output import print_error, print_fields, print_json, print_line, print_list
 from bay.cli.state import (
@@ -60,6 +61,7 @@ def create(
     image: ImageOption = None,
     isolation: IsolationOption = None,
     env: EnvOption = None,
+    secret: SecretOption = None,
     label: Annotated[
         list[str] | None,
         typer.Option("--label", "-l", metavar="KEY=VALUE", help="Attach a label. Repeatable."),
@@ -100,6 +102,7 @@ def create(
             image=image,
             isolation=isolation,
             env=pairs(env, "--env", "=") or None,
+            secrets=given_secrets(secret),
             labels=pairs(label, "--label", "=") or None,
             ttl=ttl,
             idle_timeout=idle_timeout,

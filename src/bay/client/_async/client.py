@@ -13,6 +13,7 @@ from bay.client._async.cargos import AsyncCargos
 from bay.client._async.events import events
 from bay.client._async.http import AsyncHttp, AsyncNoun
 from bay.client._async.keys import AsyncKeys
+from bay.client._async.secrets import AsyncSecrets
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._calls import Call
 from bay.client._config import resolve
@@ -126,6 +127,7 @@ class AsyncClient:
         self._leases = Leases(config) if transport is None else None
         self.sandboxes = AsyncSandboxes(self._http)
         self.cargos = AsyncCargos(self._http)
+        self.secrets = AsyncSecrets(self._http)
         self.webhooks = AsyncWebhooks(self._http)
         self.keys = AsyncKeys(self._http)
         self.audit = AsyncAudit(self._http)

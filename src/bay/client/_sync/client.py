@@ -21,6 +21,7 @@ from bay.client._sync.cargos import Cargos
 from bay.client._sync.events import events
 from bay.client._sync.http import Http, Noun
 from bay.client._sync.keys import Keys
+from bay.client._sync.secrets import Secrets
 from bay.client._sync.webhooks import Webhooks
 from bay.client._waits import READY_S, ready
 from bay.errors import BayError, CallerError, Conflict, NotFound
@@ -128,6 +129,7 @@ class Client:
         self._leases = Leases(config) if transport is None else None
         self.sandboxes = Sandboxes(self._http)
         self.cargos = Cargos(self._http)
+        self.secrets = Secrets(self._http)
         self.webhooks = Webhooks(self._http)
         self.keys = Keys(self._http)
         self.audit = Audit(self._http)

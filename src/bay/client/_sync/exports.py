@@ -30,6 +30,7 @@ from bay.client._sync.network import Network as Network
 from bay.client._sync.open import FileReader as FileReader
 from bay.client._sync.open import FileWriter as FileWriter
 from bay.client._sync.ports import Ports as Ports
+from bay.client._sync.secrets import Secrets as Secrets
 from bay.client._sync.services import Services as Services
 from bay.client._sync.tunnel import Tunnel as Tunnel
 from bay.client._sync.watch import Watch as Watch

@@ -108,7 +108,11 @@ class OciDriver:
         fork_ships: bool = True,
     ) -> None:
         self.capabilities = Capabilities(
-            isolation=("container",), pause=True, images=("host",), persist=("workspace", "machine")
+            isolation=("container",),
+            pause=True,
+            images=("host",),
+            persist=("workspace", "machine"),
+            secret_files=True,
         )
         self._network = network
         self._network_off = network_off

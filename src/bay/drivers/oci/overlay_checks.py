@@ -9,7 +9,19 @@ import stat
 from pathlib import Path
 
 # The directories that a session's start mounts on or walks through.
-_DIRECTORIES = (".ship", ".ship-run", "dev", "etc", "proc", "sys", "tmp", "usr", "workspace")
+_DIRECTORIES = (
+    ".ship",
+    ".ship-run",
+    "dev",
+    "etc",
+    "proc",
+    "run",
+    "run/secrets",
+    "sys",
+    "tmp",
+    "usr",
+    "workspace",
+)
 # The files of the image that the runtime reads, in Bay's time.
 _FILES = ("etc/group", "etc/passwd")
 _LARGEST = 1 << 20

@@ -91,7 +91,7 @@ def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
         "hostname": spec.hostname,
         "root": {"path": str(place.rootfs), "readonly": False},
         "process": _process(spec, place),
-        "mounts": _mounts(spec.resources),
+        "mounts": [*_mounts(spec.resources), *(_SECRETS if spec.secret_files else ())],
         "linux": {
             **_namespaces(place),
             "cgroupsPath": place.cgroup,
@@ -168,6 +168,14 @@ def _mounts(resources: Resources) -> list[dict[str, Any]]:
 
 def _mount(destination: str, fstype: str, *options: str) -> dict[str, Any]:
     return {"destination": destination, "type": fstype, "source": fstype, "options": list(options)}
+
+
+# Never on disk: a tmpfs goes with its session, and no layer or checkpoint has what is in it.
+_SECRETS = (
+    _mount(
+        "/run/secrets", "tmpfs", "nosuid", "nodev", "noexec", "mode=700", "uid=1000", "gid=1000", "size=2m"
+    ),
+)
 
 
 def _resources(resources: Resources, huge_pages: tuple[str, ...]) -> dict[str, Any]:

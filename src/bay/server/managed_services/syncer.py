@@ -5,7 +5,7 @@ it reports each change by itself, over the session's feed.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from bay.server.sessions.feeds import Take
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services
 from bay.store.engine import Store
+from bay.store.records import SandboxRecord
 from bay.token_bucket import TokenBucket
 
 log = structlog.get_logger("bay.services")
@@ -55,9 +56,16 @@ class ServiceSyncer:
     """See the module. `run` has to run for anything to be tried again and heard."""
 
     def __init__(
-        self, *, store: Store, ship: ServiceClient, profiles: Mapping[str, Profile], clock: Clock
+        self,
+        *,
+        store: Store,
+        ship: ServiceClient,
+        profiles: Mapping[str, Profile],
+        secret_env: Callable[[SandboxRecord], Awaitable[Mapping[str, str]]],
+        clock: Clock,
     ) -> None:
         self._store = store
+        self._secret_env = secret_env
         self._ship = ship
         self._profiles = profiles
         self._clock = clock
@@ -155,6 +163,7 @@ class ServiceSyncer:
             profile = self._profiles.get(sandbox.profile) if sandbox else None
             env = {**(profile.env if profile else {}), **(sandbox.env if sandbox else {})}
             try:
+                env |= await self._secret_env(sandbox) if sandbox else {}
                 await self._ship.put(peer, env, specs)
             except BayError as error:
                 kept.trouble = (

@@ -20,6 +20,7 @@ from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import StartSlots
+from bay.server.secrets.delivery import SecretDelivery
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import policy_of
@@ -44,6 +45,7 @@ class Starter:
     live: LiveSessions
     orphans: Orphans
     storage_steps: StorageSteps
+    secrets: SecretDelivery
     notifier: Notifier
     slots: StartSlots
     limit_s: float
@@ -94,12 +96,14 @@ class Starter:
         await self.live.syncer.expect(sandbox.id, session.id)
         try:
             handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
+            peer = peer_of(replace(session, handle=handle.to_json())) if handle else None
+            if peer is not None:
+                await self.secrets.bring(sandbox, peer)
         except BayError as error:
             await self.give_up(sandbox, session, error)
             return
         if handle is None:
             return
-        peer = peer_of(replace(session, handle=handle.to_json()))
         if peer is not None:
             await self.live.syncer.begin(peer)
         ready = {"phase": "running", "handle": handle.to_json(), **held}
@@ -181,6 +185,7 @@ class Starter:
             raise DriverUnavailable(
                 f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
             )
+        await self.secrets.check(sandbox)
         # Read now, and so at least as new as the version in the session's row: a newer policy is applied once
         # it runs.
         async with self.core.store.read() as db:
@@ -201,6 +206,7 @@ class Starter:
             allow_root=profile.root,
             kernel=profile.kernel,
             kernel_env=_kernel_env(sandbox, profile),
+            secret_files=any(one.file is not None for one in sandbox.secrets),
             network=network,
         )
 

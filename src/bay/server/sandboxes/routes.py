@@ -16,6 +16,7 @@ from bay.models import (
     PortAccess,
     PortSettings,
     Sandbox,
+    SandboxSecret,
     Status,
 )
 from bay.server.managed_services.routes import NamedService
@@ -23,6 +24,7 @@ from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.networks.routes import NetworkPolicyBody
 from bay.server.ports.service import MAX_PORTS
 from bay.server.sandboxes.service import Forks, NewSandbox, SandboxChanges, Sandboxes
+from bay.server.secrets.rules import MAX_IN_SANDBOX, NAME
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
     MAX_WAIT_S,
@@ -78,6 +80,22 @@ class PortBody(Body):
         return PortSettings(port=self.port, access=self.access)
 
 
+class SecretBody(Body):
+    """A secret, and the place where the sandbox finds it: a variable of its own name, unless one is given."""
+
+    name: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
+    env: Annotated[
+        str | None, Field(max_length=128, description="The variable of each command that holds it")
+    ] = None
+    file: Annotated[
+        str | None, Field(max_length=256, description="A file below `/run/secrets`, kept in memory alone")
+    ] = None
+
+    def to_noun(self) -> SandboxSecret:
+        """The class that the services take."""
+        return SandboxSecret(**self.model_dump())
+
+
 def _each_once(ports: tuple[PortBody, ...]) -> tuple[PortBody, ...]:
     if len({body.port for body in ports}) < len(ports):
         raise ValueError("a port is listed twice; list each port once")
@@ -101,6 +119,9 @@ class CreateSandbox(Body):
     image: Annotated[str | None, Field(max_length=512)] = None
     isolation: Annotated[str | None, Field(max_length=32)] = None
     env: Env = Field(default_factory=dict)
+    secrets: Annotated[
+        tuple[SecretBody, ...], Field(description="Secrets that it is given"), Most(MAX_IN_SANDBOX)
+    ] = ()
     labels: Labels = Field(default_factory=dict)
     idle_timeout: Annotated[
         Seconds | None, Field(description="Seconds without activity before compute is frozen")
@@ -195,10 +216,17 @@ async def create_sandbox(
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
     kept = tuple(service.to_noun() for service in body.services)
     values = body.model_dump(
-        exclude={"wait", "checkpoint_policy", "network", "network_policy", "url", "ports", "services"}
+        exclude={
+            *("wait", "checkpoint_policy", "network", "network_policy", "url", "ports", "services", "secrets")
+        }
     )
     new = NewSandbox(
-        **values, **_reached(body), checkpoint_policy=policy, network_policy=body.policy(), services=kept
+        **values,
+        **_reached(body),
+        checkpoint_policy=policy,
+        network_policy=body.policy(),
+        services=kept,
+        secrets=tuple(secret.to_noun() for secret in body.secrets),
     )
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's

@@ -28,6 +28,7 @@ from bay.models import (
     PortSettings,
     Profile,
     Sandbox,
+    SandboxSecret,
     ServiceSpec,
     from_wire,
     to_wire,
@@ -38,6 +39,7 @@ from bay.server.managed_services import rules
 from bay.server.networks.service import checked_policy
 from bay.server.ports.gate import host_of
 from bay.server.sandboxes.pool import Pool, add_cargo, fresh_record
+from bay.server.secrets import rules as secret_rules
 from bay.server.sessions.core import Core
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import peer_of
@@ -46,7 +48,7 @@ from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipClient
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
-from bay.store import audit, cargos, events, networks, sandboxes, services
+from bay.store import audit, cargos, events, networks, sandboxes, secrets, services
 from bay.store.records import (
     HAVING,
     CheckpointRecord,
@@ -85,6 +87,7 @@ class NewSandbox:
     url: PortSettings | None = None
     ports: tuple[PortSettings, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
+    secrets: tuple[SandboxSecret, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +132,7 @@ class Sandboxes:
     ) -> Sandbox:
         """Make a sandbox; answers once it is ready or failed, or after `wait_s`. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
+        new = replace(new, secrets=secret_rules.checked(new.secrets, new.env))
         profile = self._profile(new)
         new = replace(new, services=rules.checked(new.services, root=profile.root))
         if new.network_policy is not None:
@@ -326,6 +330,11 @@ class Sandboxes:
         _check_offered("image", new.image or profile.image, here.images)
         _check_offered("isolation", new.isolation or profile.isolation, here.isolation)
         _check_offered("persist", profile.persist, here.persist)
+        if not here.secret_files and any(one.file is not None for one in new.secrets):
+            raise CapabilityNotSupported(
+                "the driver cannot keep a secret's file in memory; give it as env instead",
+                details={"capability": "secret_files", "available": []},
+            )
         _check_name(new.name)
         if new.from_checkpoint is not None and new.cargo_id is not None:
             raise BadRequest("give cargo_id or from_checkpoint, not both: a fork gets a new cargo")
@@ -374,6 +383,7 @@ class Sandboxes:
         self, db: StoreConnection, caller: Caller, new: NewSandbox, profile: Profile, *, waits: bool
     ) -> Sandbox:
         now = self.core.clock()
+        await _check_secrets(db, caller, new.secrets)
         # A caller that waits for compute wants it from the start: a quota must refuse the create and not a
         # later step.
         starts = waits or profile.start == "eager"
@@ -453,6 +463,7 @@ class Sandboxes:
             url=new.url,
             ports=new.ports,
             env=new.env,
+            secrets=new.secrets,
             labels=new.labels,
             idle_timeout=idle_timeout,
             idle_expires_at=expiry(now, idle_timeout),
@@ -531,7 +542,9 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     """Whether the pool's sandboxes fit the request: env, labels, name and limits come after the start."""
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
     wants_other = wants_other or new.network_policy not in (None, profile.network_policy)
-    return new.cargo_id is None and new.from_checkpoint is None and not new.services and not wants_other
+    has_files = any(one.file is not None for one in new.secrets)
+    is_plain = new.cargo_id is None and new.from_checkpoint is None and not new.services and not has_files
+    return is_plain and not wants_other
 
 
 def _like(
@@ -548,8 +561,17 @@ def _like(
         profile=source.profile, name=name, image=source.image, isolation=source.isolation, env=source.env,
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
-        url=url, ports=ports, services=kept,
+        url=url, ports=ports, services=kept, secrets=source.secrets,
     )  # fmt: skip
+
+
+async def _check_secrets(db: StoreConnection, caller: Caller, given: Sequence[SandboxSecret]) -> None:
+    if not given:
+        return
+    there = await secrets.named(db, caller.owner, {one.name for one in given})
+    for one in given:
+        if one.name not in there:
+            raise NotFound(f"there is no secret {one.name}; set it first")
 
 
 def _fork_names(forks: Forks) -> list[str | None]:

@@ -224,4 +224,5 @@ def view(
         checkpoint_policy=sandbox.checkpoint_policy,
         network=network,
         ports=sandbox.ports,
+        secrets=sandbox.secrets,
     )

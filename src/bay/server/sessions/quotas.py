@@ -33,6 +33,7 @@ _WORDS = {
     "memory_mb": ("MiB of memory in sandboxes that run or are frozen", "stop one"),
     "cargos": ("external cargos", "delete one"),
     "disk_mb": ("MiB of files", "delete files or sandboxes"),
+    "secrets": ("secrets", "delete one"),
     "creates_per_minute": ("creates in a minute", "wait {} s"),
 }
 
@@ -111,6 +112,11 @@ class Quotas:
             await self._check_disk(db, bound)
             if bound.limits.cargos is not None:
                 bound.check("cargos", await tallies.external_cargos(db, bound.whose.owner), 1)
+
+    def admit_secret(self, caller: Caller, present: int) -> None:
+        """Let the caller's owner, who has `present` secrets, have one more. Raises QuotaExceeded."""
+        for bound in self._bounds(caller.owner, caller.key_id):
+            bound.check("secrets", present, 1)
 
     async def admit_files(self, db: StoreConnection, caller: Caller) -> None:
         """Let the caller bring files that no sandbox writes. Raises QuotaExceeded."""

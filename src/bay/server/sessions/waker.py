@@ -1,9 +1,9 @@
 """The waker resolves a caller's reference to a sandbox that answers now, and starts it if it must."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -43,11 +43,13 @@ class Awake:
     sandbox: SandboxRecord
     profile: Profile
     peer: Peer
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """The variables that hold secrets, as they are now."""
 
     @property
     def env(self) -> dict[str, str]:
         """The environment of every command, from the profile and the create."""
-        return {**self.profile.env, **self.sandbox.env}
+        return {**self.profile.env, **self.sandbox.env, **self.secrets}
 
 
 class Holds:
@@ -92,6 +94,7 @@ class Waker:
         holds: Holds,
         settle_probe: Callable[[str], Awaitable[None]],
         changes: Notifier,
+        bring_secrets: Callable[[SandboxRecord, Peer], Awaitable[Mapping[str, str]]],
         quotas: Quotas,
         profiles: dict[str, Profile],
         clock: Clock,
@@ -103,6 +106,7 @@ class Waker:
         self._holds = holds
         self._settle_probe = settle_probe
         self._changes = changes
+        self._bring_secrets = bring_secrets
         self._quotas = quotas
         self._profiles = profiles
         self._clock = clock
@@ -126,12 +130,15 @@ class Waker:
     ) -> AsyncGenerator[Awake, None]:
         """The sandbox, running, and not idled away while the block lasts; started within the start timeout.
         `follower` as in `Holds.hold`. Raises NotFound, SandboxExpired, CapabilityNotSupported before anything
-        starts, and SandboxNotReady when the start failed or takes longer.
+        starts, SandboxNotReady when the start failed or takes longer, and SecretMissing.
         """
         async with self.holding(caller, ref, follower=follower) as sandbox:
             profile = self._checked_profile(sandbox, capability)
             async with self.reach(sandbox) as (ready, peer):
-                yield Awake(ready, profile, peer)
+                awake = Awake(ready, profile, peer)
+                if ready.secrets:
+                    awake = replace(awake, secrets=await self._bring_secrets(ready, peer))
+                yield awake
 
     @asynccontextmanager
     async def holding(
