@@ -21,6 +21,7 @@ from bay.errors import BadRequest
 from tree_tar.beneath import OPEN_DIRECTORY, OPEN_FILE, Parts, closing, open_beneath
 from tree_tar.headers import END, FILE, LINK, header, header_of, padding, pairs
 from tree_tar.sparse import Layout, data_segments, layout
+from tree_tar.xattr_records import to_records
 
 BUFFER = 1 << 20
 MACHINE = "machine"
@@ -170,7 +171,7 @@ class Packer:
             if size > xattrs.MAX_BYTES:
                 self._leave_out(f"{name} (its attributes)", "has more than a megabyte of attributes")
                 return {}
-        return xattrs.to_records(found)
+        return to_records(found)
 
     def _leave_out(self, name: str, why: str) -> None:
         if self.strict:

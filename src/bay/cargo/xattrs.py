@@ -1,4 +1,4 @@
-"""Extended attributes of a sandbox's files are read, restored, and carried in pax records.
+"""Extended attributes of a sandbox's files are read and restored.
 
 Those are kept that a sandbox can set itself. Capabilities of files are void inside, and `trusted` is not a
 sandbox's to set, but for overlayfs's mark that hides the directory below: a redirect could lead anywhere.
@@ -6,14 +6,12 @@ sandbox's to set, but for overlayfs's mark that hides the directory below: a red
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
-from urllib.parse import quote, unquote_to_bytes
+from collections.abc import Iterator
 
-from tree_tar.reader import BadArchive, Records
+from tree_tar.reader import Records
+from tree_tar.xattr_records import of_records
 
 MAX_BYTES = 1 << 20
-_PREFIX = "SCHILY.xattr."
-_PLAIN = "".join(chr(c) for c in range(33, 127) if chr(c) not in "%=")
 _KEPT = ("user.", "system.posix_acl_access", "system.posix_acl_default")
 _OPAQUE = "trusted.overlay.opaque"
 _OPAQUE_VALUES = (b"y", b"x")
@@ -40,25 +38,6 @@ def restore(file: int | str, records: Records, *, system: bool) -> None:
             except OSError as error:
                 if error.errno != errno.ENOTSUP:  # a file system without them
                     raise
-
-
-def to_records(xattrs: Mapping[str, bytes]) -> dict[str, str]:
-    """The pax records of the attributes, whatever bytes are in their names."""
-    return {
-        _PREFIX + quote(name, safe=_PLAIN, errors="surrogateescape"): value.decode("utf-8", "surrogateescape")
-        for name, value in xattrs.items()
-    }
-
-
-def of_records(records: Records) -> Iterator[tuple[str, bytes]]:
-    """The attributes that pax records have. Raises BadArchive for a name that no file can have."""
-    prefix = _PREFIX.encode()
-    for key, value in records.items():
-        if key.startswith(prefix):
-            name = unquote_to_bytes(key.removeprefix(prefix)).decode("utf-8", "surrogateescape")
-            if "\0" in name:
-                raise BadArchive("a header is damaged: the name of an attribute has a NUL")
-            yield name, value
 
 
 def _is_kept(name: str, value: bytes, *, system: bool) -> bool:
