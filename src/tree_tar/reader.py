@@ -119,7 +119,13 @@ class Reader:
         self._before = seen
         self._data = memoryview(b"")
         self._left = 0
+        self._is_between = True
         self._events = self._parse()
+
+    @property
+    def is_between(self) -> bool:
+        """Whether what was fed ends with a whole member: some programs leave out the archive's end."""
+        return self._is_between
 
     @property
     def digest_before(self) -> str:
@@ -150,6 +156,9 @@ class Reader:
         """None asks for more bytes."""
         while True:
             self._before = self._seen and self._seen.copy()
+            if not self._data:
+                yield None
+            self._is_between = False
             block = yield from self._exactly(BLOCK)
             if not any(block):
                 break
@@ -162,6 +171,7 @@ class Reader:
             member = yield from self._member(block, records)
             yield member
             yield from self._content(member)
+            self._is_between = True
         self.ended = True
 
     def _exactly(self, size: int) -> Generator[None, None, bytes]:

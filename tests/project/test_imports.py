@@ -57,6 +57,7 @@ GROUPS = {
     "bay.__main__": "cli",
     "ship": "ship",
     "ship_kernel": "kernel",
+    "layer_unpack": "unpack",
     "tree_tar": "tar",
     "ship_protocol": "protocol",
 }
@@ -71,7 +72,7 @@ MAY = {
     "network": {"root", "network", "linux", "words"},
     "drivers": {"root", "drivers", "network", "linux", "words", "protocol"},
     "cargo": {"root", "cargo", "linux", "words", "tar"},
-    "images": {"root", "images", "drivers", "network", "linux", "words", "tar"},
+    "images": {"root", "images", "drivers", "network", "linux", "words", "tar", "unpack"},
     "server": {
         "root",
         "server",
@@ -106,6 +107,7 @@ MAY = {
     "cli": {"root", "cli", "client", "words"},
     "ship": {"ship", "tar", "protocol"},
     "kernel": {"kernel"},
+    "unpack": {"unpack", "tar"},
     "tar": {"tar"},
     "protocol": {"protocol"},
 }
@@ -150,7 +152,7 @@ LAZY = {
 }
 
 # The parts of the oci driver with which images are fetched and unpacked in cages of the same make.
-CAGES = {f"bay.drivers.oci.{name}" for name in ("cgroups", "idrange", "netns", "userns")}
+CAGES = {f"bay.drivers.oci.{name}" for name in ("cgroups", "closure", "idrange", "netns", "userns")}
 
 # What runs in the sandbox's own interpreters, and the bridge to Jupyter's kernels in the closure's.
 KERNEL_MAY = {*sys.stdlib_module_names, "IPython", "traitlets", "ship_kernel"}
