@@ -5,6 +5,7 @@ with.
 import os
 
 import pytest
+import shared_cache
 
 from bay.drivers.oci import netns
 from bay.linux import mounts
@@ -22,6 +23,13 @@ pytest.register_assert_rewrite("bay.testing")
 
 # A pool is a mount on the host: only the tests that are about pools make one.
 os.environ.setdefault("BAY_CARGO_BACKEND", "directory")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the process that starts the workers, or the only one, make what all of them share."""
+    if not hasattr(config, "workerinput"):
+        shared_cache.make()
+        config.add_cleanup(shared_cache.remove)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

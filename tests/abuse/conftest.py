@@ -1,5 +1,5 @@
 """Real sandboxes for hostile programs."""
 
-from oci_bench import oci, oci_root, workspaces
+from oci_bench import lent_zygote, oci, oci_root, workspaces
 
-__all__ = ["oci", "oci_root", "workspaces"]  # fixtures are found by their names here
+__all__ = ["lent_zygote", "oci", "oci_root", "workspaces"]  # fixtures are found by their names here

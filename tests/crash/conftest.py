@@ -2,10 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+import shared_cache
 from crash_case import WAIT_S, Place, can_run, until
 from crash_checks import clean
 from crash_host import strays
@@ -14,15 +15,12 @@ from bay.server import logs
 
 
 @pytest.fixture(scope="session")
-def cache() -> Generator[Path]:
+def cache() -> Path:
     """Ship's closure and the image, made once for all tests."""
     logs.configure("error", "json")
     if not can_run():
         pytest.skip("the oci driver needs root and runc")
-    with tempfile.TemporaryDirectory(prefix="bay-cc-", dir="/tmp") as name:
-        path = Path(name)
-        path.chmod(0o711)
-        yield path
+    return shared_cache.filled()
 
 
 @pytest.fixture

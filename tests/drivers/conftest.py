@@ -5,12 +5,18 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from oci_bench import oci, oci_by_runc, oci_root, opened, workspaces
+from oci_bench import lent_zygote, oci, oci_by_runc, oci_root, opened, workspaces
 
 from bay.drivers.fake import FakeDriver
 from bay.testing.driver_bench import DriverBench
 
-__all__ = ["oci", "oci_by_runc", "oci_root", "workspaces"]  # fixtures are found by their names here
+__all__ = [
+    "lent_zygote",
+    "oci",
+    "oci_by_runc",
+    "oci_root",
+    "workspaces",
+]  # fixtures are found by their names here
 
 
 @pytest.fixture

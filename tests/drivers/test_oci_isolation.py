@@ -394,7 +394,7 @@ async def test_a_flood_of_the_root_file_system_stops_at_the_layers_limit(
     oci: DriverBench, btrfs: Path
 ) -> None:
     run_dir, ids = oci.kept[1:]
-    driver = OciDriver(root=btrfs, run_dir=run_dir, ids_dir=ids)
+    driver = OciDriver(root=btrfs, cache=oci.kept[0], run_dir=run_dir, ids_dir=ids)
     bench = DriverBench(driver, oci.workspaces, (btrfs, run_dir, ids), oci.instance, 1000)
     assert are_quotas_on(btrfs)
     async with opening(driver), bench.session(layer_bytes=64 * MIB) as handle:

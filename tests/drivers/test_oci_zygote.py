@@ -28,6 +28,12 @@ from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of,
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(scope="module")
+def lent_zygote() -> None:
+    """None: each driver of this file has a zygote of its own."""
+
+
 # Of the process, not of its rights: numbers, memory, and what it does just now.
 _OWN = re.compile(r"(Name|State|Tgid|Pid|PPid|NS\w+|Vm\w+|Rss\w+|SigCgt|Threads|\w*voluntary_ctxt_switches)$")
 

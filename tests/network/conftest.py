@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import shared_cache
 from crash_case import can_run
 from examples import host_view
 from lab import Lab, lab
 from world import LAN, LAN6, World, world
 
-from bay.drivers.oci import closure
 from bay.linux import nftables
 
 
@@ -20,9 +20,10 @@ def cache() -> Generator[Path]:
     """Ship's closure and the image, made once for all tests."""
     if not can_run() or not nftables.is_installed():
         pytest.skip("sandboxes with a network need root, runc and libnftables")
-    with _short_directory() as path:
-        closure.build(path / "closures")  # here and not by a Bay, which is expected to be up within seconds
-        yield path
+    # Made here and not by a Bay, which is expected to be up within seconds.
+    path = shared_cache.filled()
+    yield path
+    assert host_view.mounts_below(path) == []
 
 
 @pytest.fixture(scope="module")

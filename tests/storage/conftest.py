@@ -4,10 +4,11 @@ host afterwards.
 
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+import shared_cache
 from crash_case import WAIT_S, Place, can_run, until
 from crash_checks import clean
 from crash_host import remains
@@ -24,15 +25,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def cache() -> Generator[Path]:
+def cache() -> Path:
     """Ship's closure and the image, made once for all tests."""
     logs.configure("error", "json")
     if not can_run() or backend_detection.look(Path("/tmp")).lacking is not None:
         pytest.skip("the oci driver on a pool needs root, runc, loop devices and btrfs")
-    with tempfile.TemporaryDirectory(prefix="bay-cc-", dir="/tmp") as name:
-        path = Path(name)
-        path.chmod(0o711)
-        yield path
+    return shared_cache.filled()
 
 
 @pytest.fixture(scope="module")

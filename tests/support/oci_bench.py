@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import secrets
 import shutil
 import tempfile
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import shared_cache
 from blockbuster import blockbuster_ctx
 
+from bay.drivers.oci import closure, seccomp
 from bay.drivers.oci.driver import OciDriver
+from bay.drivers.oci.zygote import Zygote
 from bay.linux.threads import in_new_thread
 from bay.network.manager import NetworkManager
 from bay.testing.driver_bench import DriverBench
@@ -32,10 +36,38 @@ class OciBench(DriverBench):
 
 @pytest.fixture(scope="session")
 def oci_root() -> Generator[Path]:
-    """The data directory of every OciDriver of this run: Ship's closure and the image are made once."""
+    """The data directory of every OciDriver of this worker, with Ship's closure and the image."""
     root = Path(tempfile.mkdtemp(prefix="bay-test-"))
+    if _can_run():
+        for name in ("closures", "images"):
+            (root / name).symlink_to(shared_cache.filled() / name)
     yield root
     shutil.rmtree(root)
+
+
+class LentZygote(Zygote):
+    """A zygote that outlives the drivers that have it."""
+
+    def close(self) -> None:
+        """A driver that ends returns it."""
+
+    def end(self) -> None:
+        """End it."""
+        super().close()
+
+
+@pytest.fixture(scope="module")
+def lent_zygote(oci_root: Path) -> Generator[LentZygote | None]:
+    """A zygote for all drivers of a file of tests, which would start one for each test."""
+    if not _can_run():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="bay-z-") as stage:
+        machine = platform.machine()
+        bundle = closure.build(oci_root / "closures")
+        zygote = LentZygote(bundle, Path(stage), machine, seccomp.profile(machine))
+        yield zygote
+        zygote.end()
 
 
 @pytest.fixture
@@ -47,9 +79,9 @@ def workspaces() -> Generator[Path]:
 
 
 @pytest.fixture
-async def oci(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
+async def oci(workspaces: Path, oci_root: Path, lent_zygote: LentZygote | None) -> AsyncGenerator[OciBench]:
     """An OciDriver with real runc, on the real host."""
-    async for bench in _real(workspaces, oci_root, fork_ships=True):
+    async for bench in _real(workspaces, oci_root, fork_ships=True, zygote=lent_zygote):
         yield bench
 
 
@@ -60,13 +92,20 @@ async def oci_by_runc(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBen
         yield bench
 
 
-async def _real(workspaces: Path, oci_root: Path, *, fork_ships: bool) -> AsyncGenerator[OciBench]:
-    if os.getuid() != 0 or shutil.which("runc") is None:
+def _can_run() -> bool:
+    return os.getuid() == 0 and shutil.which("runc") is not None
+
+
+async def _real(
+    workspaces: Path, oci_root: Path, *, fork_ships: bool, zygote: LentZygote | None = None
+) -> AsyncGenerator[OciBench]:
+    if not _can_run():
         pytest.skip("the oci driver needs root and runc")
     run_dir = Path("/run/bay") / f"t-{secrets.token_hex(4)}"
     ids = run_dir.with_suffix(".ids")
     network = NetworkManager(instance=run_dir.name[2:6])
     driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network, fork_ships=fork_ships)
+    driver._zygote = zygote
     async for bench in opened(
         OciBench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, 1000, network=network)
     ):
