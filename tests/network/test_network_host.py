@@ -19,6 +19,7 @@ from bay.models import NetworkPolicy, NetworkRule
 from bay.network.conntrack import Conntrack
 from bay.network.firewalls import dropping
 from bay.network.manager import NetworkManager
+from bay.network.ruleset import slot_chains
 from bay.network.slots import NetworkSlot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="networks need root")]
@@ -160,6 +161,32 @@ async def test_rules_that_somebody_flushed_are_made_again_at_once(inside: int) -
             await until(lambda: ruleset() == whole)
         assert network.owned() == {SEAT.number}
         await network.remove(SEAT)
+
+
+async def test_a_change_of_one_sandbox_goes_through_no_map_of_all() -> None:
+    """The kernel follows every way at each change: a map behind each sandbox's chain makes a square of it."""
+    chains = slot_chains(SEAT, ipv6=True)
+    assert not any("vmap" in rule for rules in chains.values() for rule in rules)
+
+
+async def test_a_sandbox_of_a_bay_whose_policies_were_in_a_map_is_taken_over(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside, LIST)
+        whole = ruleset()
+    table = f"inet bay_{INSTANCE}"
+    generation = next(line.split()[1] for line in whole if line.split()[:1] == ["goto"] and "_g" in line)
+    said(
+        "nft",
+        f"flush chain {table} s0007_judge; delete chain {table} s0007_policy; "
+        f"add rule {table} s0007_judge iifname vmap @policies; add rule {table} s0007_judge drop; "
+        f'add element {table} policies {{ "bay{INSTANCE}-0007" : goto {generation} }}',
+    )
+    async with opened() as network:
+        await network.set_policy(SEAT, OPEN, inside)
+        await network.set_policy(SEAT, LIST, inside)
+        assert ruleset() == whole
+        await network.remove(SEAT)
+    assert left() == []
 
 
 def ruleset() -> list[str]:

@@ -212,7 +212,7 @@ def test_a_device_that_bay_does_not_know_reaches_nothing(earth: World, root: Pat
         table = next(
             one.split()[-1] for one in host_network()["tables"] if "bay_" in one and "guard" not in one
         )
-        for name in ("enter", "judge", "policies", "leave"):
+        for name in ("enter", "judge", "leave"):
             raw.nft(f'delete element inet {table} {name} {{ "{device}" }}')
         raw.send(namespace, raw.udp("10.186.0.2", SITE, 80), raw.udp("fdba::2", SITE6, 80))
         assert set(box.tries(ways(SITE, SITE6, OTHER), wait_s=0.4).values()) == {"silent"}

@@ -3,11 +3,20 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bay.network.reserved_ranges import Address
-from bay.network.ruleset import Element, Generation, base, debt_of, slot_chains, slot_counters, table_of
+from bay.network.ruleset import (
+    Element,
+    Generation,
+    base,
+    debt_of,
+    policy_chain,
+    slot_chains,
+    slot_counters,
+    table_of,
+)
 from bay.network.slots import NetworkSlot, device_of
 
 SHARED = ("enter", "judge", "policies", "leave", "seats")
-"""The maps and the set in which every sandbox has an element."""
+"""The maps and the set in which a sandbox has an element."""
 
 
 Name = tuple[str, str]
@@ -55,7 +64,7 @@ class NftScript:
     def switch(self, generation: Generation, contents: "TableContents") -> None:
         """Send the new connections of a sandbox to `generation` and to no other."""
         self._forget("policies", generation.slot, contents)
-        self._add_element("policies", generation.slot, f" : goto {generation.name}")
+        self._fill_chain(policy_chain(generation.slot), [f"goto {generation.name}"])
 
     def open(self, elements: Iterable[Element], known: Mapping[tuple[str, Address], Element]) -> None:
         """Add addresses of names to their maps; the timeout of a `known` element begins anew."""
@@ -111,8 +120,11 @@ class NftScript:
         for name in chains:
             self._add("chain", name)
         for name, rules in chains.items():
-            self._lines.append(f"flush chain {self._table} {name}")
-            self._lines += [f"add rule {self._table} {name} {rule}" for rule in rules]
+            self._fill_chain(name, rules)
+
+    def _fill_chain(self, name: str, rules: Iterable[str]) -> None:
+        self._lines.append(f"flush chain {self._table} {name}")
+        self._lines += [f"add rule {self._table} {name} {rule}" for rule in rules]
 
     def _add_element(self, name: str, slot: NetworkSlot, verdict: str) -> None:
         self._lines.append(f"add element {self._table} {name} {{ {self._own(name, slot)}{verdict} }}")

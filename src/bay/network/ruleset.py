@@ -6,12 +6,16 @@ A packet from a sandbox goes through three chains of prerouting, by maps from it
               that neither its fragments nor its connections meet another sandbox's, whose address is the same
     judge     (before the host's NAT) accepts established connections, which carry the mark. New ones are held
               to the limits of every policy, and then go
-    policies  to the current generation of its policy: a chain for each class of services, and maps from
+    policy    to the current generation of its policy: a chain for each class of services, and maps from
               address to counter
 
 and a packet that no chain has accepted by then is dropped. Each element and each chain it leads to is there
-before the device is. A policy changes in one transaction, by the next generation's chains and one element.
+before the device is. A policy changes in one transaction, by the next generation's chains and one rule.
 Maps with timeouts hold the addresses of names; a connection outlives its element.
+
+The rule is in a chain of the sandbox, and not in a map of all: the kernel follows every way through the
+chains at each change, so a map behind each sandbox's `judge` made a change cost the square of their number.
+The map `policies` is for sandboxes that a Bay of that time made and this one has not changed yet.
 """
 
 import hashlib
@@ -153,11 +157,17 @@ def slot_chains(slot: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
             f"icmp type != echo-request {counted['protocol']} {refuse}",
             f"icmpv6 type != echo-request {counted['protocol']} {refuse}",
             f"fib daddr type {{ local, broadcast, multicast, anycast }} {counted['reserved']} {refuse}",
-            "iifname vmap @policies",
+            f"jump {policy_chain(slot)}",
             "drop",
         ],
+        policy_chain(slot): [],
         f"{key}_leave": [f"meta mark and {mask} == {mark} {own} ct direction reply accept", "drop"],
     }
+
+
+def policy_chain(slot: NetworkSlot) -> str:
+    """The chain whose one rule leads to the current generation; without it `judge` drops."""
+    return f"{slot.key}_policy"
 
 
 def slot_counters(slot: NetworkSlot) -> list[str]:
