@@ -38,7 +38,13 @@ _REJECTS_S, _REJECTS_BURST = 200, 400
 GUARD = "bay_guard"
 _MAPS = ("enter", "judge", "policies", "leave")
 _OTHER_MARKS = MARK_MASK ^ 0xFFFF_FFFF
-_ICMP = {"icmp": "{ icmp, ipv6-icmp }"}
+_ICMP = {"icmp": "@pings"}
+# Sets of all sandboxes. One in each of them would be read at every change of any, by libnftables.
+_CONSTANTS = {
+    "protocols": ("inet_proto", "tcp, udp, icmp, ipv6-icmp"),
+    "pings": ("inet_proto", "icmp, ipv6-icmp"),
+    "places": ("fib_addrtype", "local, broadcast, multicast, anycast"),
+}
 _IP = {4: "ip", 6: "ip6"}
 
 # Software that turns forwarding on for its own devices would have done so, had Bay not been first.
@@ -60,6 +66,7 @@ def base(instance: str) -> str:
         f"add table {table}",
         f"add set {table} seats {{ type mark; }}",
         *(f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS),
+        *_constant_sets(table),
         *_reserved_sets(table),
         *_base_chain(table, "enter", "filter hook prerouting priority -450", [
             "iifname vmap @enter",
@@ -92,6 +99,12 @@ def clearing(instance: str) -> str:
     """Takes away all that a Bay has in nftables, also when that is nothing."""
     table = table_of(instance)
     return f"add table {table}\ndelete table {table}"
+
+
+def _constant_sets(table: str) -> Iterator[str]:
+    for name, (kind, elements) in _CONSTANTS.items():
+        yield f"add set {table} {name} {{ type {kind}; }}"
+        yield f"add element {table} {name} {{ {elements} }}"
 
 
 def _reserved_sets(table: str) -> Iterator[str]:
@@ -151,12 +164,12 @@ def slot_chains(slot: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
             "ct state invalid,untracked drop",
             f"ct count over {MAX_CONNECTIONS} {counted['flood']} drop",
             f"limit rate over {NEW_CONNECTIONS_S}/second burst {NEW_CONNECTIONS_BURST} packets {counted['flood']} drop",
-            f"meta l4proto != {{ tcp, udp, icmp, ipv6-icmp }} {counted['protocol']} {refuse}",
+            f"meta l4proto != @protocols {counted['protocol']} {refuse}",
             f"meta nfproto ipv4 meta l4proto ipv6-icmp {counted['protocol']} {refuse}",
             f"meta nfproto ipv6 meta l4proto icmp {counted['protocol']} {refuse}",
             f"icmp type != echo-request {counted['protocol']} {refuse}",
             f"icmpv6 type != echo-request {counted['protocol']} {refuse}",
-            f"fib daddr type {{ local, broadcast, multicast, anycast }} {counted['reserved']} {refuse}",
+            f"fib daddr type @places {counted['reserved']} {refuse}",
             f"jump {policy_chain(slot)}",
             "drop",
         ],
