@@ -15,6 +15,7 @@ from server_harness import until
 from bay.drivers.oci import netns
 from bay.errors import DriverUnavailable
 from bay.linux import namespaces, sysctls
+from bay.linux.nftables import Nft
 from bay.models import NetworkPolicy, NetworkRule
 from bay.network.conntrack import Conntrack
 from bay.network.firewalls import dropping
@@ -161,6 +162,73 @@ async def test_rules_that_somebody_flushed_are_made_again_at_once(inside: int) -
             await until(lambda: ruleset() == whole)
         assert network.owned() == {SEAT.number}
         await network.remove(SEAT)
+
+
+async def test_sandboxes_that_begin_together_share_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    seats = [NetworkSlot(number, f"ses-{number}") for number in range(1, 5)]
+    async with opened() as network:
+        scripts = counted_scripts(monkeypatch)
+        assert await admitted_together(network, seats) == [None] * len(seats)
+        assert [sum(seat.key in script for seat in seats) for script in scripts] == [len(seats)]
+        assert network.owned() == {seat.number for seat in seats}
+        for seat in seats:
+            await network.remove(seat)
+    assert left() == []
+
+
+async def test_one_that_is_refused_refuses_none_that_begins_with_it() -> None:
+    seats = [NetworkSlot(number, f"ses-{number}") for number in range(1, 5)]
+    async with opened() as network:
+        taken = f'inet bay_{INSTANCE} enter {{ "bay{INSTANCE}-0003" : accept }}'
+        said("nft", f"add element {taken}")
+        errors = await admitted_together(network, seats)
+        assert [type(error) for error in errors] == [
+            DriverUnavailable if seat.number == 3 else type(None) for seat in seats
+        ]
+        assert "s0003" not in "".join(ruleset())
+        assert network.owned() - {3} == {1, 2, 4}
+        said("nft", f"delete element {taken}")
+        for seat in seats:
+            await network.remove(seat)
+    assert left() == []
+
+
+async def admitted_together(network: NetworkManager, seats: list[NetworkSlot]) -> list[BaseException | None]:
+    """Admit `seats` from a thread each, all while the manager has something else to do; why they failed."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def keep_busy(_: NetworkManager) -> set[int]:
+        busy.set()
+        go_on.wait(10)
+        return set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NetworkManager, "_owned", keep_busy)
+        asked = asyncio.create_task(asyncio.to_thread(network.owned))
+        await asyncio.to_thread(busy.wait, 10)
+    admissions = [asyncio.create_task(asyncio.to_thread(network.admit, seat, LIST)) for seat in seats]
+    try:
+        await until(lambda: waiting_in(network) == len(seats))
+    finally:
+        go_on.set()
+    await asked
+    return list(await asyncio.gather(*admissions, return_exceptions=True))
+
+
+def waiting_in(network: NetworkManager) -> int:
+    return len(network._admissions._waiting)
+
+
+def counted_scripts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    scripts: list[str] = []
+    run = Nft.run
+
+    def noted(self: Nft, commands: str) -> str:
+        scripts.append(commands)
+        return run(self, commands)
+
+    monkeypatch.setattr(Nft, "run", noted)
+    return scripts
 
 
 async def test_a_change_of_one_sandbox_goes_through_no_map_of_all() -> None:

@@ -23,6 +23,7 @@ from bay.linux import namespaces, nftables, sysctls
 from bay.linux.nftables import Nft
 from bay.linux.threads import uninterrupted
 from bay.models import NetworkCounter, NetworkPolicy, NetworkState
+from bay.network.admissions import Admissions, Begin
 from bay.network.conntrack import Conntrack, TrackedConnection
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
@@ -88,6 +89,17 @@ class _SlotState:
     """How many addresses are in `names`."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A policy to write."""
+
+    state: _SlotState
+    whole: bool
+    """With the chains of its sandbox under any policy."""
+    owes: bool
+    """Connections of the sandbox stand that it has not judged yet."""
+
+
 class NetworkManager:
     """Gives sandboxes a network and holds them to their policies. Every method raises DriverUnavailable.
     `instance`: four hex digits that no other Bay on this host has; `private`: networks that rules may allow
@@ -116,6 +128,7 @@ class NetworkManager:
         self._listening: set[int] = set()
         self._states: dict[int, _SlotState] = {}
         self._contents = TableContents()
+        self._admissions = Admissions(lambda begun: _told(lambda: self._admit(begun)))
 
     def probe(self) -> list[str]:
         """The reasons why this host cannot give sandboxes a network, if any. Blocks, about 50 ms."""
@@ -135,7 +148,7 @@ class NetworkManager:
         trial = NetworkManager(instance=self._instance, ipv6=self._ipv6, private=self._private)
         trial._set_up()
         try:
-            trial._admit(NetworkSlot(1, "rehearsal"), NetworkPolicy())
+            trial._admit([(NetworkSlot(1, "rehearsal"), NetworkPolicy())])
             trial._remove(NetworkSlot(1, "rehearsal"))
         finally:
             trial._tear_down()
@@ -176,7 +189,7 @@ class NetworkManager:
 
     def admit(self, slot: NetworkSlot, policy: NetworkPolicy) -> None:
         """Load the chains of `slot` into the kernel, before it has a device. Blocks; from any thread."""
-        self._wait(lambda: self._admit(slot, policy))
+        self._admissions.add((slot, policy), self._submit)
 
     def connect(self, slot: NetworkSlot, netns_fd: int) -> None:
         """After `admit`, (re)link the namespace `netns_fd` to the host, unless `none`. Blocks; any thread."""
@@ -356,25 +369,39 @@ class NetworkManager:
             self._nft.run(str(script))
             self._contents.apply(script)
 
-    def _admit(self, slot: NetworkSlot, policy: NetworkPolicy) -> None:
-        self._policies[slot.number] = policy
-        if policy.mode != "none":
-            self._change(slot, policy, lives=False)
+    def _admit(self, begun: Iterable[Begin]) -> None:
+        changes: list[_Change] = []
+        for slot, policy in begun:
+            self._policies[slot.number] = policy
+            if policy.mode != "none" and (change := self._planned(slot, policy, lives=False)):
+                changes.append(change)
+        self._commit(changes)
 
     def _change(self, slot: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> None:
         """Hold new connections to `policy`; where `slot` `lives`, note that established ones are unjudged."""
+        if change := self._planned(slot, policy, lives=lives):
+            self._commit([change])
+
+    def _planned(self, slot: NetworkSlot, policy: NetworkPolicy, *, lives: bool) -> _Change | None:
         before = self._states.get(slot.number)
         if before is not None and before.generation.policy == policy and self._stands(before.generation):
-            return
+            return None
         state = self._new_state(slot, policy)
         again = self._is_in_table(state.generation)
         if before is not None:
             self._carry_over(before, state, again=again)
         elif again:
             state.elements = self._elements_in_kernel(state.generation)
-        owes = lives and not again
-        self._transact(lambda script: self._write(script, state, whole=before is None, owes=owes))
-        self._states[slot.number] = state
+        return _Change(state, whole=before is None, owes=lives and not again)
+
+    def _commit(self, changes: Sequence[_Change]) -> None:
+        def write(script: NftScript) -> None:
+            for one in changes:
+                self._write(script, one.state, whole=one.whole, owes=one.owes)
+
+        self._transact(write)
+        for one in changes:
+            self._states[one.state.generation.slot.number] = one.state
 
     def _stands(self, generation: Generation) -> bool:
         try:
