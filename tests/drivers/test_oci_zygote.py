@@ -23,6 +23,7 @@ from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError, DriverUnavailable
 from bay.linux import libseccomp
 from bay.linux.processes import closing_fd, ends_within
+from bay.linux.threads import in_new_thread
 from bay.models import Resources
 from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, run
 
@@ -175,6 +176,19 @@ async def test_starts_go_on_when_the_zygote_stands_still(oci: DriverBench) -> No
     handles = await asyncio.gather(*(oci.start(oci.spec()) for _ in range(6)))
     for handle in handles:
         assert (await run(handle, "echo alive")).stdout == "alive\n"
+
+
+async def test_a_process_that_cannot_run_runc_says_why(oci: DriverBench) -> None:
+    assert isinstance(oci.driver, OciDriver)
+    running = oci.driver._zygote
+    assert running is not None
+    before = _zygote()
+    with (
+        closing_fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as no_namespace,
+        pytest.raises(DriverUnavailable, match="refused a step of the start: setns: Invalid argument"),
+    ):
+        await in_new_thread(lambda: running.run(["/bin/true"], no_namespace, no_namespace, no_namespace))
+    assert _zygote() == before
 
 
 async def test_a_killed_bay_leaves_no_zygote(oci: DriverBench) -> None:

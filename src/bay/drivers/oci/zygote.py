@@ -300,7 +300,7 @@ class _ZygoteProcess:
         """See `Zygote.run`. Raises _Lost, DriverUnavailable, OSError."""
         request = {"command": command, "environment": {"PATH": os.environ.get("PATH", os.defpath)}}
         with self._asked(request, descriptors) as channel:
-            _expect(channel, b"ready")
+            _expect(channel, "ready")
             channel.send(b"go")
             try:
                 return ReapedCommand(channel, *_answer(channel, "pid"))
@@ -339,29 +339,39 @@ class _ZygoteProcess:
         self._process.wait()
 
 
-def _expect(channel: socket.socket, word: bytes) -> None:
-    try:
-        said = channel.recv(_MESSAGE_BYTES)
-    except TimeoutError:
-        raise _Lost(f"it did not answer within {_ANSWER_S:g} s") from None
+def _expect(channel: socket.socket, word: str) -> None:
+    """Return once it has said `word`. Raises _Lost, DriverUnavailable."""
+    said, _, descriptors = _heard(channel)
+    _close(descriptors)
     if said != word:
         raise _Lost("it ended")
 
 
 def _answer(channel: socket.socket, word: str) -> tuple[int, int]:
     """The number and the descriptor of the answer `word`. Raises _Lost, DriverUnavailable."""
+    said, rest, descriptors = _heard(channel)
+    if said == word and descriptors:
+        return int(rest), descriptors[0]
+    _close(descriptors)
+    raise _Lost("it ended")
+
+
+def _heard(channel: socket.socket) -> tuple[str, str, list[int]]:
+    """The word that it says, what follows, and a descriptor. Raises _Lost; DriverUnavailable for an error."""
     try:
         message, descriptors, _flags, _address = socket.recv_fds(channel, _MESSAGE_BYTES, 1)
     except TimeoutError:
         raise _Lost(f"it did not answer within {_ANSWER_S:g} s") from None
     said, _, rest = message.decode().partition(" ")
-    if said == word and descriptors:
-        return int(rest), descriptors[0]
+    if said == "error":
+        _close(descriptors)
+        raise DriverUnavailable(f"the host refused a step of the start: {rest}; see `bay doctor`")
+    return said, rest, descriptors
+
+
+def _close(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
-    if said == "error":
-        raise DriverUnavailable(f"the host refused a step of the start: {rest}; see `bay doctor`")
-    raise _Lost("it ended")
 
 
 def _memory(name: str, content: bytes) -> int:
