@@ -43,8 +43,23 @@ def test_every_holder_gets_a_range_of_its_own(ranges: IdRanges, tmp_path: Path) 
     assert claimed == [START, START + 65_536, START + 2 * 65_536]
 
 
-def test_a_second_claim_gives_the_same_range(ranges: IdRanges, tmp_path: Path) -> None:
-    assert ranges.claim(holder(tmp_path, "a")) == ranges.claim(holder(tmp_path, "a"))
+def test_a_claim_that_a_killed_bay_left_is_released_with_the_next_of_its_holder(
+    ranges: IdRanges, tmp_path: Path
+) -> None:
+    first, again = ranges.claim(holder(tmp_path, "a")), ranges.claim(holder(tmp_path, "a"))
+    assert ranges.numbers(tmp_path / "a") == [ranges.number_of(first), ranges.number_of(again)] == [0, 1]
+    ranges.release(tmp_path / "a")
+    assert ranges.holders() == {}
+
+
+def test_a_known_number_is_believed_where_its_claim_says_the_same(ranges: IdRanges, tmp_path: Path) -> None:
+    ranges.claim(holder(tmp_path, "a"))
+    ranges.claim(holder(tmp_path, "b"))
+    assert ranges.numbers(tmp_path / "b", 1) == [1]
+    for wrong in (0, 2, -1, 10**9):
+        assert ranges.numbers(tmp_path / "b", wrong) == [1]
+    ranges.release(tmp_path / "b", 0)
+    assert ranges.holders() == {0: tmp_path / "a"}
 
 
 def test_a_released_range_is_used_again(ranges: IdRanges, tmp_path: Path) -> None:
@@ -220,7 +235,8 @@ def test_a_claim_that_was_being_written_when_its_bay_died_is_free(ranges: IdRang
     ranges.claim(holder(tmp_path, "a"))
     (tmp_path / "ids/1").touch()
     assert list(ranges.holders().values()) == [tmp_path / "a"]
-    assert ranges.claim(holder(tmp_path, "b")) == START + 65_536
+    assert ranges.claim(holder(tmp_path, "b")) == START + 2 * 65_536
+    assert ranges.claim(holder(tmp_path, "c")) == START + 65_536
 
 
 def test_a_link_on_the_way_is_not_followed(tmp_path: Path) -> None:

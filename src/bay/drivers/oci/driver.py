@@ -222,7 +222,7 @@ class OciDriver:
         with _told(f"the layers of session {handle.session_id} cannot be removed"):
             await in_new_thread(lambda: layers.destroy(places.data))
         await remove_tree.remove(places.data, places.former, places.run, self._runc.state(handle.session_id))
-        await in_new_thread(lambda: self._ids.release(places.run))
+        await in_new_thread(lambda: self._ids.release(places.run, self._range_of(handle)))
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
         if self._network is None:
@@ -302,16 +302,24 @@ class OciDriver:
 
     def _slot(self, handle: Handle) -> NetworkSlot | None:
         """The session's network slot: the number of its id range, unique among this host's live sessions."""
+        return next(iter(self._slots(handle)), None)
+
+    def _slots(self, handle: Handle) -> list[NetworkSlot]:
         run = self._layout.session(handle.session_id).run
-        found = next((number for number, path in self._ids.holders().items() if path == run), None)
-        return None if found is None else NetworkSlot(found + 1, handle.session_id)
+        numbers = self._ids.numbers(run, self._range_of(handle))
+        return [NetworkSlot(number + 1, handle.session_id) for number in numbers]
+
+    def _range_of(self, handle: Handle) -> int | None:
+        """The number of the session's id range as its handle has it; only its claim proves it."""
+        id_base = handle.data.get("id_base")
+        return None if id_base is None else self._ids.number_of(int(id_base))
 
     def _slots_to_clear(self, handle: Handle) -> list[NetworkSlot]:
         """Its own; where its claim is lost, all that no session of this Bay claims."""
         if self._network is None:
             return []
-        if (slot := self._slot(handle)) is not None:
-            return [slot]
+        if slots := self._slots(handle):
+            return slots
         owned = self._network.owned()  # before the claims: whoever has one of these has its claim by now
         live = {number + 1 for number in self._claims()}
         return [NetworkSlot(number, handle.session_id) for number in sorted(owned - live)]
