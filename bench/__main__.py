@@ -1,4 +1,4 @@
-"""`python -m bench [NAMES] [--scale X] [--json FILE]`: measure, print a table, write JSON.
+"""`python -m bench [NAMES] [--scale X] [--count N] [--json FILE]`: measure, print a table, write JSON.
 
 It starts a Bay of its own, and compares with Docker where a daemon answers. Nothing here is a test: the
 budgets are in SPECIFICATION.md, and a person looks at both.
@@ -54,7 +54,7 @@ def main() -> int:
 
 def _measure(options: argparse.Namespace, console: Console, found: dict[str, list[Result]]) -> None:
     with docker_or_none() as peer, own_server("bay-bench-", CONFIG) as server, server.client() as client:
-        bench = Bench(server, client, peer, options.scale)
+        bench = Bench(server, client, peer, options.scale, options.count)
         for name in options.names or CASES:
             console.print(f"[dim]measuring {name}[/]")
             found[name] = CASES[name](bench)
@@ -71,12 +71,19 @@ def _options() -> argparse.Namespace:
         default=1.0,
         help="take this share of the usual counts and times; 0.1 for a quick look",
     )
+    parser.add_argument("--count", type=_count, help="how many sandboxes `density` has; 1,000 without it")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parser.add_argument("--json", type=Path, default=RESULTS / f"{stamp}.json", help="where the figures go")
     options = parser.parse_args()
     if unknown := set(options.names) - set(CASES):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     return options
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError
+    return count
 
 
 @contextmanager

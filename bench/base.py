@@ -16,13 +16,15 @@ from bench.figures import Absent, Figure, Ratio, Result
 class Bench:
     """What a benchmark may use.
 
-    `docker` is None where no daemon answers; `scale` shrinks the counts for a quick look.
+    `docker` is None where no daemon answers; `scale` shrinks the counts for a quick look, and `exactly` is
+    how many sandboxes `density` was asked to have.
     """
 
     server: OwnServer
     client: Client
     docker: Docker | None
     scale: float = 1.0
+    exactly: int | None = None
 
     def count(self, full: int) -> int:
         """How many of `full` to take at this scale, at least one."""

@@ -5,6 +5,7 @@ Each returns what it found; what is compared is measured alternately, within one
 
 from bench.attached import flood, keystroke, replay
 from bench.base import Case
+from bench.density import density
 from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
 from bench.listing import listing
@@ -34,6 +35,7 @@ CASES: dict[str, Case] = {
     "patterns": patterns,
     "memory": memory,
     "idle200": idle,
+    "density": density,
     "list": listing,
     "restart": restart,
     "checkpoint": checkpoints,

@@ -37,11 +37,11 @@ def idle(bench: Bench) -> list[Result]:
     before = host.available_mib()
     boxes = create_many(bench.client, count)
     try:
-        found = _at_rest(bench, f"{count} idle", count, before)
+        found = at_rest(bench.server, f"{count} idle", count, before, bench.scale)
         with Raw(bench.server) as raw:
             for box in boxes:
                 raw.call("POST", f"/v1/sandboxes/{box.id}/pause")
-        return found + _at_rest(bench, f"{count} frozen", count, before)
+        return found + at_rest(bench.server, f"{count} frozen", count, before, bench.scale)
     finally:
         delete_all(bench.client)
 
@@ -52,11 +52,12 @@ def create_many(client: Client, count: int) -> list[Box]:
         return [future.result() for future in [pool.submit(create_and_run, client) for _ in range(count)]]
 
 
-def _at_rest(bench: Bench, name: str, count: int, before_mib: float) -> list[Result]:
+def at_rest(server: OwnServer, name: str, count: int, before_mib: float, scale: float) -> list[Result]:
+    """What `count` sandboxes that do nothing weigh, and what Bay uses meanwhile."""
     time.sleep(SETTLE_S)
-    bay = bench.server.pid
-    busy = _busy_percent(bay, max(2.0, IDLE_S * bench.scale))
-    pids = list(host.View(bench.server.folder).processes())
+    bay = server.pid
+    busy = _busy_percent(bay, max(2.0, IDLE_S * scale))
+    pids = list(host.View(server.folder).processes())
     each = host.pss_mib(pids) / count
     taken = (before_mib - host.available_mib()) / count
     return [
