@@ -21,7 +21,7 @@ from bay.server.sessions.waker import Waker
 from bay.server.ship.connection import Peer
 from bay.server.ship.websocket import Closed
 from bay.server.web.auth import Caller
-from bay.server.web.concurrency import first, guarded
+from bay.server.web.concurrency import MOMENT_S, first, guarded
 from bay.server.web.edge import SUBPROTOCOL
 from bay.server.web.open_connections import OpenConnections
 from ship_protocol import CloseCode
@@ -207,7 +207,8 @@ class _Exchange:
         """Send and answer. Raises Stale when nothing came of it, PortClosed, Timeout, and ClientLeft."""
         with suppress(ConnectionError):  # it may have answered before it closed
             await connection.ask(self.request)
-        await guarded(self._down(connection), self._up(connection))
+        after_s = 0 if self.request.has_body else MOMENT_S
+        await guarded(self._down(connection), self._up(connection), after_s=after_s)
 
     async def _down(self, connection: AppConnection) -> None:
         head = await connection.answer(self.request.method)

@@ -10,6 +10,8 @@ from bay.errors import BadRequest
 
 T = TypeVar("T")
 
+MOMENT_S = 0.05
+
 
 async def first(*parts: Coroutine[Any, Any, T]) -> T:
     """The result or error of the first part to end, in their order; the others are cancelled and awaited."""
@@ -24,16 +26,30 @@ async def first(*parts: Coroutine[Any, Any, T]) -> T:
     return ended.result()
 
 
-async def guarded(work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoReturn]) -> T:
-    """The first result or error of `work`, or error of a guard; each guard costs a task."""
+async def guarded(
+    work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, NoReturn], after_s: float = MOMENT_S
+) -> T:
+    """The first result or error of `work`, or error of a guard. Guards begin `after_s`, by default once
+    `work` has taken a moment: a task for each costs as much as a short piece of work.
+    """
+    tasks: list[asyncio.Task[NoReturn]] = []
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(guard) for guard in guards]
-            result = await work
-            for task in tasks:
-                task.cancel()
+            begin = asyncio.get_running_loop().call_later(
+                after_s, lambda: tasks.extend(map(group.create_task, guards))
+            )
+            try:
+                result = await work
+            finally:
+                begin.cancel()
+                for task in tasks:
+                    task.cancel()
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+    finally:
+        if not tasks:
+            for guard in guards:
+                guard.close()
     return result
 
 
