@@ -1,7 +1,7 @@
-"""The HTTP/1.1 client of an app in a sandbox. h11 parses and frames; the app's bytes are hostile.
+"""Connections to the apps in sandboxes, over HTTP/1.1. The app's bytes are hostile.
 
-A reused connection is where requests get smuggled and answers mixed up. So it is kept only when h11 agrees
-that both sides are done and nothing came behind, for seconds, and for requests that can be sent again.
+A reused connection is where requests get smuggled and answers mixed up. So it is kept only when both sides
+are done and nothing came behind, for seconds, and for requests that can be sent again.
 """
 
 import asyncio
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 import h11
 
 from bay.errors import BadRequest, PortClosed
-from bay.server.ports.headers import Headers
 from bay.server.ports.ship_client import PortClient, PortStream
-from bay.server.ship.connection import Http11Client, Peer
+from bay.server.ship.connection import Peer
+from bay.server.ship.http11 import AnswerHead, Headers, Http11Client
 
 IDLE_S = 3.0
 """How long a connection waits for the next request: less than what most app servers wait."""
 
 _MAX_IDLE = 64
-_LARGE = 4 << 20
 _READ_BYTES = 256 * 1024
 _MAX_HEAD = 64 * 1024
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -71,16 +70,17 @@ class AppConnection:
         self._opened = opened
         self._stream = opened.stream
         self._http = Http11Client(_MAX_HEAD)
-        self._plain_bytes: int | None = None
-        """Of the body, where it is so large that the connection is worth less than to have it parsed."""
         self.idle_since: float | None = None
         """When it began to wait for another request; None in its first."""
 
     async def ask(self, request: AppRequest) -> None:
         """Send the head, and the end if there is no body. Raises BadRequest, and ConnectionError."""
+        method, target, headers = request.method, request.target, request.headers
         try:
-            head = h11.Request(method=request.method, target=request.target, headers=request.headers)
-            parts = self._http.encode(*([head] if request.has_body else [head, h11.EndOfMessage()]))
+            if request.has_body:
+                parts = self._http.encode(h11.Request(method=method, target=target, headers=headers))
+            else:
+                parts = self._http.ask(method, target, headers)
         except h11.LocalProtocolError as error:
             raise BadRequest(f"the request cannot be forwarded: {error}") from error
         await self._stream.write(b"".join(parts))
@@ -93,18 +93,13 @@ class AppConnection:
         """Say that the body has ended. Raises ConnectionError."""
         await self._send(h11.EndOfMessage())
 
-    async def answer(self, method: str) -> h11.Response:
-        """The head of the answer to a request of `method`. Raises PortClosed, or Stale where another
-        connection may do better.
-        """
+    async def answer(self) -> AnswerHead:
+        """The head of the answer. Raises PortClosed, or Stale where another connection may do better."""
         try:
-            while True:
-                event = await self._next()
-                if isinstance(event, h11.Response):
-                    self._plain_bytes = _plain_bytes(method, event)
-                    return self._checked(event)
-                if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
+            while (answer := await self._http.answer(self._read)).status < 200:
+                if answer.status == 101:
                     raise h11.RemoteProtocolError("no answer")
+            return _checked(answer)
         except (h11.RemoteProtocolError, ConnectionError) as error:
             if self.idle_since is not None and not self._http.heard:
                 raise Stale from error
@@ -112,13 +107,9 @@ class AppConnection:
                 "did not answer with HTTP" if self._http.heard else "gave no answer"
             ) from error
 
-    async def body(self) -> AsyncGenerator[bytes]:
+    def body(self) -> AsyncGenerator[bytes]:
         """The rest of the answer, as it comes. Raises PortClosed when the app breaks off before its end."""
-        try:
-            async for data in self._parts():
-                yield data
-        except (h11.RemoteProtocolError, ConnectionError) as error:
-            raise self._broken("ended its answer early") from error
+        return self._http.body(self._next_part)
 
     def recycle(self) -> bool:
         """Make ready for another request; False when it is used up."""
@@ -141,35 +132,25 @@ class AppConnection:
         for data in parts:
             await self._stream.write(data)
 
-    def _parts(self) -> AsyncGenerator[bytes]:
-        if self._plain_bytes is None:
-            return self._http.body(self._next)
-        return self._http.plain_body(self._plain_bytes, self._read)
-
-    async def _next(self) -> object:
-        return await self._http.next_event(self._read)
+    async def _next_part(self) -> bytes:
+        try:
+            return await self._http.part(self._read)
+        except (h11.RemoteProtocolError, ConnectionError) as error:
+            raise self._broken("ended its answer early") from error
 
     async def _read(self) -> bytes:
         return await self._stream.read(_READ_BYTES)
-
-    def _checked(self, head: h11.Response) -> h11.Response:
-        size = sum(len(name) + len(value) for name, value in head.headers)
-        is_odd = any(_CONTROL.search(value) for _, value in head.headers)
-        if head.status_code > 599 or size > _MAX_HEAD or is_odd:
-            raise h11.RemoteProtocolError("no head that may be forwarded")
-        return head
 
     def _broken(self, what: str) -> PortClosed:
         return PortClosed(f"the program that listens on port {self._opened.port} {what}")
 
 
-def _plain_bytes(method: str, head: h11.Response) -> int | None:
-    """The size of a large body that a length alone frames (RFC 9112, section 6.3); h11 has checked it."""
-    named = dict(head.headers)
-    if method == "HEAD" or head.status_code in (204, 304) or b"transfer-encoding" in named:
-        return None
-    size = int(named.get(b"content-length", 0))
-    return size if size >= _LARGE else None
+def _checked(answer: AnswerHead) -> AnswerHead:
+    size = sum(len(name) + len(value) for name, value in answer.headers)
+    is_odd = any(_CONTROL.search(value) for _, value in answer.headers)
+    if answer.status > 599 or size > _MAX_HEAD or is_odd:
+        raise h11.RemoteProtocolError("no head that may be forwarded")
+    return answer
 
 
 class AppConnections:

@@ -211,12 +211,12 @@ class _Exchange:
         await guarded(self._down(connection), self._up(connection), after_s=after_s)
 
     async def _down(self, connection: AppConnection) -> None:
-        head = await connection.answer(self.request.method)
+        head = await connection.answer()
         self._is_answered = True
         if self._limit is not None:
             self._limit.reschedule(None)
-        headers = toward_browser(head.headers, head.status_code, self.seen)
-        await self.send({"type": "http.response.start", "status": head.status_code, "headers": headers})
+        headers = toward_browser(head.headers, head.status, self.seen)
+        await self.send({"type": "http.response.start", "status": head.status, "headers": headers})
         async for data in connection.body():
             await self.send({"type": "http.response.body", "body": data, "more_body": True})
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})

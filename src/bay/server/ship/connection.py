@@ -6,7 +6,7 @@ one deadline from first to last byte, and after anything odd the connection is t
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -16,12 +16,12 @@ from websockets.utils import accept_key, generate_key
 from bay.drivers.base import Endpoint
 from bay.drivers.ship_socket import connect
 from bay.errors import ShipError
+from bay.server.ship.http11 import AnswerHead, Headers, Http11Client, Read
 from ship_protocol import FILE_HEADER, SESSION_HEADER, session_proof
 
 _READ_BYTES = 256 * 1024
 _FINISH_S = 2.0
 _MAX_HEAD_BYTES = 32 * 1024
-_TURN = 64  # pieces that are handed out before others get a turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,74 +46,6 @@ class Head:
     content_length: int | None
     file: str = ""
     """The X-Ship-File that describes the file which follows."""
-
-
-class Http11Client:
-    """HTTP/1.1 into a sandbox, to its Ship or an app, request after request. Its caller bounds the time.
-    Rejected: httpx and httpcore, which bound no head and no whole call, and give no connection away after an
-    upgrade.
-    """
-
-    def __init__(self, max_head_bytes: int) -> None:
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_head_bytes)
-        self.heard = False
-        """Whether a byte of the answer has come."""
-
-    def encode(self, *events: h11.Request | h11.Data | h11.EndOfMessage) -> list[bytes]:
-        """The parts to send for `events`. Raises h11.LocalProtocolError when they are no HTTP."""
-        return [data for event in events if (data := self._h11.send(event))]
-
-    async def next_event(self, read: Callable[[], Awaitable[bytes]]) -> object:
-        """The answer's next event; `read` gives bytes, none at the end. Raises h11.RemoteProtocolError."""
-        while (event := self._h11.next_event()) is h11.NEED_DATA:
-            data = await read()
-            self.heard = self.heard or bool(data)
-            self._h11.receive_data(data)
-        return event
-
-    async def body(self, next_event: Callable[[], Awaitable[object]]) -> AsyncGenerator[bytes, None]:
-        """The rest of the answer, piece by piece, by the caller's bounded `next_event`."""
-        count = 0
-        while isinstance(event := await next_event(), h11.Data):
-            yield bytes(event.data)
-            count += 1
-            if count % _TURN == 0:  # chunks of one byte that are all here would keep others out
-                await asyncio.sleep(0)
-        if not isinstance(event, h11.EndOfMessage):
-            raise ConnectionResetError("the answer broke off")
-
-    async def plain_body(
-        self, size: int, read: Callable[[], Awaitable[bytes]]
-    ) -> AsyncGenerator[bytes, None]:
-        """The rest of an answer of `size` bytes, past h11, which would copy it. No other follows."""
-        data = self._h11.trailing_data[0] or await read()
-        while data and size > len(data):
-            yield data
-            size -= len(data)
-            data = await read()
-        if not data:
-            raise ConnectionResetError("the answer broke off")
-        yield data[:size]
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the peer broke HTTP, or broke off."""
-        return self._h11.their_state is h11.ERROR
-
-    @property
-    def rest(self) -> bytes:
-        """The bytes behind the answer, as after an upgrade."""
-        return self._h11.trailing_data[0]
-
-    def recycle(self) -> bool:
-        """Make ready for the next request; False when this connection is used up."""
-        is_done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-        unasked, ended = self._h11.trailing_data
-        if not is_done or unasked or ended:
-            return False
-        self._h11.start_next_cycle()
-        self.heard = False
-        return True
 
 
 class Wire:
@@ -152,26 +84,28 @@ class Wire:
         from this session's Ship, and ConnectionError when the connection was closed before the first byte of
         an answer.
         """
-        head = h11.Request(method=method, target=target, headers=self._headers(body, content_type))
+        headers = (
+            self._headers() if body is None else [*self._headers(), (b"Content-Type", content_type.encode())]
+        )
         if body is not None and not isinstance(body, bytes):
-            self._write(head)
+            headers.append((b"Transfer-Encoding", b"chunked"))
+            self._write(h11.Request(method=method, target=target, headers=headers))
             return self._check_head(await self._send_parts(body))
-        self._write(head, h11.Data(data=body or b""), h11.EndOfMessage())
+        self._writer.writelines(self._http.ask(method, target.encode(), headers, body))
         await self._drain()
-        return self._check_head(await self._next_event())
+        return self._check_head(await self._read_answer(self._read))
 
     async def upgrade(self, target: str, protocol: str) -> Head | None:
         """Ask for another protocol. None when this connection speaks it now, else the head of the refusal."""
-        asked, key = [("Connection", "Upgrade"), ("Upgrade", protocol)], generate_key()
+        asked, key = [(b"Connection", b"Upgrade"), (b"Upgrade", protocol.encode())], generate_key()
         if protocol == "websocket":
-            asked += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key)]
-        head = h11.Request(method="GET", target=target, headers=[*self._headers(None, ""), *asked])
-        self._write(head, h11.EndOfMessage())
+            asked += [(b"Sec-WebSocket-Version", b"13"), (b"Sec-WebSocket-Key", key.encode())]
+        self._writer.writelines(self._http.ask("GET", target.encode(), [*self._headers(), *asked]))
         await self._drain()
-        event = await self._next_event()
-        if not isinstance(event, h11.InformationalResponse):
-            return self._check_head(event)
-        headers = self._check_switch(event, protocol)
+        answer = await self._read_answer(self._read)
+        if answer.status >= 200:
+            return self._check_head(answer)
+        headers = self._check_switch(answer, protocol)
         if protocol == "websocket":
             self._check_websocket(headers, key)
         return None
@@ -214,14 +148,17 @@ class Wire:
     def body(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """The rest of the answer in chunks; with `silence_s` the deadline begins anew with each of them."""
 
-        async def next_event() -> object:
+        async def next_part() -> bytes:
             if silence_s is not None:
                 self.set_deadline(silence_s)
             elif self._is_late():  # a read that need not wait would not notice
                 raise TimeoutError
-            return await self._next_event()
+            try:
+                return await self._http.part(self._read)
+            except h11.RemoteProtocolError as error:
+                raise self._blame() from error
 
-        return self._http.body(next_event)
+        return self._http.body(next_part)
 
     def _is_late(self) -> bool:
         return self._deadline is not None and asyncio.get_running_loop().time() > self._deadline
@@ -238,24 +175,19 @@ class Wire:
         """Drop the connection at once."""
         self._writer.transport.abort()
 
-    def _headers(self, body: object, content_type: str) -> list[tuple[str, str]]:
-        headers = [
-            ("Host", "ship"),
-            ("Authorization", f"Bearer {self._peer.token}"),
-            ("Accept-Encoding", "identity"),
+    def _headers(self) -> Headers:
+        return [
+            (b"Host", b"ship"),
+            (b"Authorization", b"Bearer " + self._peer.token.encode()),
+            (b"Accept-Encoding", b"identity"),
         ]
-        if isinstance(body, bytes):
-            headers += [("Content-Type", content_type), ("Content-Length", str(len(body)))]
-        elif body is not None:
-            headers += [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
-        return headers
 
     def _write(self, *events: h11.Request | h11.Data | h11.EndOfMessage) -> None:
         self._writer.writelines(self._http.encode(*events))  # one system call, and no copy of a body
 
-    async def _send_parts(self, body: AsyncIterator[bytes]) -> object:
+    async def _send_parts(self, body: AsyncIterator[bytes]) -> AnswerHead:
         """Send a body and wait for the answer. If that comes early, the rest of the body is not sent."""
-        answer = asyncio.create_task(self._read_event(None))
+        answer = asyncio.create_task(self._read_answer(self._read_late))
         sending = asyncio.create_task(self._write_parts(body))
         try:
             await asyncio.wait({answer, sending}, return_when=asyncio.FIRST_COMPLETED)
@@ -285,37 +217,39 @@ class Wire:
         async with asyncio.timeout_at(self._deadline):
             await self._writer.drain()
 
-    async def _next_event(self) -> object:
-        return await self._read_event(self._deadline)
+    async def _read(self) -> bytes:
+        async with asyncio.timeout_at(self._deadline):
+            return await self._reader.read(_READ_BYTES)
 
-    async def _read_event(self, deadline: float | None) -> object:
-        async def read() -> bytes:
-            async with asyncio.timeout_at(deadline):
-                return await self._reader.read(_READ_BYTES)
+    async def _read_late(self) -> bytes:
+        """Without a deadline: the time until now was not Ship's."""
+        return await self._reader.read(_READ_BYTES)
 
+    async def _read_answer(self, read: Read) -> AnswerHead:
         try:
-            return await self._http.next_event(read)
+            return await self._http.answer(read)
         except h11.RemoteProtocolError as error:
-            if self._http.is_broken and self._reader.at_eof():
-                raise ConnectionResetError("closed by the sandbox's runtime") from error
-            raise ShipError("the sandbox's runtime does not speak HTTP") from error
+            raise self._blame() from error
 
-    def _check_head(self, event: object) -> Head:
-        if isinstance(event, h11.ConnectionClosed):
-            raise ConnectionResetError("closed by the sandbox's runtime")
-        if not isinstance(event, h11.Response):
+    def _blame(self) -> ConnectionResetError | ShipError:
+        if self._http.is_broken and self._reader.at_eof():
+            return ConnectionResetError("closed by the sandbox's runtime")
+        return ShipError("the sandbox's runtime does not speak HTTP")
+
+    def _check_head(self, answer: AnswerHead) -> Head:
+        if answer.status < 200:
             raise ShipError("the sandbox's runtime sent an unexpected interim response")
-        headers = self._proven(event)
+        headers = self._proven(answer)
         if headers.get("content-encoding", "identity") != "identity":
             raise ShipError("the sandbox's runtime sent an encoding that was not requested")
         length = headers.get("content-length", "")
         is_framed = "transfer-encoding" not in headers  # which beats the length: that bounds nothing then
         size = int(length) if is_framed and length.isascii() and length.isdigit() else None
-        return Head(event.status_code, size, headers.get(FILE_HEADER.lower(), ""))
+        return Head(answer.status, size, headers.get(FILE_HEADER.lower(), ""))
 
-    def _check_switch(self, event: h11.InformationalResponse, protocol: str) -> dict[str, str]:
-        headers = self._proven(event)
-        if event.status_code != 101 or headers.get("upgrade", "").lower() != protocol:
+    def _check_switch(self, answer: AnswerHead, protocol: str) -> dict[str, str]:
+        headers = self._proven(answer)
+        if answer.status != 101 or headers.get("upgrade", "").lower() != protocol:
             raise ShipError("the sandbox's runtime sent an unexpected interim response")
         return headers
 
@@ -325,8 +259,8 @@ class Wire:
         if headers.get("sec-websocket-accept") != accept_key(key):
             raise ShipError("the sandbox's runtime does not speak WebSocket")
 
-    def _proven(self, event: h11.Response | h11.InformationalResponse) -> dict[str, str]:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+    def _proven(self, answer: AnswerHead) -> dict[str, str]:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
         if headers.get(SESSION_HEADER.lower()) != self._peer.proof:
             raise ShipError("the answer does not come from this session's runtime")
         return headers
