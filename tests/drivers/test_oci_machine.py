@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bay.drivers.base import Handle
-from bay.drivers.oci.rootfs import Layer, prepare_writable
+from bay.drivers.oci.rootfs import Layer, Rootfs, prepare_writable
 from bay.errors import DriverUnavailable
 from bay.testing.driver_bench import DriverBench, run
 
@@ -48,6 +48,10 @@ def build_package(workspace: Path) -> None:
     size = package.stat().st_size
     entry = f"{CONTROL}Filename: ./{package.name}\nSize: {size}\nSHA256: {_sha256(package)}\n"
     (workspace / "repo/Packages").write_text(entry)
+
+
+def only(layer: Layer) -> Rootfs:
+    return Rootfs((layer,), (), "options")
 
 
 async def root(handle: Handle, command: str) -> str:
@@ -123,30 +127,30 @@ async def test_a_layer_that_is_a_link_shows_nothing_of_the_host(
 
 
 def test_a_lasting_layer_loses_its_work_however_deep_it_is(tmp_path: Path) -> None:
-    layer = Layer("/usr", tmp_path / "lower", tmp_path / "writable", lasting=True)
+    layer = Layer("/usr", (tmp_path / "lower",), tmp_path / "writable", lasting=True)
     (layer.writable / "upper").mkdir(parents=True)
     dig = "import os\nos.mkdir('work')\nos.chdir('work')\nfor i in range(1500): os.mkdir('d'); os.chdir('d')"
     subprocess.run([sys.executable, "-c", dig], cwd=layer.writable, check=True, timeout=30)
-    prepare_writable(layer)
+    prepare_writable(only(layer))
     assert os.listdir(layer.writable / "work") == []
 
 
 def test_a_link_in_place_of_a_lasting_layers_work_leads_nowhere(tmp_path: Path) -> None:
-    layer = Layer("/usr", tmp_path / "lower", tmp_path / "writable", lasting=True)
+    layer = Layer("/usr", (tmp_path / "lower",), tmp_path / "writable", lasting=True)
     (layer.writable / "upper").mkdir(parents=True)
     (tmp_path / "mine/kept").mkdir(parents=True)
     (layer.writable / "work").symlink_to(tmp_path / "mine")
-    prepare_writable(layer)
+    prepare_writable(only(layer))
     assert (tmp_path / "mine/kept").is_dir()
     assert not (layer.writable / "work").is_symlink()
 
 
 def test_a_lasting_layer_keeps_its_upper_and_loses_its_work(tmp_path: Path) -> None:
-    layer = Layer("/usr", tmp_path / "lower", tmp_path / "writable", lasting=True)
-    prepare_writable(layer)
+    layer = Layer("/usr", (tmp_path / "lower",), tmp_path / "writable", lasting=True)
+    prepare_writable(only(layer))
     (layer.writable / "upper/kept").touch()
     (layer.writable / "work/half").mkdir(mode=0)
-    prepare_writable(layer)
+    prepare_writable(only(layer))
     assert os.listdir(layer.writable / "upper") == ["kept"]
     assert os.listdir(layer.writable / "work") == []
 

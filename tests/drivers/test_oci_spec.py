@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 
-from bay.drivers.base import SessionSpec
+from bay.drivers.base import ImageRoot, ImageUser, SessionSpec
 from bay.drivers.oci import seccomp
 from bay.drivers.oci.runc import reads_mappings
-from bay.drivers.oci.spec import CAPABILITIES, CLOSURE, SOCKET_DIR, RuntimePlacement, build, ship_command
+from bay.drivers.oci.spec import (
+    CAPABILITIES,
+    CLOSURE,
+    SOCKET_DIR,
+    RuntimePlacement,
+    build,
+    environment,
+    ship_command,
+)
 from bay.models import Resources
 
 PLACE = RuntimePlacement(
@@ -33,6 +41,17 @@ def spec_of(**changes: Any) -> SessionSpec:
         "token": "t" * 32,
     }
     return SessionSpec(**{**given, **changes})
+
+
+def test_an_images_user_home_and_working_directory_are_told_to_ship() -> None:
+    user = ImageUser(name="app", uid=1234, gid=5678, home="/srv/app", groups=(7, 8))
+    root = ImageRoot(layers=(Path("/images/top"),), user=user, cwd="/srv")
+    variables = environment(spec_of(root=root))
+    assert {name: variables[f"SHIP_{name}"] for name in ("UID", "GID", "USER", "HOME", "CWD", "GROUPS")} == {
+        "UID": "1234", "GID": "5678", "USER": "app", "HOME": "/srv/app", "CWD": "/srv", "GROUPS": "7,8",
+    }  # fmt: skip
+    named = replace(root, user=replace(user, groups=None))
+    assert environment(spec_of(root=named))["SHIP_GROUPS"] == "*"
 
 
 @pytest.fixture

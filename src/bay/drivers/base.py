@@ -60,13 +60,49 @@ class Capabilities:
     isolation: tuple[str, ...]
     pause: bool
     images: tuple[str, ...]
-    """Image names that need no download; other references are refused while this is all there is."""
+    """The names of images that the driver has of its own."""
+    layered: bool = False
+    """Whether a session's root may be an `ImageRoot`."""
     persist: tuple[Persist, ...] = ("workspace",)
     """Files that can outlive a session; `machine` needs a driver that accepts a place for layers."""
     secret_files: bool = False
     """Whether a session can have a directory `/run/secrets` that is kept in memory alone."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that this driver holds a session to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageUser:
+    """Whom the programs of a session run as, by ids inside. `groups`: the supplementary ones, or None for
+    those that the sandbox's /etc/group has for that name at the time.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    groups: tuple[int, ...] | None = None
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether it is root or of root's group, which a profile may forbid."""
+        return 0 in (self.uid, self.gid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRoot:
+    """A root file system of layers, in the place of an image that the driver has of its own.
+
+    Each layer is a directory of the host that never changes, with files owned by inside ids. The topmost has
+    a real directory wherever a start mounts something, as `bay.images.tops` makes it.
+    """
+
+    layers: tuple[Path, ...]
+    """Topmost first."""
+    user: ImageUser
+    """Instead of `SessionSpec.user`; the workspace's top directory is given to it."""
+    cwd: str = "/workspace"
+    """Where commands run that are not told where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +116,8 @@ class SessionSpec:
     resources: Resources
     workspace: Path
     """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
+    root: ImageRoot | None = None
+    """The root file system; None: that of the driver's own image named `image`."""
     machine: Path | None = None
     """Host directory for the root's writable layers where they outlive the session; None: they go with it."""
     layer_bytes: int | None = None
@@ -98,7 +136,7 @@ class SessionSpec:
     kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """The environment of the kernel that starts with the session (`SHIP_KERNEL_ENV`)."""
     secret_files: bool = False
-    """Whether it has `/run/secrets`, a directory in memory that the user of uid 1000 alone sees."""
+    """Whether it has `/run/secrets`, a directory in memory that the user whom commands run as alone sees."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
     """The network policy, which holds from the first packet on; its mode is one of the driver's."""
 

@@ -76,7 +76,9 @@ class FakeDriver:
         network: tuple[NetworkMode, ...] = ("none", "allowlist", "open"),
     ) -> None:
         kinds = ("container",)
-        self.capabilities = Capabilities(isolation=kinds, pause=True, images=("host",), network=network)
+        self.capabilities = Capabilities(
+            isolation=kinds, pause=True, images=("host",), layered=True, network=network
+        )
         self._run_dir = run_dir
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self.fail_at = fail_at

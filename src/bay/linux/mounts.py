@@ -43,6 +43,7 @@ CLONE_NEWNET = 0x4000_0000
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (*(ctypes.c_char_p,) * 3, ctypes.c_ulong, ctypes.c_char_p)
 
 
 class _CapHeader(ctypes.Structure):
@@ -86,6 +87,12 @@ def new_mount(fstype: str, options: Iterable[tuple[str, str]], attributes: int =
             _configure(context, key, value)
         _call(f"fsconfig {fstype}", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         return _call("fsmount", _FSMOUNT, context, 1, attributes)
+
+
+def mount_by_text(fstype: str, directory: str, options: str) -> None:
+    """Mount on `directory` with options of at most a page, the way of kernels before fsconfig."""
+    result = _libc.mount(fstype.encode(), os.fsencode(directory), fstype.encode(), 0, options.encode())
+    _checked(f"mount {fstype}", result)
 
 
 def attach(mount: int, directory: int) -> None:

@@ -38,7 +38,7 @@ from bay.drivers.oci.launch import (
     wait_unlocked,
 )
 from bay.drivers.oci.layout import Layout, SessionPlaces, is_session_id
-from bay.drivers.oci.probe import requirements
+from bay.drivers.oci.probe import layer_names, requirements
 from bay.drivers.oci.rootfs import Bind, Layer, Rootfs, prepare_writable
 from bay.drivers.oci.runc import ANSWER_S, Runc, reads_mappings, runc_version
 from bay.drivers.oci.sealed_copy import SealedCopy
@@ -47,6 +47,7 @@ from bay.drivers.oci.zygote import Zygote
 from bay.drivers.start_output import StartOutput
 from bay.errors import CapabilityNotSupported, DriverUnavailable, SandboxNotReady
 from bay.linux import mounts, remove_tree
+from bay.linux.overlays import LayerNames
 from bay.linux.processes import boot_id, closing_fd, ends_within, open_process, send_signal
 from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
@@ -74,6 +75,7 @@ class _Shared:
     skeleton: Path
     boot: str
     tell_mapping: bool
+    names: LayerNames
 
 
 class OciDriver:
@@ -111,6 +113,7 @@ class OciDriver:
             isolation=("container",),
             pause=True,
             images=("host",),
+            layered=True,
             persist=("workspace", "machine"),
             secret_files=True,
         )
@@ -157,7 +160,7 @@ class OciDriver:
         data = {"step": "claimed", "id_base": id_base}
         claimed = Handle(driver=self.name, session_id=spec.session_id, data=data)
         yield claimed
-        if spec.user != host_image.USER:
+        if spec.root is None and spec.user != host_image.USER:
             skeleton = await in_new_thread(lambda: self._skeleton(spec.user))
             shared = replace(shared, skeleton=skeleton)
         order = self._order(spec, places, shared, id_base)
@@ -346,7 +349,8 @@ class OciDriver:
             self._layout.make()
             skeleton = host_image.build(self._layout.images)
             tell_mapping = not reads_mappings(runc_version(self._runc.binary))
-            return _Shared(closure.build(self._layout.closures), skeleton, boot_id(), tell_mapping)
+            names = layer_names(nearest)
+            return _Shared(closure.build(self._layout.closures), skeleton, boot_id(), tell_mapping, names)
 
     def _open_zygote(self, shared: _Shared) -> Zygote | None:
         try:
@@ -366,7 +370,8 @@ class OciDriver:
 
     def _check(self, spec: SessionSpec) -> _Shared:
         offered = self.capabilities
-        wanted = (("image", spec.image, offered.images), ("isolation", spec.isolation, offered.isolation))
+        images = offered.images if spec.root is None else (spec.image,)
+        wanted = (("image", spec.image, images), ("isolation", spec.isolation, offered.isolation))
         for kind, name, available in wanted:
             if name not in available:
                 raise CapabilityNotSupported(f"there is no {kind} {name!r}", details={"available": available})
@@ -483,17 +488,24 @@ async def _wait_killed(pidfd: int, session_id: str) -> None:
 
 def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs:
     private = mounts.NOSUID | mounts.NODEV
-    lasting, writable = spec.machine is not None, spec.machine or places.data
     return Rootfs(
-        layers=(
-            Layer("/", shared.skeleton, writable / "root", lasting),
-            Layer("/usr", host_image.USR, writable / "usr", lasting, over=shared.skeleton / "usr"),
-        ),
+        layers=_layers(spec, spec.machine or places.data, shared),
         binds=(
             Bind("/workspace", spec.workspace, private, idmapped=True),
             Bind(CLOSURE, shared.closure, private | mounts.RDONLY, own_inodes=True),
             Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
         ),
+        names=shared.names,
+    )
+
+
+def _layers(spec: SessionSpec, writable: Path, shared: _Shared) -> tuple[Layer, ...]:
+    lasting = spec.machine is not None
+    if (root := spec.root) is not None:
+        return (Layer("/", root.layers, writable / "root", lasting, foreign=True),)
+    return (
+        Layer("/", (shared.skeleton,), writable / "root", lasting),
+        Layer("/usr", (shared.skeleton / "usr", host_image.USR), writable / "usr", lasting),
     )
 
 
@@ -512,11 +524,17 @@ def _told(what: str) -> Generator[None]:
 
 def _prepare_and_launch(order: LaunchRequest, output: StartOutput) -> Launched:
     with host_errors():
-        for layer in order.rootfs.layers:
-            prepare_writable(layer)
+        prepare_writable(order.rootfs)
+        _give_workspace(order.spec)
         order.places.socket_dir.mkdir(mode=0o700)
         os.chown(order.places.socket_dir, order.id_base, order.id_base)
     return launch(order, output)
+
+
+def _give_workspace(spec: SessionSpec) -> None:
+    """Give the workspace's top directory to whom an image's programs run as; what is in it stays."""
+    if spec.root is not None:
+        os.chown(spec.workspace, spec.root.user.uid, spec.root.user.gid, follow_symlinks=False)
 
 
 def _without_zygote(error: Exception) -> None:

@@ -12,6 +12,15 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bay.drivers.etc_files import (
+    EXEC_GROUPS,
+    HOSTNAME_FILE,
+    HOSTS_FILE,
+    PIP_CONF,
+    RESOLV_CONF,
+    UV_TOML,
+    exec_group_line,
+)
 from bay.linux.renames import built_beside
 
 USR, _DPKG, _CACHE = Path("/usr"), Path("/var/lib/dpkg"), Path("/var/cache")
@@ -67,13 +76,9 @@ password required pam_unix.so
 session required pam_unix.so
 """
 
-# A sandbox is the environment that Debian asks for (PEP 668): pip may install, for the user into ~/.local.
-_PIP = "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n"
-_UV = "[pip]\nbreak-system-packages = true\n"
-
 _WRITTEN = {
-    "etc/pip.conf": _PIP,
-    "etc/uv/uv.toml": _UV,
+    "etc/pip.conf": PIP_CONF,
+    "etc/uv/uv.toml": UV_TOML,
     "etc/profile": _PROFILE,
     "etc/passwd": _USERS,
     "etc/shadow": "".join(f"{line.partition(':')[0]}:*:::::::\n" for line in _USERS.splitlines()),
@@ -95,12 +100,11 @@ users:x:100:
 ship:x:1000:
 nogroup:x:65534:
 """
-    # The groups of execs (see ship/process/groups.py): `groups` complains of one without a name.
-    + "".join(f"exec-{gid}:x:{gid}:\n" for gid in range(60_000, 61_000)),
+    + "".join(f"{exec_group_line(gid)}\n" for gid in EXEC_GROUPS),
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
-    "etc/hostname": "sandbox\n",
-    "etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost\n",
-    "etc/resolv.conf": "nameserver 127.0.0.53\n",
+    "etc/hostname": HOSTNAME_FILE,
+    "etc/hosts": HOSTS_FILE,
+    "etc/resolv.conf": RESOLV_CONF,
     "var/lib/dpkg/statoverride": "",  # the host's names users that are not in this image
 }
 

@@ -6,6 +6,7 @@ No session uses a layer while it is checked, so one check of each fixed name is 
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 # The directories that a session's start mounts on or walks through.
@@ -19,7 +20,6 @@ _DIRECTORIES = (
     "run/secrets",
     "sys",
     "tmp",
-    "usr",
     "workspace",
 )
 # The files of the image that the runtime reads, in Bay's time.
@@ -35,9 +35,11 @@ def check(writable: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(directory))
 
 
-def mend_root(upper: Path) -> None:
-    """Remove entries that would keep the session from starting; the image's show again in their place."""
-    for name in _DIRECTORIES:
+def mend_root(upper: Path, mounted_on: Iterable[str] = ()) -> None:
+    """Remove entries that would keep the session from starting; the image's show again in their place.
+    Other layers lie on the directories `mounted_on`.
+    """
+    for name in (*_DIRECTORIES, *mounted_on):
         found = _mode(upper / name)
         if found is not None and not stat.S_ISDIR(found):
             (upper / name).unlink()

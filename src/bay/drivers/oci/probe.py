@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from bay.drivers.oci import netns
 from bay.drivers.oci.cgroups import MOUNT
@@ -25,14 +27,21 @@ from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import USER_LIMITS, user_namespace
 from bay.linux import btrfs, mounts
 from bay.linux.libseccomp import compile_profile
+from bay.linux.overlays import LAYER_NAMES, LayerNames
 from bay.linux.processes import closing_fd
 from bay.network.firewalls import FIX, dropping
 from bay.network.manager import NetworkManager
+
+T = TypeVar("T")
 
 _CONTROLLERS = ("cpu", "memory", "pids")
 _ENOUGH_INOTIFY_INSTANCES = USER_LIMITS["max_inotify_instances"]
 _ENOUGH_FILES = _ENOUGH_TERMINALS = 8192
 _EXAMPLES = 3
+_LAYERS_FOUND: dict[LayerNames, str] = {
+    "options": "works; each layer is an option (Linux 6.8)",
+    "text": "works; all layers are named in one page of text (before Linux 6.8)",
+}
 _ID_BASE = 1_879_048_192
 _OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
 # CVE-2025-31133, -52565 and -52881: writes through masked paths, /dev/console and redirected /proc.
@@ -130,7 +139,7 @@ def _trials(scratch: Path | None, id_base: int) -> list[HostCheck]:
     overlaid = "use Linux 5.19 or newer with overlayfs, data on ext4, xfs or btrfs"
     return [
         _tried("id-mapped-mounts", lambda: _try_idmap(scratch, id_base), mapped),
-        _tried("overlay-on-id-mapped", lambda: _try_overlay(scratch, id_base), overlaid),
+        _tried("overlay-on-id-mapped", lambda: _overlay_found(scratch, id_base), overlaid),
         _tried("network-namespaces", _try_network, "use a kernel with CONFIG_NET_NS"),
     ]
 
@@ -251,19 +260,33 @@ def _try_idmap(scratch: Path | None, id_base: int) -> None:
         mounts.set_attributes(mount, mounts.NODEV, userns=userns)
 
 
-def _try_overlay(scratch: Path | None, id_base: int) -> None:
+def _overlay_found(scratch: Path | None, id_base: int) -> str:
+    return _LAYERS_FOUND[layer_names(scratch, id_base)]
+
+
+def layer_names(scratch: Path | None, id_base: int = _ID_BASE) -> LayerNames:
+    """The best way of naming an overlay's layers that works here. Raises OSError."""
+    *better, last = LAYER_NAMES
+    for names in better:
+        with contextlib.suppress(OSError):
+            return _in_thread(names, partial(_try_overlay, scratch, id_base, names))
+    return _in_thread(last, partial(_try_overlay, scratch, id_base, last))
+
+
+def _try_overlay(scratch: Path | None, id_base: int, names: LayerNames) -> LayerNames:
     with tempfile.TemporaryDirectory(dir=scratch) as directory, user_namespace(id_base) as userns:
         top = Path(directory)
         (top / "lower").mkdir()
         (top / "stage").mkdir()
-        layer = Layer("/", top / "lower", top / "writable")
-        prepare_writable(layer)
+        tried = Rootfs((Layer("/", (top / "lower",), top / "writable"),), (), names)
+        prepare_writable(tried)
         mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_FS)
         try:
-            assemble(Rootfs((layer,), ()), top / "stage", userns, id_base)
+            assemble(tried, top / "stage", userns, id_base)
         finally:
             os.chdir("/")
             mounts.detach(top / "stage")
+    return names
 
 
 def _try_network() -> None:
@@ -272,13 +295,18 @@ def _try_network() -> None:
 
 
 def _tried(name: str, trial: Callable[[], object], fix: str, *, required: bool = True) -> HostCheck:
-    """Whether `trial` works, in a thread that may go into other namespaces, and ends."""
+    """Whether `trial` works; text that it returns is what was found."""
     try:
-        with ThreadPoolExecutor(1, f"bay-probe-{name}") as thread:
-            thread.submit(trial).result()
+        found = _in_thread(name, trial)
     except OSError as error:
         return HostCheck(name, False, required, str(error), fix)
-    return HostCheck(name, True, required, "works", fix)
+    return HostCheck(name, True, required, found if isinstance(found, str) else "works", fix)
+
+
+def _in_thread(name: str, trial: Callable[[], T]) -> T:
+    """The result of `trial`, in a thread that may go into other namespaces, and ends."""
+    with ThreadPoolExecutor(1, f"bay-probe-{name}") as thread:
+        return thread.submit(trial).result()
 
 
 def _text(path: str) -> str:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bay.drivers.oci import overlay_checks
-from bay.linux import mounts, remove_tree
+from bay.linux import mounts, overlays, remove_tree
+from bay.linux.overlays import LayerNames
 from bay.linux.processes import closing_fd
 
+_PRIVATE = mounts.NOSUID | mounts.NODEV
 _DEVICES = {
     "null": (1, 3),
     "zero": (1, 5),
@@ -28,16 +30,16 @@ _DEVICES = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """An overlay at `target`: `lower` from the host, and `writable`, which holds `upper` and `work`.
-    `over` is a directory of the image that lies over `lower`. A `lasting` layer's `upper` outlives the
-    session, and is mounted by the next one.
+    """An overlay at `target`: the directories `lower`, topmost first, and `writable`, which holds `upper` and
+    `work`. A `lasting` layer's `upper` outlives the session, and is mounted by the next one. No lower layer
+    that is `foreign` may point into another: a stranger made it.
     """
 
     target: str
-    lower: Path
+    lower: tuple[Path, ...]
     writable: Path
     lasting: bool = False
-    over: Path | None = None
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,26 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Rootfs:
-    """The parts of a session's root. The first layer is the root itself."""
+    """The parts of a session's root. The first layer is the root itself; `names`: see `overlays`."""
 
     layers: tuple[Layer, ...]
     binds: tuple[Bind, ...]
+    names: LayerNames
 
 
-def prepare_writable(layer: Layer) -> None:
-    """Make a layer's `writable` directories: `work` empty, and `upper` unless a lasting one is there.
+def prepare_writable(rootfs: Rootfs) -> None:
+    """Make the `writable` directories of all layers: `work` empty, and `upper` unless a lasting one is there.
     A lasting one was written by a tenant or imported: see `overlay_checks`. Blocks; raises OSError,
     DriverUnavailable.
     """
+    for layer in rootfs.layers:
+        _prepare(layer)
+    first, *rest = rootfs.layers
+    if first.lasting:
+        overlay_checks.mend_root(first.writable / "upper", [layer.target.lstrip("/") for layer in rest])
+
+
+def _prepare(layer: Layer) -> None:
     upper, work = layer.writable / "upper", layer.writable / "work"
     if layer.lasting:
         overlay_checks.check(layer.writable)
@@ -75,8 +86,6 @@ def prepare_writable(layer: Layer) -> None:
         upper.mkdir(parents=True)
         upper.chmod(0o755)  # the merged directory shows the owner and mode of `upper`
     work.mkdir()
-    if layer.lasting and layer.target == "/":
-        overlay_checks.mend_root(upper)
 
 
 def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
@@ -109,36 +118,30 @@ def _make_devices() -> None:
 
 def _mount_root(rootfs: Rootfs, userns: int) -> None:
     first, *rest = rootfs.layers
-    _attach_at(_overlay(0, first, userns), "root")
+    _attach_at(_overlay(0, first, userns, rootfs.names), "root")
     with closing_fd(mounts.open_directory("root")) as root:
         for number, layer in enumerate(rest, 1):
-            _attach_beneath(_overlay(number, layer, userns), root, layer.target)
+            _attach_beneath(_overlay(number, layer, userns, rootfs.names), root, layer.target)
         for bind in rootfs.binds:
             mount = _with_own_inodes(bind, userns) if bind.own_inodes else _bound(bind, userns)
             _attach_beneath(mount, root, bind.target)
 
 
-def _overlay(number: int, layer: Layer, userns: int) -> int:
-    lower, writable = f"{number}.lower", f"{number}.writable"
-    below = {lower: layer.lower} if layer.over is None else {f"{number}.over": layer.over, lower: layer.lower}
-    for name, source in {**below, writable: layer.writable}.items():
-        Path(name).mkdir()
-        mapped = mounts.open_tree(source)
-        mounts.set_attributes(mapped, mounts.NOSUID | mounts.NODEV, userns=userns)
-        _attach_at(mapped, name)
-    options = [
-        ("lowerdir", ":".join(below)),
-        ("upperdir", f"{writable}/upper"),
-        ("workdir", f"{writable}/work"),
-        # A layer that lasts is checkpointed, exported and mounted over a newer image: it must not point into
-        # this one. One that does not has no need of the disk: no fsync is passed on.
-        ("redirect_dir", "nofollow") if layer.lasting else ("volatile", ""),
-    ]
-    mount = mounts.new_mount("overlay", options, mounts.NOSUID | mounts.NODEV)
+def _overlay(number: int, layer: Layer, userns: int, names: LayerNames) -> int:
+    with overlays.detached((*layer.lower, layer.writable), _PRIVATE, userns) as (*lower, writable):
+        parts = overlays.OverlayLayers(lower, writable)
+        mount = overlays.mount(parts, _options(layer), _PRIVATE, names, prefix=str(number))
     if os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         # The kernel's sign that it could not use the upper layer; its log has the reason.
         raise OSError(errno.EROFS, f"the overlay at {layer.target} came up read-only; see dmesg")
     return mount
+
+
+def _options(layer: Layer) -> list[tuple[str, str]]:
+    # A layer that lasts is checkpointed, exported and mounted over a newer image: it must not point into this
+    # one. One that does not has no need of the disk: no fsync is passed on.
+    pointless = [("redirect_dir", "nofollow")] if layer.lasting or layer.foreign else []
+    return pointless if layer.lasting else [*pointless, ("volatile", "")]
 
 
 def _bound(bind: Bind, userns: int) -> int:

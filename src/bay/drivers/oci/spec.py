@@ -91,7 +91,7 @@ def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
         "hostname": spec.hostname,
         "root": {"path": str(place.rootfs), "readonly": False},
         "process": _process(spec, place),
-        "mounts": [*_mounts(spec.resources), *(_SECRETS if spec.secret_files else ())],
+        "mounts": [*_mounts(spec.resources), *_secrets(spec)],
         "linux": {
             **_namespaces(place),
             "cgroupsPath": place.cgroup,
@@ -132,13 +132,26 @@ def environment(spec: SessionSpec) -> Mapping[str, str]:
         "SHIP_SOCKET": f"{SOCKET_DIR}/{SOCKET_NAME}",
         "SHIP_TOKEN": spec.token,
         "SHIP_WORKSPACE": "/workspace",
-        "SHIP_UID": "1000",
-        "SHIP_GID": "1000",
-        "SHIP_USER": spec.user,
+        **_user(spec),
         "SHIP_USERS": "*" if spec.users is None else ",".join(spec.users),
         "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
         "SHIP_KERNEL": spec.kernel,
         "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),
+    }
+
+
+def _user(spec: SessionSpec) -> dict[str, str]:
+    """Whom Ship runs programs as."""
+    if spec.root is None:
+        return {"SHIP_UID": "1000", "SHIP_GID": "1000", "SHIP_USER": spec.user}
+    user = spec.root.user
+    return {
+        "SHIP_UID": str(user.uid),
+        "SHIP_GID": str(user.gid),
+        "SHIP_USER": user.name,
+        "SHIP_HOME": user.home,
+        "SHIP_CWD": spec.root.cwd,
+        "SHIP_GROUPS": "*" if user.groups is None else ",".join(map(str, user.groups)),
     }
 
 
@@ -170,12 +183,13 @@ def _mount(destination: str, fstype: str, *options: str) -> dict[str, Any]:
     return {"destination": destination, "type": fstype, "source": fstype, "options": list(options)}
 
 
-# Never on disk: a tmpfs goes with its session, and no layer or checkpoint has what is in it.
-_SECRETS = (
-    _mount(
-        "/run/secrets", "tmpfs", "nosuid", "nodev", "noexec", "mode=700", "uid=1000", "gid=1000", "size=2m"
-    ),
-)
+def _secrets(spec: SessionSpec) -> list[dict[str, Any]]:
+    # Never on disk: a tmpfs goes with its session, and no layer or checkpoint has what is in it.
+    if not spec.secret_files:
+        return []
+    uid, gid = (1000, 1000) if spec.root is None else (spec.root.user.uid, spec.root.user.gid)
+    private = ("nosuid", "nodev", "noexec", "mode=700", f"uid={uid}", f"gid={gid}", "size=2m")
+    return [_mount("/run/secrets", "tmpfs", *private)]
 
 
 def _resources(resources: Resources, huge_pages: tuple[str, ...]) -> dict[str, Any]:
