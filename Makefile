@@ -39,7 +39,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check .stamp-vite .stamp-oldest ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite .stamp-images .stamp-oldest ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
@@ -103,6 +103,11 @@ system-tests:
 # Before the tests: they run in a network of their own, without a way to a registry.
 .stamp-vite: tests/network/vite/package-lock.json | system-tests
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+# Likewise: a Debian for sandboxes to start from, as this machine's own sources have it.
+.stamp-images: scripts/make-test-image.sh | system-tests
+	@scripts/make-test-image.sh tests/images/debian.tar
 	@touch $@
 
 # The client's libraries, each the oldest that it says it works with.

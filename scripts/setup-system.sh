@@ -23,6 +23,9 @@ packages=/usr/lib/python3/dist-packages
   "git git"
   "dropbear dropbear-bin"
   "ssh openssh-client"
+  "busybox busybox-static" # with musl and mmdebstrap: images for sandboxes to start from
+  "/lib/ld-musl-$(uname -m).so.1 musl"
+  "mmdebstrap mmdebstrap"
   "node nodejs"
   "npm npm"
   "chromium chromium" # looks at a Vite dev server in a sandbox

@@ -5,18 +5,15 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from oci_bench import lent_zygote, oci, oci_by_runc, oci_root, opened, workspaces
+from image_roots import debian_image, empty_image, image_store, musl_image, static_image
+from oci_bench import lent_zygote, oci, oci_by_runc, oci_debian, oci_musl, oci_root, opened, workspaces
 
 from bay.drivers.fake import FakeDriver
 from bay.testing.driver_bench import DriverBench
 
-__all__ = [
-    "lent_zygote",
-    "oci",
-    "oci_by_runc",
-    "oci_root",
-    "workspaces",
-]  # fixtures are found by their names here
+# Fixtures are found by their names here.
+__all__ = ["lent_zygote", "oci", "oci_by_runc", "oci_debian", "oci_musl", "oci_root", "workspaces"]
+__all__ += ["debian_image", "empty_image", "image_store", "musl_image", "static_image"]
 
 
 @pytest.fixture
@@ -27,7 +24,7 @@ async def fake(workspaces: Path) -> AsyncGenerator[DriverBench]:
         yield bench
 
 
-@pytest.fixture(params=["fake", "oci", "oci_by_runc"])
+@pytest.fixture(params=["fake", "oci", "oci_by_runc", "oci_debian", "oci_musl"])
 def bench(request: pytest.FixtureRequest) -> DriverBench:
     """Each driver in turn."""
     chosen: DriverBench = request.getfixturevalue(request.param)

@@ -15,7 +15,9 @@ from typing import TypeVar
 import pytest
 import shared_cache
 from blockbuster import blockbuster_ctx
+from image_roots import TestImage
 
+from bay.drivers.base import ImageRoot
 from bay.drivers.oci import closure, seccomp
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.zygote import Zygote
@@ -86,6 +88,23 @@ async def oci(workspaces: Path, oci_root: Path, lent_zygote: LentZygote | None) 
 
 
 @pytest.fixture
+async def oci_debian(
+    workspaces: Path, oci_root: Path, lent_zygote: LentZygote | None, debian_image: TestImage
+) -> AsyncGenerator[OciBench]:
+    """The same with sessions of a Debian image."""
+    root = debian_image.root()
+    async for bench in _real(workspaces, oci_root, fork_ships=True, zygote=lent_zygote, root=root):
+        yield bench
+
+
+@pytest.fixture
+async def oci_musl(workspaces: Path, oci_root: Path, musl_image: TestImage) -> AsyncGenerator[OciBench]:
+    """The same with sessions of a small image, and runc starts each Ship."""
+    async for bench in _real(workspaces, oci_root, fork_ships=False, root=musl_image.root()):
+        yield bench
+
+
+@pytest.fixture
 async def oci_by_runc(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
     """An OciDriver as on a host that has no zygote: runc starts each Ship."""
     async for bench in _real(workspaces, oci_root, fork_ships=False):
@@ -97,7 +116,12 @@ def _can_run() -> bool:
 
 
 async def _real(
-    workspaces: Path, oci_root: Path, *, fork_ships: bool, zygote: LentZygote | None = None
+    workspaces: Path,
+    oci_root: Path,
+    *,
+    fork_ships: bool,
+    zygote: LentZygote | None = None,
+    root: ImageRoot | None = None,
 ) -> AsyncGenerator[OciBench]:
     if not _can_run():
         pytest.skip("the oci driver needs root and runc")
@@ -107,7 +131,7 @@ async def _real(
     driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network, fork_ships=fork_ships)
     driver._zygote = zygote
     async for bench in opened(
-        OciBench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, 1000, network=network)
+        OciBench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, 1000, root, network=network)
     ):
         yield bench
 

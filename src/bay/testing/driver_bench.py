@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from bay.drivers.base import Driver, Endpoint, Handle, SessionSpec
+from bay.drivers.base import Driver, Endpoint, Handle, ImageRoot, SessionSpec
 from bay.models import NetworkPolicy, Resources
 
 TOKEN = secrets.token_hex(16)
@@ -39,6 +39,8 @@ class DriverBench:
     """A name that is in the mounts and control groups of this driver's sessions alone."""
     workspace_owner: int | None = None
     """Owner and group of workspaces, for a driver that maps ids; None leaves them to the caller."""
+    root: ImageRoot | None = None
+    """The root of sessions, for a driver that takes one; None for its own image."""
     started: list[str] = field(default_factory=list[str])
 
     def spec(self, **changes: Any) -> SessionSpec:
@@ -58,6 +60,7 @@ class DriverBench:
             "workspace": workspace,
             "token": TOKEN,
             "network": NetworkPolicy(),
+            "root": self.root,
         }
         return SessionSpec(**{**given, **changes})
 
