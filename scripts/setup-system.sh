@@ -15,12 +15,16 @@ needs=(
   "/usr/sbin/nft nftables" # its library, for the networks of sandboxes
   "/usr/bin/bash bash"
   "/usr/bin/python3 python3"
+  "skopeo skopeo" # fetches images
 )
 packages=/usr/lib/python3/dist-packages
 [ "${1:-}" = tests ] && needs+=(
   "ip iproute2"
   "pgrep procps"
   "git git"
+  "docker-registry docker-registry" # the tests pull from it, with a password and a certificate
+  "htpasswd apache2-utils"
+  "openssl openssl"
   "dropbear dropbear-bin"
   "ssh openssh-client"
   "busybox busybox-static" # with musl and mmdebstrap: images for sandboxes to start from

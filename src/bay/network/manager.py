@@ -157,6 +157,11 @@ class NetworkManager:
         """Whether an earlier Bay of this instance left sandboxes with a device. Callable before `open`."""
         return any(number_of(self._instance, name) for name in sysctls.devices())
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is between `open` and `aclose`."""
+        return self._worker is not None
+
     async def open(self) -> None:
         """Make shared tables and devices; list sandboxes of an earlier Bay of this instance. Idempotent.
         Called in the host's network namespace. A host that forwarded nothing forwards for sandboxes alone.

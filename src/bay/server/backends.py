@@ -7,6 +7,9 @@ from bay.cargo import backend_detection, base_backend
 from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
 from bay.drivers.oci.driver import OciDriver
+from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
+from bay.images.fetching import Fetcher, FetchLimits
+from bay.images.registries import Registries
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
 from bay.network.dns.upstream import UpstreamResolver, resolvers_in
@@ -14,11 +17,14 @@ from bay.network.manager import NetworkManager
 from bay.network.reserved_ranges import Address
 from bay.server.data_dir import instance_of
 from bay.server.settings import Settings
+from bay.units import MIB
 
 
-def make_driver(settings: Settings) -> Driver:
-    """The driver that the settings name. Its names on the host carry a mark of this data directory."""
-    run_dir = settings.run_dir / instance_of(settings.data_dir)
+def make_driver(settings: Settings, network: NetworkManager | None = None) -> Driver:
+    """The driver that the settings name. Its names on the host carry a mark of this data directory.
+    It opens and closes `network`, which others may use meanwhile; without one it has one of its own.
+    """
+    run_dir = run_dir_of(settings)
     if settings.driver == "fake":
         return FakeDriver(run_dir=run_dir)
     return OciDriver(
@@ -29,9 +35,30 @@ def make_driver(settings: Settings) -> Driver:
         runc=settings.runc,
         runc_timeout_s=settings.runc_timeout,
         id_range_start=settings.id_range_start,
-        network=make_network(settings),
+        network=network or make_network(settings),
         network_off=settings.network == "off",
     )
+
+
+def make_fetcher(settings: Settings, network: NetworkManager) -> Fetcher:
+    """The fetcher of images, with the driver's `network` and id ranges."""
+    return Fetcher(
+        run_dir=run_dir_of(settings),
+        ids=IdRanges(IDS_DIR, settings.id_range_start, ID_RANGES),
+        network=network,
+        online=settings.network != "off",
+        registries=Registries(given.to_access(host) for host, given in settings.registries.items()),
+        limits=FetchLimits(
+            stall_s=settings.images_pull_stall_s,
+            timeout_s=settings.images_pull_timeout,
+            max_bytes=settings.images_max_mb * MIB,
+        ),
+    )
+
+
+def run_dir_of(settings: Settings) -> Path:
+    """The directory of this Bay that does not outlive a boot."""
+    return settings.run_dir / instance_of(settings.data_dir)
 
 
 def layers_of(settings: Settings) -> Path | None:

@@ -20,6 +20,8 @@ from pydantic_settings import (
 from bay import validation_words
 from bay.errors import InvalidArgument
 from bay.ids import is_owner
+from bay.images.references import parse_host
+from bay.images.registries import RegistryAccess
 from bay.models import (
     ALL_CAPABILITIES,
     Capability,
@@ -179,6 +181,22 @@ class QuotaSettings(SettingFields):
         return Limits(**{**below, **self.model_dump(exclude_unset=True)})
 
 
+class RegistrySettings(SettingFields):
+    """One registry, in `registries` by its host."""
+
+    insecure: bool = Field(False, description="whether plain HTTP and certificates of anybody will do")
+    ca_file: Path | None = Field(None, description="PEM file of its certificate authority")
+    addresses: tuple[IPv4Address | IPv6Address, ...] = Field(
+        (), description="where it is reached, from the host: for a registry that is not public"
+    )
+
+    def to_access(self, host: str) -> RegistryAccess:
+        """The word of Bay's images for it."""
+        return RegistryAccess(
+            host=host, insecure=self.insecure, ca_file=self.ca_file, addresses=self.addresses
+        )
+
+
 def default_profiles(**pool: int) -> dict[str, ProfileSettings]:
     """The one profile of a Bay that is given none, with `pool` as the settings of its pool."""
     about = "One core, 1 GiB, the host's own programs"
@@ -306,6 +324,19 @@ class Settings(SettingFields, BaseSettings):
         le=36500,
         description="days that Bay remembers a removed sandbox, so that a second delete succeeds",
     )
+    registries: dict[str, RegistrySettings] = Field(
+        default_factory=dict[str, RegistrySettings],
+        description="registries of images that are not public, or need a certificate authority, by host",
+    )
+    images_max_mb: int = Field(
+        20_480, ge=1, description="largest size of an image's layers as they are fetched, MiB"
+    )
+    images_pull_timeout: float = Field(
+        1800, gt=0, description="seconds that fetching an image may take before it fails"
+    )
+    images_pull_stall_s: float = Field(
+        60, gt=0, description="seconds that fetching an image may come no further before it fails"
+    )
     profiles: dict[str, ProfileSettings] = Field(
         default_factory=partial(default_profiles, pool_size=2, pool_max=8),
         description="the profiles, by name",
@@ -332,6 +363,14 @@ class Settings(SettingFields, BaseSettings):
     def _ports_that_may_be(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             ports_in(text)
+        return value
+
+    @field_validator("registries")
+    @classmethod
+    def _hosts_that_may_be(cls, value: dict[str, RegistrySettings]) -> dict[str, RegistrySettings]:
+        for host in value:
+            if (spelled := parse_host(host)) != host:
+                raise ValueError(f"{host!r} is spelled {spelled!r}")
         return value
 
     @field_validator("owners")

@@ -27,7 +27,7 @@ from bay.drivers.base import (
 from bay.drivers.health import check_health
 from bay.drivers.oci import cgroups, closure, host_image, layers, netns, seccomp
 from bay.drivers.oci import hostname as oci_hostname
-from bay.drivers.oci.idrange import IdRanges
+from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
 from bay.drivers.oci.launch import (
     Launched,
     LaunchRequest,
@@ -100,9 +100,9 @@ class OciDriver:
         runc: str = "runc",
         runc_timeout_s: float = ANSWER_S,
         instance: str | None = None,
-        ids_dir: Path = Path("/run/bay/ids"),
+        ids_dir: Path = IDS_DIR,
         id_range_start: int = 1_879_048_192,
-        id_range_count: int = 4094,
+        id_range_count: int = ID_RANGES,
         parallel_starts: int | None = None,
         network: NetworkManager | None = None,
         network_off: bool = False,
@@ -324,7 +324,8 @@ class OciDriver:
         if slots := self._slots(handle):
             return slots
         owned = self._network.owned()  # before the claims: whoever has one of these has its claim by now
-        live = {number + 1 for number in self._claims()}
+        holders = self._ids.holders().items()  # also fetches of images, which are no sessions
+        live = {number + 1 for number, path in holders if path.is_relative_to(self._layout.run_dir)}
         return [NetworkSlot(number, handle.session_id) for number in sorted(owned - live)]
 
     def _claims(self) -> dict[int, str]:

@@ -17,6 +17,11 @@ from bay.drivers.oci.userns import IDS
 from bay.errors import DriverUnavailable
 from bay.linux.processes import closing_fd
 
+IDS_DIR = Path("/run/bay/ids")
+"""Where the claims of all Bays on this host are."""
+ID_RANGES = 4094
+"""How many ranges there are: as many as sandboxes that can have a network."""
+
 _LONGEST_PATH = 4096
 
 
@@ -39,7 +44,7 @@ class IdRanges:
         with self._locked():
             number = self._free()
             self._file(number).write_text(str(holder))
-        return self.start + number * IDS
+        return self.first_of(number)
 
     def release(self, holder: Path, number: int | None = None) -> None:
         """Release the range of `holder`, or all that it may have; without one, nothing happens.
@@ -54,6 +59,10 @@ class IdRanges:
     def number_of(self, first: int) -> int:
         """The number of the range that begins there."""
         return (first - self.start) // IDS
+
+    def first_of(self, number: int) -> int:
+        """The first id of the range of that number."""
+        return self.start + number * IDS
 
     def numbers(self, holder: Path, number: int | None = None) -> list[int]:
         """The numbers of the ranges that `release` would release: none, one, or what killed Bays left."""

@@ -190,8 +190,15 @@ def _extras(scratch: Path | None) -> list[HostCheck]:
             "install libseccomp 2.5 or newer (Debian: apt install libseccomp2); until then starts take longer",
             required=False,
         ),
+        _skopeo(),
         HostCheck("kvm", kvm, False, "usable" if kvm else "none", virtual),
     ]
+
+
+def _skopeo() -> HostCheck:
+    found = shutil.which("skopeo")
+    fix = "apt install skopeo, for images from registries and archives"
+    return HostCheck("skopeo", found is not None, False, found or "none", fix)
 
 
 def _closed_files() -> HostCheck:
