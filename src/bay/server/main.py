@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import structlog
 import uvicorn
 import uvloop
 
@@ -29,7 +30,10 @@ from bay.server.web.uvicorn_http import http_among
 from bay.server.web.uvicorn_websocket import PING_S, BoundedWebSocket
 from ship_protocol import MESSAGE_BYTES
 
+log = structlog.get_logger("bay.server")
+
 _SHUTDOWN_S = 5
+_LOOKS_S = 0.005
 _BACKLOG = 2048
 _ASK_AFTER_S = 60
 _ASK_EVERY_S = 15
@@ -109,7 +113,8 @@ async def _serve(
         address = listener.getsockname()
         bay.hosts.port = address[1]
         server.on_started = lambda: on_ready(_url(address), bay)
-        beside = [group.create_task(_end_when_told(server, stop, bay)), group.create_task(connections.run())]
+        told = stop or _told_by_signals(server)  # before the URL is: who reads it may send one at once
+        beside = [group.create_task(_end_when_told(server, told, bay)), group.create_task(connections.run())]
         await server.serve(sockets=[listener])
         for task in beside:
             task.cancel()
@@ -129,16 +134,19 @@ def _bounds(loaded: Settings) -> ConnectionBounds:
     )
 
 
-async def _end_when_told(server: "_Server", stop: asyncio.Event | None, bay: ControlPlane) -> None:
-    """End the server on `stop`; without one on SIGINT and SIGTERM, first gracefully, then at once."""
-    told = stop or asyncio.Event()
-    if stop is None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, _on_signal, server, told)
+def _told_by_signals(server: "_Server") -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM, to end the server gracefully; another one ends it at once."""
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _on_signal, server, told)
+    return told
+
+
+async def _end_when_told(server: "_Server", told: asyncio.Event, bay: ControlPlane) -> None:
     await told.wait()
     bay.feed.close()  # the end would wait for followers of events otherwise
     bay.connections.close()
-    server.should_exit = True
+    server.end()
 
 
 def _on_signal(server: "_Server", told: asyncio.Event) -> None:
@@ -147,9 +155,18 @@ def _on_signal(server: "_Server", told: asyncio.Event) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, telling when it serves."""
+    """uvicorn, telling when it serves; it ends at once, where its own would look every tenth of a second."""
 
     on_started: Callable[[], None]
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    def end(self) -> None:
+        """Take no more connections, and let those that are answered just now come to their end."""
+        self.should_exit = True
+        self._told.set()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -159,6 +176,33 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.on_started()
+
+    async def main_loop(self) -> None:
+        ticking = asyncio.create_task(super().main_loop())
+        try:
+            await self._told.wait()
+        finally:
+            ticking.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                await asyncio.sleep(_LOOKS_S)  # uvloop lets go of the listeners meanwhile
+                while self._is_busy() and not self.force_exit:  # noqa: ASYNC110  uvicorn tells nobody
+                    await asyncio.sleep(_LOOKS_S)
+                for server in self.servers:
+                    await server.wait_closed()
+        except TimeoutError:
+            log.error("serve.cut_off", calls=len(self.server_state.tasks))
+            for task in self.server_state.tasks:
+                task.cancel("Bay ends")
+
+    def _is_busy(self) -> bool:
+        return bool(self.server_state.connections or self.server_state.tasks)
 
 
 def lock_data_dir(data_dir: Path) -> int:

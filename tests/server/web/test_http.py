@@ -212,6 +212,14 @@ def test_it_says_where_it_serves_and_shows_a_new_key_once(root: Path) -> None:
         assert not any("shown once" in line or key in line for line in said)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_with_its_first_word_ends_it_as_any_later_one(
+    root: Path, number: signal.Signals
+) -> None:
+    with serving(root) as running:
+        assert running.end(number) == 0
+
+
 def complaint(ended: "subprocess.CompletedProcess[str]") -> str:
     """The one line with which it ended."""
     assert ended.returncode == 1, ended

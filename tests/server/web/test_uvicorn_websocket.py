@@ -73,7 +73,7 @@ async def running(
         try:
             yield app
         finally:
-            server.should_exit = True
+            server.end()
 
 
 async def read_all(receive: Receive, send: Send) -> None:
