@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from forked_bay import ForkedBay, fork
 
 KEY = "bay_" + "k" * 40
 UNPOOLED = '{"python-default": {}}'
 """Without the pool that a server keeps by default, which would outlive one that a test kills."""
 WAIT_S = 20.0
 
+Process = subprocess.Popen[bytes] | ForkedBay
+
 
 @dataclass(slots=True)
 class Server:
     """A `bay serve` that answers."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     url: str
 
     @property
@@ -66,16 +69,17 @@ def run_to_its_end(root: Path, *arguments: str, **extra: str) -> subprocess.Comp
 
 @contextmanager
 def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: str) -> Generator[Server]:
-    """A `bay serve` below `root`, started by `through` where that is given; killed at the end when it still
-    runs.
+    """A `bay serve` below `root`, forked, or the executable started by `through` where that is given; killed
+    at the end when it still runs.
     """
     log = (root / "log").open("a")
-    process = subprocess.Popen(
-        [*through, *command(*arguments)],
-        env=environment(root, **extra),
-        stdout=subprocess.PIPE,
-        stderr=log,
-        bufsize=0,
+    settings = environment(root, **extra)
+    process: Process = (
+        subprocess.Popen(
+            [*through, *command(*arguments)], env=settings, stdout=subprocess.PIPE, stderr=log, bufsize=0
+        )
+        if through
+        else fork(["serve", *arguments], settings, log.fileno())
     )
     try:
         yield Server(process, _url_of(process, root))
@@ -88,7 +92,7 @@ def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: s
         log.close()
 
 
-def read_line(process: subprocess.Popen[bytes]) -> str:
+def read_line(process: Process) -> str:
     """The next line on stdout; empty at its end."""
     assert process.stdout is not None
     line = b""
@@ -101,7 +105,7 @@ def read_line(process: subprocess.Popen[bytes]) -> str:
     return line.decode()
 
 
-def _url_of(process: subprocess.Popen[bytes], root: Path) -> str:
+def _url_of(process: Process, root: Path) -> str:
     line = read_line(process)
     assert line.startswith("Bay serves at "), line + (root / "log").read_text()
     return line.split()[3]
