@@ -21,7 +21,9 @@ def written() -> Iterator[tuple[str, ast.expr]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             function = node.func if isinstance(node, ast.Call) else None
             if isinstance(node, ast.Call) and isinstance(function, ast.Attribute):
-                position = {"events.add": 2, "self._add_event": 1}.get(ast.unparse(function))
+                position = {"events.add": 2, "events.add_of_image": 2, "self._add_event": 1}.get(
+                    ast.unparse(function)
+                )
                 if position is not None:
                     yield f"{path.name}:{node.lineno}", node.args[position]
 

@@ -120,6 +120,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "sessions": {"web", "ship"},
     "checkpoints": {"web", "sessions"},
     "events": {"web"},
+    "images": {"web", "sessions"},
     "kernels": {"web", "ship", "sessions"},
     "keys": {"web"},
     "networks": {"web", "sessions"},
@@ -130,7 +131,8 @@ SERVER_MAY: dict[str, set[str]] = {
     "managed_services": {"web", "ship", "sessions", "events", "execs"},
     "ports": {"web", "ship", "sessions", "events"},
     "sandboxes": {
-        *("web", "ship", "sessions", "checkpoints", "managed_services", "networks", "ports", "secrets")
+        *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
+        "secrets",
     },
     "reconciler": {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")

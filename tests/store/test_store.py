@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from blockbuster import blockbuster_ctx
 from sqlalchemy import create_engine, event, insert, text
@@ -20,7 +22,7 @@ from bay.errors import DriverUnavailable, StorageFull
 from bay.models import Exec, Failure
 from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions, sqlite
 from bay.store import metadata as store_metadata
-from bay.store.engine import Store, migrate, newest_version
+from bay.store.engine import MIGRATIONS, Store, migrate, newest_version
 from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
 from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
@@ -83,14 +85,20 @@ def version(path: Path) -> str:
         return str(db.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
+def make_of_version(path: Path, revision: str) -> None:
+    """A database as an older Bay left it."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
 def test_an_old_database_gets_the_migrations_that_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "bay.db"
-    migrate(path)
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(
-            "DROP TABLE secrets; ALTER TABLE sandboxes DROP COLUMN secrets;"
-            "ALTER TABLE execs DROP COLUMN request_hash; UPDATE alembic_version SET version_num = '0005'"
-        )
+    make_of_version(path, "0005")
     migrate(path)
     migrate(tmp_path / "made.db")
     assert version(path) == newest_version()

@@ -22,6 +22,7 @@ from bay.clock import ManualClock
 from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
 from bay.ids import is_id
+from bay.images.fake import FakeLibrary
 from bay.models import KeyScope
 from bay.server import main
 from bay.server.app import build_app
@@ -92,6 +93,7 @@ class World:
     app: FastAPI
     bay: ControlPlane
     driver: FakeDriver
+    library: FakeLibrary
     clock: ManualClock
     root: Path
     stack: AsyncExitStack
@@ -168,6 +170,7 @@ async def world(
     driver: FakeDriver | None = None,
     *,
     clock: ManualClock | None = None,
+    library: FakeLibrary | None = None,
     available_memory: Callable[[], int] = lambda: 1 << 40,
     **given: Any,
 ) -> AsyncGenerator[World]:
@@ -175,12 +178,13 @@ async def world(
     settings = settings_in(root, **given)
     driver = driver or FakeDriver(run_dir=root / "run")
     clock = clock or ManualClock()
-    app = build_app(settings, driver=driver, clock=clock, available_memory=available_memory)
+    library = library or FakeLibrary()
+    app = build_app(settings, driver=driver, library=library, clock=clock, available_memory=available_memory)
     async with AsyncExitStack() as stack:
         bay: ControlPlane = app.state.bay
         await within(stack.enter_async_context(bay.running()))
         stack.enter_context(no_blocking())
-        yield World(app, bay, driver, clock, root, stack)
+        yield World(app, bay, driver, library, clock, root, stack)
 
 
 async def clear(root: Path) -> None:

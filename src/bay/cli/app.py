@@ -94,6 +94,11 @@ PANELS = {
             "bay fork web --name try --count 3",
         ),
         "cargo": CommandEntry("cargo", "Manage files that outlive sandboxes"),
+        "image": CommandEntry(
+            "image",
+            "Manage the images that sandboxes start from",
+            "bay image pull debian:13\nbay image import app.tar app:1\nbay create web --image app:1",
+        ),
     },
     "Network": {
         "net": CommandEntry(

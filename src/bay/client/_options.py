@@ -15,6 +15,7 @@ from bay.models import (
     NetworkMode,
     NetworkPolicy,
     PortSettings,
+    Pull,
     SandboxSecret,
     ServiceSpec,
     to_wire,
@@ -25,20 +26,22 @@ class CreateOptions(TypedDict, total=False):
     """The options of `sandboxes.create` and `client.sandbox`; one left out, or None, is the profile's.
 
     `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means
-    never, a `warm_timeout` of 0 that it is not kept frozen. `secrets` are given to it by name, a text as the
-    variable of that name. `from_checkpoint` gives it the files of a checkpoint (by id), of whichever of the
-    owner's sandboxes; `checkpoint_policy` has checkpoints made by themselves. `network_policy` says what its
-    network may reach; `network` (``"none"``, ``"open"``) is short for a policy without rules; `url` which
-    port (a number, or `PortSettings` to make it public) its URL leads to, `ports` who may reach others;
-    `services` what is started with it. `wait` is how many seconds to wait until the sandbox is ready. With
-    `exist_ok` the one that has the `name` already is given as it is, whatever else is asked for.
-    `idempotency_key` makes a repeated create give the same sandbox; one is made up for each call unless you
-    name it.
+    never, a `warm_timeout` of 0 that it is not kept frozen. `image` is ``"host"``, or the id or reference of
+    an image, which is pulled first if it is not here (`pull` is ``"always"`` or ``"never"`` otherwise).
+    `secrets` are given to it by name, a text as the variable of that name. `from_checkpoint` gives it the
+    files of a checkpoint (by id), of whichever of the owner's sandboxes; `checkpoint_policy` has checkpoints
+    made by themselves. `network_policy` says what its network may reach; `network` (``"none"``, ``"open"``)
+    is short for a policy without rules; `url` which port (a number, or `PortSettings` to make it public) its
+    URL leads to, `ports` who may reach others; `services` what is started with it. `wait` is how many seconds
+    to wait until the sandbox is ready. With `exist_ok` the one that has the `name` already is given as it is,
+    whatever else is asked for. `idempotency_key` makes a repeated create give the same sandbox; one is made
+    up for each call unless you name it.
     """
 
     name: str | None
     profile: str | None
     image: str | None
+    pull: Pull | None
     isolation: str | None
     env: Mapping[str, str] | None
     secrets: Sequence[SandboxSecret | str] | None

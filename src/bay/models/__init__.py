@@ -20,6 +20,9 @@ from bay.models.execs import Stream as Stream
 from bay.models.files import FileEntry, FileEvent, FileInfo, SearchMatch, SearchResult
 from bay.models.files import FileEventType as FileEventType
 from bay.models.files import FileType as FileType
+from bay.models.images import ContainerImage, PullProgress
+from bay.models.images import ImageState as ImageState
+from bay.models.images import Pull as Pull
 from bay.models.kernels import CELL_EVENT_FIELDS as CELL_EVENT_FIELDS
 from bay.models.kernels import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.models.kernels import CellEventType as CellEventType
@@ -62,6 +65,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointPolicy",
     "Container",
+    "ContainerImage",
     "Event",
     "Exec",
     "Failure",
@@ -88,6 +92,7 @@ __all__ = [
     "PortSettings",
     "Process",
     "Profile",
+    "PullProgress",
     "PythonResult",
     "RefusedName",
     "Resources",

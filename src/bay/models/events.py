@@ -43,6 +43,11 @@ EVENT_TYPES: tuple[str, ...] = (
     "port.closed",
     "service.failed",
     "service.unhealthy",
+    "image.pulling",
+    "image.progress",
+    "image.ready",
+    "image.failed",
+    "image.deleted",
 )
 """The types of stored events, which a webhook may get; docs/events.md says when each happens."""
 

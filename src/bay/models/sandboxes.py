@@ -59,6 +59,8 @@ class Sandbox:
     compute: Compute
     profile: str
     image: str
+    image_id: str | None = None
+    """The image that `image` named when it was created; null for `host`."""
     isolation: str
     cargo_id: str
     capabilities: tuple[str, ...]

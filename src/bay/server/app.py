@@ -11,7 +11,8 @@ from bay import __version__
 from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.errors import BayError
-from bay.server.backends import make_driver
+from bay.images.base import ImageLibrary
+from bay.server.backends import make_driver, make_library
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
 from bay.server.control_plane import ControlPlane
@@ -23,6 +24,7 @@ from bay.server.execs import process_routes as processes_api
 from bay.server.execs import routes as execs_api
 from bay.server.files import routes as files_api
 from bay.server.files import workspace_routes as filesystem_api
+from bay.server.images import routes as images_api
 from bay.server.kernels import routes as kernels_api
 from bay.server.keys import audit_routes as audit_api
 from bay.server.keys import routes as keys_api
@@ -49,6 +51,7 @@ _APIS = (
     sandboxes_api,
     checkpoints_api,
     cargos_api,
+    images_api,
     execs_api,
     attach_api,
     network_api,
@@ -73,11 +76,14 @@ def build_app(
     settings: Settings,
     *,
     driver: Driver | None = None,
+    library: ImageLibrary | None = None,
     clock: Clock | None = None,
     available_memory: Callable[[], int] = available_memory,
 ) -> FastAPI:
     """The ASGI application; its lifespan runs the `ControlPlane`, which is `app.state.bay`."""
-    bay = ControlPlane(settings, driver or make_driver(settings), clock or BootClock(), available_memory)
+    driver = driver or make_driver(settings)
+    library = library or make_library(settings)
+    bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:

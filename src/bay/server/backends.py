@@ -8,6 +8,8 @@ from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
+from bay.images.base import ImageLibrary
+from bay.images.fake import FakeLibrary
 from bay.images.fetching import Fetcher, FetchLimits
 from bay.images.registries import Registries
 from bay.network.dns.forwarder import Forwarder
@@ -59,6 +61,11 @@ def make_fetcher(settings: Settings, network: NetworkManager) -> Fetcher:
 def run_dir_of(settings: Settings) -> Path:
     """The directory of this Bay that does not outlive a boot."""
     return settings.run_dir / instance_of(settings.data_dir)
+
+
+def make_library(settings: Settings) -> ImageLibrary:
+    """The images of the data directory; the `fake` driver's are nothing but names."""
+    return FakeLibrary()
 
 
 def layers_of(settings: Settings) -> Path | None:

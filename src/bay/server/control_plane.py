@@ -11,6 +11,7 @@ from bay.cargo import backend_detection
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
+from bay.images.base import Credentials, ImageLibrary
 from bay.models import Limits
 from bay.server.backends import choose_cargo
 from bay.server.cargos.service import Cargos
@@ -34,6 +35,9 @@ from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs
 from bay.server.files.service import Files, SandboxFiles
 from bay.server.files.ship_client import FileClient
+from bay.server.images.puller import Puller
+from bay.server.images.requests import ImageRequests
+from bay.server.images.service import Images
 from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelClient
 from bay.server.keys.service import ApiKeys, Audits
@@ -84,7 +88,7 @@ from bay.server.web.sealing import Cursors, EventIds, Seals
 from bay.server.web.upload_spool import Spool
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
-from bay.store.records import Keep
+from bay.store.records import ImageRecord, Keep
 from bay.units import GIB, MIB
 
 
@@ -92,7 +96,12 @@ class ControlPlane:
     """A control plane that is put together but not yet running."""
 
     def __init__(
-        self, settings: Settings, driver: Driver, clock: Clock, available_memory: Callable[[], int]
+        self,
+        settings: Settings,
+        driver: Driver,
+        library: ImageLibrary,
+        clock: Clock,
+        available_memory: Callable[[], int],
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -118,6 +127,7 @@ class ControlPlane:
             deferred=self.deferred,
             driver=driver,
             cargo=self.cargo,
+            images=library,
             profiles=self.profiles,
             clock=clock,
         )
@@ -176,10 +186,12 @@ class ControlPlane:
             stop_grace_s=settings.stop_grace,
             retention=timedelta(seconds=settings.expired_retention),
         )
+        self.image_requests = ImageRequests(allowed=settings.images_allow, quotas=self.quotas, clock=clock)
         self.pool = Pool(
             self.core,
             queue,
             notifier=self.changes,
+            images=self.image_requests,
             max_age=timedelta(seconds=settings.pool_max_age),
             is_busy=lambda: self.starter.slots.urgent() > 0,
         )
@@ -190,6 +202,16 @@ class ControlPlane:
             holds=self.holds,
             reserve=settings.memory_reserve_mb * MIB,
             available=available_memory,
+        )
+        self.puller = Puller(
+            core=self.core,
+            library=library,
+            requests=self.image_requests,
+            queue=queue,
+            notifier=self.changes,
+            credentials=_no_credentials,
+            places=settings.image_pulls,
+            keep=None if settings.images_keep_days is None else timedelta(days=settings.images_keep_days),
         )
         self.outcomes = ExecResults(
             store=self.store, deferred=self.deferred, ship=self.ship, kernels=self.kernels, clock=clock
@@ -266,6 +288,8 @@ class ControlPlane:
             snapshots=self.snapshots,
             pool=self.pool,
             quotas=self.quotas,
+            images=self.image_requests,
+            puller=self.puller,
             ship=self.ship,
             request_probe=self.reconciler.request_probe,
             view=self.view,
@@ -329,8 +353,18 @@ class ControlPlane:
             most_mb=self.settings.max_cargo_mb,
             clock=self.clock,
         )
+        images = Images(
+            store=self.store,
+            library=self.core.images,
+            puller=self.puller,
+            requests=self.image_requests,
+            notifier=self.changes,
+            quotas=self.quotas,
+            clock=self.clock,
+        )
         made = (
             sandboxes,
+            images,
             checkpoints,
             cargos,
             execs,
@@ -400,6 +434,9 @@ class ControlPlane:
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.ship.close)
+            await self.core.images.open()
+            stack.push_async_callback(self.core.images.aclose)
+            await self.puller.take_over()
             await self.discards.take_over()
             await self.reconciler.take_over()
             stack.push_async_callback(self.deferred.flush)
@@ -411,6 +448,7 @@ class ControlPlane:
                 self.sweep,
                 self.housekeeping,
                 self.pool,
+                self.puller,
                 self.deferred,
                 self.usage,
                 self.cargo,
@@ -430,6 +468,10 @@ class ControlPlane:
         given = self.settings.api_key
         secret = given.get_secret_value() if given else None
         self.new_key = await self.keys.ensure_admin(secret, self.settings.data_dir / KEY_FILE)
+
+
+async def _no_credentials(_image: ImageRecord) -> Credentials | None:
+    return None
 
 
 def _largest_ring(settings: Settings) -> int:

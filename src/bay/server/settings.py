@@ -245,6 +245,14 @@ class Settings(SettingFields, BaseSettings):
         False,
         description="whether sandboxes reach IPv6; turns on the host's IPv6 forwarding, see docs/network.md",
     )
+    images_allow: tuple[str, ...] = Field(
+        (),
+        description="patterns of the images that keys without the scope admin may pull, such as `docker.io/library/*`",
+    )
+    images_keep_days: int | None = Field(
+        30, ge=0, description="days an image stays that nothing uses; unset = until it is deleted"
+    )
+    image_pulls: int = Field(2, ge=1, le=16, description="images pulled at once; more are queued")
     network_private: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="private networks that rules may allow; all others stay unreachable"
     )

@@ -31,6 +31,10 @@ _FIX = "stop Bay and put back a backup with `bay admin restore`"
 
 _CHANGES = {"sandboxes": "id", **dict.fromkeys(("sessions", "checkpoints", "services"), "sandbox_id")}
 _ROW_OF = {"INSERT": "NEW", "UPDATE": "NEW", "DELETE": "OLD"}
+_IMAGE_STATE = (
+    "CREATE TEMP TRIGGER image_state AFTER UPDATE OF state ON main.images "
+    "BEGIN SELECT bay_changed(id) FROM sandboxes WHERE image_id = NEW.id; END"
+)
 _TRIGGERS = (
     *(
         f"CREATE TEMP TRIGGER {table}_{change} AFTER {change} ON main.{table} "
@@ -39,6 +43,7 @@ _TRIGGERS = (
         for change, row in _ROW_OF.items()
     ),
     "CREATE TEMP TRIGGER event AFTER INSERT ON main.events BEGIN SELECT bay_changed(NEW.sandbox_id); END",
+    _IMAGE_STATE,
 )
 """They report each row that a statement changes, under any condition. They are the connection's own."""
 

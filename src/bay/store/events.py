@@ -24,6 +24,12 @@ async def add(db: StoreConnection, sandbox: SandboxRecord, kind: str, at: dateti
     await db.execute(_ADD, {"of_sandbox": sandbox.id, "of_owner": sandbox.owner, **row})
 
 
+async def add_of_image(db: StoreConnection, owner: str, kind: str, at: datetime, **data: Any) -> None:
+    """Record the event `kind` of an owner's image, which belongs to no sandbox."""
+    row = {"owner": owner, "sandbox_id": "", "type": kind, "at": at, "data": data}
+    await db.execute(insert(events).values(row))
+
+
 async def after(
     db: StoreConnection, owner: str, sandbox_id: str | None, seq: int, limit: int
 ) -> list[EventRecord]:

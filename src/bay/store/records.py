@@ -9,6 +9,7 @@ from bay.models import (
     Compute,
     ExecType,
     Failure,
+    ImageState,
     KeyScope,
     NetworkMode,
     Persist,
@@ -64,6 +65,9 @@ class SandboxRecord:
     name: str | None
     profile: str
     image: str
+    image_id: str | None = None
+    """The image that it starts from; None for the image `host`."""
+    image_state: ImageState | None = None
     isolation: str
     cargo_id: str
     persist: Persist = "workspace"
@@ -166,6 +170,7 @@ class CheckpointRecord:
     """Made for a fork of the present alone, and never listed."""
     persist: Persist
     image: str
+    image_id: str | None = None
     parent_id: str | None
     state: CheckpointState = "making"
     size_bytes: int | None = None
@@ -174,6 +179,42 @@ class CheckpointRecord:
     measured_at: datetime | None = None
     created_at: datetime
     deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """An image's row. `config` and `facts` are JSON of `bay.images`, None until it is ready."""
+
+    id: str
+    owner: str
+    shared: bool = False
+    ref: str
+    digest: str | None = None
+    source: Literal["registry", "upload", "template"]
+    state: ImageState = "pulling"
+    config: dict[str, Any] | None = None
+    facts: dict[str, Any] | None = None
+    layers: int | None = None
+    size_bytes: int | None = None
+    error: Failure | None = None
+    attempts: int = 0
+    retry_at: datetime | None = None
+    created_at: datetime
+    last_used_at: datetime
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLayer:
+    """A layer of an image: `digest` names it as it is fetched, `diff_id` its content."""
+
+    image_id: str
+    position: int
+    """0 is the lowest."""
+    digest: str
+    diff_id: str
+    size_bytes: int
+    """On disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from bay.clock import expiry
 from bay.models import CheckpointPolicy, Failure, PortSettings, SandboxSecret, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.rows import page_of
-from bay.store.schema import checkpoints, sandboxes, sessions
+from bay.store.schema import checkpoints, images, sandboxes, sessions
 from bay.store.sqlite import StoreConnection
 
 _S = sandboxes.c
@@ -26,6 +26,7 @@ _JOINED = select(
     sandboxes,
     *_LIVE,
     select(checkpoints.c.id).where(checkpoints.c.seq == _DUE).scalar_subquery().label("checkpoint_due"),
+    select(images.c.state).where(images.c.id == _S.image_id).scalar_subquery().label("image_state"),
 ).outerjoin(sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None)))
 
 # Made once: to put a statement together costs about as much as to run it.
@@ -51,6 +52,9 @@ _RESTORED_ELSEWHERE = (
     .where(_S.cargo_id == bindparam("of_cargo"), _S.id != bindparam("of_id"))
     .where(_S.deleted_at.is_(None), _S.restore_id.is_not(None))
     .limit(1)
+)
+_IS_PULLED = and_(
+    sessions.c.id.is_(None), _S.image_id.in_(select(images.c.id).where(images.c.state == "pulling"))
 )
 _NOW = bindparam("now", type_=_S.expires_at.type)
 _DUE_NOW = _JOINED.where(
@@ -269,6 +273,7 @@ def status_expression(now: datetime) -> ColumnElement[str]:
         (live.in_(["starting", "ending"]), "starting"),
         (and_(live.in_(["running", "paused"]), _S.last_active_at.is_(None)), "idle"),
         (live.in_(["running", "paused"]), "ready"),
+        (_IS_PULLED, "starting"),
         (_S.error.is_not(None), "failed"),
         else_="idle",
     )
@@ -280,6 +285,7 @@ def compute_expression() -> ColumnElement[str]:
         (sessions.c.phase == "starting", "warming"),
         (sessions.c.phase == "paused", "warm"),
         (sessions.c.phase == "running", "running"),
+        (and_(_S.target.in_(HAVING), _IS_PULLED), "warming"),
         else_="cold",
     )
 

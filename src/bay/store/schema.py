@@ -107,6 +107,7 @@ sandboxes = Table(
     Column("name", String(63)),
     Column("profile", String(128), nullable=False),
     Column("image", String(512), nullable=False),
+    Column("image_id", String(64)),
     Column("isolation", String(32), nullable=False),
     Column("cargo_id", String(64), ForeignKey("cargos.id"), nullable=False),
     Column("persist", String(16), nullable=False, server_default="workspace"),
@@ -151,6 +152,7 @@ Index("ix_sandboxes_deleted_at", sandboxes.c.deleted_at)
 Index("ix_sandboxes_cargo_id", sandboxes.c.cargo_id)
 Index("uq_sandboxes_owner_name", sandboxes.c.owner, sandboxes.c.name, unique=True, sqlite_where=_ALIVE)
 Index("uq_sandboxes_host", sandboxes.c.host, unique=True, sqlite_where=_ALIVE)
+Index("ix_sandboxes_image_id", sandboxes.c.image_id, sqlite_where=_ALIVE)
 Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=_ALIVE)
 
 checkpoints = Table(
@@ -168,6 +170,7 @@ checkpoints = Table(
     Column("hidden", Boolean, nullable=False),
     Column("persist", String(16), nullable=False),
     Column("image", String(512), nullable=False),
+    Column("image_id", String(64)),
     Column("parent_id", String(64)),
     Column("state", String(16), nullable=False),
     Column("size_bytes", BigInteger),
@@ -180,6 +183,7 @@ checkpoints = Table(
 )
 Index("ix_checkpoints_sandbox_id_seq", checkpoints.c.sandbox_id, checkpoints.c.seq)
 Index("ix_checkpoints_owner", checkpoints.c.owner)
+Index("ix_checkpoints_image_id", checkpoints.c.image_id)
 Index("ix_checkpoints_state", checkpoints.c.state)
 _named = checkpoints.c.sandbox_id, checkpoints.c.name
 Index("uq_checkpoints_sandbox_id_name", *_named, unique=True, sqlite_where=_ALIVE)
@@ -350,6 +354,44 @@ used_links = Table(
     "used_links", metadata, Column("id", String(64), primary_key=True), _when("expires_at", nullable=False)
 )
 Index("ix_used_links_expires_at", used_links.c.expires_at)
+
+images = Table(
+    "images",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    # Empty for those that the profiles of the settings name.
+    Column("owner", String(128), nullable=False),
+    Column("shared", Boolean, nullable=False),
+    Column("ref", String(512), nullable=False),
+    Column("digest", String(128)),
+    Column("source", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("config", JSON(none_as_null=True)),
+    Column("facts", JSON(none_as_null=True)),
+    Column("layers", Integer),
+    Column("size_bytes", BigInteger),
+    Column("error", JSON(none_as_null=True)),
+    Column("attempts", Integer, nullable=False),
+    _when("retry_at"),
+    _when("created_at", nullable=False),
+    _when("last_used_at", nullable=False),
+    _when("deleted_at"),
+    sqlite_autoincrement=True,
+)
+Index("ix_images_owner_ref", images.c.owner, images.c.ref)
+Index("ix_images_state", images.c.state, sqlite_where=_ALIVE)
+
+image_layers = Table(
+    "image_layers",
+    metadata,
+    Column("image_id", String(64), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("digest", String(128), nullable=False),
+    Column("diff_id", String(128), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+)
+Index("ix_image_layers_diff_id", image_layers.c.diff_id)
 
 facts = Table(
     "facts", metadata, Column("name", String(64), primary_key=True), Column("value", JSON, nullable=False)

@@ -26,7 +26,7 @@ FIELDS = {
     "network", "url", "ports",
     "id", "name", "status", "compute", "profile", "image", "isolation", "cargo_id", "capabilities", "labels",
     "created_at", "expires_at", "idle_timeout", "idle_expires_at", "warm_timeout", "warm_expires_at", "containers", "error",
-    "persist", "checkpoint_id", "checkpoint_policy",
+    "persist", "checkpoint_id", "checkpoint_policy", "image_id", "secrets",
 }  # fmt: skip
 RANDOM = "sandbox-" + "0123456789ab" * 2
 
@@ -59,9 +59,10 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
     assert set(made) == FIELDS
     assert made == {
         **dict.fromkeys(("name", "expires_at", "idle_expires_at", "warm_expires_at", "containers", "error")),
-        **dict.fromkeys(("checkpoint_id", "checkpoint_policy", "url")),
+        **dict.fromkeys(("checkpoint_id", "checkpoint_policy", "image_id", "url")),
         "network": "open",
         "ports": [],
+        "secrets": [],
         "persist": "workspace",
         "id": made["id"],
         "cargo_id": made["cargo_id"],
@@ -98,7 +99,8 @@ async def test_a_profile_may_limit_the_life_of_sandboxes_that_do_not_say(alice: 
 async def test_what_only_bay_can_judge_is_refused_before_anything_is_made(alice: httpx.AsyncClient) -> None:
     for body, status, code in [
         ({"profile": "nope"}, 400, "validation_error"),
-        ({"image": "debian"}, 400, "validation_error"),
+        ({"image": "debian"}, 403, "forbidden"),
+        ({"image": "No Such"}, 422, "validation_error"),
         ({"isolation": "kata"}, 400, "validation_error"),
         ({"cargo_id": "ws-" + "0" * 24}, 404, "not_found"),
         ({"name": "Not-A-Name"}, 422, "validation_error"),

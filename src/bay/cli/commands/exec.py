@@ -5,18 +5,21 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from bay.cli.commands.cp import put
-from bay.cli.commands.sandbox import ImageOption, IsolationOption, ProfileOption
+from bay.cli.commands.image import show_pull
+from bay.cli.commands.sandbox import ImageOption, IsolationOption, ProfileOption, PullOption, as_pull
 from bay.cli.commands.secrets import SecretOption, given_secrets
 from bay.cli.complete import NameArgument
 from bay.cli.follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
 from bay.cli.interrupt import Interrupt, signal_handlers
-from bay.cli.output import note, print_json, print_line
+from bay.cli.output import note, print_json, print_line, printable
+from bay.cli.progress import Bar
 from bay.cli.state import (
     RETRY_S,
     EnvOption,
@@ -76,6 +79,7 @@ def run(
     ctx: typer.Context,
     command: CommandArgument,
     image: ImageOption = None,
+    pull: PullOption = None,
     profile: ProfileOption = None,
     isolation: IsolationOption = None,
     env: EnvOption = None,
@@ -109,13 +113,18 @@ def run(
     options: CreateOptions = {
         "name": name,
         "image": image,
+        "pull": as_pull(pull),
         "profile": profile,
         "isolation": isolation,
         "env": pairs(env, "--env", "=") or None,
         "secrets": given_secrets(secret),
     }
     how: SpawnOptions = {"timeout_s": timeout, "cwd": cwd, "user": user, **_how(tty=tty, stdin=stdin)}
-    with _signals_end_it(), connect_or_embed(ctx) as client, _sandbox(client, options, keep) as box:
+    with (
+        _signals_end_it(),
+        connect_or_embed(ctx) as client,
+        _sandbox(client, _pulled(client, options), keep) as box,
+    ):
         for source, target in copies:
             put(box, source, target)
         proc = box.spawn(command, **how)
@@ -202,6 +211,18 @@ def _sandbox(client: "Client", options: "CreateOptions", keep: bool) -> Generato
         yield box
     finally:
         note(f"kept {box.name or box.id}")
+
+
+def _pulled(client: "Client", options: "CreateOptions") -> "CreateOptions":
+    """The options with their image here, after a pull whose progress is shown."""
+    wanted = options.get("image")
+    if wanted in (None, "host"):
+        return options
+    with Bar(printable(wanted)) as bar:
+        image = client.images.pull(
+            wanted, pull=options.get("pull") or "missing", progress=partial(show_pull, bar)
+        )
+    return {**options, "image": image.id, "pull": None}
 
 
 def _copy_pair(text: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from bay.cli.state import (
 )
 from bay.clock import to_rfc3339, to_seconds
 from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
-from bay.models import NetworkPolicy
+from bay.models import NetworkPolicy, Pull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,11 +44,22 @@ ProfileOption = Annotated[
 ]
 ImageOption = Annotated[
     str | None,
-    typer.Option(metavar="IMAGE", help="Image of the root file system, instead of the profile's."),
+    typer.Option(metavar="IMAGE", help="`host`, or the reference or id of an image; default: the profile's."),
+]
+PullOption = Annotated[
+    str | None,
+    typer.Option(metavar="WHEN", help="When to fetch the image: missing (the default), always or never."),
 ]
 IsolationOption = Annotated[
     str | None, typer.Option(metavar="KIND", help="Isolation, instead of the profile's: container.")
 ]
+
+
+def as_pull(text: str | None) -> Pull | None:
+    """The value of `--pull`. Raises InvalidArgument."""
+    if text not in (None, "missing", "always", "never"):
+        raise InvalidArgument(f"--pull is missing, always or never, and not {text}")
+    return text
 
 
 def create(
@@ -59,6 +70,7 @@ def create(
     ] = None,
     profile: ProfileOption = None,
     image: ImageOption = None,
+    pull: PullOption = None,
     isolation: IsolationOption = None,
     env: EnvOption = None,
     secret: SecretOption = None,
@@ -100,6 +112,7 @@ def create(
             name=name or name_option,
             profile=profile,
             image=image,
+            pull=as_pull(pull),
             isolation=isolation,
             env=pairs(env, "--env", "=") or None,
             secrets=given_secrets(secret),

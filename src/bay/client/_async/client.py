@@ -12,6 +12,7 @@ from bay.client._async.box import AsyncBox
 from bay.client._async.cargos import AsyncCargos
 from bay.client._async.events import events
 from bay.client._async.http import AsyncHttp, AsyncNoun
+from bay.client._async.images import AsyncImages
 from bay.client._async.keys import AsyncKeys
 from bay.client._async.secrets import AsyncSecrets
 from bay.client._async.webhooks import AsyncWebhooks
@@ -128,6 +129,7 @@ class AsyncClient:
         self.sandboxes = AsyncSandboxes(self._http)
         self.cargos = AsyncCargos(self._http)
         self.secrets = AsyncSecrets(self._http)
+        self.images = AsyncImages(self._http)
         self.webhooks = AsyncWebhooks(self._http)
         self.keys = AsyncKeys(self._http)
         self.audit = AsyncAudit(self._http)
@@ -175,7 +177,8 @@ class AsyncClient:
     async def sandbox(self, **options: Unpack[CreateOptions]) -> AsyncGenerator[AsyncBox, None]:
         """A sandbox for the length of a `with` block: ready at its start, deleted at its end in any case.
 
-        Takes what `sandboxes.create` takes but `exist_ok`; `wait` is 60 seconds unless named. Raises
+        Takes what `sandboxes.create` takes but `exist_ok`; `wait` is 60 seconds unless named, once its image
+        is here. Raises
         SandboxNotReady or DriverUnavailable when it does not get ready, and leaves nothing behind then
         either. Unless a `ttl` is named it lives for ten minutes that are renewed while the block lasts (not
         with a `transport` of your own), so that a program that is killed leaves nothing for longer.
@@ -183,6 +186,7 @@ class AsyncClient:
         known("sandbox", options, CreateOptions)
         refuse_exist_ok(options)
         wait_s = options.get("wait") or READY_S
+        options = await self._with_image(options)
         leases = self._leases if options.get("ttl") is None else None
         wanted: CreateOptions = {**options, "wait": wait_s}
         if leases is not None:
@@ -196,6 +200,14 @@ class AsyncClient:
         finally:
             with async_cleanup():
                 await box.delete()
+
+    async def _with_image(self, options: CreateOptions) -> CreateOptions:
+        """The same options with the image here: a pull may take longer than any start."""
+        wanted = options.get("image")
+        if wanted in (None, "host"):
+            return options
+        image = await self.images.pull(wanted, pull=options.get("pull") or "missing")
+        return {**options, "image": image.id, "pull": "missing"}
 
     async def _create_or_nothing(self, options: CreateOptions) -> AsyncBox:
         """A create that, when it is cut short, takes back what the server may have made by then."""

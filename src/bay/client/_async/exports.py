@@ -11,6 +11,7 @@ from bay.client._async.client import AsyncSandboxes as AsyncSandboxes
 from bay.client._async.execs import AsyncExecs as AsyncExecs
 from bay.client._async.execs import AsyncProc as AsyncProc
 from bay.client._async.files import AsyncFiles as AsyncFiles
+from bay.client._async.images import AsyncImages as AsyncImages
 from bay.client._async.kernels import AsyncKernels as AsyncKernels
 from bay.client._async.kernels import AsyncPython as AsyncPython
 from bay.client._async.kernels import AsyncRepl as AsyncRepl

@@ -20,6 +20,7 @@ from bay.client._sync.box import Box
 from bay.client._sync.cargos import Cargos
 from bay.client._sync.events import events
 from bay.client._sync.http import Http, Noun
+from bay.client._sync.images import Images
 from bay.client._sync.keys import Keys
 from bay.client._sync.secrets import Secrets
 from bay.client._sync.webhooks import Webhooks
@@ -130,6 +131,7 @@ class Client:
         self.sandboxes = Sandboxes(self._http)
         self.cargos = Cargos(self._http)
         self.secrets = Secrets(self._http)
+        self.images = Images(self._http)
         self.webhooks = Webhooks(self._http)
         self.keys = Keys(self._http)
         self.audit = Audit(self._http)
@@ -177,7 +179,8 @@ class Client:
     def sandbox(self, **options: Unpack[CreateOptions]) -> Generator[Box, None, None]:
         """A sandbox for the length of a `with` block: ready at its start, deleted at its end in any case.
 
-        Takes what `sandboxes.create` takes but `exist_ok`; `wait` is 60 seconds unless named. Raises
+        Takes what `sandboxes.create` takes but `exist_ok`; `wait` is 60 seconds unless named, once its image
+        is here. Raises
         SandboxNotReady or DriverUnavailable when it does not get ready, and leaves nothing behind then
         either. Unless a `ttl` is named it lives for ten minutes that are renewed while the block lasts (not
         with a `transport` of your own), so that a program that is killed leaves nothing for longer.
@@ -185,6 +188,7 @@ class Client:
         known("sandbox", options, CreateOptions)
         refuse_exist_ok(options)
         wait_s = options.get("wait") or READY_S
+        options = self._with_image(options)
         leases = self._leases if options.get("ttl") is None else None
         wanted: CreateOptions = {**options, "wait": wait_s}
         if leases is not None:
@@ -198,6 +202,14 @@ class Client:
         finally:
             with cleanup():
                 box.delete()
+
+    def _with_image(self, options: CreateOptions) -> CreateOptions:
+        """The same options with the image here: a pull may take longer than any start."""
+        wanted = options.get("image")
+        if wanted in (None, "host"):
+            return options
+        image = self.images.pull(wanted, pull=options.get("pull") or "missing")
+        return {**options, "image": image.id, "pull": "missing"}
 
     def _create_or_nothing(self, options: CreateOptions) -> Box:
         """A create that, when it is cut short, takes back what the server may have made by then."""

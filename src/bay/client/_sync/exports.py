@@ -22,6 +22,7 @@ from bay.client._sync.client import Sandboxes as Sandboxes
 from bay.client._sync.execs import Execs as Execs
 from bay.client._sync.execs import Proc as Proc
 from bay.client._sync.files import Files as Files
+from bay.client._sync.images import Images as Images
 from bay.client._sync.kernels import Kernels as Kernels
 from bay.client._sync.kernels import Python as Python
 from bay.client._sync.kernels import Repl as Repl

@@ -24,7 +24,7 @@ def asked(
     """The row of a checkpoint of `sandbox` that the reconciler makes next."""
     return CheckpointRecord(
         id=new_id("ckpt"), owner=sandbox.owner, sandbox_id=sandbox.id, name=name, comment=comment, auto=auto, hidden=hidden,
-        persist=sandbox.persist, image=sandbox.image, parent_id=sandbox.checkpoint_id, created_at=now,
+        persist=sandbox.persist, image=sandbox.image, image_id=sandbox.image_id, parent_id=sandbox.checkpoint_id, created_at=now,
     )  # fmt: skip
 
 

@@ -114,6 +114,11 @@ class CheckpointRequests:
                 f"checkpoint {found.id} has only /workspace, and sandbox {sandbox.id} would lose its other "
                 "files; create a sandbox from it instead (from_checkpoint)"
             )
+        if sandbox.persist == found.persist == "machine" and sandbox.image_id != found.image_id:
+            raise Conflict(
+                f"checkpoint {found.id} has changes to the root of image {found.image}, and sandbox {sandbox.id} "
+                f"has image {sandbox.image}; create a sandbox from it instead (from_checkpoint)"
+            )
         return found
 
     async def usable(self, db: StoreConnection, caller: Caller, checkpoint_id: str) -> CheckpointRecord:

@@ -168,6 +168,7 @@ class Checkpoints:
     ) -> CheckpointRecord:
         made = replace(
             wanted, persist=facts.persist, image=facts.image, comment=wanted.comment or facts.comment,
+            image_id=sandbox.image_id if facts.image == sandbox.image else None,
             parent_id=None, state="ready", created_at=facts.created_at,
         )  # fmt: skip
         try:

@@ -134,4 +134,4 @@ class Events:
 def event_of(ids: EventIds, row: EventRecord) -> Event:
     """The event as its owner sees it."""
     event_id = ids.id_of(row.owner, row.seq)
-    return Event(id=event_id, type=row.type, sandbox_id=row.sandbox_id, at=row.at, data=row.data)
+    return Event(id=event_id, type=row.type, sandbox_id=row.sandbox_id or None, at=row.at, data=row.data)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from bay.drivers.base import Handle, SessionSpec
+from bay.drivers.base import Handle, ImageRoot, SessionSpec
 from bay.errors import BayError, Conflict, DriverUnavailable, Timeout
 from bay.ids import new_id
 from bay.models import Failure, Profile
@@ -27,8 +27,9 @@ from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.work_queue import WorkQueue
-from bay.store import cargos, events, sandboxes, sessions
+from bay.store import cargos, events, images, sandboxes, sessions
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
+from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.reconcile")
 
@@ -52,6 +53,9 @@ class Starter:
 
     async def begin(self, sandbox: SandboxRecord) -> None:
         """Start a new session; if the target changes on the way, what exists by then is left to be ended."""
+        if sandbox.image_state == "failed":
+            await self._refuse(sandbox)
+            return
         session = await self._new_session(sandbox)
         self.notifier.announce(sandbox.id)
         await self._run(sandbox, session)
@@ -70,6 +74,22 @@ class Starter:
                 db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
             )
         log.warning("sandbox.failed", id=sandbox.id, session=session.id, code=error.code, error=error.message)
+
+    async def _refuse(self, sandbox: SandboxRecord) -> None:
+        """Its image could not be had: nothing begins."""
+        async with self.core.store.write() as db:
+            image = await images.get(db, sandbox.image_id or "")
+            cause = image.error if image else None
+            failure = Failure(
+                code=cause.code if cause else "image_not_found",
+                message=f"image {sandbox.image}: {cause.message if cause else 'it was removed'}",
+                at=self.core.clock(),
+            )
+            await sandboxes.change_target(db, sandbox.id, old=HAVING, new="stopped", error=failure)
+            await events.add(
+                db, sandbox, "sandbox.failed", failure.at, code=failure.code, message=failure.message
+            )
+        log.warning("sandbox.failed", id=sandbox.id, code=failure.code, error=failure.message)
 
     async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord:
         """Write down that a session begins, before anything of it exists."""
@@ -111,6 +131,8 @@ class Starter:
             now = self.core.clock()
             await sessions.change(db, session.id, started_at=now, **ready)
             await sandboxes.change(db, sandbox.id, error=None)
+            if sandbox.image_id is not None:
+                await images.touch(db, sandbox.image_id, now)
             await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self.core.clock(), session_id=session.id)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self.core.driver.name)
@@ -190,10 +212,12 @@ class Starter:
         # it runs.
         async with self.core.store.read() as db:
             network = await policy_of(db, sandbox, profile, self.core.driver.capabilities.network)
+            root = await self._root(db, sandbox)
         return SessionSpec(
             session_id=session.id,
             sandbox_id=sandbox.id,
             image=sandbox.image,
+            root=root,
             isolation=sandbox.isolation,
             resources=profile.resources,
             workspace=self.core.cargo.path(sandbox.cargo_id),
@@ -209,6 +233,17 @@ class Starter:
             secret_files=any(one.file is not None for one in sandbox.secrets),
             network=network,
         )
+
+    async def _root(self, db: StoreConnection, sandbox: SandboxRecord) -> ImageRoot | None:
+        if sandbox.image_id is None:
+            return None
+        image = await images.get(db, sandbox.image_id)
+        if image is None or image.config is None or image.facts is None:
+            raise DriverUnavailable(
+                f"image {sandbox.image_id} of sandbox {sandbox.id} is not here; pull it again"
+            )
+        layers = [layer.diff_id for layer in await images.layers_of(db, image.id)]
+        return self.core.images.root(image.id, layers, image.config, image.facts)
 
 
 def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:

@@ -23,6 +23,7 @@ from bay.backoff import Backoff
 from bay.errors import StorageFull
 from bay.ids import new_id
 from bay.models import PoolState, Profile, to_wire
+from bay.server.images.requests import HOST, ImageRequests
 from bay.server.sandboxes.pool_demand import REMEMBERED, size_wanted
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
@@ -66,12 +67,14 @@ class Pool:
         queue: WorkQueue,
         *,
         notifier: Notifier,
+        images: ImageRequests,
         max_age: timedelta,
         is_busy: Callable[[], bool],
     ) -> None:
         self._core = core
         self._queue = queue
         self._notifier = notifier
+        self._images = images
         self._profiles = {name: p for name, p in core.profiles.items() if _largest(p)}
         self._fingerprints = {name: fingerprint_of(p) for name, p in self._profiles.items()}
         self._max_age = max_age
@@ -108,11 +111,14 @@ class Pool:
             self.poke()
         self._spare = spare
 
-    async def claim(self, db: StoreConnection, profile: Profile) -> SandboxRecord | None:
-        """A started sandbox of that profile, to be claimed in the transaction of `db`, or None."""
+    async def claim(
+        self, db: StoreConnection, profile: Profile, image_id: str | None
+    ) -> SandboxRecord | None:
+        """A started sandbox of that profile and image, to be claimed in the transaction of `db`, or None."""
         if profile.id not in self._profiles:
             return None
-        return await sandboxes.first_pooled(db, self._fingerprints[profile.id])
+        found = await sandboxes.first_pooled(db, self._fingerprints[profile.id])
+        return found if found is not None and found.image_id == image_id else None
 
     def may_have(self, profile: Profile) -> bool:
         """Whether a claim will likely find one: a guess without a look at the database."""
@@ -136,10 +142,12 @@ class Pool:
     async def _tend(self) -> None:
         async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
+            moved = await self._moved(db, found)
         by_profile = {
-            name: [r for r in found if r.pool == print_] for name, print_ in self._fingerprints.items()
+            name: [r for r in found if r.pool == print_ and r not in moved]
+            for name, print_ in self._fingerprints.items()
         }
-        unwanted = [r for r in found if r.pool not in self._fingerprints.values()]
+        unwanted = [r for r in found if r.pool not in self._fingerprints.values() or r in moved]
         for name, records in by_profile.items():
             unwanted += self._unwanted(name, records)
             self._tallies[name].ready = sum(r.phase == "running" for r in records)
@@ -148,6 +156,13 @@ class Pool:
             gone = {record.id for record in unwanted}
             for name, records in by_profile.items():
                 await self._refill(self._profiles[name], [r for r in records if r.id not in gone])
+
+    async def _moved(self, db: StoreConnection, found: list[SandboxRecord]) -> list[SandboxRecord]:
+        """Those whose profile names another image by now: a newer one was pulled."""
+        named = {name: p.image for name, p in self._profiles.items() if p.image != HOST}
+        ready = {self._fingerprints[n]: await self._images.ready_for(db, image) for n, image in named.items()}
+        newest = {pool: image.id for pool, image in ready.items() if image is not None}
+        return [r for r in found if r.pool in newest and newest[r.pool] != r.image_id]
 
     async def drain(self) -> None:
         """Remove, within a bound, what waits in pools that follow demand: without a Bay there is none.
@@ -264,8 +279,12 @@ class Pool:
         if missing <= 0 or not await self._has_disk(profile):
             return
         fresh = [fresh_record(profile, NOBODY, new_id("ws"), self._core.clock()) for _ in range(missing)]
-        records = [replace(record, pool=self._fingerprints[profile.id]) for record in fresh]
         async with self._core.store.write() as db:
+            image = None if profile.image == HOST else await self._images.of_profile(db, profile.image)
+            if image is not None and image.state != "ready":
+                return
+            of = {"pool": self._fingerprints[profile.id], "image_id": image and image.id}
+            records = [replace(record, **of) for record in fresh]
             for record in records:
                 await add_cargo(db, record, self._core.cargo.name, profile)
                 await sandboxes.add(db, record)

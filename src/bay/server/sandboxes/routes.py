@@ -15,6 +15,7 @@ from bay.models import (
     NetworkPolicy,
     PortAccess,
     PortSettings,
+    Pull,
     Sandbox,
     SandboxSecret,
     Status,
@@ -116,7 +117,15 @@ class CreateSandbox(Body):
         None
     )
     name: Annotated[str | None, Field(max_length=63, description="Unique among your sandboxes")] = None
-    image: Annotated[str | None, Field(max_length=512)] = None
+    image: Annotated[
+        str | None,
+        Field(
+            max_length=512, description="`host`, or the id or reference of an image; default: the profile's"
+        ),
+    ] = None
+    pull: Annotated[
+        Pull, Field(description="When to fetch the image: if it is not here, always, or never")
+    ] = "missing"
     isolation: Annotated[str | None, Field(max_length=32)] = None
     env: Env = Field(default_factory=dict)
     secrets: Annotated[

@@ -27,6 +27,7 @@ from bay.models import (
     NetworkPolicy,
     PortSettings,
     Profile,
+    Pull,
     Sandbox,
     SandboxSecret,
     ServiceSpec,
@@ -35,6 +36,8 @@ from bay.models import (
 )
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import CheckpointRequests
+from bay.server.images.puller import Puller
+from bay.server.images.requests import HOST, ImageRequests
 from bay.server.managed_services import rules
 from bay.server.networks.service import checked_policy
 from bay.server.ports.gate import host_of
@@ -54,6 +57,7 @@ from bay.store.records import (
     CheckpointRecord,
     Claim,
     Filters,
+    ImageRecord,
     Page,
     SandboxRecord,
     SessionRecord,
@@ -75,6 +79,8 @@ class NewSandbox:
     ttl: int | None = None
     name: str | None = None
     image: str | None = None
+    """`host`, or the id or reference of an image."""
+    pull: Pull = "missing"
     isolation: str | None = None
     env: dict[str, str] = field(default_factory=dict[str, str])
     labels: dict[str, str] = field(default_factory=dict[str, str])
@@ -122,6 +128,8 @@ class Sandboxes:
     snapshots: CheckpointRequests
     pool: Pool
     quotas: Quotas
+    images: ImageRequests
+    puller: Puller
     ship: ShipClient
     request_probe: Callable[[str], None]
     view: Callable[[SandboxRecord], Sandbox]
@@ -152,6 +160,8 @@ class Sandboxes:
                     await request.claim(db, sandbox.id, to_wire(sandbox), self.core.clock())
         except IntegrityError as error:
             raise _taken(new.name) from error
+        if sandbox.image_id is not None:
+            self.puller.poke()
         is_claimed = earlier is None and sandbox.compute == "running"
         if not is_claimed or new.name:  # one from the pool runs, and lacks a name at most
             self.waker.poke(sandbox.id)
@@ -327,7 +337,8 @@ class Sandboxes:
                 details={"available": there},
             )
         here = self.core.driver.capabilities
-        _check_offered("image", new.image or profile.image, here.images)
+        if (new.image or profile.image) != HOST and not here.layered:
+            raise BadRequest("this server's driver has the image host alone", details={"available": [HOST]})
         _check_offered("isolation", new.isolation or profile.isolation, here.isolation)
         _check_offered("persist", profile.persist, here.persist)
         if not here.secret_files and any(one.file is not None for one in new.secrets):
@@ -387,14 +398,16 @@ class Sandboxes:
         # A caller that waits for compute wants it from the start: a quota must refuse the create and not a
         # later step.
         starts = waits or profile.start == "eager"
-        pooled = await self.pool.claim(db, profile) if _fits_pool(new, profile) else None
+        origin = new.from_checkpoint and await self.snapshots.usable(db, caller, new.from_checkpoint)
+        image = await self._image(db, caller, new, profile, origin or None)
+        pooled = await self.pool.claim(db, profile, image and image.id) if _fits_pool(new, profile) else None
         await self.quotas.admit_create(db, caller, profile, starts=starts or pooled is not None)
         if pooled is not None:
-            return await self._claim(db, self._record(caller, new, profile, now), pooled, starts=starts)
-        origin = new.from_checkpoint and await self.snapshots.usable(db, caller, new.from_checkpoint)
+            made = self._record(caller, new, profile, image, now)
+            return await self._claim(db, made, pooled, starts=starts)
         if origin and new.network_policy is None:  # the fork's network may reach no more than its source's
             new = replace(new, network_policy=await networks.get(db, origin.sandbox_id))
-        record = self._record(caller, new, profile, now)
+        record = self._record(caller, new, profile, image, now)
         if new.cargo_id is None:
             await add_cargo(db, record, self.core.cargo.name, profile, new.from_checkpoint)
         else:
@@ -446,7 +459,38 @@ class Sandboxes:
                 "id of an external cargo"
             )
 
-    def _record(self, caller: Caller, new: NewSandbox, profile: Profile, now: datetime) -> SandboxRecord:
+    async def _image(
+        self,
+        db: StoreConnection,
+        caller: Caller,
+        new: NewSandbox,
+        profile: Profile,
+        origin: CheckpointRecord | None,
+    ) -> ImageRecord | None:
+        """The image that the sandbox will have; None is `host`. Changes of a root file system hold for the
+        image alone that they were made to. Raises Conflict for another, or as `ImageRequests.choose`.
+        """
+        lasting = origin if origin and origin.persist == profile.persist == "machine" else None
+        if lasting is not None and new.image is None:
+            return (
+                await self.images.choose(db, caller, lasting.image_id, "missing")
+                if lasting.image_id
+                else None
+            )
+        if new.image is None:
+            image = None if profile.image == HOST else await self.images.of_profile(db, profile.image)
+        else:
+            image = None if new.image == HOST else await self.images.choose(db, caller, new.image, new.pull)
+        if lasting is not None and lasting.image_id != (image and image.id):
+            raise Conflict(
+                f"checkpoint {lasting.id} has changes to the root of image {lasting.image}, and of no other; "
+                "leave `image` out"
+            )
+        return image
+
+    def _record(
+        self, caller: Caller, new: NewSandbox, profile: Profile, image: ImageRecord | None, now: datetime
+    ) -> SandboxRecord:
         ttl = profile.ttl if new.ttl is None else new.ttl
         idle_timeout = new.idle_timeout if new.idle_timeout is not None else profile.idle_timeout
         warm_timeout = new.warm_timeout if new.warm_timeout is not None else profile.warm_timeout
@@ -454,7 +498,9 @@ class Sandboxes:
             fresh_record(profile, caller.owner, new.cargo_id or new_id("ws"), now),
             key_id=caller.key_id,
             name=new.name,
-            image=new.image or profile.image,
+            image=image.ref if image else HOST,
+            image_id=image and image.id,
+            image_state=image and image.state,
             isolation=new.isolation or profile.isolation,
             checkpoint_policy=new.checkpoint_policy,
             checkpoint_at=policy.next_at(new.checkpoint_policy, now),
@@ -558,7 +604,7 @@ def _like(
     url = source.url and replace(source.url, access="owner")
     ports = tuple(replace(port, access="owner") for port in source.ports)
     return NewSandbox(
-        profile=source.profile, name=name, image=source.image, isolation=source.isolation, env=source.env,
+        profile=source.profile, name=name, image=source.image_id or HOST, isolation=source.isolation, env=source.env,
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
         url=url, ports=ports, services=kept, secrets=source.secrets,

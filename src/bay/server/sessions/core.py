@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
+from bay.images.base import ImageLibrary
 from bay.models import Profile
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -12,11 +13,12 @@ from bay.store.engine import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """The database, the driver and the cargo backend of a Bay, with its profiles and its clock."""
+    """The database, the driver, the files and the images of a Bay, with its profiles and its clock."""
 
     store: Store
     deferred: DeferredWrites
     driver: Driver
     cargo: CargoBackend
+    images: ImageLibrary
     profiles: dict[str, Profile]
     clock: Clock

@@ -115,6 +115,8 @@ def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
     phase = sandbox.phase
     if sandbox.is_expired(now):
         return "expired"
+    if phase is None and sandbox.target in HAVING and sandbox.image_state == "pulling":
+        return "starting"
     if phase is None or sandbox.target not in HAVING:
         return "failed" if sandbox.error else "idle"
     if phase in ("starting", "ending"):
@@ -125,6 +127,8 @@ def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
 def compute_of(sandbox: SandboxRecord) -> Compute:
     """The cost of the next call."""
     match sandbox.phase:
+        case None if sandbox.target in HAVING and sandbox.image_state == "pulling":
+            return "warming"
         case "starting":
             return "warming"
         case "paused":
@@ -153,7 +157,9 @@ def next_step(
         return Nothing() if _step_of_files(sandbox) is None else AbandonStorage()
     if (step := _step_of_files(sandbox)) is not None:
         return step
-    return Begin() if sandbox.target in HAVING else Nothing()
+    if sandbox.target not in HAVING or sandbox.image_state == "pulling":  # poked again once it is there
+        return Nothing()
+    return Begin()
 
 
 def _step_of_files(sandbox: SandboxRecord) -> Step | None:
@@ -208,6 +214,7 @@ def view(
         compute=compute_of(sandbox),
         profile=sandbox.profile,
         image=sandbox.image,
+        image_id=sandbox.image_id,
         isolation=sandbox.isolation,
         cargo_id=sandbox.cargo_id,
         capabilities=capabilities,

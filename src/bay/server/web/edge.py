@@ -42,7 +42,9 @@ SUBPROTOCOL = "bay.v1"
 """The subprotocol that Bay accepts when a client offers it: a browser needs one to be answered."""
 _PORT = re.compile(r"/v1/sandboxes/[^/]+/ports/[0-9]+/(?!links$).*", re.DOTALL)
 """Requests to apps, whose bodies are not kept."""
-_UPLOAD = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)")
+_UPLOAD = re.compile(
+    r"/v1/(sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)|images/import)"
+)
 _STDIN = re.compile(r"/v1/sandboxes/[^/]+/execs/[^/]+/stdin")
 _LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|files/edit|execs)")
 _CARRYING = frozenset(("POST", "PUT"))

@@ -1,0 +1,112 @@
+"""The contract of an image library: it brings images to this host, and says which layers a root has.
+
+Vocabulary
+    image       A manifest with its config and layers. Its id is `img-…`, that of the row that asked for it.
+    layer       A tree of files, named by its diff-id: the hash of its uncompressed tar. Images share layers.
+    top         A small layer of Bay's own, above those of an image: mount points, and files below /etc.
+    pin         A pull pins the layers that it needs and no row names yet: a collector leaves those alone.
+
+Call sequence
+    async with library.bring("img-1", source, held, on_progress) as brought:
+        save(brought)                                   # its layers are pinned until the block is left
+    root = library.root("img-1", brought.diff_ids, brought.config, brought.facts)
+    await library.collect(needed)                       # removes what no row names, and no pull pins
+
+After a crash at any point `open` removes what was half done. `bay.testing.images` has a fake that passes the
+same suite.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bay.drivers.base import ImageRoot
+from bay.models import PullProgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """A user name and a password, for one registry alone."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSource:
+    """Where an image comes from: a registry, or with `is_upload` the archive that was kept for its id."""
+
+    ref: str
+    digest: str | None = None
+    """The digest to fetch, whatever the tag names by now; None asks the registry."""
+    is_upload: bool = False
+    credentials: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLayer:
+    """A layer that is here: `digest` names it in a registry, `size_bytes` is its size on disk."""
+
+    digest: str
+    diff_id: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BroughtImage:
+    """An image that is here. `config` and `facts` are JSON; `layers` begin with the lowest."""
+
+    digest: str
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    layers: tuple[HeldLayer, ...]
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """The names of its layers, the lowest first."""
+        return tuple(layer.diff_id for layer in self.layers)
+
+
+Held = Callable[[], Awaitable[Sequence[HeldLayer]]]
+"""The layers whose content the owner of a pull may have without fetching it."""
+
+OnProgress = Callable[[PullProgress], None]
+
+
+class ImageLibrary(Protocol):
+    """Images on one host."""
+
+    async def open(self) -> None:
+        """Make the directories, and remove what an earlier Bay left half done. Raises DriverUnavailable."""
+
+    async def aclose(self) -> None:
+        """Let go of what `open` took."""
+
+    def bring(
+        self, image_id: str, source: ImageSource, held: Held, on_progress: OnProgress
+    ) -> AbstractAsyncContextManager[BroughtImage]:
+        """Have the image here, with its layers pinned in the block. A cancelled call leaves nothing.
+
+        Raises ImageNotFound, ImageDenied, ImageInvalid, ImageTooLarge, RegistryUnavailable, StorageFull or
+        DriverUnavailable.
+        """
+        ...
+
+    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> None:
+        """Keep an archive for the pull of that id. Raises ImageTooLarge or StorageFull."""
+
+    async def is_whole(self, image_id: str, diff_ids: Sequence[str]) -> bool:
+        """Whether all layers of an image are here, and its top."""
+        ...
+
+    def root(
+        self, image_id: str, diff_ids: Sequence[str], config: Mapping[str, Any], facts: Mapping[str, Any]
+    ) -> ImageRoot:
+        """The root of a session of that image; blocks for no longer than a path takes to make."""
+        ...
+
+    async def collect(self, needed: Callable[[], Awaitable[tuple[set[str], set[str]]]]) -> None:
+        """Remove everything but the images and the diff-ids of `needed`, and what a pull pins.
+        `needed` is asked while no pull can pin another layer.
+        """

@@ -1,0 +1,100 @@
+"""The fake image library, for tests and the fake driver. IT FETCHES NOTHING: every reference names an image.
+
+A test can say what an image is, make a pull fail, wait at a step, or lose files; it never does so by itself.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bay.drivers.base import ImageRoot, ImageUser
+from bay.images.base import BroughtImage, Held, HeldLayer, ImageSource, OnProgress
+from bay.models import PullProgress
+
+_CONFIG: dict[str, Any] = {
+    "os": "linux", "architecture": "amd64", "variant": None, "env": {}, "user": "", "working_dir": "", "entrypoint": [],
+    "cmd": ["/bin/sh"], "stop_signal": None, "healthcheck": None, "exposed_ports": [], "labels": {}, "created": None,
+}  # fmt: skip
+
+
+class FakeLibrary:
+    """Images that are nothing but names. See `ImageLibrary`."""
+
+    def __init__(self) -> None:
+        self.here: dict[str, tuple[str, ...]] = {}
+        """The diff-ids of each image that was brought."""
+        self.layers: set[str] = set()
+        self.digests: dict[str, str] = {}
+        """The digest that a reference names, where it is not made of the reference."""
+        self.contents: dict[str, tuple[str, ...]] = {}
+        """The layers that a reference has, where it is not one of its own."""
+        self.fail: Exception | None = None
+        """The error of every pull, until a test sets it to None."""
+        self.let_go = asyncio.Event()
+        """While it is not set, pulls wait. A test clears it to hold them."""
+        self.let_go.set()
+        self.fetched: list[tuple[str, str]] = []
+        """Each layer that was fetched, and not held already, with the reference it came with."""
+        self.sources: list[ImageSource] = []
+        self._pinned: dict[str, set[str]] = {}
+        self._uploads: dict[str, bytes] = {}
+
+    async def open(self) -> None:
+        """There is nothing to make."""
+
+    async def aclose(self) -> None:
+        """There is nothing to let go of."""
+
+    @asynccontextmanager
+    async def bring(
+        self, image_id: str, source: ImageSource, held: Held, on_progress: OnProgress
+    ) -> AsyncGenerator[BroughtImage]:
+        """Waits for `let_go` half-way, and then fails where a test said so."""
+        self.sources.append(source)
+        names = self.contents.get(source.ref, (_hash(f"layer of {source.ref}"),))
+        self._pinned[image_id] = set(names)
+        try:
+            known = {layer.diff_id for layer in await held()}
+            on_progress(PullProgress(step="fetching", bytes_total=1024 * len(names), layers_total=len(names)))
+            await self.let_go.wait()
+            if self.fail is not None:
+                raise self.fail
+            on_progress(PullProgress(step="unpacking", layers_done=len(names), layers_total=len(names)))
+            self.fetched += [(source.ref, name) for name in names if name not in known]
+            self.layers |= set(names)
+            self.here[image_id] = names
+            yield BroughtImage(
+                digest=source.digest or self.digests.get(source.ref, _hash(source.ref)),
+                config={**_CONFIG, "diff_ids": list(names)}, facts={},
+                layers=tuple(HeldLayer(digest=name, diff_id=name, size_bytes=1024) for name in names),
+            )  # fmt: skip
+        finally:
+            del self._pinned[image_id]
+
+    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> None:
+        self._uploads[image_id] = b"".join([piece async for piece in body])
+
+    async def is_whole(self, image_id: str, diff_ids: Sequence[str]) -> bool:
+        return image_id in self.here and set(diff_ids) <= self.layers
+
+    def root(
+        self, image_id: str, diff_ids: Sequence[str], config: Mapping[str, Any], facts: Mapping[str, Any]
+    ) -> ImageRoot:
+        user = ImageUser(name="ship", uid=1000, gid=1000, home="/workspace")
+        return ImageRoot(
+            user=user, layers=(Path("/nonexistent", image_id), *(Path("/nonexistent", d) for d in diff_ids))
+        )
+
+    async def collect(self, needed: Callable[[], Awaitable[tuple[set[str], set[str]]]]) -> None:
+        ids, diff_ids = await needed()
+        ids |= self._pinned.keys()
+        diff_ids = diff_ids.union(*self._pinned.values())
+        self.here = {image_id: names for image_id, names in self.here.items() if image_id in ids}
+        self.layers &= diff_ids
+
+
+def _hash(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

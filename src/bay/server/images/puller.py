@@ -1,0 +1,252 @@
+"""The puller brings wanted images to this host, and removes images, layers and tops that nothing needs.
+
+A pull is a row in state `pulling`: a Bay that ends goes on with it when it starts again. A deleted row
+cancels its pull. The sandboxes that wait for an image are poked when its pull has ended.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+
+from bay.backoff import Backoff
+from bay.errors import BayError, ImageNotFound, InternalError
+from bay.images.base import BroughtImage, Credentials, HeldLayer, ImageLibrary, ImageSource
+from bay.models import Failure, PullProgress
+from bay.server.images.requests import HOST, ImageRequests
+from bay.server.sessions.core import Core
+from bay.server.sessions.notifier import Notifier
+from bay.server.sessions.work_queue import WorkQueue
+from bay.store import events, images
+from bay.store.records import ImageLayer, ImageRecord
+from bay.store.sqlite import StoreConnection
+
+log = structlog.get_logger("bay.images")
+
+_ATTEMPTS = 8
+_BACKOFF = Backoff(1.0, 60.0)
+_COLLECT_S = 60.0
+
+
+@dataclass(kw_only=True, eq=False)
+class Puller:
+    """Works until it is cancelled; `places` pulls at once. `keep`: how long an unused image stays."""
+
+    core: Core
+    library: ImageLibrary
+    requests: ImageRequests
+    queue: WorkQueue
+    notifier: Notifier
+    credentials: Callable[[ImageRecord], Awaitable[Credentials | None]]
+    places: int
+    keep: timedelta | None
+    _poked: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _pulls: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict[str, asyncio.Task[None]])
+    _progress: dict[str, PullProgress] = field(init=False, default_factory=dict[str, PullProgress])
+
+    def poke(self) -> None:
+        """A row has changed."""
+        self._poked.set()
+
+    def progress(self, image_id: str) -> PullProgress | None:
+        """How far the pull of that image has come; None when it is not under way."""
+        return self._progress.get(image_id)
+
+    async def take_over(self) -> None:
+        """After a restart: ask for the images of the profiles, and again for those whose files are lost."""
+        async with self.core.store.read() as db:
+            there = await images.ready(db)
+            layers = {image.id: await images.layers_of(db, image.id) for image in there}
+        lost = [i for i in there if not await self.library.is_whole(i.id, _diff_ids(layers[i.id]))]
+        async with self.core.store.write() as db:
+            for image in lost:
+                await self._ask_again(db, image)
+            for profile in self.core.profiles.values():
+                if profile.image != HOST:
+                    await self.requests.of_profile(db, profile.image)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._collect_often())
+            while True:
+                self._poked.clear()
+                wait_s = await self._look(group)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._poked.wait()
+
+    async def collect(self) -> None:
+        """Remove once what may go: images unused for long, and files that no row needs."""
+        if self.keep is not None:
+            async with self.core.store.write() as db:
+                for image in await images.unused(db, self.core.clock() - self.keep):
+                    await self.hide(db, image)
+        await self.library.collect(self._needed)
+
+    async def hide(self, db: StoreConnection, image: ImageRecord) -> None:
+        """Delete an image's row; its files go with the next collection, and a pull of it is cancelled."""
+        now = self.core.clock()
+        await images.change(db, image.id, deleted_at=now)
+        await events.add_of_image(db, image.owner, "image.deleted", now, image_id=image.id, ref=image.ref)
+
+    async def _look(self, group: asyncio.TaskGroup) -> float | None:
+        """Begin what is due and cancel what is no longer wanted; seconds until something else is due."""
+        async with self.core.store.read() as db:
+            wanted = await images.pulling(db)
+        ids = {image.id for image in wanted}
+        for image_id, pull in self._pulls.items():
+            if image_id not in ids:
+                pull.cancel()
+        now = self.core.clock()
+        idle = [image for image in wanted if image.id not in self._pulls]
+        due = [image for image in idle if image.retry_at is None or image.retry_at <= now]
+        for image in due[: max(0, self.places - len(self._pulls))]:
+            pull = self._pulls[image.id] = group.create_task(self._pull(image))
+            pull.add_done_callback(lambda _, image_id=image.id: self._ended(image_id))
+        later = [image.retry_at for image in idle if image.retry_at is not None and image.retry_at > now]
+        return (min(later) - now).total_seconds() if later else None
+
+    def _ended(self, image_id: str) -> None:
+        del self._pulls[image_id]
+        self._progress.pop(image_id, None)
+        self.poke()
+
+    async def _pull(self, image: ImageRecord) -> None:
+        self._progress[image.id] = PullProgress(step="waiting")
+        try:
+            await self._bring(image)
+        except BayError as error:
+            await self._failed(image, error)
+        except Exception:
+            log.exception("image.pull_failed", id=image.id)
+            await self._failed(image, InternalError("Bay failed on an internal error; see its log"))
+
+    async def _bring(self, image: ImageRecord) -> None:
+        def note(progress: PullProgress) -> None:
+            before, self._progress[image.id] = self._progress[image.id], progress
+            if progress.layers_done > before.layers_done:
+                self._tell(image, progress)
+
+        source = ImageSource(
+            ref=image.ref, digest=image.digest, is_upload=image.source == "upload",
+            credentials=await self.credentials(image),
+        )  # fmt: skip
+
+        async def held() -> list[HeldLayer]:
+            return await self._held(image.owner)
+
+        async with self.library.bring(image.id, source, held, note) as brought:
+            await self.core.deferred.flush()  # its progress comes before its end
+            async with self.core.store.write() as db:
+                await self._ready(db, image, brought)
+        log.info("image.ready", id=image.id, ref=image.ref, digest=brought.digest)
+        await self._wake(image.id)
+
+    def _tell(self, image: ImageRecord, progress: PullProgress) -> None:
+        data = {"layers_done": progress.layers_done, "layers_total": progress.layers_total}
+        of = {"image_id": image.id, "ref": image.ref, **data}
+        now = self.core.clock()
+        self.core.deferred.put(lambda db: events.add_of_image(db, image.owner, "image.progress", now, **of))
+
+    async def _held(self, owner: str) -> list[HeldLayer]:
+        async with self.core.store.read() as db:
+            found = await images.layers_for(db, owner)
+        return [HeldLayer(digest=one.digest, diff_id=one.diff_id, size_bytes=one.size_bytes) for one in found]
+
+    async def _ready(self, db: StoreConnection, image: ImageRecord, brought: BroughtImage) -> None:
+        present = await images.get(db, image.id)
+        if present is None or present.deleted_at is not None:
+            return
+        now = self.core.clock()
+        size = sum({layer.diff_id: layer.size_bytes for layer in brought.layers}.values())
+        await images.change(
+            db, image.id, state="ready", digest=brought.digest, config=dict(brought.config), facts=dict(brought.facts),
+            layers=len(brought.layers), size_bytes=size, attempts=0, retry_at=None, last_used_at=now,
+        )  # fmt: skip
+        await images.set_layers(db, image.id, _rows(image.id, brought))
+        await events.add_of_image(
+            db, image.owner, "image.ready", now, image_id=image.id, ref=image.ref, digest=brought.digest
+        )
+        ready = await images.get(db, image.id)
+        superseded = {one.id for one in await images.older(db, ready or image)}
+        for older in await images.unused(db, now, owner=image.owner):
+            if older.id in superseded:
+                await self.hide(db, older)
+
+    async def _failed(self, image: ImageRecord, error: BayError) -> None:
+        now, attempts = self.core.clock(), image.attempts + 1
+        failure = Failure(code=error.code, message=error.message, at=now)
+        is_over = not error.retryable or attempts >= _ATTEMPTS
+        pause = _pause(error, attempts)
+        log.warning(
+            "image.failed",
+            id=image.id,
+            ref=image.ref,
+            code=error.code,
+            error=error.message,
+            again=not is_over,
+        )
+        async with self.core.store.write() as db:
+            if is_over:
+                await images.change(db, image.id, state="failed", attempts=attempts, error=failure)
+                await events.add_of_image(
+                    db, image.owner, "image.failed", now, image_id=image.id, ref=image.ref, code=error.code, message=error.message
+                )  # fmt: skip
+            else:
+                await images.change(db, image.id, attempts=attempts, retry_at=now + pause, error=failure)
+        await self._wake(image.id)
+
+    async def _wake(self, image_id: str) -> None:
+        async with self.core.store.read() as db:
+            found = await images.waiting(db, image_id)
+        self.notifier.announce(image_id)
+        for sandbox_id in found:
+            self.queue.put(sandbox_id)
+
+    async def _ask_again(self, db: StoreConnection, image: ImageRecord) -> None:
+        """Fetch an image whose files are lost; an uploaded one can only be uploaded again."""
+        log.warning("image.lost", id=image.id, ref=image.ref)
+        await images.drop_layers(db, image.id)
+        if image.source == "registry":
+            await images.change(db, image.id, state="pulling", attempts=0, retry_at=None)
+            return
+        gone = ImageNotFound("the files of this image are lost; upload it again")
+        failure = Failure(code=gone.code, message=gone.message, at=self.core.clock())
+        await images.change(db, image.id, state="failed", error=failure)
+
+    async def _needed(self) -> tuple[set[str], set[str]]:
+        async with self.core.store.read() as db:
+            return await images.needed(db)
+
+    async def _collect_often(self) -> None:
+        while True:
+            try:
+                await self.collect()
+            except BayError as error:
+                log.warning("images.not_collected", error=error.message)
+            except Exception:
+                log.exception("images.collection_failed")
+            await asyncio.sleep(_COLLECT_S)
+
+
+def _pause(error: BayError, attempts: int) -> timedelta:
+    """The back-off, and no less than the registry asked for, within a bound."""
+    asked = error.details.get("retry_after_ms")
+    return timedelta(seconds=max(_BACKOFF.pause(attempts), min(asked / 1000, 300.0) if asked else 0.0))
+
+
+def _diff_ids(layers: list[ImageLayer]) -> list[str]:
+    return [layer.diff_id for layer in layers]
+
+
+def _rows(image_id: str, brought: BroughtImage) -> list[ImageLayer]:
+    return [
+        ImageLayer(
+            image_id=image_id, position=n, digest=one.digest, diff_id=one.diff_id, size_bytes=one.size_bytes
+        )
+        for n, one in enumerate(brought.layers)
+    ]

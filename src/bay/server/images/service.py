@@ -1,0 +1,176 @@
+"""The image service: pull, upload, list, delete and prune the images of an owner."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from bay.clock import Clock
+from bay.errors import Conflict, Forbidden, ImageNotFound
+from bay.ids import new_id
+from bay.images import references
+from bay.images.base import ImageLibrary
+from bay.models import ContainerImage, Pull, from_wire, to_wire
+from bay.server.images.puller import Puller
+from bay.server.images.requests import ImageRequests
+from bay.server.sessions.notifier import Notifier
+from bay.server.sessions.quotas import Quotas
+from bay.server.web import idempotency
+from bay.server.web.auth import Caller
+from bay.store import audit, events, images
+from bay.store.engine import Store
+from bay.store.records import ImageRecord, Page
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedImage:
+    """The parameters of a pull."""
+
+    ref: str
+    pull: Pull = "always"
+    shared: bool = False
+
+
+@dataclass(kw_only=True, eq=False)
+class Images:
+    """The service behind `/v1/images`."""
+
+    store: Store
+    library: ImageLibrary
+    puller: Puller
+    requests: ImageRequests
+    notifier: Notifier
+    quotas: Quotas
+    clock: Clock
+
+    async def pull(
+        self, caller: Caller, wanted: WantedImage, *, wait_s: float, idempotency_key: str | None
+    ) -> ContainerImage:
+        """Have an image; answers at once, or with `wait_s` when its pull has ended. Raises InvalidArgument,
+        ImageNotFound, Forbidden or QuotaExceeded.
+        """
+        _check_may_share(caller, wanted.shared)
+        request = idempotency.request(caller, idempotency_key, "POST /v1/images", to_wire(wanted))
+        async with self.store.write() as db:
+            if request is not None and (claim := await request.earlier(db)) is not None:
+                return from_wire(ContainerImage, claim.answer)
+            image = await self.requests.choose(db, caller, wanted.ref, wanted.pull, shared=wanted.shared)
+            if request is not None:
+                await request.claim(db, image.id, to_wire(self._view(image)), self.clock())
+        audit.about(image.id)
+        self.puller.poke()
+        return await self._waited(image, wait_s)
+
+    async def upload(
+        self, caller: Caller, ref: str, body: AsyncIterator[bytes], *, shared: bool, wait_s: float
+    ) -> ContainerImage:
+        """An image from an archive of `docker save`, `podman save` or an OCI layout, under the name `ref`.
+        Raises InvalidArgument, ImageTooLarge, StorageFull or QuotaExceeded.
+        """
+        _check_may_share(caller, shared)
+        now = self.clock()
+        made = ImageRecord(
+            id=new_id("img"), owner=caller.owner, shared=shared, ref=str(references.parse(ref)), source="upload",
+            created_at=now, last_used_at=now,
+        )  # fmt: skip
+        async with self.store.write() as db:
+            await self.quotas.admit_files(db, caller)
+        await self.library.keep_upload(made.id, body)
+        async with self.store.write() as db:
+            await images.add(db, made)
+            await events.add_of_image(db, made.owner, "image.pulling", now, image_id=made.id, ref=made.ref)
+        audit.about(made.id)
+        self.puller.poke()
+        return await self._waited(made, wait_s)
+
+    async def page(self, caller: Caller, *, after: int, limit: int) -> Page[ContainerImage]:
+        """Part of the images that the caller may use, oldest first."""
+        async with self.store.read() as db:
+            found = await images.page(db, caller.owner, after=after, limit=limit)
+        return Page(items=tuple(map(self._view, found.items)), next_cursor=found.next_cursor)
+
+    async def get(self, caller: Caller, ref: str, wait_s: float) -> ContainerImage:
+        """One image, by id or reference, with `wait_s` once its pull has ended. Raises ImageNotFound."""
+        return await self._waited(await self._find(caller, ref), wait_s)
+
+    async def delete(self, caller: Caller, ref: str) -> None:
+        """Remove one of the caller's images, and cancel its pull; idempotent by id. Raises Conflict while
+        sandboxes or checkpoints need it.
+        """
+        async with self.store.write() as db:
+            known = await images.find_own(db, caller.owner, ref)
+            if known is not None and known.deleted_at is not None:
+                return
+            found = known or await images.find(db, caller.owner, _full(ref))
+            if found is None:
+                raise ImageNotFound(f"you have no image {ref}; see `bay image ls`")
+            if found.owner != caller.owner:
+                raise Forbidden(f"image {found.id} is shared by another owner, and theirs to delete")
+            _check_unused(found, await images.users(db, found.id))
+            await self.puller.hide(db, found)
+        audit.about(found.id)
+        self.puller.poke()
+        await self.puller.collect()
+
+    async def prune(self, caller: Caller, unused_for: int) -> list[ContainerImage]:
+        """Remove those of the caller that nothing uses, and nothing started from for that many seconds."""
+        async with self.store.write() as db:
+            gone = await images.unused(db, self.clock() - timedelta(seconds=unused_for), owner=caller.owner)
+            for image in gone:
+                await self.puller.hide(db, image)
+        await self.puller.collect()
+        return [self._view(image) for image in gone]
+
+    async def _find(self, caller: Caller, ref: str) -> ImageRecord:
+        async with self.store.read() as db:
+            found = await images.find(db, caller.owner, _full(ref))
+        if found is None:
+            raise ImageNotFound(f"you have no image {ref}; see `bay image ls`")
+        audit.about(found.id)
+        return found
+
+    async def _waited(self, image: ImageRecord, wait_s: float) -> ContainerImage:
+        async def ended() -> ImageRecord | None:
+            async with self.store.read() as db:
+                found = await images.get(db, image.id)
+            return found if found is None or found.state != "pulling" or found.deleted_at else None
+
+        found = await self.notifier.wait_for(image.id, ended, wait_s) if wait_s else None
+        return self._view(found or image)
+
+    def _view(self, record: ImageRecord) -> ContainerImage:
+        config = record.config or {}
+        platform = [config[key] for key in ("os", "architecture", "variant") if config.get(key)]
+        image = ContainerImage(
+            id=record.id, ref=record.ref, digest=record.digest, source=record.source, state=record.state,
+            shared=record.shared, size_bytes=record.size_bytes, layers=record.layers, error=record.error,
+            platform="/".join(platform) or None, attempts=record.attempts, progress=self.puller.progress(record.id),
+            created_at=record.created_at, last_used_at=record.last_used_at,
+        )  # fmt: skip
+        if record.config is None:
+            return image
+        return replace(
+            image, user=config["user"] or None, working_dir=config["working_dir"] or None,
+            entrypoint=tuple(config["entrypoint"]), cmd=tuple(config["cmd"]),
+            exposed_ports=tuple(config["exposed_ports"]), labels=config["labels"],
+        )  # fmt: skip
+
+
+def _full(ref: str) -> str:
+    """The reference in its full form; an id stays."""
+    return ref if ref.startswith("img-") else str(references.parse(ref))
+
+
+def _check_may_share(caller: Caller, shared: bool) -> None:
+    if shared and caller.scope != "admin":
+        raise Forbidden("only a key with scope admin may share an image with all owners; leave `shared` out")
+
+
+def _check_unused(image: ImageRecord, users: list[str]) -> None:
+    if users:
+        shown = ", ".join(users[:_SHOWN])
+        raise Conflict(
+            f"image {image.id} is used by {shown}{' and others' if len(users) > _SHOWN else ''}; delete those first",
+            details={"users": users[:_SHOWN], "count": len(users)},
+        )

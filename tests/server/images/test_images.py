@@ -1,0 +1,353 @@
+"""Images through the API, on a library that fetches nothing: rows, pulls, waits, owners and garbage."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
+
+from bay.errors import ImageNotFound, RegistryUnavailable
+from bay.images.fake import FakeLibrary
+
+pytestmark = pytest.mark.anyio
+
+DEBIAN = "docker.io/library/debian:13"
+
+
+@pytest.fixture
+async def admin(bay: World) -> httpx.AsyncClient:
+    return await bay.client("root", "admin")
+
+
+async def pull(client: httpx.AsyncClient, ref: str = "debian:13", wait: float = 10, **body: Any) -> Json:
+    answer = await client.post("/v1/images", json={"ref": ref, **body}, params={"wait": wait})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def shown(client: httpx.AsyncClient, ref: str) -> Json:
+    answer = await client.get(f"/v1/images/{ref}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def listed(client: httpx.AsyncClient) -> list[str]:
+    return [image["id"] for image in (await client.get("/v1/images")).json()["items"]]
+
+
+async def events_of(client: httpx.AsyncClient) -> list[Json]:
+    items = (await client.get("/v1/events", params={"limit": 200})).json()["items"]
+    return [item for item in items if item["type"].startswith("image.")]
+
+
+async def in_state(client: httpx.AsyncClient, ref: str, state: str) -> Json:
+    async def is_there() -> bool:
+        return (await shown(client, ref))["state"] == state
+
+    await eventually(is_there)
+    return await shown(client, ref)
+
+
+async def test_a_pull_gives_an_image_that_sandboxes_start_from(bay: World, admin: httpx.AsyncClient) -> None:
+    image = await pull(admin)
+    assert (image["ref"], image["state"], image["source"], image["platform"]) == (
+        DEBIAN, "ready", "registry", "linux/amd64",
+    )  # fmt: skip
+    assert image["digest"].startswith("sha256:")
+    assert image["layers"] == 1
+    assert image["error"] is None
+    box = await create(admin, image="debian:13", wait=10)
+    assert (box["image"], box["image_id"], box["status"]) == (DEBIAN, image["id"], "ready")
+    assert (await shell(admin, box["id"], "echo hi"))["output"] == "hi\n"
+    assert len(bay.library.sources) == 1
+    assert [(e["type"], e["sandbox_id"], e["data"]["image_id"]) for e in await events_of(admin)] == [
+        ("image.pulling", None, image["id"]), ("image.progress", None, image["id"]), ("image.ready", None, image["id"]),
+    ]  # fmt: skip
+
+
+async def test_a_create_pulls_what_is_missing_and_waits_for_it(bay: World, admin: httpx.AsyncClient) -> None:
+    bay.library.let_go.clear()
+    box = await create(admin, image="debian:13", profile="eager")
+    assert (box["status"], box["compute"]) == ("starting", "warming")
+    image = await shown(admin, box["image_id"])
+    assert image["state"] == "pulling"
+
+    async def progresses() -> bool:
+        progress = (await shown(admin, box["image_id"]))["progress"]
+        return progress is not None and progress["step"] == "fetching"
+
+    await eventually(progresses)
+    other = await create(admin, image=DEBIAN)
+    assert other["image_id"] == box["image_id"]
+    found = await admin.get("/v1/sandboxes", params={"status": "starting"})
+    assert box["id"] in [item["id"] for item in found.json()["items"]]
+    bay.library.let_go.set()
+    await bay.settled(box["id"], lambda r: r.phase == "running")
+    assert (await admin.get(f"/v1/sandboxes/{box['id']}")).json()["status"] == "ready"
+    assert len(bay.library.sources) == 1
+
+
+async def test_a_sandbox_whose_image_cannot_be_had_says_why_and_works_after_another_pull(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    bay.library.fail = ImageNotFound("docker.io has no image library/nothing:1")
+    box = await create(admin, image="nothing:1", profile="eager", wait=10)
+    assert box["status"] == "failed"
+    assert box["error"]["code"] == "image_not_found"
+    assert "library/nothing:1" in box["error"]["message"]
+    image = await in_state(admin, box["image_id"], "failed")
+    assert image["error"]["message"] == "docker.io has no image library/nothing:1"
+    bay.library.fail = None
+    again = await pull(admin, "nothing:1")
+    assert (again["id"], again["state"], again["error"]) == (image["id"], "ready", None)
+    answer = await admin.post(f"/v1/sandboxes/{box['id']}/start", params={"wait": 10})
+    assert answer.json()["status"] == "ready"
+
+
+async def test_a_registry_that_fails_for_a_while_is_asked_again(bay: World, admin: httpx.AsyncClient) -> None:
+    bay.library.fail = RegistryUnavailable("docker.io answered 503")
+    image = await pull(admin, wait=0)
+
+    async def failed_once() -> bool:
+        return (await shown(admin, image["id"]))["attempts"] == 1
+
+    await eventually(failed_once)
+    found = await shown(admin, image["id"])
+    assert (found["state"], found["error"]["code"]) == ("pulling", "registry_unavailable")
+    bay.library.fail = None
+    bay.clock.advance(2)
+    bay.bay.puller.poke()
+    assert (await in_state(admin, image["id"], "ready"))["error"] is None
+
+
+async def test_a_registry_that_always_fails_is_given_up(bay: World, admin: httpx.AsyncClient) -> None:
+    bay.library.fail = RegistryUnavailable("docker.io answered 503")
+    image = await pull(admin, wait=0)
+
+    async def is_failed() -> bool:
+        bay.clock.advance(100)
+        bay.bay.puller.poke()
+        return (await shown(admin, image["id"]))["state"] == "failed"
+
+    await eventually(is_failed)
+    assert (await shown(admin, image["id"]))["attempts"] == 8
+    assert [e["type"] for e in await events_of(admin)] == ["image.pulling", "image.failed"]
+
+
+async def test_a_tag_that_moves_changes_no_sandbox(bay: World, admin: httpx.AsyncClient) -> None:
+    bay.library.digests[DEBIAN] = "sha256:" + "1" * 64
+    box = await create(admin, image="debian:13", wait=10)
+    first = await shown(admin, box["image_id"])
+    bay.library.digests[DEBIAN] = "sha256:" + "2" * 64
+    second = await pull(admin)
+    assert second["id"] != first["id"]
+    assert second["digest"] != first["digest"]
+    assert (await admin.post(f"/v1/sandboxes/{box['id']}/stop")).status_code == 200
+    await admin.post(f"/v1/sandboxes/{box['id']}/start", params={"wait": 10})
+    assert (await admin.get(f"/v1/sandboxes/{box['id']}")).json()["image_id"] == first["id"]
+    assert (await create(admin, image="debian:13"))["image_id"] == second["id"]
+    fork = await admin.post(f"/v1/sandboxes/{box['id']}/fork", json={})
+    assert fork.json()["items"][0]["image_id"] == first["id"]
+
+
+async def test_pull_always_asks_the_registry_and_never_does_not(bay: World, admin: httpx.AsyncClient) -> None:
+    answer = await admin.post("/v1/sandboxes", json={"image": "debian:13", "pull": "never"})
+    assert_error(answer, 404, "image_not_found")
+    assert "bay image pull" in answer.json()["error"]["message"]
+    first = await pull(admin)
+    assert (await create(admin, image="debian:13", pull="never"))["image_id"] == first["id"]
+    box = await create(admin, image="debian:13", pull="always", wait=10)
+    assert box["image_id"] != first["id"]
+    assert len(bay.library.sources) == 2
+
+
+async def test_the_same_digest_pulled_again_replaces_an_image_that_nothing_uses(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    first = await pull(admin)
+    second = await pull(admin)
+    assert await listed(admin) == [second["id"]] != [first["id"]]
+    box = await create(admin, image=second["id"])
+    third = await pull(admin)
+    assert await listed(admin) == [second["id"], third["id"]]
+    assert box["image_id"] == second["id"]
+
+
+async def test_an_image_in_use_stays_and_an_unused_one_goes_with_its_layers(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    bay.library.contents = {
+        DEBIAN: ("sha256:base",),
+        "docker.io/library/app:1": ("sha256:base", "sha256:app"),
+    }
+    debian, app = await pull(admin), await pull(admin, "app:1")
+    box = await create(admin, image=debian["id"])
+    refused = await admin.delete(f"/v1/images/{debian['id']}")
+    assert box["id"] in assert_error(refused, 409, "conflict")["message"]
+    for _ in range(2):
+        assert (await admin.delete(f"/v1/images/{app['id']}")).status_code == 204
+    assert bay.library.layers == {"sha256:base"}
+    assert_error(await admin.get(f"/v1/images/{app['id']}"), 404, "image_not_found")
+    await admin.delete(f"/v1/sandboxes/{box['id']}")
+    pruned = (await admin.post("/v1/images/prune", json={})).json()["items"]
+    assert [image["id"] for image in pruned] == [debian["id"]]
+    assert bay.library.layers == set()
+    assert await listed(admin) == []
+
+
+async def test_an_image_that_nobody_used_for_long_goes_by_itself(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    old, used = await pull(admin), await pull(admin, "app:1")
+    await create(admin, image=used["id"])
+    bay.clock.advance(31 * 86400)
+    await bay.bay.puller.collect()
+    assert await listed(admin) == [used["id"]] != [old["id"]]
+
+
+async def test_a_delete_cancels_a_pull(bay: World, admin: httpx.AsyncClient) -> None:
+    bay.library.let_go.clear()
+    image = await pull(admin, wait=0)
+
+    async def is_begun() -> bool:
+        return bool(bay.library.sources)
+
+    await eventually(is_begun)
+    assert (await admin.delete(f"/v1/images/{image['id']}")).status_code == 204
+
+    async def is_over() -> bool:
+        return bay.bay.puller.progress(image["id"]) is None
+
+    await eventually(is_over)
+    assert bay.library.layers == set()
+    assert await listed(admin) == []
+
+
+async def test_other_owners_images_are_invisible_and_their_layers_are_fetched_again(
+    bay: World, admin: httpx.AsyncClient, alice: httpx.AsyncClient
+) -> None:
+    private = await pull(admin)
+    assert await listed(alice) == []
+    assert_error(await alice.get(f"/v1/images/{private['id']}"), 404, "image_not_found")
+    assert_error(await alice.delete(f"/v1/images/{private['id']}"), 404, "image_not_found")
+    assert_error(await alice.post("/v1/sandboxes", json={"image": private["id"]}), 404, "image_not_found")
+    other = await bay.client("other", "admin")
+    await pull(other)
+    assert [ref for ref, _ in bay.library.fetched] == [DEBIAN, DEBIAN]
+    await pull(other)
+    assert len(bay.library.fetched) == 2
+
+
+async def test_keys_without_the_scope_admin_pull_what_the_settings_allow_and_use_what_is_shared(
+    root: Path,
+) -> None:
+    try:
+        async with world(root, images_allow=("docker.io/library/deb*",)) as bay:
+            alice, admin = await bay.client("alice"), await bay.client("root", "admin")
+            refused = await alice.post("/v1/images", json={"ref": "ghcr.io/x/y:1"})
+            assert "images_allow" in assert_error(refused, 403, "forbidden")["message"]
+            assert_error(await alice.post("/v1/sandboxes", json={"image": "ghcr.io/x/y:1"}), 403, "forbidden")
+            assert (await pull(alice))["state"] == "ready"
+            assert_error(
+                await alice.post("/v1/images", json={"ref": "debian:12", "shared": True}), 403, "forbidden"
+            )
+            shared = await pull(admin, "ghcr.io/x/y:1", shared=True)
+            box = await create(alice, image="ghcr.io/x/y:1", wait=10)
+            assert box["image_id"] == shared["id"] in await listed(alice)
+            assert_error(await alice.delete(f"/v1/images/{shared['id']}"), 403, "forbidden")
+    finally:
+        await clear(root)
+
+
+async def test_an_archive_becomes_an_image(bay: World, alice: httpx.AsyncClient) -> None:
+    answer = await alice.post("/v1/images/import", params={"ref": "mine:1", "wait": 10}, content=b"tar")
+    assert answer.status_code == 201, answer.text
+    image = answer.json()
+    assert (image["source"], image["state"], image["ref"]) == ("upload", "ready", "docker.io/library/mine:1")
+    assert (await create(alice, image="mine:1", wait=10))["image_id"] == image["id"]
+
+
+async def test_a_pull_goes_on_after_a_restart_and_lost_files_are_fetched_again(root: Path) -> None:
+    try:
+        library = FakeLibrary()
+        library.let_go.clear()
+        async with world(root, library=library) as bay:
+            box = await create(await bay.client("root", "admin"), image="debian:13", profile="eager")
+        library = FakeLibrary()
+        async with world(root, library=library) as bay:
+            await bay.settled(box["id"], lambda r: r.phase == "running")
+            digest = (await shown(await bay.client("root", "admin"), box["image_id"]))["digest"]
+        library = FakeLibrary()
+        library.digests[DEBIAN] = "sha256:" + "2" * 64
+        async with world(root, library=library) as bay:
+            admin = await bay.client("root", "admin")
+            image = await in_state(admin, box["image_id"], "ready")
+            assert image["digest"] == digest == library.sources[0].digest
+    finally:
+        await clear(root)
+
+
+async def test_a_profile_names_an_image_for_every_owner_and_its_pool(root: Path) -> None:
+    profile = {"image": "debian:13", "start": "eager", "pool_size": 1}
+    try:
+        async with world(root, profiles={"python-default": profile}) as bay:
+            alice = await bay.client("alice")
+
+            async def is_full() -> bool:
+                await bay.bay.pool.tend()
+                return [state.ready for state in await bay.bay.pool.state()] == [1]
+
+            bay.bay.pool.set_spare(1 << 40)
+            await eventually(is_full)
+            box = await create(alice, wait=10)
+            assert box["image"] == DEBIAN
+            assert box["status"] == "ready"
+            assert [state.hits for state in await bay.bay.pool.state()] == [1]
+            assert await listed(alice) == [box["image_id"]]
+            host = await create(alice, image="host", wait=10)
+            assert (host["image"], host["image_id"]) == ("host", None)
+    finally:
+        await clear(root)
+
+
+async def test_a_pull_with_an_idempotency_key_happens_once(bay: World, admin: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "once"}
+    answers = [await admin.post("/v1/images", json={"ref": "debian:13"}, headers=headers) for _ in range(2)]
+    assert answers[0].json()["id"] == answers[1].json()["id"]
+    changed = await admin.post("/v1/images", json={"ref": "debian:12"}, headers=headers)
+    assert_error(changed, 409, "conflict")
+
+
+@pytest.mark.parametrize("ref", ["", "UPPER case", "a" * 600, "x\0y"])
+async def test_a_reference_that_names_nothing_is_refused(admin: httpx.AsyncClient, ref: str) -> None:
+    assert (await admin.post("/v1/images", json={"ref": ref})).status_code == 422
+
+
+async def test_a_checkpoint_of_a_root_stays_with_its_image(root: Path) -> None:
+    profiles = {"machine": {"persist": "machine", "start": "eager"}}
+    try:
+        async with world(root, profiles=profiles) as bay:
+            bay.driver.capabilities = bay.driver.capabilities.__class__(
+                isolation=("container",),
+                pause=True,
+                images=("host",),
+                layered=True,
+                persist=("workspace", "machine"),
+            )
+            admin = await bay.client("root", "admin")
+            one = await create(admin, image="debian:13", profile="machine", wait=10)
+            answer = await admin.post(f"/v1/sandboxes/{one['id']}/checkpoints", json={"name": "a"})
+            kept = answer.json()["id"]
+            await admin.delete(f"/v1/sandboxes/{one['id']}/checkpoints/none")
+            two = await create(admin, profile="machine", from_checkpoint=kept)
+            assert two["image_id"] == one["image_id"]
+            wrong = {"profile": "machine", "from_checkpoint": kept, "image": "host"}
+            assert_error(await admin.post("/v1/sandboxes", json=wrong), 409, "conflict")
+            host = await create(admin, profile="machine")
+            restored = await admin.post(f"/v1/sandboxes/{host['id']}/checkpoints/{kept}/restore")
+            assert_error(restored, 409, "conflict")
+            await within(admin.delete(f"/v1/sandboxes/{two['id']}"))
+            assert_error(await admin.delete(f"/v1/images/{one['image_id']}"), 409, "conflict")
+    finally:
+        await clear(root)
