@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import structlog.testing
+from crashing_bay import STEPS
 
 from bay.drivers.base import Handle
 from bay.drivers.oci import driver, probe, seccomp, zygote
@@ -171,11 +172,52 @@ async def test_starts_wait_for_a_new_zygote_when_one_is_killed(oci: DriverBench)
             assert (await run(handle, "echo alive")).stdout == "alive\n"
 
 
-async def test_starts_go_on_when_the_zygote_stands_still(oci: DriverBench) -> None:
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_zygote_that_is_killed_between_fork_and_seal_fails_no_start(
+    oci: DriverBench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    place, name = STEPS[step]
+    does = getattr(place, name)
+    killed: list[int] = []
+
+    def do_and_kill(*arguments: Any, **named: Any) -> Any:
+        done = does(*arguments, **named)
+        if not killed:
+            killed.append(_zygote())
+            os.kill(killed[0], signal.SIGKILL)
+        return done
+
+    monkeypatch.setattr(place, name, do_and_kill)
+    async with oci.session() as first, oci.session() as second:
+        assert _zygote() not in killed
+        for handle in (first, second):
+            assert (await run(handle, "echo alive")).stdout == "alive\n"
+    assert len(killed) == 1
+
+
+@pytest.mark.timeout(400)
+async def test_a_hundred_starts_go_on_when_the_zygote_stands_still(oci: DriverBench) -> None:
     os.kill(_zygote(), signal.SIGSTOP)
-    handles = await asyncio.gather(*(oci.start(oci.spec()) for _ in range(6)))
+    specs = [oci.spec() for _ in range(100)]
+    async with asyncio.timeout(300):
+        handles = await asyncio.gather(*(_last(oci.driver.start(spec, None)) for spec in specs))
     for handle in handles:
         assert (await run(handle, "echo alive")).stdout == "alive\n"
+
+
+async def test_a_zygote_that_outlives_its_bay_is_in_no_way_of_the_next(oci: DriverBench) -> None:
+    """As at an upgrade: the old one does not hear that its Bay has ended, until it goes on."""
+    async with _another_bay(oci) as (bay, old):
+        os.kill(old, signal.SIGSTOP)
+        bay.kill()
+        await bay.wait()
+        with closing_fd(os.pidfd_open(old)) as zygote:
+            async with oci.session() as handle, _other(oci) as later, later.session() as another:
+                for one in (handle, another):
+                    assert (await run(one, "echo alive")).stdout == "alive\n"
+            assert not ends_within(zygote, 0)
+            os.kill(old, signal.SIGCONT)
+            assert ends_within(zygote, 10)
 
 
 async def test_a_process_that_cannot_run_runc_says_why(oci: DriverBench) -> None:
@@ -192,6 +234,16 @@ async def test_a_process_that_cannot_run_runc_says_why(oci: DriverBench) -> None
 
 
 async def test_a_killed_bay_leaves_no_zygote(oci: DriverBench) -> None:
+    async with _another_bay(oci) as (bay, its):
+        with closing_fd(os.pidfd_open(its)) as zygote:
+            bay.kill()
+            await bay.wait()
+            assert ends_within(zygote, 10)
+
+
+@asynccontextmanager
+async def _another_bay(bench: DriverBench) -> AsyncGenerator[tuple[asyncio.subprocess.Process, int]]:
+    """A process with a driver of the same places, and the pid of its zygote."""
     program = """
 import asyncio, pathlib, sys
 from bay.drivers.oci import probe, seccomp, zygote
@@ -207,16 +259,22 @@ async def main():
 asyncio.run(main())
 """
     bay = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, *map(str, oci.kept), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", program, *map(str, bench.kept), stdout=asyncio.subprocess.PIPE
     )
     assert bay.stdout is not None
-    async with asyncio.timeout(60):
-        while not (line := await bay.stdout.readline()).strip().isdigit():
-            assert line, "it ended"
-    with closing_fd(os.pidfd_open(int(line))) as zygote:
-        bay.kill()
+    try:
+        async with asyncio.timeout(60):
+            while not (line := await bay.stdout.readline()).strip().isdigit():
+                assert line, "it ended"
+        yield bay, int(line)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            bay.kill()
         await bay.wait()
-        assert ends_within(zygote, 10)
+
+
+async def _last(handles: AsyncGenerator[Handle, None]) -> Handle:
+    return [handle async for handle in handles][-1]
 
 
 async def test_no_process_is_left_of_a_start_whose_container_dies_at_the_join(
