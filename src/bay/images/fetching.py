@@ -40,7 +40,7 @@ from bay.images.registries import (
 )
 from bay.images.relay import RegistryRelay
 from bay.images.skopeo import SkopeoEnd, SkopeoRun
-from bay.images.skopeo_words import failure, passed_limit
+from bay.images.skopeo_words import failure, is_out_of_room, passed_limit
 from bay.images.spool_watch import SpoolLimits, SpoolUse
 from bay.linux.processes import kill_and_wait, owned_by
 from bay.linux.threads import in_new_thread, uninterrupted
@@ -246,10 +246,10 @@ class Fetcher:
         most = 2 * limits.max_bytes + _SLACK  # the archive of a layout is unpacked first
         transport = f"oci:{fetch_cage.SOURCE}"
         if isinstance(origin, ArchiveFile):
-            end = await self._run(
-                fetch, ["inspect", "--raw", f"docker-archive:{fetch_cage.SOURCE}"], most, told
-            )
-            transport = f"{'oci' if end.code else 'docker'}-archive:{fetch_cage.SOURCE}"
+            as_docker = f"docker-archive:{fetch_cage.SOURCE}"
+            end = await self._run(fetch, ["inspect", "--raw", as_docker], most, told)
+            is_docker = end.code == 0 or is_out_of_room(end)
+            transport = as_docker if is_docker else f"oci-archive:{fetch_cage.SOURCE}"
         try:
             await self._copy(fetch, ["--preserve-digests", transport], most, told)
         except ImagePlatform:
@@ -383,7 +383,7 @@ class Fetcher:
             if access is not None and access.ca_file is not None:
                 files[_CA] = access.ca_file.read_bytes()
             if spool is not None:
-                (spool / _SCRATCH).mkdir()
+                (spool / _SCRATCH).mkdir(exist_ok=True)
             return FetchCagePlan(
                 stage=directory / "stage",
                 user=self._ids.first_of(number),

@@ -51,7 +51,7 @@ _OF_ANY = (
         "there is no room for {}: the disk is full; free some space and try again",
     ),
     _Meaning(
-        r"file too large|file size limit",
+        r"file too large|file size limit|short write",
         ImageTooLarge,
         "{} has a layer that is larger than the limit of a whole image; make it smaller",
     ),
@@ -130,23 +130,36 @@ def passed_limit(what: str, passed: str, limits: SpoolLimits, *, remote: bool) -
             f"{what} has more than {MAX_FILES} files beside its layers, or too deep; make it again"
         )
     slow = f"came no further for {limits.stall_s:g} s" if passed == "stall" else "was not complete in time"
+    if not remote and passed == "stall":  # something in it is waited for, such as a fifo
+        return ImageInvalid(f"reading {what} {slow}: it is damaged, or no archive of an image; make it again")
     if not remote:
-        return DriverUnavailable(f"{what} {slow}: this host is too slow, or too busy; try again later")
+        return DriverUnavailable(f"reading {what} {slow}: this host is too busy; try again later")
     return RegistryUnavailable(f"{what} {slow}: the registry, or the way to it, is too slow; try again later")
 
 
 def failure(what: str, quoted: Sequence[str], end: SkopeoEnd, *, remote: bool) -> tuple[BayError, bool]:
-    """The error that a run's end means, and whether another attempt may mend it.
+    """The error that a run's end means, and whether another attempt may mend it; the log is told more.
     `quoted`: the parts of the reference, which skopeo repeats and a caller chose.
     """
     said = end.said.decode(errors="replace")
     for part in quoted:
         said = said.replace(part, "IMAGE")
     log.info("images.fetch_failed", image=what, code=end.code, said=_for_the_log(said))
+    return _meaning(what, said, remote=remote), remote and bool(_AGAIN.search(said))
+
+
+def is_out_of_room(end: SkopeoEnd) -> bool:
+    """Whether a run ended since it could not write as much as it had to."""
+    return isinstance(
+        _meaning("", end.said.decode(errors="replace"), remote=False), ImageTooLarge | StorageFull
+    )
+
+
+def _meaning(what: str, said: str, *, remote: bool) -> BayError:
     meanings = (*_OF_ANY, *_OF_REGISTRIES) if remote else _OF_ANY
     last = _NO_REGISTRY if remote else _NO_ARCHIVE
     found = next((one for one in meanings if re.search(one.pattern, said, re.IGNORECASE)), last)
-    return found.error(found.text.replace("{}", what)), remote and bool(_AGAIN.search(said))
+    return found.error(found.text.replace("{}", what))
 
 
 def _for_the_log(said: str) -> str:
