@@ -18,19 +18,12 @@ same suite.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bay.drivers.base import ImageRoot
+from bay.images.registries import Credentials
 from bay.models import PullProgress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """A user name and a password, for one registry alone."""
-
-    username: str
-    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

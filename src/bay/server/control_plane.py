@@ -11,7 +11,8 @@ from bay.cargo import backend_detection
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
-from bay.images.base import Credentials, ImageLibrary
+from bay.images.base import ImageLibrary
+from bay.images.registries import Credentials
 from bay.models import Limits
 from bay.server.backends import choose_cargo
 from bay.server.cargos.service import Cargos

@@ -14,7 +14,8 @@ import structlog
 
 from bay.backoff import Backoff
 from bay.errors import BayError, ImageNotFound, InternalError
-from bay.images.base import BroughtImage, Credentials, HeldLayer, ImageLibrary, ImageSource
+from bay.images.base import BroughtImage, HeldLayer, ImageLibrary, ImageSource
+from bay.images.registries import Credentials
 from bay.models import Failure, PullProgress
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.sessions.core import Core
