@@ -52,7 +52,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         local=local,
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
         kernel_environment=json.loads(told.get("SHIP_KERNEL_ENV", "{}")),
-        environment=dict(environ),
+        environment={**environ, **json.loads(told.get("SHIP_ENV", "{}"))},
     )
 
 

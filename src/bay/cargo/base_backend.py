@@ -4,6 +4,7 @@
     .checkpoints/ckpt-…/{workspace,machine}  read-only copies
     .making/                                 work in progress, or waiting for its rename; emptied by `open`
     .layers/                                 files of sessions outside of their workspaces, kept by the driver
+    .images/                                 layers of images, kept by `bay.images`
     .fences/ .trash/
 
 All of it is on one file system, so that one rename puts a thing in place. The directory above is root's
@@ -37,7 +38,7 @@ from bay.units import MIB
 T = TypeVar("T")
 SANDBOX_UID = SANDBOX_GID = 1000
 WORKSPACE, MACHINE = "workspace", "machine"
-LAYERS = ".layers"
+LAYERS, IMAGES = ".layers", ".images"
 _URGENT = 4
 """Threads for what is quick and waited for."""
 

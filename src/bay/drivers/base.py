@@ -103,6 +103,8 @@ class ImageRoot:
     """Instead of `SessionSpec.user`; the workspace's top directory is given to it."""
     cwd: str = "/workspace"
     """Where commands run that are not told where."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Below the environment of each command (`SHIP_ENV`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

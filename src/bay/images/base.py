@@ -94,9 +94,17 @@ class ImageLibrary(Protocol):
         ...
 
     def root(
-        self, image_id: str, diff_ids: Sequence[str], config: Mapping[str, Any], facts: Mapping[str, Any]
+        self,
+        image_id: str,
+        diff_ids: Sequence[str],
+        config: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        *,
+        as_user: bool,
     ) -> ImageRoot:
-        """The root of a session of that image; blocks for no longer than a path takes to make."""
+        """The root of a session of that image. `as_user`: its programs run as the image's own user.
+        Raises DriverUnavailable for a lost layer, and ImageInvalid where that user is none.
+        """
         ...
 
     async def collect(self, needed: Callable[[], Awaitable[tuple[set[str], set[str]]]]) -> None:

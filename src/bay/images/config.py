@@ -22,7 +22,9 @@ _MAX_ENTRIES = 1024
 _MAX_TEXT = 128 << 10
 """Bytes of one string: the kernel takes no longer one as an argument or a variable (MAX_ARG_STRLEN)."""
 _MAX_TOGETHER = 512 << 10
-"""Bytes of all variables, or of all arguments; the kernel's limit for both together is above 2 MB."""
+"""Bytes of all arguments."""
+_MAX_ENV = 96 << 10
+"""Bytes of all variables as JSON: Ship gets them in one variable, which has 128 KiB at most (execve(2))."""
 _MAX_PORTS = 3 * 65_536
 _MAX_NAME = 256
 _MAX_PATH = 4095
@@ -76,17 +78,17 @@ class ImageConfig:
         """Such as linux/arm64/v8."""
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
-    def to_json(self) -> str:
+    def to_json(self) -> dict[str, Any]:
         """The config in Bay's own form, which `from_row` reads."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+        return asdict(self)
 
     @classmethod
-    def from_row(cls, text: str) -> "ImageConfig":
+    def from_row(cls, data: Mapping[str, Any]) -> "ImageConfig":
         """The config that `to_json` wrote, which is trusted."""
-        found: dict[str, Any] = json.loads(text)
+        found = dict(data)
         if (test := found["healthcheck"]) is not None:
-            test["test"] = tuple(test["test"])
-            found["healthcheck"] = Healthcheck(**test)
+            fields: dict[str, Any] = {**test, "test": tuple(test["test"])}
+            found["healthcheck"] = Healthcheck(**fields)
         for name in ("entrypoint", "cmd", "exposed_ports", "diff_ids"):
             found[name] = tuple(found[name])
         return cls(**found)
@@ -186,7 +188,8 @@ def _env(inner: Mapping[str, Any]) -> dict[str, str]:
             raise _wrong("Env", "has an entry that is not NAME=VALUE with a name of 1 to 256 characters")
         if equals:  # without one it unsets a variable, for Docker
             found[name] = value
-    _together("Env", [f"{name}={value}" for name, value in found.items()])
+    if len(json.dumps(found, ensure_ascii=False).encode()) > _MAX_ENV:
+        raise _wrong("Env", f"has more than {_MAX_ENV} bytes")
     return found
 
 

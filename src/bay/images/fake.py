@@ -81,7 +81,13 @@ class FakeLibrary:
         return image_id in self.here and set(diff_ids) <= self.layers
 
     def root(
-        self, image_id: str, diff_ids: Sequence[str], config: Mapping[str, Any], facts: Mapping[str, Any]
+        self,
+        image_id: str,
+        diff_ids: Sequence[str],
+        config: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        *,
+        as_user: bool,
     ) -> ImageRoot:
         user = ImageUser(name="ship", uid=1000, gid=1000, home="/workspace")
         return ImageRoot(

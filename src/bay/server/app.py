@@ -12,7 +12,7 @@ from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.errors import BayError
 from bay.images.base import ImageLibrary
-from bay.server.backends import make_driver, make_library
+from bay.server.backends import make_driver, make_library, make_network
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
 from bay.server.control_plane import ControlPlane
@@ -81,8 +81,9 @@ def build_app(
     available_memory: Callable[[], int] = available_memory,
 ) -> FastAPI:
     """The ASGI application; its lifespan runs the `ControlPlane`, which is `app.state.bay`."""
-    driver = driver or make_driver(settings)
-    library = library or make_library(settings)
+    network = make_network(settings) if driver is None and settings.driver == "oci" else None
+    driver = driver or make_driver(settings, network)
+    library = library or make_library(settings, network)
     bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory)
 
     @asynccontextmanager

@@ -11,6 +11,9 @@ from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
 from bay.images.base import ImageLibrary
 from bay.images.fake import FakeLibrary
 from bay.images.fetching import Fetcher, FetchLimits
+from bay.images.layer_cage import CageParts
+from bay.images.layer_store import LayerLimits, LayerStore
+from bay.images.library import HostLibrary, ImageLimits
 from bay.images.registries import Registries
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
@@ -63,9 +66,27 @@ def run_dir_of(settings: Settings) -> Path:
     return settings.run_dir / instance_of(settings.data_dir)
 
 
-def make_library(settings: Settings) -> ImageLibrary:
+def make_library(settings: Settings, network: NetworkManager | None) -> ImageLibrary:
     """The images of the data directory; the `fake` driver's are nothing but names."""
-    return FakeLibrary()
+    if settings.driver == "fake" or network is None:
+        return FakeLibrary()
+    run_dir, ids = run_dir_of(settings), IdRanges(IDS_DIR, settings.id_range_start, ID_RANGES)
+    parts = CageParts(stage=run_dir / "stage", closures=settings.cache_dir / "closures", ids=ids)
+    root = images_of(settings)
+    layer = LayerLimits(max_bytes=settings.images_max_mb * MIB)
+    return HostLibrary(
+        root_dir=root,
+        fetcher=make_fetcher(settings, network),
+        store=LayerStore(root, parts, concurrency=settings.image_unpacks),
+        limits=ImageLimits(archive_bytes=settings.images_max_mb * MIB, layer=layer),
+    )
+
+
+def images_of(settings: Settings) -> Path:
+    """Where images are, on the file system of the cargos: the layers of templates come from them."""
+    if choose_cargo(settings) == "directory":
+        return settings.data_dir / "images"
+    return settings.data_dir / backend_detection.ROOT / base_backend.IMAGES
 
 
 def layers_of(settings: Settings) -> Path | None:

@@ -253,6 +253,7 @@ class Settings(SettingFields, BaseSettings):
         30, ge=0, description="days an image stays that nothing uses; unset = until it is deleted"
     )
     image_pulls: int = Field(2, ge=1, le=16, description="images pulled at once; more are queued")
+    image_unpacks: int = Field(2, ge=1, le=32, description="layers unpacked at once; more are queued")
     network_private: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="private networks that rules may allow; all others stay unreachable"
     )

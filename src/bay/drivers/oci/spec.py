@@ -136,6 +136,7 @@ def environment(spec: SessionSpec) -> Mapping[str, str]:
         "SHIP_USERS": "*" if spec.users is None else ",".join(spec.users),
         "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
         "SHIP_KERNEL": spec.kernel,
+        "SHIP_ENV": json.dumps(dict(spec.root.env if spec.root else {}), ensure_ascii=False),
         "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),
     }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bay.drivers.base import Handle, ImageRoot, SessionSpec
-from bay.errors import BayError, Conflict, DriverUnavailable, Timeout
+from bay.errors import BayError, Conflict, DriverUnavailable, ImageInvalid, Timeout
 from bay.ids import new_id
 from bay.models import Failure, Profile
 from bay.server.checkpoints.storage_steps import StorageSteps
@@ -32,6 +32,9 @@ from bay.store.records import HAVING, SandboxRecord, SessionRecord
 from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.reconcile")
+
+OF_IMAGE = "image"
+"""The `user` of a profile whose commands run as the user that the image names."""
 
 _MAX_KERNEL_ENV = 96 << 10
 """Bytes of JSON: they go into one variable, which has 128 KiB at most (execve(2))."""
@@ -212,7 +215,7 @@ class Starter:
         # it runs.
         async with self.core.store.read() as db:
             network = await policy_of(db, sandbox, profile, self.core.driver.capabilities.network)
-            root = await self._root(db, sandbox)
+            root = await self._root(db, sandbox, profile)
         return SessionSpec(
             session_id=session.id,
             sandbox_id=sandbox.id,
@@ -225,7 +228,7 @@ class Starter:
             layer_bytes=None if profile.disk_mb is None else profile.disk_mb << 20,
             hostname=lifecycle.hostname_of(sandbox),
             token=session.token,
-            user=profile.user,
+            user="ship" if profile.user == OF_IMAGE else profile.user,
             users=profile.users,
             allow_root=profile.root,
             kernel=profile.kernel,
@@ -234,7 +237,7 @@ class Starter:
             network=network,
         )
 
-    async def _root(self, db: StoreConnection, sandbox: SandboxRecord) -> ImageRoot | None:
+    async def _root(self, db: StoreConnection, sandbox: SandboxRecord, profile: Profile) -> ImageRoot | None:
         if sandbox.image_id is None:
             return None
         image = await images.get(db, sandbox.image_id)
@@ -243,7 +246,15 @@ class Starter:
                 f"image {sandbox.image_id} of sandbox {sandbox.id} is not here; pull it again"
             )
         layers = [layer.diff_id for layer in await images.layers_of(db, image.id)]
-        return self.core.images.root(image.id, layers, image.config, image.facts)
+        root = self.core.images.root(
+            image.id, layers, image.config, image.facts, as_user=profile.user == OF_IMAGE
+        )
+        if root.user.uid == 0 and not profile.root:
+            raise ImageInvalid(
+                f"image {image.ref} runs as root, which profile {profile.id} does not allow; use one that does, or "
+                "one with another `user`"
+            )
+        return root
 
 
 def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
