@@ -353,7 +353,9 @@ class _Checks:
 
 async def clean(place: Place) -> None:
     """Remove from the host whatever a case left; files stay, in a directory that nothing is mounted on."""
-    driver = place.driver()
+    if not crash_host.is_held(place):
+        return
+    driver = place.driver(fork_ships=False)
     await driver.open()
     for owned in [owned async for owned in driver.list_owned()]:
         async with asyncio.timeout(_ENDS_S * 6):

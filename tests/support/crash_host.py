@@ -102,6 +102,12 @@ def strays(place: Place, live: set[str]) -> list[str]:
     return found + _namespaces(place, len(live))
 
 
+def is_held(place: Place) -> bool:
+    """Whether the host has anything of the case but its files."""
+    held = strays(place, set()) or _parents(place) or _mounts(place) or _network(place)
+    return bool(held) or place.run_dir.exists()
+
+
 def remains(place: Place) -> list[str]:
     """What is left when nothing should be."""
     found = strays(place, set()) + [f"cargo {cargo_id}" for cargo_id in sorted(cargos(place))]
