@@ -76,7 +76,7 @@ def hasty() -> Generator[Server]:
         "BAY_HEAD_TIMEOUT": "1",
         "BAY_BODY_TIMEOUT": "1",
         "BAY_KEEP_ALIVE_TIMEOUT": "1",
-        "BAY_PORT_WAIT": "4",
+        "BAY_PORT_WAIT": "2",
     }
     with short_dir() as path, serving(path, **times) as running:
         yield running

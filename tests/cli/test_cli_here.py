@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import forked_bay
 import pytest
 
 BIN = Path(sys.executable).parent / "bay"
@@ -35,9 +36,8 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 def run(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [str(BIN), *arguments], capture_output=True, text=True, timeout=60, check=False, env=environment
-    )
+    done = forked_bay.run(list(arguments), environment)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @contextmanager
@@ -45,15 +45,14 @@ def serving(
     environment: dict[str, str], number: int = signal.SIGTERM, arguments: tuple[str, ...] = ()
 ) -> Generator[list[str], None, None]:
     """A Bay that answers; gives what it printed, up to the last line of it."""
-    command = [str(BIN), "serve", "--port", "0", *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as server:
-        assert server.stdout is not None
-        said = [server.stdout.readline().rstrip("\n")]
+    with open(os.devnull, "wb") as null:
+        server = forked_bay.fork(["serve", "--port", "0", *arguments], environment, null.fileno())
+    assert server.stdout is not None
+    with server.stdout as lines:
+        said = [lines.readline().decode().rstrip("\n")]
         try:
             while "/docs" not in said[-1]:
-                said.append(server.stdout.readline().rstrip("\n"))
+                said.append(lines.readline().decode().rstrip("\n"))
             yield said
         finally:
             run(environment, "rm", "--all")  # they would go on without it

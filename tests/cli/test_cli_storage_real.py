@@ -4,30 +4,28 @@ driver.
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked_bay
 import pytest
 
-BIN = Path(sys.executable).parent / "bay"
 KEY = "bay_0123456789abcdef0123456789abcdef"
 
 
 @contextmanager
 def serving(environment: dict[str, str]) -> Generator[str, None, None]:
-    command = [str(BIN), "serve", "--port", "0"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as server:
-        assert server.stdout is not None
+    with open(os.devnull, "wb") as null:
+        server = forked_bay.fork(["serve", "--port", "0"], environment, null.fileno())
+    assert server.stdout is not None
+    with server.stdout as said:
         try:
-            yield server.stdout.readline().rpartition(" ")[2].strip()
+            yield said.readline().decode().rpartition(" ")[2].strip()
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGTERM)
             server.wait(30)
 
 
@@ -49,14 +47,7 @@ class Bay:
         self._environment = environment
 
     def __call__(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> bytes:
-        done = subprocess.run(
-            [str(BIN), *arguments],
-            input=stdin,
-            capture_output=True,
-            timeout=60,
-            check=False,
-            env=self._environment,
-        )
+        done = forked_bay.run(list(arguments), self._environment, stdin)
         assert done.returncode == code, done.stderr
         return done.stdout
 

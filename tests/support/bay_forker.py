@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import bay.drivers.oci.driver
@@ -21,18 +22,17 @@ NUMBER_BYTES = 8
 def _next_to_be(orders: socket.socket) -> dict[str, Any] | None:
     """Fork for each order; gives it in the process that is to be `bay`, and None at the end of the orders."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 3)
+        message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 4)
         if not message:
             return None
         # Two forks: the one between waits for `bay`, and tells how it ended.
         if os.fork() == 0:
-            stdout, stderr, status = descriptors
+            *streams, status = descriptors
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if (pid := os.fork()) == 0:
                 orders.close()
-                with open(os.devnull, "rb") as null:
-                    for fd, standard in ((null.fileno(), 0), (stdout, 1), (stderr, 2)):
-                        os.dup2(fd, standard)
+                for standard, fd in enumerate(streams):
+                    os.dup2(fd, standard)
                 for fd in descriptors:
                     os.close(fd)
                 return json.loads(message)
@@ -61,7 +61,7 @@ def _work() -> int:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.argv = ["bay", *order["arguments"]]
+    sys.argv = [str(Path(sys.executable).with_name("bay")), *order["arguments"]]
     return main()
 
 

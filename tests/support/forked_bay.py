@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 from bay_forker import MESSAGE_BYTES, NUMBER_BYTES
@@ -25,8 +26,8 @@ _PROGRAM = Path(__file__).with_name("bay_forker.py")
 class ForkedBay:
     """A `bay` that was forked, used as a `subprocess.Popen` is."""
 
-    def __init__(self, status: int, stdout: IO[bytes]) -> None:
-        self.stdout: IO[bytes] | None = stdout
+    def __init__(self, status: int, stdout: IO[bytes] | None) -> None:
+        self.stdout = stdout
         self.returncode: int | None = None
         self._status = status
         self.pid = self._told(None)
@@ -62,16 +63,45 @@ class ForkedBay:
 
 
 def fork(arguments: list[str], environment: Mapping[str, str], stderr: int) -> ForkedBay:
-    """`bay` with those arguments; its stdout is a pipe."""
+    """`bay` with those arguments; its stdout is a pipe, and its stdin is empty."""
     read, stdout = os.pipe()
+    try:
+        with open(os.devnull, "rb") as null:
+            told = _forked(arguments, environment, [null.fileno(), stdout, stderr])
+    finally:
+        os.close(stdout)
+    return ForkedBay(told, os.fdopen(read, "rb", buffering=0))
+
+
+def run(
+    arguments: list[str], environment: Mapping[str, str], stdin: bytes = b"", timeout_s: float = 60
+) -> "subprocess.CompletedProcess[bytes]":
+    """What `bay` with those arguments said, and its exit code. Raises subprocess.TimeoutExpired."""
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        streams = [given.fileno(), out.fileno(), err.fileno()]
+        process = ForkedBay(_forked(arguments, environment, streams), None)
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout_s)
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+def _forked(arguments: list[str], environment: Mapping[str, str], streams: list[int]) -> int:
+    """Where the pid and then the exit code are told."""
     told, status = os.pipe()
     order: dict[str, Any] = {"arguments": arguments, "environment": dict(environment), "folder": os.getcwd()}
     try:
-        socket.send_fds(_forker(), [json.dumps(order).encode()], [stdout, stderr, status])
+        socket.send_fds(_forker(), [json.dumps(order).encode()], [*streams, status])
     finally:
-        os.close(stdout)
         os.close(status)
-    return ForkedBay(told, os.fdopen(read, "rb", buffering=0))
+    return told
 
 
 @functools.cache
