@@ -52,9 +52,14 @@ def _unpack(order: dict[str, Any]) -> dict[str, object]:
     decoder = None if order["codec"] is None else Decoder(order["codec"], blob, filters[1])
     confine.install_filter(filters[0])
     stream = blob if decoder is None else decoder.output
-    source = Source(stream, order["bytes"], lambda: _say({"at": os.lseek(blob, 0, os.SEEK_CUR)}))
+
+    def tell() -> None:
+        _say({"at": os.lseek(blob, 0, os.SEEK_CUR)})
+
+    source = Source(stream, order["bytes"], tell)
     made = _take(source, top, order["entries"])
     source.drain()
+    tell()
     if decoder is not None:
         decoder.check_end()
     return {**made, "digest": source.digest, "bytes": source.bytes}

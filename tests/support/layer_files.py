@@ -1,9 +1,12 @@
 """Makes layers for tests, entry by entry by `tarfile`, right or wrong in one place; and stores for them."""
 
+import contextlib
 import gzip
 import io
+import os
 import stat
 import tarfile
+import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -62,6 +65,13 @@ def zstandarded(content: bytes) -> Layer:
     return Layer(zstandard.ZstdCompressor(level=1).compress(content), digest_of(content), ZSTD)
 
 
+def windowed(content: bytes, log: int) -> Layer:
+    """A frame that wants a window of 2^`log` bytes."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=log, write_content_size=0)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return Layer(stream.compress(content) + stream.flush(), digest_of(content), ZSTD)
+
+
 def plain(content: bytes) -> Layer:
     return Layer(content, digest_of(content), TAR)
 
@@ -103,3 +113,22 @@ def _kind(path: Path) -> str:
         stat.S_IFIFO: "fifo",
     }
     return kinds.get(stat.S_IFMT(facts.st_mode), "device")
+
+
+def processes(within_s: float = 0) -> list[int]:
+    """The processes of cages of this run of the tests; what is going has `within_s` to be gone."""
+    end = time.monotonic() + within_s
+    while (found := _caged()) and time.monotonic() < end:
+        time.sleep(0.01)  # they are no children of this process: there is no event to wait for
+    return found
+
+
+def _caged() -> list[int]:
+    first = parts().ids.start
+    found: list[int] = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{name}/uid_map").read_text().split()
+            if fields[:1] == ["0"] and first <= int(fields[1]) < first + (64 << 16):
+                found.append(int(name))
+    return found

@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import select
+import stat
 import subprocess
 import threading
 import time
@@ -220,8 +221,8 @@ class Cage:
                     self._tell(at)
                 case {"error": str(kind), "message": str(message)}:
                     raise _ERRORS.get(kind, DriverUnavailable)(message[:_LONGEST_MESSAGE])
-                case {"done": done}:
-                    return _report(done)
+                case {"done": dict()} as words:
+                    return _report(words["done"])
                 case _:
                     log.warning("layer.unpacker_said", text=line[-500:].decode(errors="replace"))
         raise DriverUnavailable("the unpacker of a layer ended without a result; see Bay's log")
@@ -268,7 +269,11 @@ def _report(done: Mapping[str, Any]) -> UnpackerReport:
 
 def _opened_blob(blob: Path) -> int:
     """Another program wrote the directory that it is in."""
-    return os.open(blob, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(blob, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise ImageInvalid("the image has a layer that is no regular file")
 
 
 def _interpreter() -> list[str]:

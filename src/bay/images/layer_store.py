@@ -38,7 +38,6 @@ from tree_tar.openat2 import openat2
 log = structlog.get_logger("bay.images")
 
 _TREE, _FACTS = "fs", "layer.json"
-_LONGEST_FACTS = 4096
 _CODECS = {".tar": None, ".tar+gzip": "gzip", ".tar.gzip": "gzip", ".tar+zstd": "zstd", ".tar.zstd": "zstd"}
 _ID = re.compile(r"[a-z0-9]{1,16}:[A-Za-z0-9_-]{1,128}")
 _NAME = re.compile(r"[a-z0-9]{1,16}-[A-Za-z0-9_-]{1,128}")
@@ -56,12 +55,15 @@ class LayerLimits:
 
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
-    """A layer that is whole. `bytes` are of its tar, uncompressed; `skipped` counts the devices left out."""
+    """A layer that is whole. `bytes` are of its tar, uncompressed; `skipped` counts the devices left out.
+    A layer that `hides_all` is to be the lowest of its overlay, which takes no mark on the top for that.
+    """
 
     diff_id: str
     bytes: int
     entries: int
     skipped: int
+    hides_all: bool = False
 
 
 class LayerStore:
@@ -80,7 +82,8 @@ class LayerStore:
         for directory in (self._root, self._layers, self._tmp, self._trash):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
-        for left in (*self._tmp.iterdir(), *self._trash.iterdir()):
+        parts = [place for place in self._layers.iterdir() if not (place / _TREE).exists()]
+        for left in (*parts, *self._tmp.iterdir(), *self._trash.iterdir()):
             try:
                 _remove_now(left)
             except (OSError, DriverUnavailable) as error:
@@ -93,15 +96,14 @@ class LayerStore:
 
     def diff_ids(self) -> set[str]:
         """All that are whole."""
-        return {name.replace("-", ":", 1) for name in os.listdir(self._layers) if _NAME.fullmatch(name)}
+        ids = {name.replace("-", ":", 1) for name in os.listdir(self._layers) if _NAME.fullmatch(name)}
+        return {found for found in ids if self.path(found)}
 
     def facts(self, diff_id: str) -> StoredLayer | None:
         """A layer that is whole. Blocks for a moment."""
-        try:
-            content = (self._place(diff_id) / _FACTS).read_bytes()[:_LONGEST_FACTS]
-        except FileNotFoundError:
+        if self.path(diff_id) is None:
             return None
-        return StoredLayer(**json.loads(content))
+        return StoredLayer(**json.loads((self._place(diff_id) / _FACTS).read_bytes()))
 
     async def add(
         self,
@@ -124,7 +126,7 @@ class LayerStore:
             found = await self._unpacked(order, diff_id, on_progress)
             if known is not None:
                 return known
-            layer = StoredLayer(diff_id, found.bytes, found.entries, found.skipped)
+            layer = StoredLayer(diff_id, found.bytes, found.entries, found.skipped, "" in found.opaque)
             await in_new_thread(lambda: self._finish(made, layer, found.opaque))
             return layer
 
@@ -185,21 +187,31 @@ class LayerStore:
         (made / _FACTS).write_text(json.dumps(asdict(layer)))
         renames.sync_file_system(made)
         # Where another Bay was quicker, its copy is as good.
-        if renames.place(made, self._place(layer.diff_id)):
-            renames.sync_directory(self._layers)
+        renames.place(made, self._place(layer.diff_id))
+        renames.sync_directory(self._layers)
 
     def _adopt(self, source: Path, tree: str, made: Path, layer: StoredLayer) -> None:
         with _host_errors():
             if btrfs.is_btrfs(source) and btrfs.is_subvolume(source):
-                btrfs.snapshot(source, made)
-                made.chmod(0o700)
-                (made / tree).rename(made / _TREE)
-                for name in set(os.listdir(made)) - {_TREE}:
-                    remove_tree.remove_now(made / name)
+                self._freeze(source, tree, made, layer)
             else:
-                made.mkdir(mode=0o700)
-                (source / tree).rename(made / _TREE)
-            self._publish(made, layer)
+                self._take_over(source / tree, made, layer)
+
+    def _freeze(self, source: Path, tree: str, made: Path, layer: StoredLayer) -> None:
+        btrfs.snapshot(source, made)
+        made.chmod(0o700)
+        (made / tree).rename(made / _TREE)
+        for name in set(os.listdir(made)) - {_TREE}:
+            remove_tree.remove_now(made / name)
+        self._publish(made, layer)
+
+    def _take_over(self, tree: Path, made: Path, layer: StoredLayer) -> None:
+        """The tree comes last: were Bay killed while it is in `tmp`, the next start would remove it."""
+        made.mkdir(mode=0o700)
+        self._publish(made, layer)
+        place = self._place(layer.diff_id)
+        tree.rename(place / _TREE)
+        renames.sync_directory(place)
 
     @asynccontextmanager
     async def _making(self) -> AsyncGenerator[Path]:
@@ -274,6 +286,7 @@ def _destroyed(path: Path) -> bool:
         if not (stat.S_ISDIR(path.lstat().st_mode) and btrfs.is_btrfs(path) and btrfs.is_subvolume(path)):
             return False
         btrfs.destroy(path)
+        btrfs.begin_commit(path.parent)  # else the room comes back after half a minute
     return True
 
 

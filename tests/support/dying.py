@@ -47,7 +47,7 @@ def run_and_die(line: Line, work: Callable[[], object]) -> None:
 def _traced(file: str, on_line: Callable[[Line, str], object], work: Callable[[], object]) -> None:
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
         path = Path(frame.f_code.co_filename)
-        if path.name != file or path.parent.name not in ("cargo", "linux"):
+        if path.name != file or path.parent.name not in ("cargo", "images", "linux"):
             return None
         if event == "line":
             on_line((file, frame.f_lineno), frame.f_code.co_name)
