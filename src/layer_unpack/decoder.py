@@ -31,7 +31,7 @@ Read = Callable[[int], bytes]
 Write = Callable[[bytes], object]
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """The stream breaks off."""
 
 
@@ -65,7 +65,7 @@ def _run(decode: Callable[[Read, Write], None], blob: int, into: int, program: b
         install_filter(program)
         decode(lambda size: os.read(0, size), _write)
         status = 0
-    except (zlib.error, zstandard.ZstdError, _Damaged):
+    except (zlib.error, zstandard.ZstdError, Damaged):
         status = _DAMAGED
     except MemoryError:
         status = _NO_MEMORY
@@ -92,7 +92,7 @@ def _member(data: bytes, read: Read, write: Write) -> bytes:
         data = data or read(_IN)
         piece = member.decompress(data, _OUT)
         if not data and not piece and not member.eof:
-            raise _Damaged
+            raise Damaged
         write(piece)
         data = member.unconsumed_tail
     return member.unused_data or read(_IN)
