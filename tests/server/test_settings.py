@@ -79,6 +79,26 @@ def test_a_pools_maximum_is_no_less_than_its_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "own", "less"),
+    [("cpus", "2", "1.5"), ("memory_mb", "512", "256"), ("disk_mb", "100", "99"), ("pids", "64", "63")],
+)
+def test_the_most_that_may_be_asked_for_is_no_less_than_the_profiles_own(
+    tmp_path: Path, name: str, own: str, less: str
+) -> None:
+    text = f"[profiles.x]\n{name} = {own}\nmax_{name} = {{}}\n"
+    with pytest.raises(
+        InvalidArgument, match=f"{less} is less than {name}, {own}; leave it out, or give more"
+    ):
+        settings.read(toml(tmp_path, text.format(less)))
+    settings.read(toml(tmp_path, text.format(own)))
+
+
+def test_files_without_a_limit_have_no_most() -> None:
+    with pytest.raises(InvalidArgument, match="64 is less than disk_mb, no limit"):
+        settings.read(profiles={"x": {"disk_mb": None, "max_disk_mb": 64}})
+
+
+@pytest.mark.parametrize(
     "text",
     ["port = 70000", "port = 'x'", "driver = 'lxd'", "log_level = 'loud'", "start_concurrency = 0", "api_key = ''", "api_key = 'fifteen-letters'",
      "[quotas]\nsandboxs = 1", "[quotas]\nrunning = -1", "[owners.'a b']\nrunning = 1",

@@ -24,8 +24,8 @@ PANELS = {
         "get": CommandEntry("sandbox", "Show one sandbox", "bay get web\nbay get web --json"),
         "update": CommandEntry(
             "sandbox",
-            "Change a sandbox's name, labels, timeouts or URL",
-            "bay update web --name shop\nbay update web --idle-timeout never",
+            "Change a sandbox's name, labels, timeouts, sizes or URL",
+            "bay update web --name shop\nbay update web --idle-timeout never\nbay update web --cpus 2 --memory 4g",
         ),
         "start": CommandEntry("sandbox", "Start the compute of sandboxes; they keep name and files"),
         "pause": CommandEntry("sandbox", "Freeze sandboxes in memory; the next call wakes them"),

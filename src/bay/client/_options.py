@@ -28,6 +28,7 @@ class CreateOptions(TypedDict, total=False):
     `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means
     never, a `warm_timeout` of 0 that it is not kept frozen. `image` is ``"host"``, or the id or reference of
     an image, which is pulled first if it is not here (`pull` is ``"always"`` or ``"never"`` otherwise).
+    `cpus` are cores, `memory_mb` and `disk_mb` MiB, `pids` processes; each up to what the profile allows.
     `secrets` are given to it by name, a text as the variable of that name. `from_checkpoint` gives it the
     files of a checkpoint (by id), of whichever of the owner's sandboxes; `checkpoint_policy` has checkpoints
     made by themselves. `network_policy` says what its network may reach; `network` (``"none"``, ``"open"``)
@@ -49,6 +50,10 @@ class CreateOptions(TypedDict, total=False):
     ttl: int | str | None
     idle_timeout: int | str | None
     warm_timeout: int | str | None
+    cpus: float | None
+    memory_mb: int | None
+    disk_mb: int | None
+    pids: int | None
     cargo_id: str | None
     from_checkpoint: str | Checkpoint | None
     checkpoint_policy: CheckpointPolicy | None
@@ -63,7 +68,9 @@ class CreateOptions(TypedDict, total=False):
 
 
 class UpdateOptions(TypedDict, total=False):
-    """The options of `box.update`; one left out stays as it is, and None is a value like any other."""
+    """The options of `box.update`; one left out stays as it is, and None is a value like any other: of
+    `cpus`, `memory_mb` and `pids` it is the profile's.
+    """
 
     name: str | None
     labels: Mapping[str, str]
@@ -72,6 +79,9 @@ class UpdateOptions(TypedDict, total=False):
     checkpoint_policy: CheckpointPolicy | None
     url: PortSettings | int | None
     ports: Sequence[PortSettings]
+    cpus: float | None
+    memory_mb: int | None
+    pids: int | None
 
 
 class HistoryOptions(TypedDict, total=False):

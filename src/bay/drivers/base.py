@@ -40,8 +40,8 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `NetworkControl` and `Hostnames` are optional: Bay finds them with
-`isinstance`. `bay.testing.drivers` is the suite that every driver passes.
+`Driver` is the core. `Freezer`, `Resizable`, `NetworkControl` and `Hostnames` are optional: Bay finds them
+with `isinstance`. `bay.testing.drivers` is the suite that every driver passes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -49,7 +49,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from bay.errors import CapabilityNotSupported
+from bay.errors import CapabilityNotSupported, Conflict
 from bay.models import NetworkMode, NetworkPolicy, NetworkState, Persist, Resources
 
 
@@ -284,6 +284,26 @@ class Freezer(Protocol):
 
     async def resume(self, handle: Handle) -> None:
         """Undo `pause`, within a few milliseconds; idempotent."""
+
+
+class MemoryInUse(Conflict):
+    """The session's processes hold more memory than it was to have. End some, or ask for more."""
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """Optional: a driver gives a session that lives other resources."""
+
+    async def resize(self, handle: Handle, resources: Resources) -> None:
+        """Hold the session, running or paused, to `resources` from now on; idempotent. Gone is success.
+        Raises MemoryInUse, with everything as before, for less memory than is in use and cannot be freed: no
+        process is killed for it. More processes than the new limit go on, and start no others. Raises
+        DriverUnavailable.
+        """
+
+    async def resources(self, handle: Handle) -> Resources | None:
+        """The resources that the host holds the session to; None when it is gone."""
+        ...
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ from bay.drivers.base import (
     Exited,
     Gone,
     Handle,
+    MemoryInUse,
     Observed,
     Owned,
     Paused,
@@ -41,19 +42,21 @@ from bay.linux.processes import (
     is_stopped,
     kill_and_wait,
     open_process,
+    resident_bytes,
     send_signal,
     start_time,
 )
 from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
-from bay.models import NetworkMode, NetworkPolicy, NetworkState
+from bay.models import NetworkMode, NetworkPolicy, NetworkState, Resources
+from bay.units import MIB
 
 _READY_S = 15.0
 _END_S = 5.0
 
 STEPS = (
     *("claim", "launch", "ready"),
-    *("observe", "pause", "resume", "stop", "destroy", "set_network", "list_owned"),
+    *("observe", "pause", "resume", "resize", "stop", "destroy", "set_network", "list_owned"),
 )
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
 
@@ -97,6 +100,8 @@ class FakeDriver:
         """The result of `observe` for a session id, true or not."""
         self.networks: dict[str, NetworkPolicy] = {}
         """The latest policy of each session, which nothing enforces."""
+        self.sizes: dict[str, Resources] = {}
+        """The latest resources of each session, which nothing enforces."""
         self.hostnames: dict[str, str] = {}
         """The host name that each session was last given."""
 
@@ -114,6 +119,7 @@ class FakeDriver:
         await self._reach("claim")
         self.networks[spec.session_id] = spec.network
         self.hostnames[spec.session_id] = spec.hostname
+        self.sizes[spec.session_id] = spec.resources
         await self._remove(spec.session_id)
         await in_new_thread(lambda: self._claim(spec))
         claimed = Handle(driver=self.name, session_id=spec.session_id, data={"step": "claimed"})
@@ -150,6 +156,22 @@ class FakeDriver:
         await self._reach("resume")
         await in_new_thread(lambda: self._signal_all(handle, signal.SIGCONT))
 
+    async def resize(self, handle: Handle, resources: Resources) -> None:
+        """Remember them, unless its processes hold more memory already: nothing here holds them back."""
+        await self._reach("resize")
+        held = await in_new_thread(lambda: sum(map(resident_bytes, self._everyone(handle))))
+        if held > resources.memory:
+            raise MemoryInUse(
+                f"its processes hold {held // MIB} MiB of memory, which leaves no way to give it "
+                f"{resources.memory // MIB} MiB; end some of them, or ask for more",
+                details={"used_bytes": held},
+            )
+        if handle.session_id in self.sizes:
+            self.sizes[handle.session_id] = resources
+
+    async def resources(self, handle: Handle) -> Resources | None:
+        return self.sizes.get(handle.session_id)
+
     async def stop(self, handle: Handle, grace_s: float) -> None:
         await self._reach("stop")
         await self._wait_if_hung(handle.session_id)
@@ -159,6 +181,7 @@ class FakeDriver:
         await self._reach("destroy")
         await self._wait_if_hung(handle.session_id)
         await self._remove(handle.session_id)
+        self.sizes.pop(handle.session_id, None)
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
         """Remember it: a process of this host has the host's network, and nothing here holds it back."""

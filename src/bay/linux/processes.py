@@ -9,7 +9,7 @@ from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _START_TIME = 19  # of the fields behind the command's name in /proc/PID/stat
-_STATE, _PARENT = 0, 1
+_STATE, _PARENT, _RESIDENT = 0, 1, 21
 
 
 def boot_id() -> str:
@@ -103,6 +103,12 @@ def is_stopped(pid: int) -> bool:
     """Whether `pid` is stopped by a signal."""
     fields = _stat(pid)
     return fields is not None and fields[_STATE] == "T"
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that `pid` holds now, with what it shares; 0 when it has ended."""
+    fields = _stat(pid)
+    return int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 
 
 def descendants(pid: int) -> list[int]:

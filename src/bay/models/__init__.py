@@ -51,6 +51,7 @@ from bay.models.sandboxes import ALL_CAPABILITIES as ALL_CAPABILITIES
 from bay.models.sandboxes import Capability as Capability
 from bay.models.sandboxes import Compute as Compute
 from bay.models.sandboxes import Container, Failure, Profile, Resources, Sandbox
+from bay.models.sandboxes import Sizes as Sizes
 from bay.models.sandboxes import Status as Status
 from bay.models.secrets import SandboxSecret, Secret
 from bay.models.services import Service, ServiceHealth, ServiceSpec

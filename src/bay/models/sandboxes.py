@@ -38,6 +38,16 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The sizes of one sandbox: cores, MiB of memory and of files, and processes; None is its profile's."""
+
+    cpus: float | None = None
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    pids: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """The container of a live session, as the single GET of a sandbox shows it."""
 
@@ -86,6 +96,12 @@ class Sandbox:
     """Ports that others than the owner may reach, or that were named."""
     secrets: tuple[SandboxSecret, ...] = ()
     """The secrets that it is given, by name."""
+    cpus: float | None = None
+    """Cores; this and the next three are null only when its profile is no longer there."""
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    """How much its own files may hold, MiB, and as much again outside of its workspace; null = no limit."""
+    pids: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +126,11 @@ class Profile:
     persist: Persist = "workspace"
     disk_mb: int | None = 10_240
     """How much its files may hold, MiB, where the host can hold to that; None = no limit."""
+    max_cpus: float | None = None
+    """The most `cpus` of a sandbox; None, as for the next three, is the profile's own."""
+    max_memory_mb: int | None = None
+    max_disk_mb: int | None = None
+    max_pids: int | None = None
     start: Literal["eager", "lazy"] = "eager"
     kernel: Literal["eager", "lazy"] = "lazy"
     """Whether the default kernel starts with the session, or with the first code that is run in it."""

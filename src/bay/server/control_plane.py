@@ -67,6 +67,7 @@ from bay.server.reconciler.start_slots import StartSlots
 from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
+from bay.server.sandboxes.resizing import Resizing
 from bay.server.sandboxes.service import Sandboxes
 from bay.server.sandboxes.views import view_of
 from bay.server.secrets.delivery import SecretDelivery
@@ -173,6 +174,7 @@ class ControlPlane:
             slots=StartSlots(settings.start_concurrency),
             limit_s=settings.start_limit,
         )
+        self.resizing = Resizing(self.core)
         self.reconciler = Reconciler(
             self.core,
             queue=queue,
@@ -180,6 +182,7 @@ class ControlPlane:
             live=live,
             orphans=orphans,
             storage_steps=self.storage_steps,
+            resizing=self.resizing,
             ship=self.ship,
             holds=self.holds,
             notifier=self.changes,
@@ -291,6 +294,7 @@ class ControlPlane:
             quotas=self.quotas,
             images=self.image_requests,
             puller=self.puller,
+            resizing=self.resizing,
             ship=self.ship,
             request_probe=self.reconciler.request_probe,
             view=self.view,

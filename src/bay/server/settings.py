@@ -105,6 +105,18 @@ class ProfileSettings(SettingFields):
         ge=16,
         description="limit of its files, MiB, and as much again outside of its workspace; enforced on btrfs only",
     )
+    max_cpus: float | None = Field(
+        None, gt=0, le=1024, description="most `cpus` that a create or `PATCH` may ask for; unset: `cpus`"
+    )
+    max_memory_mb: int | None = Field(
+        None, ge=64, description="most `memory_mb` of a create or `PATCH`; unset: `memory_mb`"
+    )
+    max_disk_mb: int | None = Field(
+        None, ge=16, description="most `disk_mb` of a create, and limit of its cargo; unset: `disk_mb`"
+    )
+    max_pids: int | None = Field(
+        None, ge=16, le=1_000_000, description="most `pids` of a create or `PATCH`; unset: `pids`"
+    )
     start: Literal["eager", "lazy"] = Field("eager", description="when compute starts")
     kernel: Literal["eager", "lazy"] = Field(
         "lazy", description="when the default kernel starts: with the sandbox, or with the first code"
@@ -129,6 +141,16 @@ class ProfileSettings(SettingFields):
         size = info.data.get("pool_size", 0)
         if value is not None and value < size:
             raise ValueError(f"{value} is less than pool_size, {size}; leave it out, or give {size} or more")
+        return value
+
+    @field_validator("max_cpus", "max_memory_mb", "max_disk_mb", "max_pids")
+    @classmethod
+    def _no_less_than_its_own(cls, value: float | None, info: ValidationInfo) -> float | None:
+        name = str(info.field_name).removeprefix("max_")
+        own = info.data.get(name)
+        if value is not None and name in info.data and (own is None or value < own):
+            has = "no limit" if own is None else f"{own:g}"
+            raise ValueError(f"{value:g} is less than {name}, {has}; leave it out, or give more")
         return value
 
     @field_validator("user")

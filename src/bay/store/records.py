@@ -15,6 +15,7 @@ from bay.models import (
     Persist,
     PortSettings,
     SandboxSecret,
+    Sizes,
     Status,
 )
 
@@ -47,10 +48,18 @@ class SessionRecord:
     """The handle that the driver yielded last, as JSON."""
     network_version: int | None = None
     """The version of the policy that holds for its network; None when that has yet to be seen to."""
+    cpus: float | None = None
+    memory_mb: int | None = None
+    pids: int | None = None
     end_reason: str | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of its sandbox that it has taken, None for the profile's."""
+        return Sizes(cpus=self.cpus, memory_mb=self.memory_mb, pids=self.pids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +98,10 @@ class SandboxRecord:
     ports: tuple[PortSettings, ...] = ()
     host: str | None = None
     """Its label in host names beside its id: its name, unless another sandbox had that first."""
+    cpus: float | None = None
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    pids: int | None = None
     env: dict[str, str] = field(repr=False)
     secrets: tuple[SandboxSecret, ...] = ()
     labels: dict[str, str]
@@ -116,6 +129,11 @@ class SandboxRecord:
     def phase(self) -> Phase | None:
         """The phase of the live session, None without one."""
         return self.session.phase if self.session else None
+
+    @property
+    def sizes(self) -> Sizes:
+        """Its own sizes, None for the profile's."""
+        return Sizes(cpus=self.cpus, memory_mb=self.memory_mb, disk_mb=self.disk_mb, pids=self.pids)
 
     @property
     def is_called(self) -> bool:

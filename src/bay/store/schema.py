@@ -14,6 +14,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -121,6 +122,11 @@ sandboxes = Table(
     Column("network_mode", String(16)),
     Column("url", JSON(none_as_null=True)),
     Column("ports", JSON, nullable=False, server_default="[]"),
+    # Its own sizes; null is its profile's.
+    Column("cpus", Float),
+    Column("memory_mb", Integer),
+    Column("disk_mb", Integer),
+    Column("pids", Integer),
     # Its label in host names: its name, if no other sandbox, of whatever owner, had it first.
     Column("host", String(63)),
     Column("env", JSON, nullable=False),
@@ -201,6 +207,10 @@ sessions = Table(
     Column("handle", JSON(none_as_null=True)),
     # The policy version of its network; null: a Bay took the session over and has yet to see to it.
     Column("network_version", Integer),
+    # The sizes of its sandbox that it has taken; null was the profile's.
+    Column("cpus", Float),
+    Column("memory_mb", Integer),
+    Column("pids", Integer),
     Column("end_reason", Text),
     _when("created_at", nullable=False),
     _when("started_at"),

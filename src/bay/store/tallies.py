@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from bay.store.schema import cargos, checkpoints, sandboxes, sessions
 from bay.store.sqlite import StoreConnection
@@ -21,9 +22,16 @@ class UsageScope:
 
 @dataclass(frozen=True, slots=True)
 class ProfileUsage:
-    """The usage of one profile. A sandbox under deletion is not in `sandboxes`, but counts in the others."""
+    """The usage of one profile, in sandboxes of the same sizes (None is the profile's). A sandbox under
+    deletion is not in `sandboxes`, but counts in the others.
+    """
 
     profile: str
+    cpus: float | None
+    memory_mb: int | None
+    held_cpus: float | None
+    """The sizes that their sessions have, while others are wanted."""
+    held_memory_mb: int | None
     sandboxes: int
     running: int
     """Have or want compute, and are not frozen."""
@@ -34,19 +42,21 @@ class ProfileUsage:
 async def by_profile(
     db: StoreConnection, whose: UsageScope, now: datetime, besides: str | None
 ) -> list[ProfileUsage]:
-    """The usage of each profile, without the sandbox `besides`."""
+    """The usage of each profile and size, without the sandbox `besides`."""
     live = and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
     wants = and_(_S.target == "running", or_(_S.expires_at.is_(None), _S.expires_at > now))
+    sizes = (_S.cpus, _S.memory_mb, *(_held(name) for name in ("cpus", "memory_mb")))
     query = (
         select(
             _S.profile,
+            *sizes,
             _count(_S.target != "deleted"),
             _count(or_(sessions.c.phase != "paused", wants)),
             _count(or_(sessions.c.id.is_not(None), wants)),
         )
         .outerjoin(sessions, live)
         .where(*_of(whose), _S.deleted_at.is_(None), _S.id != (besides or ""))
-        .group_by(_S.profile)
+        .group_by(_S.profile, *sizes)
     )
     return [ProfileUsage(*row) for row in await db.execute(query)]
 
@@ -107,6 +117,10 @@ def _of(whose: UsageScope) -> list[ColumnElement[bool]]:
     # The owner also where the key would do: the index is on that.
     mine = [_S.owner == whose.owner]
     return mine if whose.key_id is None else [*mine, _S.key_id == whose.key_id]
+
+
+def _held(name: str) -> ColumnElement[Any]:
+    return case((sessions.c.id.is_(None), _S[name]), else_=sessions.c[name])
 
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:

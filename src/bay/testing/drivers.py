@@ -24,11 +24,23 @@ from pathlib import Path
 
 import pytest
 
-from bay.drivers.base import Exited, Freezer, Gone, Handle, NetworkControl, Paused, Running, SessionSpec
+from bay.drivers.base import (
+    Exited,
+    Freezer,
+    Gone,
+    Handle,
+    MemoryInUse,
+    NetworkControl,
+    Paused,
+    Resizable,
+    Running,
+    SessionSpec,
+)
 from bay.drivers.health import check_health
 from bay.errors import SandboxNotReady
-from bay.models import NetworkPolicy, NetworkRule
+from bay.models import NetworkPolicy, NetworkRule, Resources
 from bay.testing.driver_bench import Answer, DriverBench, call, endpoint_of, host_fingerprint, run
+from bay.units import MIB
 
 pytestmark = pytest.mark.anyio
 
@@ -299,6 +311,46 @@ async def test_sessions_outlive_the_driver_object(bench: DriverBench) -> None:
         await bench.driver.open()
 
 
+async def test_a_session_begins_with_the_resources_of_its_spec_and_takes_others(bench: DriverBench) -> None:
+    first, second = (
+        Resources(cpus=0.5, memory=256 * MIB, pids=64),
+        Resources(cpus=2, memory=512 * MIB, pids=99),
+    )
+    async with bench.session(resources=first) as handle:
+        assert await resizable(bench).resources(handle) == first
+        for wanted in (second, second, first):
+            await resizable(bench).resize(handle, wanted)
+            assert await resizable(bench).resources(handle) == wanted
+        assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_a_frozen_session_takes_other_resources(bench: DriverBench) -> None:
+    wanted = Resources(cpus=0.25, memory=200 * MIB, pids=50)
+    async with bench.session() as handle:
+        await freezer(bench).pause(handle)
+        await resizable(bench).resize(handle, wanted)
+        assert await resizable(bench).resources(handle) == wanted
+        assert await bench.driver.observe(handle) == Paused(endpoint_of(handle))
+        await freezer(bench).resume(handle)
+
+
+async def test_less_memory_than_is_in_use_is_refused_and_changes_nothing(bench: DriverBench) -> None:
+    first = Resources(cpus=0.5, memory=256 * MIB, pids=64)
+    async with bench.session(resources=first) as handle:
+        with pytest.raises(MemoryInUse, match="MiB of memory"):
+            await resizable(bench).resize(handle, Resources(cpus=2, memory=256 << 10, pids=99))
+        assert await resizable(bench).resources(handle) == first
+        assert await call(endpoint_of(handle), "GET", "/healthz") == {"status": "ok"}
+
+
+async def test_resizing_what_is_gone_is_success(bench: DriverBench) -> None:
+    async with bench.session() as handle:
+        pass
+    for gone in (handle, bench.handle("sess-never")):
+        await resizable(bench).resize(gone, Resources())
+        assert await resizable(bench).resources(gone) is None
+
+
 async def test_a_session_begins_with_the_policy_of_its_spec(bench: DriverBench) -> None:
     for mode in bench.driver.capabilities.network:
         async with bench.session(network=NetworkPolicy(mode=mode)) as handle:
@@ -339,6 +391,13 @@ def freezer(bench: DriverBench) -> Freezer:
     """The driver, for tests of a `Freezer`; others skip them."""
     if not isinstance(bench.driver, Freezer):
         pytest.skip(f"driver {bench.driver.name} cannot freeze sessions")
+    return bench.driver
+
+
+def resizable(bench: DriverBench) -> Resizable:
+    """The driver, for tests of a `Resizable`; others skip them."""
+    if not isinstance(bench.driver, Resizable):
+        pytest.skip(f"driver {bench.driver.name} cannot change the resources of sessions")
     return bench.driver
 
 

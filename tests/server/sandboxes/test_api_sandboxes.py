@@ -26,7 +26,7 @@ FIELDS = {
     "network", "url", "ports",
     "id", "name", "status", "compute", "profile", "image", "isolation", "cargo_id", "capabilities", "labels",
     "created_at", "expires_at", "idle_timeout", "idle_expires_at", "warm_timeout", "warm_expires_at", "containers", "error",
-    "persist", "checkpoint_id", "checkpoint_policy", "image_id", "secrets",
+    "persist", "checkpoint_id", "checkpoint_policy", "image_id", "secrets", "cpus", "memory_mb", "disk_mb", "pids",
 }  # fmt: skip
 RANDOM = "sandbox-" + "0123456789ab" * 2
 
@@ -76,6 +76,10 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
         "created_at": "2030-01-01T00:00:00.000000Z",
         "idle_timeout": 1800,
         "warm_timeout": 3600,
+        "cpus": 1.0,
+        "memory_mb": 1024,
+        "disk_mb": 10_240,
+        "pids": 512,
     }
     assert made["id"].startswith("sandbox-")
     assert made["cargo_id"].startswith("ws-")
@@ -805,7 +809,7 @@ async def test_health_and_profiles_are_open(bay: World) -> None:
     assert [item["id"] for item in items] == ["python-default", "eager", "bare", "forever", "rootless"]
     assert set(items[0]) == {
         "id", "image", "resources", "capabilities", "idle_timeout", "description", "containers",
-        "persist", "disk_mb",
+        "persist", "disk_mb", "max_cpus", "max_memory_mb", "max_disk_mb", "max_pids",
     }  # fmt: skip
     assert items[0]["resources"]["memory"] == "1024m"
     assert items[0]["resources"]["cpus"] == 1.0

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import select
 
-from bay.models import Compute, Failure, Status
+from bay.models import Compute, Failure, Sizes, Status
 from bay.server.sessions.lifecycle import (
     AbandonStorage,
     ApplyNetworkPolicy,
+    ApplySizes,
     Begin,
     End,
     Nothing,
@@ -222,6 +223,9 @@ def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
             return replace(sandbox, session=session_of(sandbox.id, "running"))
         case ApplyNetworkPolicy(session):
             return replace(sandbox, session=replace(session, network_version=sandbox.network_version))
+        case ApplySizes(session):
+            taken = {name: getattr(sandbox, name) for name in ("cpus", "memory_mb", "pids")}
+            return replace(sandbox, session=replace(session, **taken))
         case Pause():
             return replace(sandbox, session=session_of(sandbox.id, "paused"))
         case End(reason=reason):
@@ -248,11 +252,29 @@ def test_an_end_that_was_interrupted_keeps_its_reason() -> None:
     )
 
 
+@pytest.mark.parametrize("phase", ["running", "paused"])
+def test_a_live_session_of_other_sizes_is_resized_before_it_is_frozen_or_thawed(phase: Phase) -> None:
+    target = "paused" if phase == "running" else "running"
+    case = Case(target, phase, failed=False, expires="never", exited=False, deleted=False)
+    sandbox = sandbox_of(case)
+    assert sandbox.session is not None
+    for sizes in ({"cpus": 2.0}, {"memory_mb": 64}, {"pids": 20}):
+        assert next_step(replace(sandbox, **sizes), NOW) == ApplySizes(sandbox.session)
+    assert not isinstance(next_step(replace(sandbox, disk_mb=99), NOW), ApplySizes)
+
+
+@pytest.mark.parametrize("phase", ["starting", "ending", None])
+def test_a_session_that_does_not_live_yet_or_any_more_is_not_resized(phase: Phase | None) -> None:
+    case = Case("running", phase, failed=False, expires="never", exited=False, deleted=False)
+    assert not isinstance(next_step(replace(sandbox_of(case), cpus=2.0), NOW), ApplySizes)
+
+
 def test_the_view_shows_what_the_table_says() -> None:
     case = Case("running", "paused", failed=True, expires="never", exited=False, deleted=False)
-    shown = view(sandbox_of(case), NOW, ("shell",), "allowlist")
+    shown = view(sandbox_of(case), NOW, ("shell",), "allowlist", Sizes(cpus=0.5, pids=20))
     assert (shown.status, shown.compute, shown.capabilities) == ("ready", "warm", ("shell",))
     assert shown.network == "allowlist"
+    assert (shown.cpus, shown.memory_mb, shown.disk_mb, shown.pids) == (0.5, None, None, 20)
     assert shown.error == FAILURE
 
 

@@ -154,7 +154,7 @@ async def test_every_websocket_refuses_a_parameter_that_it_does_not_know(live: S
         ({"nmae": "x"}, "did you mean name?"),
         ({"template": "base"}, "did you mean image?"),
         ({"timeout": 60}, "did you mean ttl?"),
-        ({"memory_mb": 99}, "did you mean profile?"),
+        ({"memory": 99}, "did you mean memory_mb?"),
         ({"env": {"A": "1"}, "x" * 1000: 1}, "there is no field xxx"),
         ({"\x1b[31m": 1}, r"there is no field '\x1b[31m'"),
         ({"checkpoint_policy": {"evry": 60}}, "did you mean every?"),

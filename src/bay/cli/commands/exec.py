@@ -20,6 +20,7 @@ from bay.cli.follow import exit_code, follow, killed_with_us, pump, say_end, unl
 from bay.cli.interrupt import Interrupt, signal_handlers
 from bay.cli.output import note, print_json, print_line, printable
 from bay.cli.progress import Bar
+from bay.cli.size_options import CpusOption, DiskOption, MemoryOption, PidsOption, sizes
 from bay.cli.state import (
     RETRY_S,
     EnvOption,
@@ -82,6 +83,10 @@ def run(
     pull: PullOption = None,
     profile: ProfileOption = None,
     isolation: IsolationOption = None,
+    cpus: CpusOption = None,
+    memory: MemoryOption = None,
+    disk: DiskOption = None,
+    pids: PidsOption = None,
     env: EnvOption = None,
     secret: SecretOption = None,
     copy: Annotated[
@@ -118,6 +123,7 @@ def run(
         "isolation": isolation,
         "env": pairs(env, "--env", "=") or None,
         "secrets": given_secrets(secret),
+        **sizes(cpus, memory, disk, pids),
     }
     how: SpawnOptions = {"timeout_s": timeout, "cwd": cwd, "user": user, **_how(tty=tty, stdin=stdin)}
     with (

@@ -9,6 +9,7 @@ from bay.cli.commands.net import as_mode
 from bay.cli.commands.secrets import SecretOption, given_secrets
 from bay.cli.complete import NameArgument, NamesArgument, complete_names, complete_profiles
 from bay.cli.output import print_error, print_fields, print_json, print_line, print_list
+from bay.cli.size_options import CpusOption, DiskOption, MemoryOption, PidsOption, sizes
 from bay.cli.state import (
     EnvOption,
     JsonOption,
@@ -90,6 +91,10 @@ def create(
         int | None,
         duration_option("Time frozen until compute stops; 0 is at once."),
     ] = None,
+    cpus: CpusOption = None,
+    memory: MemoryOption = None,
+    disk: DiskOption = None,
+    pids: PidsOption = None,
     cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
     from_checkpoint: Annotated[
         str | None, typer.Option(metavar="ID", help="Id of the checkpoint to start from.")
@@ -120,6 +125,7 @@ def create(
             ttl=ttl,
             idle_timeout=idle_timeout,
             warm_timeout=warm_timeout,
+            **sizes(cpus, memory, disk, pids),
             cargo_id=cargo,
             from_checkpoint=from_checkpoint,
             network_policy=None if network is None else NetworkPolicy(mode=as_mode(network)),
@@ -188,9 +194,12 @@ def update(
     url_port: Annotated[
         str | None, typer.Option(metavar="PORT", help="The port of its URL, or none.")
     ] = None,
+    cpus: CpusOption = None,
+    memory: MemoryOption = None,
+    pids: PidsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a sandbox's name, labels, timeouts or URL."""
+    """Change a sandbox's name, labels, timeouts, sizes or URL."""
     changes: UpdateOptions = {}
     if new_name is not None:
         changes["name"] = new_name or None
@@ -202,10 +211,16 @@ def update(
         changes["warm_timeout"] = _seconds("--warm-timeout", warm_timeout)
     if url_port is not None:
         changes["url"] = None if url_port == _NONE else _number("--url-port", url_port, f"a port or {_NONE}")
+    if cpus is not None:
+        changes["cpus"] = cpus
+    if memory is not None:
+        changes["memory_mb"] = memory
+    if pids is not None:
+        changes["pids"] = pids
     if not changes:
         raise InvalidArgument(
-            "name a setting to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout or "
-            "--url-port"
+            "name a setting to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout, "
+            "--url-port, --cpus, --memory or --pids"
         )
     with connect_box(ctx, name) as box:
         info = box.update(**changes)
@@ -339,6 +354,10 @@ def _fields(info: "Sandbox") -> dict[str, str]:
         "profile": info.profile,
         "image": info.image,
         "isolation": info.isolation,
+        "cpus": None if info.cpus is None else f"{info.cpus:g}",
+        "memory": None if info.memory_mb is None else f"{info.memory_mb} MiB",
+        "disk": None if info.disk_mb is None else f"{info.disk_mb} MiB",
+        "pids": None if info.pids is None else str(info.pids),
         "cargo": info.cargo_id,
         "network": info.network,
         "url": None if info.url is None else info.url.href,

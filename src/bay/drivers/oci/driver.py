@@ -25,7 +25,7 @@ from bay.drivers.base import (
     SessionSpec,
 )
 from bay.drivers.health import check_health
-from bay.drivers.oci import cgroups, closure, host_image, layers, netns, seccomp
+from bay.drivers.oci import cgroup_limits, cgroups, closure, host_image, layers, netns, seccomp
 from bay.drivers.oci import hostname as oci_hostname
 from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
 from bay.drivers.oci.launch import (
@@ -51,7 +51,7 @@ from bay.linux.overlays import LayerNames
 from bay.linux.processes import boot_id, closing_fd, ends_within, open_process, send_signal
 from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
-from bay.models import NetworkPolicy, NetworkState
+from bay.models import NetworkPolicy, NetworkState, Resources
 from bay.network.firewalls import FIX, dropping
 from bay.network.manager import NetworkManager
 from bay.network.slots import NetworkSlot
@@ -195,6 +195,14 @@ class OciDriver:
     async def resume(self, handle: Handle) -> None:
         with _told(f"session {handle.session_id} cannot be resumed"):
             await in_new_thread(lambda: cgroups.thaw(self._cgroup_of(handle.session_id)))
+
+    async def resize(self, handle: Handle, resources: Resources) -> None:
+        """`/tmp` and `/dev/shm` stay as large as they began: half of the memory then."""
+        with _told(f"session {handle.session_id} cannot be given other sizes"):
+            await in_new_thread(lambda: cgroup_limits.change(self._cgroup_of(handle.session_id), resources))
+
+    async def resources(self, handle: Handle) -> Resources | None:
+        return await in_new_thread(lambda: cgroup_limits.read(self._cgroup_of(handle.session_id)))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """A paused session is resumed, so that it receives the signal."""

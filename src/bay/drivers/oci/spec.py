@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bay.drivers.base import SessionSpec
+from bay.drivers.oci.cgroup_limits import CPU_PERIOD_US, cpu_quota
 from bay.drivers.oci.userns import IDS
 from bay.models import Resources
 
@@ -41,7 +42,6 @@ CAPABILITIES = {  # and their numbers: see capability.h
 
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CPU_PERIOD_US = 100_000
 
 # Files of procfs that are about the host: writable ones and ones that block, and those that show disks,
 # hardware, boot arguments, loaded code or other people's files. SECURITY.md lists the rest.
@@ -195,7 +195,7 @@ def _secrets(spec: SessionSpec) -> list[dict[str, Any]]:
 
 def _resources(resources: Resources, huge_pages: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "cpu": {"quota": max(1000, round(resources.cpus * _CPU_PERIOD_US)), "period": _CPU_PERIOD_US},
+        "cpu": {"quota": cpu_quota(resources.cpus), "period": CPU_PERIOD_US},
         "memory": {"limit": resources.memory, "swap": resources.memory},
         "pids": {"limit": resources.pids},
         "devices": [{"allow": False, "access": "rwm"}],

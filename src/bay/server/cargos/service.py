@@ -11,6 +11,7 @@ from bay.server.cargos.usage import charged
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.sizes import most_of
 from bay.server.sessions.waker import Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
@@ -90,17 +91,25 @@ class Cargos:
         """
         async with self.store.write() as db:
             record = await self._find(db, caller, cargo_id)
-            wanted = _within(size_limit_mb, await self._most_of(db, record))
+            sandbox_id = record.managed_by_sandbox_id
+            sandbox = await sandboxes.get(db, sandbox_id) if sandbox_id else None
+            wanted = _within(size_limit_mb, self._most_of(record, sandbox))
             await cargos.change(db, record.id, size_limit_mb=wanted)
+            if sandbox is not None:
+                await sandboxes.change(db, sandbox.id, disk_mb=self._own_size(sandbox, wanted))
         await self.storage_steps.make_cargo(record.id)
         return await self.get(caller, cargo_id)
 
-    async def _most_of(self, db: StoreConnection, record: CargoRecord) -> int | None:
+    def _most_of(self, record: CargoRecord, sandbox: SandboxRecord | None) -> int | None:
         if record.managed_by_sandbox_id is None:
             return self.most_mb
-        sandbox = await sandboxes.get(db, record.managed_by_sandbox_id)
         profile = self.profiles.get(sandbox.profile) if sandbox else None
-        return profile.disk_mb if profile else record.size_limit_mb
+        return most_of(profile).disk_mb if profile else record.size_limit_mb
+
+    def _own_size(self, sandbox: SandboxRecord, limit_mb: int | None) -> int | None:
+        """The `disk_mb` of a sandbox whose cargo has that limit; None is its profile's."""
+        profile = self.profiles.get(sandbox.profile)
+        return None if profile and profile.disk_mb == limit_mb else limit_mb
 
     async def delete(self, caller: Caller, cargo_id: str) -> None:
         """Remove an external cargo; also when it already is. Raises Conflict while a sandbox has it."""

@@ -6,7 +6,8 @@ from fastapi import Query, Request
 from pydantic import BaseModel
 
 from bay import __version__
-from bay.models import Persist, Profile
+from bay.models import Persist, Profile, to_wire
+from bay.server.sessions.sizes import most_of
 from bay.server.web.dependencies import noun_router
 from bay.server.web.replies import WireResponse
 
@@ -31,6 +32,10 @@ class ProfileItem(BaseModel):
     description: str
     persist: Persist
     disk_mb: int | None
+    max_cpus: float
+    max_memory_mb: int
+    max_disk_mb: int | None
+    max_pids: int
     containers: list[dict[str, Any]] | None = None
 
 
@@ -75,5 +80,6 @@ def _item(profile: Profile, *, detail: bool) -> dict[str, Any]:
         "description": profile.description,
         "persist": profile.persist,
         "disk_mb": profile.disk_mb,
+        **{f"max_{name}": value for name, value in to_wire(most_of(profile)).items()},
         "containers": [container] if detail else None,
     }

@@ -22,12 +22,14 @@ from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import Shares
 from bay.server.reconciler.starter import Starter
+from bay.server.sandboxes.resizing import Resizing
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.lifecycle import (
     AbandonStorage,
     ApplyNetworkPolicy,
+    ApplySizes,
     Begin,
     End,
     Nothing,
@@ -82,6 +84,7 @@ class Reconciler:
         live: LiveSessions,
         orphans: Orphans,
         storage_steps: StorageSteps,
+        resizing: Resizing,
         ship: ShipClient,
         holds: Holds,
         notifier: Notifier,
@@ -96,6 +99,7 @@ class Reconciler:
         self._live = live
         self._storage_steps = storage_steps
         storage_steps.request_probe = self.request_probe
+        self._resizing = resizing
         self._ship = ship
         self._holds = holds
         self._notifier = notifier
@@ -305,6 +309,8 @@ class Reconciler:
                 await self._starter.resume(sandbox, session)
             case ApplyNetworkPolicy(session):
                 await self._apply_network(sandbox, session)
+            case ApplySizes(session):
+                await self._resizing.apply(sandbox, session)
             case Pause(session):
                 await self._pause(sandbox, session)
             case Resume(session):

@@ -26,6 +26,7 @@ from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import policy_of
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.rows import peer_of
+from bay.server.sessions.sizes import resources_of, sizes_of
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, events, images, sandboxes, sessions
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
@@ -102,7 +103,8 @@ class Starter:
         session = SessionRecord(
             id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self.core.driver.name,
             phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self.core.clock(),
-            network_version=sandbox.network_version, started_at=None, ended_at=None,
+            network_version=sandbox.network_version, cpus=sandbox.cpus, memory_mb=sandbox.memory_mb, pids=sandbox.pids,
+            started_at=None, ended_at=None,
         )  # fmt: skip
         async with self.core.store.write() as db:
             if await sandboxes.is_restored_elsewhere(db, sandbox.cargo_id, sandbox.id):
@@ -216,16 +218,17 @@ class Starter:
         async with self.core.store.read() as db:
             network = await policy_of(db, sandbox, profile, self.core.driver.capabilities.network)
             root = await self._root(db, sandbox, profile)
+        disk_mb = sizes_of(sandbox.sizes, profile).disk_mb
         return SessionSpec(
             session_id=session.id,
             sandbox_id=sandbox.id,
             image=sandbox.image,
             root=root,
             isolation=sandbox.isolation,
-            resources=profile.resources,
+            resources=resources_of(session.sizes, profile),
             workspace=self.core.cargo.path(sandbox.cargo_id),
             machine=self.core.cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
-            layer_bytes=None if profile.disk_mb is None else profile.disk_mb << 20,
+            layer_bytes=None if disk_mb is None else disk_mb << 20,
             hostname=lifecycle.hostname_of(sandbox),
             token=session.token,
             user="ship" if profile.user == OF_IMAGE else profile.user,

@@ -286,7 +286,7 @@ class Pool:
             of = {"pool": self._fingerprints[profile.id], "image_id": image and image.id}
             records = [replace(record, **of) for record in fresh]
             for record in records:
-                await add_cargo(db, record, self._core.cargo.name, profile)
+                await add_cargo(db, record, self._core.cargo.name, profile.disk_mb)
                 await sandboxes.add(db, record)
         for record in records:
             self._queue.put(record.id)
@@ -317,13 +317,17 @@ class Pool:
 
 
 async def add_cargo(
-    db: StoreConnection, sandbox: SandboxRecord, backend: str, profile: Profile, origin_id: str | None = None
+    db: StoreConnection,
+    sandbox: SandboxRecord,
+    backend: str,
+    limit_mb: int | None,
+    origin_id: str | None = None,
 ) -> None:
     """Insert the managed cargo of a new sandbox. `origin_id`: the checkpoint that it is copied from."""
     await cargos.add(
         db,
         {"id": sandbox.cargo_id, "owner": sandbox.owner, "managed_by_sandbox_id": sandbox.id, "backend": backend,
-         "size_limit_mb": profile.disk_mb, "origin_id": origin_id, "created_at": sandbox.created_at,
+         "size_limit_mb": limit_mb, "origin_id": origin_id, "created_at": sandbox.created_at,
          "last_accessed_at": sandbox.created_at},
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from bay.models import (
     Pull,
     Sandbox,
     SandboxSecret,
+    Sizes,
     Status,
 )
 from bay.server.managed_services.routes import NamedService
@@ -51,6 +52,10 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 LabelName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL.pattern}$")]
 Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=256)]], Most(64)]
 Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400), DURATION]
+Cpus = Annotated[float, Field(ge=0.01, le=1024, allow_inf_nan=False)]
+MemoryMb = Annotated[int, Field(ge=64, le=1 << 30)]
+DiskMb = Annotated[int, Field(ge=16, le=1 << 30)]
+Pids = Annotated[int, Field(ge=16, le=1_000_000)]
 SecondsOrNone = Annotated[int, Field(ge=0, le=10 * 365 * 86400), DURATION]
 
 
@@ -127,6 +132,15 @@ class CreateSandbox(Body):
         Pull, Field(description="When to fetch the image: if it is not here, always, or never")
     ] = "missing"
     isolation: Annotated[str | None, Field(max_length=32)] = None
+    cpus: Annotated[Cpus | None, Field(description="Cores, up to the profile's `max_cpus`")] = None
+    memory_mb: Annotated[MemoryMb | None, Field(description="MiB, up to its `max_memory_mb`")] = None
+    disk_mb: Annotated[
+        DiskMb | None,
+        Field(
+            description="Most of its files, MiB, and as much outside of its workspace; up to `max_disk_mb`"
+        ),
+    ] = None
+    pids: Annotated[Pids | None, Field(description="Processes and threads, up to `max_pids`")] = None
     env: Env = Field(default_factory=dict)
     secrets: Annotated[
         tuple[SecretBody, ...], Field(description="Secrets that it is given"), Most(MAX_IN_SANDBOX)
@@ -165,6 +179,10 @@ class CreateSandbox(Body):
             raise ValueError("give network or network_policy, not both")
         return self
 
+    def sizes(self) -> Sizes:
+        """Its own sizes; None is the profile's."""
+        return Sizes(cpus=self.cpus, memory_mb=self.memory_mb, disk_mb=self.disk_mb, pids=self.pids)
+
     def policy(self) -> NetworkPolicy | None:
         """Its egress policy; None is the profile's."""
         if self.network is not None:
@@ -182,6 +200,9 @@ class UpdateSandbox(Body):
     checkpoint_policy: CheckpointPolicyBody | None = None
     url: PortBody | None = None
     ports: Ports = ()
+    cpus: Annotated[Cpus | None, Field(description="As at the create; null is the profile's")] = None
+    memory_mb: MemoryMb | None = None
+    pids: Pids | None = None
 
 
 class ExtendTtl(Body):
@@ -212,6 +233,12 @@ class ForkList(Items[Sandbox]):
     """The new sandboxes."""
 
 
+_OWN_NOUNS = {
+    *("wait", "checkpoint_policy", "network", "network_policy", "url", "ports", "services", "secrets"),
+    *("cpus", "memory_mb", "disk_mb", "pids"),
+}
+
+
 @router.post("", status_code=201, response_model=Sandbox)
 async def create_sandbox(
     caller: Writer,
@@ -224,18 +251,14 @@ async def create_sandbox(
     body = body or CreateSandbox()
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
     kept = tuple(service.to_noun() for service in body.services)
-    values = body.model_dump(
-        exclude={
-            *("wait", "checkpoint_policy", "network", "network_policy", "url", "ports", "services", "secrets")
-        }
-    )
     new = NewSandbox(
-        **values,
+        **body.model_dump(exclude=_OWN_NOUNS),
         **_reached(body),
         checkpoint_policy=policy,
         network_policy=body.policy(),
         services=kept,
         secrets=tuple(secret.to_noun() for secret in body.secrets),
+        sizes=body.sizes(),
     )
     if "ttl" in body.model_fields_set and body.ttl is None:
         new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
@@ -273,7 +296,7 @@ async def get_sandbox(caller: Reader, sandboxes: SandboxesDep, sandbox_id: str) 
 async def update_sandbox(
     caller: Writer, sandboxes: SandboxesDep, sandbox_id: str, body: UpdateSandbox
 ) -> WireResponse:
-    """Change its name, labels, timeouts, checkpoint policy, or access to its ports."""
+    """Change its name, labels, timeouts, sizes, checkpoint policy, or access to its ports."""
     policy = body.checkpoint_policy and body.checkpoint_policy.to_noun()
     values = body.model_dump(exclude={"checkpoint_policy", "url", "ports"})
     given = frozenset(body.model_fields_set)

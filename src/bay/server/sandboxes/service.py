@@ -31,6 +31,7 @@ from bay.models import (
     Sandbox,
     SandboxSecret,
     ServiceSpec,
+    Sizes,
     from_wire,
     to_wire,
 )
@@ -42,10 +43,13 @@ from bay.server.managed_services import rules
 from bay.server.networks.service import checked_policy
 from bay.server.ports.gate import host_of
 from bay.server.sandboxes.pool import Pool, add_cargo, fresh_record
+from bay.server.sandboxes.resizing import RESIZED, ResizeOutcome, Resizing
 from bay.server.secrets import rules as secret_rules
+from bay.server.sessions import sizes
 from bay.server.sessions.core import Core
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import peer_of
+from bay.server.sessions.sizes import PROFILES_OWN
 from bay.server.sessions.waker import Waker, is_frozen
 from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipClient
@@ -94,6 +98,7 @@ class NewSandbox:
     ports: tuple[PortSettings, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
     secrets: tuple[SandboxSecret, ...] = ()
+    sizes: Sizes = PROFILES_OWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +122,9 @@ class SandboxChanges:
     checkpoint_policy: CheckpointPolicy | None = None
     url: PortSettings | None = None
     ports: tuple[PortSettings, ...] = ()
+    cpus: float | None = None
+    memory_mb: int | None = None
+    pids: int | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -130,6 +138,7 @@ class Sandboxes:
     quotas: Quotas
     images: ImageRequests
     puller: Puller
+    resizing: Resizing
     ship: ShipClient
     request_probe: Callable[[str], None]
     view: Callable[[SandboxRecord], Sandbox]
@@ -142,7 +151,8 @@ class Sandboxes:
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
         new = replace(new, secrets=secret_rules.checked(new.secrets, new.env))
         profile = self._profile(new)
-        new = replace(new, services=rules.checked(new.services, root=profile.root))
+        kept = rules.checked(new.services, root=profile.root)
+        new = replace(new, services=kept, sizes=sizes.checked(new.sizes, profile))
         if new.network_policy is not None:
             wanted = await checked_policy(
                 new.network_policy, self.core.driver.capabilities.network, self.private
@@ -242,27 +252,55 @@ class Sandboxes:
         return self.view(present)
 
     async def update(self, caller: Caller, ref: str, new: SandboxChanges) -> Sandbox:
-        """Change its name, labels or timeouts, which count from now. Raises Conflict for a taken name."""
+        """Change its name, labels, sizes or timeouts, which count from now; a live session has the sizes when
+        this returns. Raises Conflict for a taken name, or for less memory than is in use.
+        """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
         _check_name(new.name)
         changed = {name: getattr(new, name) for name in new.given}
-        try:
-            async with self.core.store.write() as db:
-                if changed:
-                    present = await sandboxes.get(db, record.id) or record
-                    values = {**changed, **self._clocks(present, changed)}
-                    for field_name in changed.keys() & _STORED_AS_WIRE:
-                        values[field_name] = to_wire(values[field_name])
-                    if "name" in changed:
-                        values["host"] = await sandboxes.free_host(db, host_of(new.name), record.id)
-                    await sandboxes.change(db, record.id, **values)
-                    await events.add(db, record, "sandbox.updated", self.core.clock(), fields=sorted(changed))
-        except IntegrityError as error:
-            raise _taken(new.name) from error
-        if "name" in changed:
-            self.waker.poke(record.id)
+        with self.resizing.expected(record.id) as resize:
+            try:
+                async with self.core.store.write() as db:
+                    if changed:
+                        await self._change(db, record, changed, resize)
+            except IntegrityError as error:
+                raise _taken(new.name) from error
+            if "name" in changed:
+                self.waker.poke(record.id)
+            if resize.wanted is not None:
+                await self.resizing.settled(self.waker, record, resize)
         return self.view(await self.waker.find(caller, record.id))
+
+    async def _change(
+        self, db: StoreConnection, record: SandboxRecord, changed: dict[str, Any], resize: ResizeOutcome
+    ) -> None:
+        present = await sandboxes.get(db, record.id) or record
+        values = {**changed, **self._clocks(present, changed), **await self._resized(db, present, changed)}
+        for field_name in changed.keys() & _STORED_AS_WIRE:
+            values[field_name] = to_wire(values[field_name])
+        if "name" in changed:
+            values["host"] = await sandboxes.free_host(db, host_of(changed["name"]), record.id)
+        if changed.keys() & set(RESIZED):
+            resize.wanted = replace(
+                present.sizes, **{name: values[name] for name in RESIZED if name in values}
+            )
+        await sandboxes.change(db, record.id, **values)
+        await events.add(db, record, "sandbox.updated", self.core.clock(), fields=sorted(changed))
+
+    async def _resized(
+        self, db: StoreConnection, present: SandboxRecord, changed: dict[str, Any]
+    ) -> dict[str, float | None]:
+        """The sizes among what is changed, as they are stored. Raises InvalidArgument or QuotaExceeded."""
+        asked = {name: value for name, value in changed.items() if name in RESIZED}
+        if not asked:
+            return {}
+        profile = self._profile_named(present.profile)
+        stored = sizes.checked(Sizes(**asked), profile)
+        values = {name: getattr(stored, name) for name in asked}
+        after = sizes.resources_of(replace(present.sizes, **values), profile)
+        await self.quotas.admit_resize(db, present, sizes.resources_of(present.sizes, profile), after)
+        return values
 
     async def delete(self, caller: Caller, ref: str) -> None:
         """Remove a sandbox and its managed cargo; returns when it is removed. Idempotent."""
@@ -329,13 +367,7 @@ class Sandboxes:
 
     def _profile(self, new: NewSandbox) -> Profile:
         """The profile, once everything that only Bay can judge about the request is found good."""
-        profile = self.core.profiles.get(new.profile)
-        if profile is None:
-            there = sorted(self.core.profiles)
-            raise BadRequest(
-                f"there is no profile {new.profile}; there is {' or '.join(there)}",
-                details={"available": there},
-            )
+        profile = self._profile_named(new.profile)
         here = self.core.driver.capabilities
         if (new.image or profile.image) != HOST and not here.layered:
             raise BadRequest("this server's driver has the image host alone", details={"available": [HOST]})
@@ -349,6 +381,17 @@ class Sandboxes:
         _check_name(new.name)
         if new.from_checkpoint is not None and new.cargo_id is not None:
             raise BadRequest("give cargo_id or from_checkpoint, not both: a fork gets a new cargo")
+        if new.sizes.disk_mb is not None and new.cargo_id is not None:
+            raise BadRequest("give cargo_id or disk_mb, not both: an external cargo has a limit of its own")
+        return profile
+
+    def _profile_named(self, name: str) -> Profile:
+        profile = self.core.profiles.get(name)
+        if profile is None:
+            there = sorted(self.core.profiles)
+            raise BadRequest(
+                f"there is no profile {name}; there is {' or '.join(there)}", details={"available": there}
+            )
         return profile
 
     def _check_can_pause(self, record: SandboxRecord) -> None:
@@ -401,7 +444,8 @@ class Sandboxes:
         origin = new.from_checkpoint and await self.snapshots.usable(db, caller, new.from_checkpoint)
         image = await self._image(db, caller, new, profile, origin or None)
         pooled = await self.pool.claim(db, profile, image and image.id) if _fits_pool(new, profile) else None
-        await self.quotas.admit_create(db, caller, profile, starts=starts or pooled is not None)
+        resources = sizes.resources_of(new.sizes, profile)
+        await self.quotas.admit_create(db, caller, resources, starts=starts or pooled is not None)
         if pooled is not None:
             made = self._record(caller, new, profile, image, now)
             return await self._claim(db, made, pooled, starts=starts)
@@ -409,7 +453,8 @@ class Sandboxes:
             new = replace(new, network_policy=await networks.get(db, origin.sandbox_id))
         record = self._record(caller, new, profile, image, now)
         if new.cargo_id is None:
-            await add_cargo(db, record, self.core.cargo.name, profile, new.from_checkpoint)
+            limit_mb = sizes.sizes_of(new.sizes, profile).disk_mb
+            await add_cargo(db, record, self.core.cargo.name, limit_mb, new.from_checkpoint)
         else:
             await self._check_cargo(db, caller, new.cargo_id)
         host = await sandboxes.free_host(db, host_of(new.name), record.id)
@@ -508,6 +553,10 @@ class Sandboxes:
             network_mode=new.network_policy and new.network_policy.mode,
             url=new.url,
             ports=new.ports,
+            cpus=new.sizes.cpus,
+            memory_mb=new.sizes.memory_mb,
+            disk_mb=new.sizes.disk_mb,
+            pids=new.sizes.pids,
             env=new.env,
             secrets=new.secrets,
             labels=new.labels,
@@ -588,6 +637,7 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     """Whether the pool's sandboxes fit the request: env, labels, name and limits come after the start."""
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
     wants_other = wants_other or new.network_policy not in (None, profile.network_policy)
+    wants_other = wants_other or new.sizes != PROFILES_OWN
     has_files = any(one.file is not None for one in new.secrets)
     is_plain = new.cargo_id is None and new.from_checkpoint is None and not new.services and not has_files
     return is_plain and not wants_other
@@ -607,7 +657,7 @@ def _like(
         profile=source.profile, name=name, image=source.image_id or HOST, isolation=source.isolation, env=source.env,
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
-        url=url, ports=ports, services=kept, secrets=source.secrets,
+        url=url, ports=ports, services=kept, secrets=source.secrets, sizes=source.sizes,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from bay.server.ports.gate import PortHosts
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import mode_of
+from bay.server.sessions.sizes import sizes_of
 from bay.store.records import SandboxRecord
 
 
@@ -14,7 +15,8 @@ def view_of(core: Core, hosts: PortHosts, record: SandboxRecord) -> Sandbox:
     """The sandbox as its owner sees it. Call it once the driver is open, and its capabilities are known."""
     profile = core.profiles.get(record.profile)
     mode = mode_of(record, profile, core.driver.capabilities.network)
-    sandbox = lifecycle.view(record, core.clock(), profile.capabilities if profile else (), mode)
+    sizes = sizes_of(record.sizes, profile) if profile else record.sizes
+    sandbox = lifecycle.view(record, core.clock(), profile.capabilities if profile else (), mode, sizes)
     if (setting := record.url) is None:
         return sandbox
     href = hosts.url(record.host or record.id, None)

@@ -9,7 +9,7 @@ facts (target, error, times, the live session's phase), so they can never disagr
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bay.models import Compute, NetworkMode, Sandbox, Status
+from bay.models import Compute, NetworkMode, Sandbox, Sizes, Status
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
 
@@ -52,6 +52,13 @@ class ApplyNetworkPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplySizes:
+    """The session has other sizes than the row wants for it."""
+
+    session: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Stop and destroy the session. `graceful` gives its processes time to end by themselves."""
 
@@ -89,6 +96,7 @@ Step = (
     | Begin
     | ResumeStart
     | ApplyNetworkPolicy
+    | ApplySizes
     | Pause
     | Resume
     | End
@@ -188,6 +196,9 @@ def _step_with_session(
         return End(session, "stopped", graceful=session.phase in ("running", "paused"))
     if session.phase != "starting" and session.network_version != sandbox.network_version:
         return ApplyNetworkPolicy(session)
+    wanted = (sandbox.cpus, sandbox.memory_mb, sandbox.pids)
+    if session.phase != "starting" and (session.cpus, session.memory_mb, session.pids) != wanted:
+        return ApplySizes(session)
     match session.phase, sandbox.target:
         case "starting", _:
             return ResumeStart(session)
@@ -204,7 +215,11 @@ def _counts_idleness(sandbox: SandboxRecord, now: datetime) -> bool:
 
 
 def view(
-    sandbox: SandboxRecord, now: datetime, capabilities: tuple[str, ...], network: NetworkMode
+    sandbox: SandboxRecord,
+    now: datetime,
+    capabilities: tuple[str, ...],
+    network: NetworkMode,
+    sizes: Sizes,
 ) -> Sandbox:
     """The sandbox as its owner sees it."""
     return Sandbox(
@@ -232,4 +247,8 @@ def view(
         network=network,
         ports=sandbox.ports,
         secrets=sandbox.secrets,
+        cpus=sizes.cpus,
+        memory_mb=sizes.memory_mb,
+        disk_mb=sizes.disk_mb,
+        pids=sizes.pids,
     )

@@ -13,7 +13,8 @@ from typing import Literal
 
 from bay.clock import Clock
 from bay.errors import QuotaExceeded
-from bay.models import Limits, Profile, Resources
+from bay.models import Limits, Profile, Resources, Sizes
+from bay.server.sessions.sizes import resources_of
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
 from bay.store.records import SandboxRecord
@@ -96,11 +97,11 @@ class Quotas:
         self._clock = clock
 
     async def admit_create(
-        self, db: StoreConnection, caller: Caller, profile: Profile, *, starts: bool
+        self, db: StoreConnection, caller: Caller, resources: Resources, *, starts: bool
     ) -> None:
         """Let the caller make a sandbox, which with `starts` also wants compute. Raises QuotaExceeded."""
         now = self._clock()
-        need = replace(_compute(profile.resources) if starts else _Need(), sandboxes=1)
+        need = replace(_compute(resources) if starts else _Need(), sandboxes=1)
         for bound in self._bounds(caller.owner, caller.key_id):
             await self._check_rate(db, bound, now)
             await self._check_disk(db, bound)
@@ -131,10 +132,21 @@ class Quotas:
             present = await sandboxes.get(db, sandbox.id)
             if present is None or _is_counted(present):
                 return
-            need = _compute(self._resources(present.profile))
+            need = _compute(self._resources(present.profile, present.sizes))
             if present.session is not None:  # frozen, which holds the memory already
                 need = replace(need, memory_mb=0)
             await self._check_present(db, bound, self._clock(), need, besides=present.id)
+
+    async def admit_resize(
+        self, db: StoreConnection, sandbox: SandboxRecord, before: Resources, after: Resources
+    ) -> None:
+        """Let the sandbox have other resources; less of one always fits. Raises QuotaExceeded."""
+        grown = _Need(
+            cpus=after.cpus if _is_counted(sandbox) and after.cpus > before.cpus else 0,
+            memory_mb=after.memory // MIB if _holds_memory(sandbox) and after.memory > before.memory else 0,
+        )
+        for bound in self._bounds(sandbox.owner, sandbox.key_id):
+            await self._check_present(db, bound, self._clock(), grown, besides=sandbox.id)
 
     def _bounds(self, owner: str, key_id: str | None) -> Generator[_Bound]:
         of_key = self._of_key(key_id) if key_id else None
@@ -174,19 +186,28 @@ class Quotas:
         bound.check("memory_mb", self._memory_mb(found), need.memory_mb)
 
     def _cpus(self, found: list[ProfileUsage]) -> float:
-        return round(sum(t.running * self._resources(t.profile).cpus for t in found), 6)
+        return round(sum(t.running * max(one.cpus for one in self._of(t)) for t in found), 6)
 
     def _memory_mb(self, found: list[ProfileUsage]) -> int:
-        return sum(t.holding * (self._resources(t.profile).memory // MIB) for t in found)
+        return sum(t.holding * (max(one.memory for one in self._of(t)) // MIB) for t in found)
 
-    def _resources(self, profile: str) -> Resources:
+    def _of(self, usage: ProfileUsage) -> tuple[Resources, Resources]:
+        """The resources that are wanted and held: while they differ, the larger count."""
+        wanted = Sizes(cpus=usage.cpus, memory_mb=usage.memory_mb)
+        held = Sizes(cpus=usage.held_cpus, memory_mb=usage.held_memory_mb)
+        return self._resources(usage.profile, wanted), self._resources(usage.profile, held)
+
+    def _resources(self, profile: str, own: Sizes) -> Resources:
         # A profile that is no longer in the settings counts as one that sets nothing.
-        known = self._profiles.get(profile)
-        return known.resources if known else Resources()
+        return resources_of(own, self._profiles.get(profile) or Profile(id=profile))
 
 
 def _compute(resources: Resources) -> _Need:
     return _Need(running=1, cpus=resources.cpus, memory_mb=resources.memory // MIB)
+
+
+def _holds_memory(sandbox: SandboxRecord) -> bool:
+    return sandbox.session is not None or _is_counted(sandbox)
 
 
 def _plain(number: float) -> str:
