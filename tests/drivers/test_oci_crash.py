@@ -23,7 +23,7 @@ from bay.models import NetworkPolicy
 from bay.network.manager import NetworkManager
 from bay.testing.driver_bench import DriverBench, host_fingerprint
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 PROGRAM = Path(__file__).parents[1] / "support" / "crashing_bay.py"
 

@@ -28,7 +28,7 @@ from bay.linux.btrfs import are_quotas_on
 from bay.models import Resources
 from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, mounts_of_the_host, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 MIB = 1 << 20
 
