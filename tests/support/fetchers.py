@@ -45,6 +45,6 @@ def processes() -> list[int]:
 def assert_nothing_left(directory: Path) -> None:
     """No claim, directory or process of a fetch is left."""
     fetches = directory / "run" / "fetches"
-    assert ranges_in(directory).holders() == {}
+    assert ranges_in(directory).holders() == {}, ranges_in(directory).holders()
     assert not fetches.is_dir() or list(fetches.iterdir()) == []
     assert processes() == []

@@ -125,16 +125,17 @@ class Cage:
 
     def run(self) -> UnpackerReport:
         """Unpack, and call `tell` with the number of the blob's bytes that were read. No process of it runs
-        afterwards. Raises ImageInvalid, ImageTooLarge, StorageFull, DriverUnavailable or OSError.
+        afterwards. The calling thread has another root then and must end; another one calls `release`.
+        Raises ImageInvalid, ImageTooLarge, StorageFull, DriverUnavailable or OSError.
         """
-        ids, holder = self._parts.ids, self._order.holder
         built = closure.build(self._parts.closures)
-        base = ids.claim(holder)
-        try:
-            with user_namespace(base) as users, self._started(built, users) as said:
-                return self._listen(said)
-        finally:
-            ids.release(holder)
+        base = self._parts.ids.claim(self._order.holder)
+        with user_namespace(base) as users, self._started(built, users) as said:
+            return self._listen(said)
+
+    def release(self) -> None:
+        """Free its ids, in a thread that sees the host's files."""
+        self._parts.ids.release(self._order.holder)
 
     def kill(self) -> None:
         """End it, also one that has not begun."""

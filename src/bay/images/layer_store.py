@@ -32,7 +32,7 @@ from bay.errors import DriverUnavailable, ImageInvalid, StorageFull
 from bay.images.layer_cage import Cage, CageParts, UnpackerReport, UnpackOrder
 from bay.linux import btrfs, remove_tree, renames
 from bay.linux.processes import closing_fd
-from bay.linux.threads import in_new_thread
+from bay.linux.threads import in_new_thread, uninterrupted
 from tree_tar.openat2 import openat2
 
 log = structlog.get_logger("bay.images")
@@ -166,7 +166,10 @@ class LayerStore:
                 self._prepare(order)
                 return cage.run()
 
-        found = await in_new_thread(run, cage.kill)
+        try:
+            found = await in_new_thread(run, cage.kill)
+        finally:
+            await uninterrupted(asyncio.ensure_future(in_new_thread(cage.release)))
         if found.digest != diff_id:
             raise ImageInvalid(f"a layer is not what the image says: the digest of its tar is not {diff_id}")
         return found

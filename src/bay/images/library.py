@@ -128,7 +128,8 @@ class HostLibrary:
             gone = await in_new_thread(lambda: self._unneeded(kept))
             for diff_id in self.store.diff_ids() - kept:
                 await self.store.remove(diff_id)
-        await remove_tree.remove(*gone)
+        if gone:
+            await remove_tree.remove(*gone)
 
     async def _fetch(
         self, image_id: str, source: ImageSource, spool: Path, here: Collection[str], on_progress: OnProgress

@@ -1,0 +1,196 @@
+"""The library of this host: a real registry, a real skopeo, cages and layers on a real file system."""
+
+import asyncio
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import AsyncIterator, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fetchers import MakeFetcher, ranges_in
+from image_files import ImageFile, Layer, layer_of
+from registry import Registry
+
+from bay.errors import ImageInvalid, ImageNotFound, ImageTooLarge
+from bay.images.base import BroughtImage, HeldLayer, ImageSource
+from bay.images.layer_cage import CageParts
+from bay.images.layer_store import LayerStore
+from bay.images.library import HostLibrary, ImageLimits
+from bay.images.registries import RegistryAccess
+from bay.models import PullProgress
+from bay.units import MIB
+
+pytestmark = pytest.mark.anyio
+
+BASE = layer_of({"etc/os-release": b"ID=base\n"})
+APP = layer_of({"app": b"app"})
+
+
+@pytest.fixture(scope="module")
+def closures() -> Generator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bay-closures-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def library(
+    make_fetcher: MakeFetcher, plain_registry: Registry, short: Path, closures: Path
+) -> HostLibrary:
+    (short / "stage").mkdir()
+    parts = CageParts(stage=short / "stage", closures=closures, ids=ranges_in(short))
+    made = HostLibrary(
+        root_dir=short / "images",
+        fetcher=make_fetcher(RegistryAccess(host=plain_registry.host, insecure=True)),
+        store=LayerStore(short / "images", parts),
+        limits=ImageLimits(archive_bytes=4 * MIB),
+    )
+    await made.open()
+    return made
+
+
+async def nothing() -> Sequence[HeldLayer]:
+    return ()
+
+
+def unseen(_progress: PullProgress) -> None:
+    pass
+
+
+async def bring(library: HostLibrary, image_id: str, ref: str, *held: HeldLayer) -> BroughtImage:
+    async def these() -> Sequence[HeldLayer]:
+        return held
+
+    async with library.bring(image_id, ImageSource(ref=ref), these, unseen) as brought:
+        return brought
+
+
+async def test_an_image_of_a_registry_becomes_layers_and_a_top(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    ref = plain_registry.push(ImageFile(layers=(BASE, APP)), "lib/app", "1")
+    seen: list[PullProgress] = []
+    async with library.bring("img-1", ImageSource(ref=ref), nothing, seen.append) as brought:
+        assert brought.diff_ids == (BASE.diff_id, APP.diff_id)
+    assert await library.is_whole("img-1", brought.diff_ids)
+    root = library.root("img-1", brought.diff_ids, brought.config, brought.facts, as_user=False)
+    assert root.layers[0].name == "img-1"
+    assert [(layer / "app").exists() for layer in root.layers] == [False, True, False]
+    assert (root.user.uid, root.env["PATH"]) == (1000, "/bin")
+    assert (seen[-1].layers_done, seen[-1].layers_total) == (2, 2)
+    assert list((library.root_dir / "spools").iterdir()) == []
+    assert json.loads(json.dumps(brought.facts)) == brought.facts
+
+
+async def test_a_held_layer_is_not_fetched_and_its_digest_must_be_its_own(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    first = await bring(library, "img-1", plain_registry.push(ImageFile(layers=(BASE,)), "lib/held", "1"))
+    wanted = ImageFile(layers=(BASE, APP))
+    ref = plain_registry.push(wanted, "lib/held", "2")
+    second = await bring(library, "img-2", ref, *first.layers)
+    assert second.layers[0] == first.layers[0]
+    private = layer_of({"secret": b"of another owner"})
+    await bring(library, "img-3", plain_registry.push(ImageFile(layers=(private,)), "lib/private", "1"))
+    lie = ImageFile(layers=(BASE,), config={"rootfs": {"type": "layers", "diff_ids": [private.diff_id]}})
+    for held in ((), first.layers):
+        with pytest.raises(ImageInvalid):
+            await bring(library, "img-4", plain_registry.push(lie, "lib/lie", "1"), *held)
+    assert not (library.root_dir / "tops/img-4").exists()
+
+
+async def test_what_a_pull_needs_is_not_collected_and_the_rest_is(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    ref = plain_registry.push(ImageFile(layers=(BASE,)), "lib/pins", "1")
+
+    async def no_rows() -> tuple[set[str], set[str]]:
+        return set(), set()
+
+    async with library.bring("img-1", ImageSource(ref=ref), nothing, unseen) as brought:
+        await library.collect(no_rows)
+        assert await library.is_whole("img-1", brought.diff_ids)
+    await library.collect(no_rows)
+    assert not await library.is_whole("img-1", brought.diff_ids)
+    assert library.store.diff_ids() == set()
+    assert list((library.root_dir / "tops").iterdir()) == []
+
+
+async def test_two_pulls_of_one_layer_at_once_share_it(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    refs = [plain_registry.push(ImageFile(layers=(BASE, APP)), f"lib/{n}", "1") for n in ("a", "b")]
+    both = await asyncio.gather(*(bring(library, f"img-{n}", ref) for n, ref in enumerate(refs)))
+    assert both[0].diff_ids == both[1].diff_ids
+    assert library.store.diff_ids() == {BASE.diff_id, APP.diff_id}
+
+
+async def test_a_cancelled_pull_leaves_nothing_and_can_be_repeated(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    ref = plain_registry.push(ImageFile(layers=(BASE,)), "lib/cut", "1")
+    begun = asyncio.Event()
+
+    async def cut() -> None:
+        async with library.bring("img-1", ImageSource(ref=ref), nothing, lambda _: begun.set()):
+            raise AssertionError("it was to be cancelled before")
+
+    pull = asyncio.create_task(cut())
+    await asyncio.wait_for(begun.wait(), 30)
+    pull.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pull
+    assert list((library.root_dir / "spools").iterdir()) == []
+    assert (await bring(library, "img-1", ref)).diff_ids == (BASE.diff_id,)
+
+
+async def test_an_archive_is_kept_until_it_is_an_image(library: HostLibrary) -> None:
+    source = ImageSource(ref="docker.io/library/mine:1", is_upload=True)
+    with pytest.raises(ImageNotFound):
+        async with library.bring("img-1", source, nothing, unseen):
+            pass
+    await library.keep_upload("img-1", pieces(docker_archive(BASE)))
+    async with library.bring("img-1", source, nothing, unseen) as brought:
+        assert brought.diff_ids == (BASE.diff_id,)
+    assert list((library.root_dir / "uploads").iterdir()) == []
+    with pytest.raises(ImageTooLarge):
+        await library.keep_upload("img-2", pieces(b"x" * (5 * MIB)))
+    assert list((library.root_dir / "uploads").iterdir()) == []
+
+
+async def test_what_a_killed_bay_left_half_done_is_removed(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    brought = await bring(library, "img-1", plain_registry.push(ImageFile(layers=(BASE,)), "lib/kill", "1"))
+    for left in ("spools/img-2/blobs", "tmp/half/fs", "trash/gone", "tops/.building-x"):
+        (library.root_dir / left).mkdir(parents=True)
+    await library.open()
+    assert await library.is_whole("img-1", brought.diff_ids)
+    for emptied in ("spools", "tmp", "trash"):
+        assert list((library.root_dir / emptied).iterdir()) == []
+    assert [path.name for path in (library.root_dir / "tops").iterdir()] == ["img-1"]
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 65_536):
+        yield data[start : start + 65_536]
+
+
+def docker_archive(layer: Layer) -> bytes:
+    """What `docker save` makes of an image with that layer."""
+    plain = gzip.decompress(layer.blob) if layer.blob[:2] == b"\x1f\x8b" else layer.blob
+    config = ImageFile(layers=(layer,)).config_bytes
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest: list[dict[str, Any]] = [{"Config": name, "RepoTags": ["mine:1"], "Layers": ["1/layer.tar"]}]
+    files = {name: config, "1/layer.tar": plain, "manifest.json": json.dumps(manifest).encode()}
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for path, data in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
