@@ -13,19 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fetchers import assert_nothing_left, fetcher_in, processes, ranges_in
+from fetchers import FIRST_ID, assert_nothing_left, fetcher_in, processes, ranges_in
 from hostile_registry import Request, at, hostile, listening
 from image_files import ImageFile, as_json, layer_of
 from server_harness import until
 from world import HOST_LAN, HOST_PUBLIC, LAN, METADATA, OTHER, PRIVATE, RESOLVER, SITE, World
 
+from bay.drivers.base import Handle
+from bay.drivers.oci.driver import OciDriver
 from bay.errors import DriverUnavailable, RegistryUnavailable
 from bay.images import fetch_cage
 from bay.images.fetching import Fetcher, FetchLimits
 from bay.images.references import parse
 from bay.images.registries import Credentials, RegistryAccess
+from bay.models import NetworkPolicy
 from bay.network.dns.forwarder import Forwarder
 from bay.network.manager import NetworkManager
+from bay.network.slots import NetworkSlot
 
 pytestmark = [
     pytest.mark.anyio,
@@ -227,6 +231,7 @@ from fetchers import fetcher_in
 from bay.images.references import parse
 from bay.images.registries import RegistryAccess
 from bay.network.manager import NetworkManager
+from bay.network.slots import NetworkSlot
 
 async def main(short, host, instance):
     network = NetworkManager(instance=instance)
@@ -267,4 +272,29 @@ async def test_the_network_of_a_killed_bays_fetch_is_gone_after_the_next_start(
     assert network.owned() == {1}
     await fetcher_in(short, network=network, online=True).open()
     assert network.owned() == set()
+    await network.aclose()
+
+
+async def test_a_driver_that_clears_up_leaves_the_networks_of_fetches(world: World, short: Path) -> None:
+    """A session without a claim may have any network that nobody claims."""
+    del world
+    network = new_network()
+    await network.open()
+    ids, holder = ranges_in(short), short / "run" / "fetches" / "fetch-now"
+    holder.mkdir(parents=True)
+    slot = NetworkSlot(ids.number_of(ids.claim(holder)) + 1, holder.name)
+    network.admit(slot, NetworkPolicy())
+    network.admit(NetworkSlot(slot.number + 1, "sess-gone"), NetworkPolicy())
+    driver = OciDriver(
+        root=short / "root",
+        run_dir=short / "run",
+        ids_dir=ids.directory,
+        id_range_start=FIRST_ID,
+        network=network,
+    )
+    await driver.destroy(Handle(driver="oci", session_id="sess-gone"))
+    assert network.owned() == {slot.number}
+    await network.remove(slot)
+    ids.release(holder)
+    holder.rmdir()
     await network.aclose()

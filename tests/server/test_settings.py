@@ -126,3 +126,29 @@ def test_a_profile_cannot_give_its_user_the_name_of_another(user: str) -> None:
     assert ProfileSettings.model_validate({"user": "shipyard"}).to_profile("p").user == "shipyard"
     with pytest.raises(ValidationError):
         ProfileSettings.model_validate({"user": user})
+
+
+def test_registries_are_given_by_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        '[registries."localhost:5000"]\ninsecure = true\n[registries."a.example"]\naddresses = ["10.0.0.7"]\n'
+    )
+    found = settings.read(toml(tmp_path, text)).registries
+    assert found["localhost:5000"].to_access("localhost:5000").insecure
+    assert [str(one) for one in found["a.example"].addresses] == ["10.0.0.7"]
+    monkeypatch.setenv("BAY_REGISTRIES", '{"[::1]:5000": {"ca_file": "/etc/ca.pem"}}')
+    assert settings.read().registries["[::1]:5000"].ca_file == Path("/etc/ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("registry", "a dot or a port"),
+        ("a.example/b", "domain name"),
+        ("https://a.example", "port"),
+        ("A.example", "write 'a.example' for 'A.example'"),
+        ("[0::1]:5", r"write '\[::1\]:5'"),
+    ],
+)
+def test_a_registry_is_named_as_references_spell_it(tmp_path: Path, host: str, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why):
+        settings.read(toml(tmp_path, f"[registries.'{host}']\ninsecure = true\n"))

@@ -400,8 +400,12 @@ class Settings(SettingFields, BaseSettings):
     @classmethod
     def _hosts_that_may_be(cls, value: dict[str, RegistrySettings]) -> dict[str, RegistrySettings]:
         for host in value:
-            if (spelled := parse_host(host)) != host:
-                raise ValueError(f"{host!r} is spelled {spelled!r}")
+            try:
+                spelled = parse_host(host)
+            except InvalidArgument as error:
+                raise ValueError(error.message) from error
+            if spelled != host:
+                raise ValueError(f"write {spelled!r} for {host!r}")
         return value
 
     @field_validator("owners")
