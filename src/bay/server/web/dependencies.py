@@ -17,6 +17,7 @@ from bay.hints import shown, unknown
 from bay.models import KeyScope
 from bay.server.web.auth import Caller
 from bay.server.web.bodies import DURATION, MAX_USER, Most
+from bay.server.web.planned_routes import PlannedRoute
 from bay.server.web.replies import ErrorBody, WireResponse
 from bay.server.web.sealing import Cursors
 from bay.store.records import Page
@@ -124,6 +125,10 @@ have gigabytes.
 """
 
 
+_CHECKED = "bay.no_body"
+"""In the scope of a request whose body was looked at."""
+
+
 async def only_known(connection: HTTPConnection) -> None:
     """Every route's check: RequestValidationError for a query parameter or body not in its signature."""
     route: Route = connection.scope["route"]
@@ -145,6 +150,7 @@ def noun_router(tag: str | None = None, prefix: str = "") -> APIRouter:
         responses=ERRORS,
         default_response_class=WireResponse,
         dependencies=EVERYWHERE,
+        route_class=PlannedRoute,
     )
 
 
@@ -161,6 +167,9 @@ def _has_body(request: Request) -> bool:
 
 async def _check_no_body(request: Request) -> None:
     """An empty object is no body: there are clients that send one with every POST."""
+    if _CHECKED in request.scope:  # before FastAPI had to read what no plan could; a body comes but once
+        return
+    request.scope[_CHECKED] = True
     body = b""
     async for piece in request.stream():
         body += piece[: _EMPTY_BYTES + 1]
