@@ -58,7 +58,7 @@ def test_a_known_number_is_believed_where_its_claim_says_the_same(ranges: IdRang
     assert ranges.numbers(tmp_path / "b", 1) == [1]
     for wrong in (0, 2, -1, 10**9):
         assert ranges.numbers(tmp_path / "b", wrong) == [1]
-    ranges.release(tmp_path / "b", 0)
+    ranges.release(tmp_path / "b")
     assert ranges.holders() == {0: tmp_path / "a"}
 
 

@@ -233,7 +233,7 @@ class OciDriver:
         with _told(f"the layers of session {handle.session_id} cannot be removed"):
             await in_new_thread(lambda: layers.destroy(places.data))
         await remove_tree.remove(places.data, places.former, places.run, self._runc.state(handle.session_id))
-        await in_new_thread(lambda: self._ids.release(places.run, self._range_of(handle)))
+        await in_new_thread(lambda: self._ids.release(places.run))
 
     async def set_network(self, handle: Handle, policy: NetworkPolicy) -> None:
         if self._network is None:

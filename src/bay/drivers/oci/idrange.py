@@ -38,7 +38,7 @@ class IdRanges:
         Raises DriverUnavailable when all ranges are taken by directories that exist.
 
         No claim is read, unless ranges are short. One that a killed Bay left for a directory of the same path
-        stays beside the new one, until `release` without a number.
+        stays beside the new one, until `release`.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         with self._locked():
@@ -46,14 +46,14 @@ class IdRanges:
             self._file(number).write_text(str(holder))
         return self.first_of(number)
 
-    def release(self, holder: Path, number: int | None = None) -> None:
-        """Release the range of `holder`, or all that it may have; without one, nothing happens.
-        `number` is the range's, where it is known: then no other claim is read.
+    def release(self, holder: Path) -> None:
+        """Release all ranges of `holder`; without one, nothing happens. All claims are read: one that a
+        killed Bay left for the same path goes with it.
         """
         if not self.directory.is_dir():
             return
         with self._locked():
-            for one in self._numbers(holder, number):
+            for one in self._numbers(holder, None):
                 self._file(one).unlink()
 
     def number_of(self, first: int) -> int:
@@ -65,7 +65,9 @@ class IdRanges:
         return self.start + number * IDS
 
     def numbers(self, holder: Path, number: int | None = None) -> list[int]:
-        """The numbers of the ranges that `release` would release: none, one, or what killed Bays left."""
+        """The numbers of the ranges of `holder`: none, one, or more where a Bay was killed.
+        Where `number` is one of them, no other claim is read, and it is the answer.
+        """
         if not self.directory.is_dir():
             return []
         with self._locked():
