@@ -185,7 +185,7 @@ async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | Non
     if not settings.local:
         syscalls.hide_from_debuggers()
     nursery.open(signals)
-    space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace)
+    space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace, settings.cwd)
     accounts, local = settings.accounts, settings.local
     context = ProcessContext(nursery, space, identities, settings.environment, accounts, local)
     execs, kernels, services = Execs(context), Kernels(context), Services(context)

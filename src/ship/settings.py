@@ -21,6 +21,7 @@ class Settings:
     socket: str
     token: str
     workspace: str
+    cwd: str
     user: Identity
     root: Identity | None
     accounts: Accounts
@@ -46,9 +47,12 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         socket=told["SHIP_SOCKET"],
         token=told["SHIP_TOKEN"],
         workspace=workspace,
+        cwd=os.path.normpath(told.get("SHIP_CWD", workspace)),
         user=user,
         root=root,
-        accounts=Accounts(user, root, _listed(told.get("SHIP_USERS", "*"))),
+        accounts=Accounts(
+            user, root, _listed(told.get("SHIP_USERS", "*")), own_groups=_groups(told.get("SHIP_GROUPS", "*"))
+        ),
         local=local,
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
         kernel_environment=json.loads(told.get("SHIP_KERNEL_ENV", "{}")),
@@ -60,10 +64,15 @@ def _listed(users: str) -> frozenset[str] | None:
     return None if users == "*" else frozenset(filter(None, users.split(",")))
 
 
+def _groups(numbers: str) -> tuple[int, ...] | None:
+    return None if numbers == "*" else tuple(map(int, filter(None, numbers.split(","))))
+
+
 def _user(told: dict[str, str], workspace: str, local: bool) -> Identity:
     uid = os.geteuid() if local else int(told.get("SHIP_UID", "1000"))
     gid = os.getegid() if local else int(told.get("SHIP_GID", "1000"))
-    return Identity(told.get("SHIP_USER", "ship"), uid, gid, workspace, switch=not local)
+    home = told.get("SHIP_HOME", workspace)
+    return Identity(told.get("SHIP_USER", "ship"), uid, gid, home, switch=not local)
 
 
 def _root(local: bool) -> Identity:

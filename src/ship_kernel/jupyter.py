@@ -167,6 +167,7 @@ def main(kind: str) -> None:
 
 def _manager(name: str, folder: str) -> KernelManager:
     specs = KernelSpecManager(ensure_native_kernel=False)
+    specs.kernel_dirs = [*specs.kernel_dirs, *_beside(os.environ.get("PATH", ""))]
     manager = KernelManager(kernel_name=name, kernel_spec_manager=specs, transport="ipc")
     manager.connection_file = str(Path(folder, "kernel.json"))
     manager.ip = str(Path(folder, "socket"))
@@ -175,6 +176,12 @@ def _manager(name: str, folder: str) -> KernelManager:
     except NoSuchKernel:
         sys.exit(f"there is no kernel spec {name} in this image")
     return manager
+
+
+def _beside(path: str) -> list[str]:
+    """The kernel specs beside the programs of a PATH, as Conda has them."""
+    prefixes = [os.path.dirname(folder) for folder in path.split(":") if folder.endswith("/bin")]
+    return [f"{prefix}/share/jupyter/kernels" for prefix in prefixes if prefix.startswith("/")]
 
 
 def _start(manager: KernelManager) -> BlockingKernelClient:

@@ -32,11 +32,11 @@ _SPEC = {
 }
 
 
-def install(workspace: Path) -> None:
+def install(workspace: Path, prefix: str = ".local") -> None:
     """Put the kernel and its spec into a workspace."""
     for name in _PACKAGES:
         _copy(name, workspace / "packages")
-    spec = workspace / ".local/share/jupyter/kernels/bash"
+    spec = workspace / prefix / "share/jupyter/kernels/bash"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(json.dumps(_SPEC))
     for path in workspace.rglob("*"):
@@ -85,5 +85,19 @@ async def test_a_bash_kernel_runs_in_a_sandbox_by_its_spec(oci: DriverBench) -> 
         assert await printed(handle, "kern-bash", "echo /tmp/kernel-*") == "/tmp/kernel-*\n", (
             "no sockets lie about"
         )
+    finally:
+        await oci.driver.destroy(oci.handle(spec.session_id))
+
+
+async def test_a_kernel_spec_beside_the_programs_of_path_is_found_as_conda_has_them(oci: DriverBench) -> None:
+    env = {"PATH": "/workspace/conda/bin:/usr/bin:/bin"}
+    spec = oci.spec(kernel_env=env)
+    install(spec.workspace, "conda")
+    try:
+        handle = await oci.start(spec)
+        listed = await call(endpoint_of(handle), "GET", "/kernelspecs")
+        assert [found["name"] for found in listed["items"]] == ["python3", "bash"]
+        await call(endpoint_of(handle), "POST", "/kernels", {"id": "kern-bash", "spec": "bash", "env": env})
+        assert await printed(handle, "kern-bash", "echo ran") == "ran\n"
     finally:
         await oci.driver.destroy(oci.handle(spec.session_id))

@@ -3,12 +3,12 @@ next time.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from debian_package import build_package
 
 from bay.drivers.base import Handle
 from bay.drivers.oci.rootfs import Layer, Rootfs, prepare_writable
@@ -17,13 +17,6 @@ from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
 
-CONTROL = """Package: bay-probe
-Version: 1.0
-Architecture: all
-Maintainer: Bay <bay@localhost>
-Description: a package that a test installs
-"""
-
 
 @pytest.fixture
 def machine(workspaces: Path) -> Path:
@@ -31,23 +24,6 @@ def machine(workspaces: Path) -> Path:
     directory = workspaces / "machine"
     directory.mkdir(mode=0o700)
     return directory
-
-
-def build_package(workspace: Path) -> None:
-    """A Debian package with one program, in a repository of its own below /workspace/repo."""
-    tree = workspace / "tree"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN/control").write_text(CONTROL)
-    (tree / "usr/bin").mkdir(parents=True)
-    (tree / "usr/bin/bay-probe").write_text("#!/bin/sh\necho installed\n")
-    (tree / "usr/bin/bay-probe").chmod(0o755)
-    (workspace / "repo").mkdir()
-    package = workspace / "repo/bay-probe_1.0_all.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", tree, package], check=True, capture_output=True)
-    shutil.rmtree(tree)
-    size = package.stat().st_size
-    entry = f"{CONTROL}Filename: ./{package.name}\nSize: {size}\nSHA256: {_sha256(package)}\n"
-    (workspace / "repo/Packages").write_text(entry)
 
 
 def only(layer: Layer) -> Rootfs:
@@ -153,8 +129,3 @@ def test_a_lasting_layer_keeps_its_upper_and_loses_its_work(tmp_path: Path) -> N
     prepare_writable(only(layer))
     assert os.listdir(layer.writable / "upper") == ["kept"]
     assert os.listdir(layer.writable / "work") == []
-
-
-def _sha256(path: Path) -> str:
-    done = subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True)
-    return done.stdout.split()[0]

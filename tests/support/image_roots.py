@@ -19,9 +19,9 @@ from bay.images.tops import ImageFacts, make_top
 DEBIAN = Path(__file__).parents[1] / "images" / "debian.tar"
 MUSL = Path(f"/lib/ld-musl-{os.uname().machine}.so.1")
 _APPLETS = (
-    *("[", "addgroup", "adduser", "ash", "awk", "basename", "cat", "chmod", "chown", "cp", "cut", "dirname"),
+    *("[", "ash", "awk", "basename", "cat", "chmod", "chown", "cp", "cut", "dirname"),
     *("du", "echo", "env", "expr", "false", "find", "grep", "groups", "head", "hostname", "id", "kill", "ln"),
-    *("ls", "mkdir", "mkfifo", "mknod", "mv", "pgrep", "ps", "pwd", "readlink", "realpath", "rm", "rmdir"),
+    *("ls", "mkdir", "mkfifo", "mknod", "mv", "ps", "pwd", "readlink", "realpath", "rm", "rmdir"),
     *("sed", "seq", "sh", "sleep", "sort", "stat", "su", "tail", "tar", "tee", "test", "timeout", "touch"),
     *("tr", "true", "uname", "wc", "which", "whoami", "xargs", "yes"),
 )

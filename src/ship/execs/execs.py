@@ -18,7 +18,7 @@ from ship.execs.transcript import Transcript
 from ship.files.sandbox_paths import Everywhere
 from ship.process import trees
 from ship.process.accounts import Accounts
-from ship.process.identity import Identity
+from ship.process.identity import Identity, find_shell
 from ship.process.init import Nursery, Program
 from ship.process.pipes import Pipes
 from ship.process.ptys import Pty
@@ -36,6 +36,7 @@ _REAP_S = 5.0
 _SWEEP_S = 60.0
 _TIMEOUT_GRACE_S = 1.0
 _TERM = "xterm-256color"
+_SHELLS = ("bash", "sh")
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as in shells: POSIX.1-2017, Shell & Utilities 2.8.2
 
 # Errors for which the sandbox, not the program, is the reason.
@@ -236,7 +237,7 @@ class Exec:
         if error.errno in _NO_ROOM:
             raise Conflict(f"the sandbox has no room for another process ({error.strerror})") from error
         missing = isinstance(error, FileNotFoundError)
-        reason = "command not found" if missing else error.strerror
+        reason = _missing(order.argv[0]) if missing else error.strerror
         stream, line_end = ("tty", "\r\n") if order.tty else ("stderr", "\n")
         self.transcript.take(stream, f"ship: {printable(order.argv[0])}: {reason}{line_end}".encode())
         self._leader_ended((_NOT_FOUND if missing else _NOT_EXECUTABLE) << 8)
@@ -382,6 +383,11 @@ class Execs:
                 self._forget(item.id)
             elif (room := room - item.ring.kept_bytes) < 0:
                 item.ring.forget()
+
+
+def _missing(program: str) -> str:
+    is_shell = os.path.basename(program) in _SHELLS
+    return "this image has no shell; use argv" if is_shell and find_shell() is None else "command not found"
 
 
 def _chunk_to_wire(piece: Piece) -> dict[str, object]:

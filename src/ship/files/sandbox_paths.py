@@ -45,7 +45,11 @@ class MadeUp(InvalidArgument):
 
 
 class Everywhere(Workspace):
-    """All files of the sandbox."""
+    """All files of the sandbox. Programs begin in `cwd` unless they are told where."""
+
+    def __init__(self, path: str, cwd: str | None = None) -> None:
+        super().__init__(path)
+        self._cwd = cwd or path
 
     def check(self, path: str) -> str:
         """`path` in full. Raises InvalidPath."""
@@ -69,8 +73,8 @@ class Everywhere(Workspace):
 
     @contextmanager
     def directory(self, path: str | None, identity: Identity) -> Generator[int]:
-        """A directory's descriptor that `identity` may enter, the workspace's for None. Raises ShipError."""
-        name = self.path if path is None else self.check(path)
+        """A descriptor of a directory that `identity` may enter, of `cwd`'s for None. Raises ShipError."""
+        name = self._cwd if path is None else self.check(path)
         if name == self.path:
             yield self._root
             return

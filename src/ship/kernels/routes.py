@@ -52,8 +52,8 @@ class KernelRoutes:
         return json_answer(200, self._kernels.get(kernel_id).to_wire())
 
     async def _specs(self) -> Answer:
-        user = self._settings.user
-        found = await asyncio.get_running_loop().run_in_executor(None, specs.find, user)
+        user, path = self._settings.user, self._settings.kernel_environment.get("PATH", "")
+        found = await asyncio.get_running_loop().run_in_executor(None, specs.find, user, path)
         return json_answer(200, {"items": found})
 
     async def _create(self, request: Request) -> Answer:
@@ -63,7 +63,8 @@ class KernelRoutes:
         return json_answer(201, (await self._kernels.create(wanted)).to_wire())
 
     async def _check_spec(self, wanted: KernelRequest) -> None:
-        found = await asyncio.get_running_loop().run_in_executor(None, specs.find, wanted.identity)
+        path = wanted.environment.get("PATH", "")
+        found = await asyncio.get_running_loop().run_in_executor(None, specs.find, wanted.identity, path)
         names = [spec["name"] for spec in found]
         if wanted.spec not in names:
             problem = f"the image has no kernel spec {wanted.spec}; it has {', '.join(names)}"

@@ -11,20 +11,29 @@ from ship.process.table import read_file
 from ship.wire import printable
 
 _FOLDERS = ("/usr/share/jupyter/kernels", "/usr/local/share/jupyter/kernels")
+_MAX_FOLDERS = 32
 _MAX_BYTES = 64 * 1024
 _MAX_SPECS = 200
 
 Spec = dict[str, str]
 
 
-def find(identity: Identity) -> list[Spec]:
-    """Name, display name and language of each, Python first. Blocks."""
+def find(identity: Identity, path: str = "") -> list[Spec]:
+    """Name, display name and language of each, Python first. Those beside the programs of `path`, a PATH,
+    count too, as Conda has them. Blocks.
+    """
     specs: dict[str, Spec] = {PYTHON: _describe(PYTHON, "Python 3", "python")}
     with identity.using_files():
-        for folder in (f"{identity.home}/.local/share/jupyter/kernels", *_FOLDERS):
+        for folder in (f"{identity.home}/.local/share/jupyter/kernels", *_FOLDERS, *_beside(path)):
             for spec in _in_folder(folder):
                 specs.setdefault(spec["name"], spec)
     return list(specs.values())[:_MAX_SPECS]
+
+
+def _beside(path: str) -> list[str]:
+    # As `ship_kernel.jupyter` looks for them.
+    prefixes = [os.path.dirname(folder) for folder in path.split(":") if folder.endswith("/bin")]
+    return [f"{prefix}/share/jupyter/kernels" for prefix in prefixes if prefix.startswith("/")][:_MAX_FOLDERS]
 
 
 def _in_folder(folder: str) -> Iterator[Spec]:

@@ -51,16 +51,22 @@ class _File:
 
 class Accounts:
     """Finds the user that a caller names. `own` is the sandbox's user, `root` None where the profile forbids
-    it.
+    it. `own_groups` are the sandbox's user's; None for those that /etc/group has for its name.
 
     `listed`: the other users allowed where root is not; None for every user of /etc/passwd. Where root is
     allowed, all are: root can become any user.
     """
 
     def __init__(
-        self, own: Identity, root: Identity | None, listed: frozenset[str] | None, etc: str = "/etc"
+        self,
+        own: Identity,
+        root: Identity | None,
+        listed: frozenset[str] | None,
+        etc: str = "/etc",
+        own_groups: tuple[int, ...] | None = None,
     ) -> None:
-        self.own = own
+        self.own = own if own_groups is None else replace(own, groups=own_groups)
+        self._own_groups = own_groups
         self._root = root
         self._listed = listed
         self._passwd = _File(f"{etc}/passwd", 7)
@@ -72,7 +78,7 @@ class Accounts:
         """The user of a `user` field: a name or a uid; with root's permission also `USER:GROUP` and any id.
         Raises InvalidArgument or Forbidden."""
         if value is None or value == self.own.name:
-            return self._with_groups(self.own)
+            return self.own if self._own_groups is not None else self._with_groups(self.own)
         if not isinstance(value, str):
             raise InvalidArgument("user must be text", field="user")
         if value == "root":
