@@ -8,6 +8,7 @@ from bench.base import Case
 from bench.density import density
 from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
+from bench.layers import layers
 from bench.listing import listing
 from bench.network import network
 from bench.ports import ports
@@ -46,4 +47,5 @@ CASES: dict[str, Case] = {
     "watch": watch,
     "ports": ports,
     "network": network,
+    "layers": layers,
 }

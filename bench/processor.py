@@ -30,10 +30,10 @@ def speed() -> tuple[Figure, Figure]:
     return loop, start
 
 
-def program_ms(*command: str | Path) -> float:
+def program_ms(*command: str | Path, timeout_s: float = 60) -> float:
     """The processor time of a program, and of what it started and waited for."""
     before = _children_s()
-    subprocess.run(command, stdout=subprocess.DEVNULL, timeout=60, check=True)
+    subprocess.run(command, stdout=subprocess.DEVNULL, timeout=timeout_s, check=True)
     return (_children_s() - before) * 1000
 
 

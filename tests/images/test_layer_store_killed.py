@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +110,31 @@ def test_a_kill_at_any_line_leaves_a_whole_layer_or_none(kind: str, act: str, tm
             set_up(place, asked)
             run_and_die(line, work)
             check(place, asked)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_a_kill_while_a_layer_is_unpacked_ends_its_processes(kind: str, tmp_path: Path) -> None:
+    layer = gzipped(tar(*(entry(f"f{number}", bytes(1 << 20)) for number in range(700))))
+    parts()
+    with place_on(kind, tmp_path / "data") as place:
+        (place / "blob").write_bytes(layer.blob)
+
+        def die(_at: int) -> None:
+            os.write(said, bytes(len(processes()) > 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        heard, said = os.pipe()
+        if (child := os.fork()) == 0:
+            layers = store(place / "images")
+            asyncio.run(layers.add(place / "blob", layer.media_type, layer.diff_id, LayerLimits(), die))
+            os._exit(0)
+        os.close(said)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        with os.fdopen(heard, "rb") as told:
+            assert told.read() == b"\0", "the unpacker and its decompressor did not run"
+        assert processes(within_s=30) == []
+        assert store(place / "images").diff_ids() == set()
+        assert list((place / "images/tmp").iterdir()) == []
 
 
 def set_up(place: Path, asked: Act) -> None:
