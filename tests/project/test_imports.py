@@ -120,7 +120,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "sessions": {"web", "ship"},
     "checkpoints": {"web", "sessions"},
     "events": {"web"},
-    "images": {"web", "sessions"},
+    "images": {"web", "sessions", "secrets"},
     "kernels": {"web", "ship", "sessions"},
     "keys": {"web"},
     "networks": {"web", "sessions"},

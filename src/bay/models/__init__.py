@@ -20,7 +20,7 @@ from bay.models.execs import Stream as Stream
 from bay.models.files import FileEntry, FileEvent, FileInfo, SearchMatch, SearchResult
 from bay.models.files import FileEventType as FileEventType
 from bay.models.files import FileType as FileType
-from bay.models.images import ContainerImage, PullProgress
+from bay.models.images import ContainerImage, PullProgress, RegistryLogin
 from bay.models.images import ImageState as ImageState
 from bay.models.images import Pull as Pull
 from bay.models.kernels import CELL_EVENT_FIELDS as CELL_EVENT_FIELDS
@@ -96,6 +96,7 @@ __all__ = [
     "PullProgress",
     "PythonResult",
     "RefusedName",
+    "RegistryLogin",
     "Resources",
     "Sandbox",
     "SandboxSecret",

@@ -56,3 +56,12 @@ class ContainerImage:
     created_at: datetime
     last_used_at: datetime
     """When a sandbox last started from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryLogin:
+    """A registry that Bay can open for you. No answer has the password."""
+
+    host: str
+    username: str
+    updated_at: datetime

@@ -24,6 +24,7 @@ from bay.server.execs import process_routes as processes_api
 from bay.server.execs import routes as execs_api
 from bay.server.files import routes as files_api
 from bay.server.files import workspace_routes as filesystem_api
+from bay.server.images import login_routes as registries_api
 from bay.server.images import routes as images_api
 from bay.server.kernels import routes as kernels_api
 from bay.server.keys import audit_routes as audit_api
@@ -52,6 +53,7 @@ _APIS = (
     checkpoints_api,
     cargos_api,
     images_api,
+    registries_api,
     execs_api,
     attach_api,
     network_api,

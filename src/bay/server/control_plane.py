@@ -12,7 +12,6 @@ from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.images.base import ImageLibrary
-from bay.images.registries import Credentials
 from bay.models import Limits
 from bay.server.backends import choose_cargo
 from bay.server.cargos.service import Cargos
@@ -36,6 +35,7 @@ from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs
 from bay.server.files.service import Files, SandboxFiles
 from bay.server.files.ship_client import FileClient
+from bay.server.images.logins import RegistryLogins
 from bay.server.images.puller import Puller
 from bay.server.images.requests import ImageRequests
 from bay.server.images.service import Images
@@ -90,7 +90,7 @@ from bay.server.web.sealing import Cursors, EventIds, Seals
 from bay.server.web.upload_spool import Spool
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
-from bay.store.records import ImageRecord, Keep
+from bay.store.records import Keep
 from bay.units import GIB, MIB
 
 
@@ -207,13 +207,14 @@ class ControlPlane:
             reserve=settings.memory_reserve_mb * MIB,
             available=available_memory,
         )
+        self.logins = RegistryLogins(store=self.store, vault=self.vault, clock=clock)
         self.puller = Puller(
             core=self.core,
             library=library,
             requests=self.image_requests,
             queue=queue,
             notifier=self.changes,
-            credentials=_no_credentials,
+            credentials=self.logins.of_image,
             places=settings.image_pulls,
             keep=None if settings.images_keep_days is None else timedelta(days=settings.images_keep_days),
         )
@@ -370,6 +371,7 @@ class ControlPlane:
         made = (
             sandboxes,
             images,
+            self.logins,
             checkpoints,
             cargos,
             execs,
@@ -473,10 +475,6 @@ class ControlPlane:
         given = self.settings.api_key
         secret = given.get_secret_value() if given else None
         self.new_key = await self.keys.ensure_admin(secret, self.settings.data_dir / KEY_FILE)
-
-
-async def _no_credentials(_image: ImageRecord) -> Credentials | None:
-    return None
 
 
 def _largest_ring(settings: Settings) -> int:

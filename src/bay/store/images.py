@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, update
 
 from bay.models import Failure, from_wire, to_wire
-from bay.store.records import NOBODY, ImageLayer, ImageRecord, Page
+from bay.store.records import ImageLayer, ImageRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import checkpoints, image_layers, images, sandboxes
 from bay.store.sqlite import StoreConnection
@@ -141,7 +141,7 @@ async def used_bytes(db: StoreConnection, owner: str) -> int:
 
 
 def _may_use(owner: str) -> ColumnElement[bool]:
-    return or_(_I.owner == owner, _I.shared.is_(True)) if owner != NOBODY else _I.owner == NOBODY
+    return or_(_I.owner == owner, _I.shared.is_(True))
 
 
 def _is_kept() -> ColumnElement[bool]:

@@ -223,6 +223,16 @@ class ImageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryLoginRecord:
+    """A login of an owner to a registry, sealed by the vault."""
+
+    owner: str
+    host: str
+    sealed: bytes = field(repr=False)
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLayer:
     """A layer of an image: `digest` names it as it is fetched, `diff_id` its content."""
 

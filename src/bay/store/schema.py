@@ -359,6 +359,19 @@ secrets = Table(
     sqlite_autoincrement=True,
 )
 
+# User names and passwords for registries, encrypted as the values of secrets are.
+registry_logins = Table(
+    "registry_logins",
+    metadata,
+    _seq(),
+    Column("owner", String(128), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    _when("updated_at", nullable=False),
+    UniqueConstraint("owner", "host"),
+    sqlite_autoincrement=True,
+)
+
 # Links that open a port once, and were opened; kept until they would have expired.
 used_links = Table(
     "used_links", metadata, Column("id", String(64), primary_key=True), _when("expires_at", nullable=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli.commands.secrets import hidden_value
 from bay.cli.image_source import archive_of
 from bay.cli.output import act_on_each, age, amount, dash, print_json, print_line, print_list, printable
 from bay.cli.progress import Bar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 image = Tree(help="Manage the images that sandboxes start from.")
 
 RefArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="Its reference, such as debian:13, or id.")]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="The registry, such as ghcr.io.")]
 SharedOption = Annotated[bool, typer.Option("--shared", help="Let every owner use it. Needs an admin key.")]
 
 
@@ -106,6 +108,37 @@ def prune(
         return
     for one in gone:
         print_line(f"{one.id}  {printable(one.ref)}  {amount(one.size_bytes)}")
+
+
+@image.command("login")
+def login(
+    ctx: typer.Context,
+    host: HostArgument,
+    username: Annotated[str, typer.Option("--username", "-u", metavar="NAME", help="User name.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a login to a registry: the password is asked for, or read from standard input."""
+    password = hidden_value(f"Password of {username} at {host}")
+    with connect(ctx) as client:
+        made = client.registries.login(host, username, password)
+    if as_json:
+        print_json(made)
+
+
+@image.command("logins")
+def logins(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the logins to registries, without their passwords."""
+    with connect(ctx) as client:
+        print_list(
+            client.registries.list(), as_json, ("REGISTRY", "USER"), lambda one: (one.host, one.username)
+        )
+
+
+@image.command("logout")
+def logout(ctx: typer.Context, host: HostArgument) -> None:
+    """Forget the login to a registry."""
+    with connect(ctx) as client:
+        client.registries.logout(host)
 
 
 def show_pull(bar: Bar, image: "ContainerImage") -> None:

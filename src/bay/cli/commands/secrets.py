@@ -37,7 +37,7 @@ def set_(
     as_json: JsonOption = False,
 ) -> None:
     """Keep a secret: the value is asked for, or read from standard input."""
-    value = _value(name)
+    value = hidden_value(f"Value of {name}")
     with connect(ctx) as client:
         made = client.secrets.set(name, value)
     if as_json:
@@ -72,10 +72,10 @@ def _given(text: str) -> SandboxSecret:
     return SandboxSecret(name=name, env=place or None)
 
 
-def _value(name: str) -> str:
-    """From the terminal without an echo, else all of standard input, without the newline at its end."""
+def hidden_value(prompt: str) -> str:
+    """A value from the terminal, without an echo, else all of standard input but the newline at its end."""
     if sys.stdin.isatty():
-        return str(typer.prompt(f"Value of {name}", hide_input=True, err=True))
+        return str(typer.prompt(prompt, hide_input=True, err=True))
     try:
         value = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

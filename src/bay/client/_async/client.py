@@ -14,6 +14,7 @@ from bay.client._async.events import events
 from bay.client._async.http import AsyncHttp, AsyncNoun
 from bay.client._async.images import AsyncImages
 from bay.client._async.keys import AsyncKeys
+from bay.client._async.registries import AsyncRegistries
 from bay.client._async.secrets import AsyncSecrets
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._calls import Call
@@ -130,6 +131,7 @@ class AsyncClient:
         self.cargos = AsyncCargos(self._http)
         self.secrets = AsyncSecrets(self._http)
         self.images = AsyncImages(self._http)
+        self.registries = AsyncRegistries(self._http)
         self.webhooks = AsyncWebhooks(self._http)
         self.keys = AsyncKeys(self._http)
         self.audit = AsyncAudit(self._http)

@@ -22,6 +22,7 @@ from bay.client._sync.events import events
 from bay.client._sync.http import Http, Noun
 from bay.client._sync.images import Images
 from bay.client._sync.keys import Keys
+from bay.client._sync.registries import Registries
 from bay.client._sync.secrets import Secrets
 from bay.client._sync.webhooks import Webhooks
 from bay.client._waits import READY_S, ready
@@ -132,6 +133,7 @@ class Client:
         self.cargos = Cargos(self._http)
         self.secrets = Secrets(self._http)
         self.images = Images(self._http)
+        self.registries = Registries(self._http)
         self.webhooks = Webhooks(self._http)
         self.keys = Keys(self._http)
         self.audit = Audit(self._http)

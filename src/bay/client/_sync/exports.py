@@ -31,6 +31,7 @@ from bay.client._sync.network import Network as Network
 from bay.client._sync.open import FileReader as FileReader
 from bay.client._sync.open import FileWriter as FileWriter
 from bay.client._sync.ports import Ports as Ports
+from bay.client._sync.registries import Registries as Registries
 from bay.client._sync.secrets import Secrets as Secrets
 from bay.client._sync.services import Services as Services
 from bay.client._sync.tunnel import Tunnel as Tunnel

@@ -20,6 +20,13 @@ from bay.server.secrets.vault import KEY_BYTES, Unreadable, Vault, read_keys, wr
 _WAIT_S = 10.0
 
 
+_SEALED = {
+    "secrets": "SELECT seq, owner, name, sealed FROM secrets",
+    "registry_logins": "SELECT seq, owner, 'registry/' || host, sealed FROM registry_logins",
+}
+"""The rows of each table with sealed values, and the names that those are sealed as."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rotated:
     """How many secrets have the new key, and which (as `owner/name`) no key could read."""
@@ -57,17 +64,19 @@ def _seal_all(database: Path, vault: Vault) -> Rotated:
     where = f"file:{quote(str(database))}?mode=rw"
     try:
         with closing(sqlite3.connect(where, uri=True, timeout=_WAIT_S)) as db, db:
-            rows = db.execute("SELECT seq, owner, name, sealed FROM secrets").fetchall()
-            unreadable = tuple(f"{row[1]}/{row[2]}" for row in rows if not _seal_again(db, vault, *row))
+            rows = [(table, *row) for table, query in _SEALED.items() for row in db.execute(query).fetchall()]
+            unreadable = tuple(f"{row[2]}/{row[3]}" for row in rows if not _seal_again(db, vault, *row))
     except sqlite3.Error as error:
         raise DriverUnavailable(f"cannot use the database {database}: {error}; start its Bay once") from error
     return Rotated(len(rows) - len(unreadable), unreadable)
 
 
-def _seal_again(db: sqlite3.Connection, vault: Vault, seq: int, owner: str, name: str, sealed: bytes) -> bool:
+def _seal_again(
+    db: sqlite3.Connection, vault: Vault, table: str, seq: int, owner: str, name: str, sealed: bytes
+) -> bool:
     try:
         again = vault.seal(owner, name, vault.unseal(owner, name, sealed))
     except Unreadable:
         return False
-    db.execute("UPDATE secrets SET sealed = ? WHERE seq = ?", (again, seq))
+    db.execute(f"UPDATE {table} SET sealed = ? WHERE seq = ?", (again, seq))  # noqa: S608 - a name of ours
     return True
