@@ -255,16 +255,17 @@ async def test_so_is_one_behind_the_others_and_nothing_is_written(
 async def test_the_document_says_what_bodies_are_read_as_they_come_and_what_an_exec_takes(bay: World) -> None:
     document = bay.app.openapi()
     raw = {
-        (method, path.rpartition("/")[2]): list(operation["requestBody"]["content"])
+        (method, "/".join(path.split("/")[-2:])): list(operation["requestBody"]["content"])
         for method, path, operation in operations(document)
         if "requestBody" in operation and "application/json" not in operation["requestBody"]["content"]
     }
     assert raw == {
-        ("POST", "stdin"): ["application/octet-stream"],
-        ("PUT", "content"): ["application/octet-stream"],
-        ("PUT", "archive"): ["application/x-tar"],
-        ("POST", "import"): ["application/zstd"],
-        ("POST", "upload"): ["multipart/form-data"],
+        ("POST", "{exec_id}/stdin"): ["application/octet-stream"],
+        ("PUT", "files/content"): ["application/octet-stream"],
+        ("PUT", "files/archive"): ["application/x-tar"],
+        ("POST", "checkpoints/import"): ["application/zstd"],
+        ("POST", "images/import"): ["application/x-tar"],
+        ("POST", "filesystem/upload"): ["multipart/form-data"],
     }
     exec_ = document["components"]["schemas"]["CreateExec"]
     assert [branch["required"] for branch in exec_["oneOf"]] == [["command"], ["argv"]]
