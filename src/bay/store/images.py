@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
 from bay.models import Failure, from_wire, to_wire
 from bay.store.records import ImageLayer, ImageRecord, Page
@@ -132,12 +132,6 @@ async def older(db: StoreConnection, image: ImageRecord) -> list[ImageRecord]:
     same = and_(_I.owner == image.owner, _I.ref == image.ref, _I.digest == image.digest)
     query = select(*_COLUMNS).where(same, _ALIVE, _I.state == "ready", _I.id != image.id)
     return [_record(row) for row in await db.execute(query)]
-
-
-async def used_bytes(db: StoreConnection, owner: str) -> int:
-    """The sizes of the owner's images together; a layer of two images counts twice."""
-    query = select(func.coalesce(func.sum(_I.size_bytes), 0)).where(_I.owner == owner, _ALIVE)
-    return (await db.execute(query)).scalar_one()
 
 
 def _may_use(owner: str) -> ColumnElement[bool]:

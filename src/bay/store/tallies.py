@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
-from bay.store.schema import cargos, checkpoints, sandboxes, sessions
+from bay.store.schema import cargos, checkpoints, images, sandboxes, sessions
 from bay.store.sqlite import StoreConnection
 
 _S = sandboxes.c
@@ -62,7 +62,9 @@ async def by_profile(
 
 
 async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
-    """Bytes of the cargos (a key's: of its sandboxes) and of what only checkpoints hold, as measured."""
+    """Bytes of the cargos (a key's: of its sandboxes), of what only checkpoints hold, as measured, and of an
+    owner's images. A layer of two images counts twice.
+    """
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
     copies = select(func.coalesce(func.sum(checkpoints.c.exclusive_bytes), 0))
@@ -70,6 +72,9 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     counted = select(_S.id).join(cargos, cargos.c.id == _S.cargo_id)
     counted = counted.where(cargos.c.charged_bytes.is_not(None))
     copies = copies.where(checkpoints.c.deleted_at.is_(None), checkpoints.c.sandbox_id.not_in(counted))
+    kept = select(func.coalesce(func.sum(images.c.size_bytes), 0)).where(
+        images.c.owner == (whose.owner if whose.key_id is None else None), images.c.deleted_at.is_(None)
+    )
     if whose.key_id is None:
         files = files.where(cargos.c.owner == whose.owner)
         copies = copies.where(checkpoints.c.owner == whose.owner)
@@ -77,7 +82,7 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
         its = and_(*_of(whose), _S.deleted_at.is_(None))
         files = files.where(cargos.c.id.in_(select(_S.cargo_id).where(its)))
         copies = copies.where(checkpoints.c.sandbox_id.in_(select(_S.id).where(its)))
-    return (await db.execute(files)).scalar_one() + (await db.execute(copies)).scalar_one()
+    return sum([(await db.execute(query)).scalar_one() for query in (files, copies, kept)])
 
 
 async def external_cargos(db: StoreConnection, owner: str) -> int:

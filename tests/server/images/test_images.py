@@ -351,3 +351,19 @@ async def test_a_checkpoint_of_a_root_stays_with_its_image(root: Path) -> None:
             assert_error(await admin.delete(f"/v1/images/{one['image_id']}"), 409, "conflict")
     finally:
         await clear(root)
+
+
+async def test_images_count_against_the_disk_quota_of_their_owner(root: Path) -> None:
+    try:
+        async with world(root, owners={"root": {"disk_mb": 1}}) as bay:
+            admin = await bay.client("root", "admin")
+            names = tuple(f"sha256:{n}" for n in range(1100))  # of 1 KiB each
+            bay.library.contents = {DEBIAN: names}
+            image = await pull(admin)
+            assert image["size_bytes"] == 1100 * 1024
+            refused = await admin.post("/v1/images", json={"ref": "app:1"})
+            assert assert_error(refused, 429, "quota_exceeded")["details"]["quota"] == "disk_mb"
+            await admin.delete(f"/v1/images/{image['id']}")
+            await pull(admin, "app:1")
+    finally:
+        await clear(root)

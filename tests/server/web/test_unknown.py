@@ -260,7 +260,7 @@ async def test_the_document_says_what_bodies_are_read_as_they_come_and_what_an_e
         if "requestBody" in operation and "application/json" not in operation["requestBody"]["content"]
     }
     assert raw == {
-        ("POST", "{exec_id}/stdin"): ["application/octet-stream"],
+        ("POST", "exec_id/stdin"): ["application/octet-stream"],
         ("PUT", "files/content"): ["application/octet-stream"],
         ("PUT", "files/archive"): ["application/x-tar"],
         ("POST", "checkpoints/import"): ["application/zstd"],
