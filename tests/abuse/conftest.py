@@ -1,5 +1,8 @@
 """Real sandboxes for hostile programs."""
 
-from oci_bench import lent_zygote, oci, oci_root, workspaces
+from image_roots import debian_image, image_store
+from oci_bench import any_image, lent_zygote, oci, oci_debian, oci_root, workspaces
 
-__all__ = ["lent_zygote", "oci", "oci_root", "workspaces"]  # fixtures are found by their names here
+# Fixtures are found by their names here.
+__all__ = ["any_image", "debian_image", "image_store", "lent_zygote", "oci", "oci_debian", "oci_root"]
+__all__ += ["workspaces"]

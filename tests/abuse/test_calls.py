@@ -97,9 +97,9 @@ print(*resource.getrlimit(resource.RLIMIT_CORE))
 
 
 @pytest.fixture
-async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
-    """A running session."""
-    async with oci.session() as handle:
+async def inside(any_image: DriverBench) -> AsyncGenerator[Handle]:
+    """A running session, of the host's own image and of another."""
+    async with any_image.session() as handle:
         yield handle
 
 

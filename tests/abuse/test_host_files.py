@@ -44,9 +44,9 @@ TELLING = [
 
 
 @pytest.fixture
-async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
-    """A running session."""
-    async with oci.session() as handle:
+async def inside(any_image: DriverBench) -> AsyncGenerator[Handle]:
+    """A running session, of the host's own image and of another."""
+    async with any_image.session() as handle:
         yield handle
 
 

@@ -6,13 +6,32 @@ from pathlib import Path
 
 import pytest
 from image_roots import debian_image, empty_image, image_store, musl_image, static_image
-from oci_bench import lent_zygote, oci, oci_by_runc, oci_debian, oci_musl, oci_root, opened, workspaces
+from oci_bench import (
+    any_image,
+    lent_zygote,
+    oci,
+    oci_by_runc,
+    oci_debian,
+    oci_musl,
+    oci_root,
+    opened,
+    workspaces,
+)
 
 from bay.drivers.fake import FakeDriver
 from bay.testing.driver_bench import DriverBench
 
 # Fixtures are found by their names here.
-__all__ = ["lent_zygote", "oci", "oci_by_runc", "oci_debian", "oci_musl", "oci_root", "workspaces"]
+__all__ = [
+    "any_image",
+    "lent_zygote",
+    "oci",
+    "oci_by_runc",
+    "oci_debian",
+    "oci_musl",
+    "oci_root",
+    "workspaces",
+]
 __all__ += ["debian_image", "empty_image", "image_store", "musl_image", "static_image"]
 
 

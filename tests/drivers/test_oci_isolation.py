@@ -112,9 +112,9 @@ def btrfs(tmp_path: Path) -> Generator[Path]:
 
 
 @pytest.fixture
-async def inside(oci: DriverBench) -> AsyncGenerator[Handle]:
-    """A running session."""
-    async with oci.session() as handle:
+async def inside(any_image: DriverBench) -> AsyncGenerator[Handle]:
+    """A running session, of the host's own image and of another."""
+    async with any_image.session() as handle:
         yield handle
 
 
@@ -167,7 +167,15 @@ async def test_what_programs_need_is_allowed(inside: Handle) -> None:
     assert (await run(inside, ask)).stdout == "b'1000\\n'\n"
 
 
-async def test_nothing_of_the_host_but_usr_is_there(inside: Handle, workspaces: Path) -> None:
+@pytest.fixture
+async def of_the_host(oci: DriverBench) -> AsyncGenerator[Handle]:
+    """A running session of the host's own image."""
+    async with oci.session() as handle:
+        yield handle
+
+
+async def test_nothing_of_the_host_but_usr_is_there(of_the_host: Handle, workspaces: Path) -> None:
+    inside = of_the_host
     canary = f"canary-{secrets.token_hex(8)}"
     (workspaces / canary).touch()
     names = set((await run(inside, "ls -A /", user="root")).stdout.split())

@@ -97,6 +97,13 @@ async def oci_debian(
         yield bench
 
 
+@pytest.fixture(params=["oci", "oci_debian"])
+def any_image(request: pytest.FixtureRequest) -> OciBench:
+    """An OciDriver with sessions of the host's image, and of a Debian one."""
+    chosen: OciBench = request.getfixturevalue(request.param)
+    return chosen
+
+
 @pytest.fixture
 async def oci_musl(workspaces: Path, oci_root: Path, musl_image: TestImage) -> AsyncGenerator[OciBench]:
     """The same with sessions of a small image, and runc starts each Ship."""

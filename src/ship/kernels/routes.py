@@ -1,7 +1,7 @@
 """HTTP routes of kernels and cells: parse, one call, answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from ship.errors import InvalidArgument, NotFound
 from ship.execs import request as exec_request
@@ -11,6 +11,7 @@ from ship.kernels.cells import Cell, CellRequest
 from ship.kernels.kernel import KernelRequest
 from ship.kernels.kernels import Kernels, default_order
 from ship.kernels.process import PYTHON
+from ship.process.identity import Identity
 from ship.settings import Settings
 from ship.wire import printable
 
@@ -52,9 +53,12 @@ class KernelRoutes:
         return json_answer(200, self._kernels.get(kernel_id).to_wire())
 
     async def _specs(self) -> Answer:
-        user, path = self._settings.user, self._settings.kernel_environment.get("PATH", "")
-        found = await asyncio.get_running_loop().run_in_executor(None, specs.find, user, path)
+        found = await self._found(self._settings.user, self._settings.kernel_environment)
         return json_answer(200, {"items": found})
+
+    async def _found(self, identity: Identity, environment: Mapping[str, str]) -> list[specs.Spec]:
+        path = {**self._settings.environment, **environment}.get("PATH", "")
+        return await asyncio.get_running_loop().run_in_executor(None, specs.find, identity, path)
 
     async def _create(self, request: Request) -> Answer:
         wanted = self._kernel_order(await request.read_object())
@@ -63,8 +67,7 @@ class KernelRoutes:
         return json_answer(201, (await self._kernels.create(wanted)).to_wire())
 
     async def _check_spec(self, wanted: KernelRequest) -> None:
-        path = wanted.environment.get("PATH", "")
-        found = await asyncio.get_running_loop().run_in_executor(None, specs.find, wanted.identity, path)
+        found = await self._found(wanted.identity, wanted.environment)
         names = [spec["name"] for spec in found]
         if wanted.spec not in names:
             problem = f"the image has no kernel spec {wanted.spec}; it has {', '.join(names)}"

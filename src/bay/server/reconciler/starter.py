@@ -252,10 +252,10 @@ class Starter:
         root = self.core.images.root(
             image.id, layers, image.config, image.facts, as_user=profile.user == OF_IMAGE
         )
-        if root.user.uid == 0 and not profile.root:
+        if root.user.needs_root and not profile.root:
             raise ImageInvalid(
-                f"image {image.ref} runs as root, which profile {profile.id} does not allow; use one that does, or "
-                "one with another `user`"
+                f"image {image.ref} runs as root or in root's group, which profile {profile.id} does not allow; "
+                "use one that does, or one with another `user`"
             )
         return root
 
