@@ -31,7 +31,7 @@ from layer_files import (
 from bay.errors import DriverUnavailable, ImageInvalid, ImageTooLarge, StorageFull
 from bay.images import layer_store
 from bay.images.layer_cage import UnpackerReport, UnpackOrder
-from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer
+from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer, hides_all
 from bay.linux import btrfs
 from pools import needs_btrfs, pool_in, unmounted_after
 
@@ -161,6 +161,9 @@ async def test_only_so_many_layers_are_unpacked_at_once(
         def kill(self) -> None:
             go.set()
 
+        def release(self) -> None:
+            running.append(-1)
+
     monkeypatch.setattr(layer_store, "Cage", Waiting)
     layers = store(tmp_path / "images", concurrency=1)
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
@@ -170,7 +173,7 @@ async def test_only_so_many_layers_are_unpacked_at_once(
         await begun.wait()
         assert running == [1]
         go.set()
-    assert running == [1, 1, 1]
+    assert running == [1, -1] * 3
 
 
 async def test_cancelling_ends_the_unpacker_and_leaves_nothing(tmp_path: Path) -> None:
@@ -249,10 +252,11 @@ async def test_another_media_type_is_refused(media_type: str, tmp_path: Path) ->
 
 async def test_a_layer_that_hides_all_below_says_so(tmp_path: Path) -> None:
     layers, layer = store(tmp_path / "images"), gzipped(tar(entry(".wh..wh..opq"), entry("f")))
-    assert (await added(layers, layer, tmp_path)).hides_all
-    found = layers.facts(layer.diff_id)
-    assert found is not None
-    assert found.hides_all
+    plainly = gzipped(SMALL)
+    for one in (layer, plainly):
+        await added(layers, one, tmp_path)
+    trees = [layers.path(one.diff_id) for one in (layer, plainly)]
+    assert [hides_all(tree) for tree in trees if tree is not None] == [True, False]
 
 
 def pooled(tmp_path: Path) -> Generator[Path]:

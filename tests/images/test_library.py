@@ -86,6 +86,17 @@ async def test_an_image_of_a_registry_becomes_layers_and_a_top(
     assert json.loads(json.dumps(brought.facts)) == brought.facts
 
 
+async def test_nothing_below_a_layer_that_hides_all_is_mounted(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    anew = layer_of({".wh..wh..opq": b"", "new": b"x"})
+    ref = plain_registry.push(ImageFile(layers=(BASE, anew, APP)), "lib/anew", "1")
+    brought = await bring(library, "img-1", ref)
+    root = library.root("img-1", brought.diff_ids, brought.config, brought.facts, as_user=False)
+    assert [(layer / "etc/os-release").exists() for layer in root.layers] == [False, False, False]
+    assert [(layer / "new").exists() for layer in root.layers] == [False, False, True]
+
+
 async def test_a_held_layer_is_not_fetched_and_its_digest_must_be_its_own(
     library: HostLibrary, plain_registry: Registry
 ) -> None:

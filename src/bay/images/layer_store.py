@@ -55,15 +55,12 @@ class LayerLimits:
 
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
-    """A layer that is whole. `bytes` are of its tar, uncompressed; `skipped` counts the devices left out.
-    A layer that `hides_all` is to be the lowest of its overlay, which takes no mark on the top for that.
-    """
+    """A layer that is whole. `bytes` are of its tar, uncompressed; `skipped` counts the devices left out."""
 
     diff_id: str
     bytes: int
     entries: int
     skipped: int
-    hides_all: bool = False
 
 
 class LayerStore:
@@ -126,7 +123,7 @@ class LayerStore:
             found = await self._unpacked(order, diff_id, on_progress)
             if known is not None:
                 return known
-            layer = StoredLayer(diff_id, found.bytes, found.entries, found.skipped, "" in found.opaque)
+            layer = StoredLayer(diff_id, found.bytes, found.entries, found.skipped)
             await in_new_thread(lambda: self._finish(made, layer, found.opaque))
             return layer
 
@@ -230,6 +227,14 @@ class LayerStore:
 
     def _place(self, diff_id: str) -> Path:
         return self._layers / _name(diff_id)
+
+
+def hides_all(tree: Path) -> bool:
+    """Whether a layer hides all that are below it: overlayfs does not look for the mark on a layer's top."""
+    try:
+        return os.getxattr(tree, _OPAQUE) == b"y"
+    except OSError:
+        return False
 
 
 def codec_of(media_type: str) -> str | None:

@@ -24,7 +24,7 @@ from bay.errors import BayError, DriverUnavailable, ImageInvalid, ImageNotFound,
 from bay.images import oci_layout, references, tops
 from bay.images.base import BroughtImage, Held, HeldLayer, ImageSource, OnProgress
 from bay.images.fetching import ArchiveFile, Fetcher, FetchProgress, ImageOrigin
-from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer
+from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer, hides_all
 from bay.images.oci_layout import ImageManifest, LayerBlob
 from bay.images.tops import ImageFacts
 from bay.linux import remove_tree
@@ -117,7 +117,7 @@ class HostLibrary:
             raise ImageInvalid(
                 f"the image's user {config['user']!r} is not in its /etc/passwd; use a profile with another `user`"
             )
-        layers = [self._layer(diff_id) for diff_id in reversed(diff_ids)]
+        layers = self._stack(diff_ids)
         user = (found.user if as_user else None) or found.ship
         return replace(found.root((self._top(image_id), *layers), user), env=config["env"])
 
@@ -181,13 +181,22 @@ class HostLibrary:
         )
 
     def _make_top(self, image_id: str, manifest: ImageManifest) -> ImageFacts:
-        layers = [self._layer(layer.diff_id) for layer in reversed(manifest.layers)]
+        layers = self._stack([layer.diff_id for layer in manifest.layers])
         try:
             return tops.make_top(self.root_dir / "tops", image_id, layers, manifest.config)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("the disk of Bay's images is full; delete images, or enlarge it") from error
             raise DriverUnavailable(f"the top layer of an image cannot be made: {error.strerror}") from error
+
+    def _stack(self, diff_ids: Sequence[str]) -> list[Path]:
+        """The trees of the layers, topmost first, down to one that hides all below it."""
+        trees: list[Path] = []
+        for diff_id in reversed(diff_ids):
+            trees.append(self._layer(diff_id))
+            if hides_all(trees[-1]):
+                break
+        return trees
 
     def _layer(self, diff_id: str) -> Path:
         path = self.store.path(diff_id)
