@@ -417,7 +417,7 @@ class Fetcher:
             with contextlib.suppress(FileNotFoundError):
                 path.rmdir()
         if number is not None:
-            self._ids.release(directory, number)
+            self._ids.release(directory)
 
 
 def _make_cage(plan: FetchCagePlan, slot: NetworkSlot, network: NetworkManager | None) -> FetchCage:
