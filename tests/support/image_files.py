@@ -60,6 +60,14 @@ def layer_of(files: Mapping[str, bytes]) -> Layer:
     return Layer(gzip.compress(tar, mtime=0), digest_of(tar))
 
 
+def layer_of_tree(root: Path) -> Layer:
+    """The files below a directory as a layer, with the ids that they have."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.add(root, arcname=".")
+    return Layer(gzip.compress(out.getvalue(), mtime=0), digest_of(out.getvalue()))
+
+
 @dataclass
 class ImageFile:
     """An image of `layers`; `config` and `manifest` replace what they name, at the top of each document."""

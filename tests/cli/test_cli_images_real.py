@@ -1,0 +1,161 @@
+"""Images through the executable, in a pipe: a real registry, the oci driver, and the commands of the page."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import forked_bay
+import pytest
+import registry
+from image_files import ImageFile, Layer, layer_of, layer_of_tree
+from image_roots import busybox_root
+from registry import Registry
+
+from bay.images import fetch_cage
+
+KEY = "bay_0123456789abcdef0123456789abcdef"
+PAGE = Path(__file__).parents[2] / "docs" / "images.md"
+
+
+@pytest.fixture(scope="module")
+def box_layer(tmp_path_factory: pytest.TempPathFactory) -> Layer:
+    root = tmp_path_factory.mktemp("busybox")
+    busybox_root(root)
+    return layer_of_tree(root)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
+    if os.geteuid() != 0 or not fetch_cage.is_installed() or not registry.is_installed():
+        pytest.skip("needs root, skopeo, and docker-registry")
+    with registry.registry(tmp_path_factory.mktemp("registry")) as made:
+        yield made
+
+
+class Bay:
+    """Runs `bay`, which must end with that code."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
+        done = forked_bay.run(list(arguments), self.environment, stdin)
+        assert done.returncode == code, done.stderr.decode()
+        return (done.stdout or done.stderr).decode()
+
+
+@contextmanager
+def serving(environment: dict[str, str]) -> Generator[str]:
+    with open(os.devnull, "wb") as null:
+        server = forked_bay.fork(["serve", "--port", "0"], environment, null.fileno())
+    assert server.stdout is not None
+    with server.stdout as said:
+        try:
+            yield said.readline().decode().rpartition(" ")[2].strip()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def bay(hub: Registry) -> Generator[Bay]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
+    with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
+        Path(root).chmod(0o711)  # sessions pass through it
+        own = clean | {
+            "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data", "BAY_API_KEY": KEY,
+            "BAY_CARGO_BACKEND": "directory", "BAY_REGISTRIES": json.dumps({hub.host: {"insecure": True}}),
+        }  # fmt: skip
+        if "BAY_CACHE_DIR" in os.environ:
+            own["BAY_CACHE_DIR"] = os.environ["BAY_CACHE_DIR"]
+        with serving(own) as url:
+            made = Bay(own | {"BAY_URL": url})
+            yield made
+            if made("ls", "-q"):
+                made("rm", "--all")
+
+
+@pytest.fixture(scope="module")
+def small(hub: Registry, box_layer: Layer) -> str:
+    image = ImageFile(
+        layers=(box_layer,),
+        config={"config": {"Env": ["PATH=/bin", "COLOR=blue"], "Cmd": ["/bin/sh"], "Labels": {"a": "b"}}},
+    )
+    return hub.push(image, "small/box", "1")
+
+
+def test_the_commands_of_the_page_do_what_it_says(bay: Bay, small: str) -> None:
+    steps = re.search(r"(?ms)^## First steps\n\n```console\n(.*?)^```", PAGE.read_text(encoding="utf-8"))
+    assert steps is not None
+    said: list[str] = []
+    for line in steps[1].splitlines():
+        words = shlex.split(line.removeprefix("$ bay ").replace("$IMAGE", small))
+        said.append(bay(*words))
+    assert said[0] == 'PRETTY_NAME="Small"\n'
+    assert said[1].startswith("img-")
+    assert small in said[2]
+    assert said[4] == "hello\n"
+    assert "linux/amd64" in said[5]
+    assert said[7].startswith("img-")
+    assert bay("image", "ls", "-q") == ""
+
+
+def test_an_image_is_run_as_its_author_made_it(bay: Bay, small: str) -> None:
+    assert (
+        bay("run", "--image", small, "--", "sh", "-c", "echo $COLOR; id -u; pwd")
+        == "blue\n1000\n/workspace\n"
+    )
+    assert bay("run", "--image", small, "--env", "COLOR=red", "--", "sh", "-c", "echo $COLOR") == "red\n"
+
+
+def test_a_run_without_a_server_pulls_by_itself(bay: Bay, small: str) -> None:
+    alone = {name: value for name, value in bay.environment.items() if name not in ("BAY_URL", "BAY_API_KEY", "BAY_DATA_DIR")}
+    assert Bay(alone)("run", "--image", small, "--", "echo", "alone") == "alone\n"
+
+
+def test_what_is_not_there_and_what_is_refused_is_said_in_words(bay: Bay, hub: Registry, small: str) -> None:
+    assert "has no" in bay("run", "--image", f"{hub.host}/small/none:1", "--", "true", code=2)
+    assert "BAY_REGISTRIES" in bay("image", "pull", "localhost:1/x:1", code=2)
+    assert "is not here" in bay("run", "--image", f"{hub.host}/no:1", "--pull", "never", "--", "true", code=2)
+    assert "not an image reference" in bay("image", "pull", "No Image", code=2)
+    bay("create", "user", "--image", small, "--wait", "60")
+    assert "used by sandbox-" in bay("image", "rm", small, code=2)
+    bay("rm", "user")
+
+
+def test_a_saved_archive_is_imported_from_a_file_from_a_pipe_and_from_a_layout(
+    bay: Bay, box_layer: Layer, tmp_path: Path
+) -> None:
+    layout, archive = tmp_path / "layout", tmp_path / "image.tar"
+    ImageFile(layers=(box_layer,)).write(layout)
+    subprocess.run(["tar", "-C", layout, "-cf", archive, "."], check=True)
+    bay("image", "import", str(archive), "mine:1")
+    assert bay("run", "--image", "mine:1", "--", "echo", "file") == "file\n"
+    bay("image", "import", "-", "mine:2", stdin=archive.read_bytes())
+    assert bay("run", "--image", "mine:2", "--", "echo", "pipe") == "pipe\n"
+    bay("image", "import", f"oci:{layout}", "mine:3")
+    assert bay("run", "--image", "mine:3", "--", "echo", "layout") == "layout\n"
+    assert "skopeo could not read" in bay("image", "import", f"oci:{tmp_path}/none", "mine:4", code=1)
+    archive.write_bytes(b"no tar")
+    assert "archive" in bay("image", "import", str(archive), "mine:5", code=2)
+
+
+def test_a_hundred_and_twenty_seven_layers_are_one_root(bay: Bay, hub: Registry, box_layer: Layer) -> None:
+    more = [layer_of({f"numbers/{n}": str(n).encode()}) for n in range(126)]
+    ref = hub.push(ImageFile(layers=(box_layer, *more)), "many/layers", "1")
+    assert bay("run", "--image", ref, "--", "sh", "-c", "ls /numbers | wc -l; cat /numbers/125") == "126\n125"
+
+
+def test_an_empty_image_runs_nothing_and_says_so(bay: Bay, hub: Registry) -> None:
+    ref = hub.push(ImageFile(layers=(layer_of({"a": b"b"}),)), "empty/image", "1")
+    assert "true: command not found" in bay("run", "--image", ref, "--", "true", code=127)
+    bay("create", "empty", "--image", ref, "--wait", "60")
+    assert "no shell" in bay("python", "empty", "-c", "import os; print(os.system('x') and 'no shell')")
+    bay("rm", "empty")
