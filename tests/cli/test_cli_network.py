@@ -152,6 +152,10 @@ def test_net_set_takes_what_net_show_gives(bay: Cli, name: str, tmp_path: Path) 
             "rule 0 has an unknown field 'domains'",
         ),
         ('{"mode": "open", "rules": [{"action": "deny", "ports": "443"}]}', "ports of rule 0 is not a list"),
+        (
+            '{"mode": "open", "rules": [{"action": "allow", "inject": {"head": "A"}}]}',
+            "inject of rule 0 has an unknown field 'head'",
+        ),
         ('{"mode": "open", "rules": [{"domain": "*"}]}', "action"),
         ('{"mode": "open", "rules": [{"action": "deny"}]}', "rule 0: give either `domain` or `cidr`"),
     ],
@@ -160,6 +164,24 @@ def test_net_set_refuses_a_policy_with_a_slip_in_it(bay: Cli, name: str, text: s
     before = policy_of(bay, name)
     assert words in refused(bay("net", "set", name, "-", stdin=text.encode()))
     assert policy_of(bay, name) == before
+
+
+def test_net_inject_adds_a_rule_and_show_names_the_secret_without_its_value(bay: Cli, name: str) -> None:
+    lines(bay("secret", "set", "INJECTED", stdin=b"xyzzy-plugh"))
+    lines(bay("net", "mode", name, "allowlist"))
+    arguments = ("--header", "Authorization", "--secret", "INJECTED", "--format", "Bearer {}")
+    [policy] = objects(bay("net", "inject", name, "api.example.com", *arguments, "--json"))
+    inject = {"header": "Authorization", "secret": "INJECTED", "format": "Bearer {}"}
+    assert bare(policy["rules"]) == [
+        {"action": "allow", "domain": "api.example.com", "ports": [443], "protocol": "tcp", "inject": inject}
+    ]
+    shown = "\n".join(lines(bay("net", "show", name)))
+    assert "api.example.com +Authorization (INJECTED)" in shown
+    assert "xyzzy" not in shown
+    lines(bay("net", "set", name, "-", stdin=json.dumps(policy).encode()))
+    assert bare(policy_of(bay, name)["rules"]) == bare(policy["rules"])
+    missing = bay("net", "inject", name, "api.example.com", "--header", "A", "--secret", "NEVER")
+    assert "there is no secret NEVER" in refused(missing)
 
 
 def test_net_log_shows_the_names_that_were_refused(bay: Cli, proxy: fault_proxy.Proxy, name: str) -> None:

@@ -41,6 +41,7 @@ GROUPS = {
     "bay.network.policy": "words",  # what a policy means: pure, for services and drivers alike
     "bay.network.reserved_ranges": "words",
     "bay.network.domains": "words",
+    "bay.network.header_rules": "words",
     "bay.network.port_classes": "words",
     "bay.server": "server",
     "bay.server.app": "app",

@@ -40,11 +40,11 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `Resizable`, `NetworkControl` and `Hostnames` are optional: Bay finds them
-with `isinstance`. `bay.testing.drivers` is the suite that every driver passes.
+`Driver` is the core. `Freezer`, `Resizable`, `NetworkControl`, `HeaderBroker` and `Hostnames` are optional:
+Bay finds them with `isinstance`. `bay.testing.drivers` is the suite that every driver passes.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -65,6 +65,8 @@ class Capabilities:
     """Whether a session's root may be an `ImageRoot`."""
     persist: tuple[Persist, ...] = ("workspace",)
     """Files that can outlive a session; `machine` needs a driver that accepts a place for layers."""
+    broker: bool = False
+    """Whether a rule of a network policy can have a header added."""
     secret_files: bool = False
     """Whether a session can have a directory `/run/secrets` that is kept in memory alone."""
     network: tuple[NetworkMode, ...] = ("none",)
@@ -320,6 +322,22 @@ class NetworkControl(Protocol):
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """The state and the counters of the session's network. Raises DriverUnavailable."""
+        ...
+
+
+SecretValues = Callable[[str, Collection[str]], Awaitable[Mapping[str, str]]]
+"""The values of secrets of a session's owner, by the session's id and their names; those that are there."""
+
+
+@runtime_checkable
+class HeaderBroker(Protocol):
+    """Optional: a driver with `capabilities.broker` adds headers to requests, by rules with `inject`."""
+
+    def use_secrets(self, values: SecretValues) -> None:
+        """Take the values for headers from there, each time one is needed."""
+
+    async def broker_certificate(self, handle: Handle) -> str | None:
+        """The certificate that the session's programs have to trust, as PEM; None while no rule injects."""
         ...
 
 

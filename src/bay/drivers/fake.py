@@ -80,8 +80,9 @@ class FakeDriver:
     ) -> None:
         kinds = ("container",)
         self.capabilities = Capabilities(
-            isolation=kinds, pause=True, images=("host",), layered=True, network=network
-        )
+            isolation=kinds, pause=True, images=("host",), layered=True, network=network,
+            broker="allowlist" in network,
+        )  # fmt: skip
         self._run_dir = run_dir
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self.fail_at = fail_at

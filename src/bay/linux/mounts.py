@@ -34,10 +34,12 @@ NOEXEC = 0x08
 _IDMAP = 0x0010_0000
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
+_PR_SET_NO_NEW_PRIVS = 38
 
 CLONE_FS = 0x0200
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
+CLONE_NEWIPC = 0x0800_0000
 CLONE_NEWNET = 0x4000_0000
 
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -133,6 +135,11 @@ def open_directory(path: str | Path) -> int:
 def unshare(flags: int) -> None:
     """Give the calling thread, and it alone, new namespaces of the kinds in `flags`."""
     _checked("unshare", _libc.unshare(flags))
+
+
+def no_new_privileges() -> None:
+    """Have no program that this process starts gain rights, for good."""
+    _checked("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def setns(namespace: int, kind: int) -> None:

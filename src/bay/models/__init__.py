@@ -32,8 +32,9 @@ from bay.models.kernels import PythonData as PythonData
 from bay.models.kernels import PythonOutput as PythonOutput
 from bay.models.keys import AuditEntry, Key, Limits, NewKey
 from bay.models.keys import KeyScope as KeyScope
-from bay.models.network import CurrentPolicy as CurrentPolicy
 from bay.models.network import (
+    BrokerRefusal,
+    HeaderInjection,
     NetworkCounter,
     NetworkPolicy,
     NetworkRule,
@@ -44,6 +45,7 @@ from bay.models.network import (
     RefusedName,
     SandboxUrl,
 )
+from bay.models.network import CurrentPolicy as CurrentPolicy
 from bay.models.network import NetworkMode as NetworkMode
 from bay.models.network import NetworkProtocol as NetworkProtocol
 from bay.models.network import PortAccess as PortAccess
@@ -61,6 +63,7 @@ from bay.models.storage import Persist as Persist
 
 __all__ = [
     "AuditEntry",
+    "BrokerRefusal",
     "Cargo",
     "CellEvent",
     "Checkpoint",
@@ -76,6 +79,7 @@ __all__ = [
     "GarbageRun",
     "GarbageState",
     "GarbageTaskResult",
+    "HeaderInjection",
     "HistoryEntry",
     "Kernel",
     "KernelSpec",

@@ -11,11 +11,21 @@ NetworkProtocol = Literal["tcp", "udp", "icmp"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderInjection:
+    """A header that Bay adds to HTTPS requests outside of the sandbox: `format` with the secret for `{}`."""
+
+    header: str
+    secret: str
+    """The name of a secret of the sandbox's owner."""
+    format: str = "{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRule:
     """One rule of a network policy: `domain` (`api.example.com`, `*.example.com`, `*`) or `cidr`, not both.
 
     `ports` are numbers or ranges such as ``"8000-8100"``; None is every port. `protocol` None is TCP, UDP and
-    ICMP, and with `ports` TCP and UDP.
+    ICMP, and with `ports` TCP and UDP. With `inject` it allows HTTPS to one domain, by Bay's broker.
     """
 
     action: Literal["allow", "deny"]
@@ -23,6 +33,7 @@ class NetworkRule:
     cidr: str | None = None
     ports: tuple[int | str, ...] | None = None
     protocol: NetworkProtocol | None = None
+    inject: HeaderInjection | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +90,25 @@ class RefusedName:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerRefusal:
+    """Connections or requests by the broker to a `domain` that went nowhere, for one `reason`.
+
+    `pinned`: the program does not accept the broker's certificate. `unused`: it ended the connection before a
+    request, as some do that pin a key. `other_host`: it asked for another host on the connection, or none.
+    `untrusted`, `upstream`: the host's certificate is not valid, or it could not be reached. `refused`: the
+    policy allows no address of it. `secret`: the secret is not there, or no header's value. `malformed`,
+    `method`: no request that is passed on. `limit`: too many connections. `port`: a program in the sandbox
+    has the broker's port.
+    """
+
+    domain: str
+    reason: str
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkState:
     """A sandbox's network and its traffic since the session began.
 
@@ -94,6 +124,8 @@ class NetworkState:
     """Newest last, 200 at most."""
     received_bytes: int
     sent_bytes: int
+    broker: tuple[BrokerRefusal, ...] = ()
+    """Brokered connections that went nowhere, newest last, 64 at most."""
 
 
 PortAccess = Literal["owner", "public"]

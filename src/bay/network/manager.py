@@ -24,6 +24,7 @@ from bay.linux.nftables import Nft
 from bay.linux.threads import uninterrupted
 from bay.models import NetworkCounter, NetworkPolicy, NetworkState
 from bay.network.admissions import Admissions, Begin
+from bay.network.broker.supervisor import Brokers
 from bay.network.conntrack import Conntrack, TrackedConnection
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
@@ -113,6 +114,7 @@ class NetworkManager:
         ipv6: bool = False,
         private: Sequence[Addresses] = (),
         names: Callable[[Opener, Callable[[Address], bool]], Forwarder] | None = None,
+        brokers: Brokers | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._instance = instance
@@ -121,6 +123,9 @@ class NetworkManager:
         self._private = tuple(private)
         self._now = now
         self._names = names(self._open_name, self.is_public) if names else None
+        self.brokers = brokers if self._names else None
+        if self._names and brokers:
+            brokers.addresses = self._names.addresses
         self._worker: ThreadPoolExecutor | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._deleted = asyncio.Event()
@@ -175,6 +180,8 @@ class NetworkManager:
 
     async def aclose(self) -> None:
         """Close netlink: networks stand, without names, until `open`; with none left, shared parts go too."""
+        if self.brokers:
+            await self.brokers.aclose()
         if self._names:
             await self._names.aclose()
         self._listening.clear()
@@ -209,6 +216,8 @@ class NetworkManager:
         udp, tcp = await self._name_sockets_in(netns_fd)
         self._listening.add(number)
         await names.listen(number, udp, tcp, self._states[number].generation.plan)
+        if self.brokers:
+            await self.brokers.serve(slot, netns_fd, self._policies[number])
 
     async def _name_sockets_in(self, netns_fd: int) -> tuple[socket.socket, socket.socket]:
         made: list[socket.socket] = []
@@ -229,6 +238,8 @@ class NetworkManager:
         names = self._names.names_of(slot.number) if self._names else {}
         if policy.mode == "none":
             await self._stop_names(slot)
+        elif self.brokers and slot.number in self._listening:
+            await self.brokers.serve(slot, netns_fd, policy)  # before a name leads there
         await self._do(lambda: self._set_policy(slot, policy, netns_fd, names))
         if self._names and slot.number in self._listening:
             self._names.set_plan(slot.number, self._states[slot.number].generation.plan)
@@ -245,11 +256,14 @@ class NetworkManager:
             refused=self._names.refused(slot.number) if self._names else (),
             received_bytes=traffic.received_bytes,
             sent_bytes=traffic.sent_bytes,
+            broker=self.brokers.refused(slot) if self.brokers else (),
         )
 
     async def remove(self, slot: NetworkSlot) -> None:
         """Remove a sandbox's network, also half of it; nothing there is fine."""
         await self._stop_names(slot)
+        if self.brokers:
+            await self.brokers.stop(slot)
         await self._do(lambda: self._remove(slot))
 
     def owned(self) -> set[int]:
@@ -273,6 +287,8 @@ class NetworkManager:
     async def _stop_names(self, slot: NetworkSlot) -> None:
         if self._names and slot.number in self._listening:
             self._listening.discard(slot.number)
+            if self.brokers:
+                await self.brokers.serve(slot, 0, NetworkPolicy(mode="none"))
             await self._names.stop(slot.number)
 
     async def _open_name(self, key: int, name: str, addresses: Sequence[Address], ttl_s: int) -> None:

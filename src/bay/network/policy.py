@@ -26,7 +26,7 @@ from typing import Literal
 
 from bay.errors import InvalidArgument
 from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule
-from bay.network import domains, port_classes
+from bay.network import domains, header_rules, port_classes
 from bay.network.port_classes import ServiceClass
 from bay.network.reserved_ranges import Address, Network, is_reserved, is_within, reserved, reserved_around
 
@@ -113,6 +113,8 @@ def _checked_rule(index: int, rule: NetworkRule, private: Sequence[Network]) -> 
 def _normal_rule(rule: NetworkRule, private: Sequence[Network]) -> NetworkRule:
     if (rule.domain is None) == (rule.cidr is None):
         raise ValueError("give either `domain` or `cidr`")
+    if rule.inject is not None:
+        rule = header_rules.normal(rule, rule.inject)
     if rule.ports is not None and rule.protocol == "icmp":
         raise ValueError("ICMP has no ports; leave out `ports`")
     ports = None if rule.ports is None else port_classes.normal_ports(rule.ports)
@@ -224,6 +226,8 @@ class CompiledPolicy:
     _cidrs: tuple[_Cidr, ...] = field(repr=False)
     _domains: dict[str, list[_Domain]] = field(repr=False)
     """By pattern, each with the stronger first."""
+    brokered: frozenset[str] = frozenset()
+    """The names to whose requests headers are added: they lead to the broker."""
 
     def cidrs(self, version: int) -> tuple[tuple[Interval, ...], ...]:
         """The deciding intervals of IP `version` for each service class, disjoint and ascending."""
@@ -305,7 +309,8 @@ def compile_policy(policy: NetworkPolicy, private: Sequence[Network] = ()) -> Co
         level.sort(key=lambda one: one.rank)
     allowed = tuple(dict.fromkeys(_private_allows(cidrs, private)))
     fences = _fences(allowed, (1 << len(cut)) - 1)
-    return CompiledPolicy(policy.mode, cut, allowed, (*cidrs, *fences), named)
+    brokered = frozenset(rule.domain for rule in policy.rules if rule.inject and rule.domain)
+    return CompiledPolicy(policy.mode, cut, allowed, (*cidrs, *fences), named, brokered)
 
 
 def _private_allows(cidrs: Iterable[_Cidr], private: Sequence[Network]) -> Iterator[Network]:

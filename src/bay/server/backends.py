@@ -15,6 +15,7 @@ from bay.images.layer_cage import CageParts
 from bay.images.layer_store import LayerLimits, LayerStore
 from bay.images.library import HostLibrary, ImageLimits
 from bay.images.registries import Registries
+from bay.network.broker.supervisor import Brokers
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
 from bay.network.dns.upstream import UpstreamResolver, resolvers_in
@@ -110,6 +111,10 @@ def make_network(settings: Settings) -> NetworkManager:
         ipv6=settings.network_ipv6,
         private=settings.network_private,
         names=names,
+        brokers=Brokers(
+            directory=settings.run_dir / instance_of(settings.data_dir) / "brokers",
+            trust=settings.network_broker_trust,
+        ),
     )
 
 

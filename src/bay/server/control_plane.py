@@ -10,7 +10,7 @@ from typing import Any
 from bay.cargo import backend_detection
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock
-from bay.drivers.base import Driver
+from bay.drivers.base import Driver, HeaderBroker
 from bay.images.base import ImageLibrary
 from bay.models import Limits
 from bay.server.backends import choose_cargo
@@ -147,7 +147,9 @@ class ControlPlane:
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
         self.vault = Vault()
-        self.secrets = SecretDelivery(self.store, self.vault, FileClient(self.ship))
+        self.secrets = SecretDelivery(self.core, self.vault, FileClient(self.ship))
+        if isinstance(driver, HeaderBroker):
+            driver.use_secrets(self.secrets.of_session)
         self.service_client = ServiceClient(self.ship)
         self.service_syncer = ServiceSyncer(
             store=self.store,

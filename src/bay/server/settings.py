@@ -25,6 +25,7 @@ from bay.images.registries import RegistryAccess
 from bay.models import (
     ALL_CAPABILITIES,
     Capability,
+    HeaderInjection,
     Limits,
     NetworkMode,
     NetworkPolicy,
@@ -51,6 +52,14 @@ class SettingFields(KnownFields):
     noun: ClassVar[str] = "setting"
 
 
+class InjectSettings(SettingFields):
+    """The header that a rule has added."""
+
+    header: str
+    secret: str
+    format: str = "{}"
+
+
 class RuleSettings(SettingFields):
     """One `[[profiles.NAME.network_policy.rules]]`."""
 
@@ -59,6 +68,12 @@ class RuleSettings(SettingFields):
     cidr: str | None = None
     ports: tuple[int | str, ...] | None = None
     protocol: NetworkProtocol | None = None
+    inject: InjectSettings | None = None
+
+    def to_rule(self) -> NetworkRule:
+        """The noun that the rest of Bay uses."""
+        inject = self.inject and HeaderInjection(**self.inject.model_dump())
+        return NetworkRule(**self.model_dump(exclude={"inject"}), inject=inject)
 
 
 class NetworkSettings(SettingFields):
@@ -69,9 +84,7 @@ class NetworkSettings(SettingFields):
 
     def to_policy(self) -> NetworkPolicy:
         """The noun that the rest of Bay uses."""
-        return NetworkPolicy(
-            mode=self.mode, rules=tuple(NetworkRule(**rule.model_dump()) for rule in self.rules)
-        )
+        return NetworkPolicy(mode=self.mode, rules=tuple(rule.to_rule() for rule in self.rules))
 
 
 class ProfileSettings(SettingFields):
@@ -278,6 +291,9 @@ class Settings(SettingFields, BaseSettings):
     image_unpacks: int = Field(2, ge=1, le=32, description="layers unpacked at once; more are queued")
     network_private: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="private networks that rules may allow; all others stay unreachable"
+    )
+    network_broker_trust: tuple[Path, ...] = Field(
+        (), description="files of certificates that the broker verifies hosts by, besides this machine's"
     )
     dns_servers: tuple[IPv4Address | IPv6Address, ...] = Field(
         (), description="resolvers for sandboxes' names; empty = the host's, from /etc/resolv.conf"

@@ -93,6 +93,8 @@ class SandboxRecord:
     """Which network policy it has: 0 is its profile's. Grows with each change."""
     network_mode: NetworkMode | None = None
     """The mode of its own policy; None while it has its profile's."""
+    network_brokers: bool = False
+    """Whether a rule of its own policy has a header added."""
     url: PortSettings | None = None
     """Where its URL leads."""
     ports: tuple[PortSettings, ...] = ()

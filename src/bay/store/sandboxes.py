@@ -87,6 +87,11 @@ async def find(db: StoreConnection, owner: str, ref: str) -> SandboxRecord | Non
     return await _first(db, _FIND, {"of_owner": owner, "of_id": ref})
 
 
+async def of_session(db: StoreConnection, session_id: str) -> SandboxRecord | None:
+    """The sandbox whose live session that is."""
+    return await _first(db, _JOINED.where(sessions.c.id == session_id, _S.deleted_at.is_(None)))
+
+
 async def at_host(db: StoreConnection, host: str) -> SandboxRecord | None:
     """The sandbox whose label in host names (id or `host`) is `host`, of any owner; not a removed one."""
     named = or_(_S.id == host, _S.host == host)

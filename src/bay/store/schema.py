@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -120,6 +121,7 @@ sandboxes = Table(
     # Which network policy it has: 0 is its profile's, else that in `network_policies`; each change adds 1.
     Column("network_version", Integer, nullable=False, server_default="0"),
     Column("network_mode", String(16)),
+    Column("network_brokers", Boolean, nullable=False, server_default=false()),
     Column("url", JSON(none_as_null=True)),
     Column("ports", JSON, nullable=False, server_default="[]"),
     # Its own sizes; null is its profile's.

@@ -16,10 +16,10 @@ from bay.cli.state import JsonOption, connect_box
 from bay.cli.tree import Tree
 from bay.clock import to_seconds
 from bay.errors import InvalidArgument
-from bay.models import NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, from_wire
+from bay.models import HeaderInjection, NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, from_wire
 
 if TYPE_CHECKING:
-    from bay.models import NetworkCounter, NetworkState, RefusedName
+    from bay.models import BrokerRefusal, NetworkCounter, NetworkState, RefusedName
 
 net = Tree(help="Set a sandbox's network policy, and show refused traffic.")
 
@@ -56,6 +56,9 @@ def show(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) ->
     print_columns(_HEADS, _rows(policy, state.counters))
     if state.refused:
         _print_refused(state.refused, as_json)
+    if state.broker:
+        heads = ("LAST", "COUNT", "BROKERED", "REASON")
+        print_columns(heads, map(_broker_row, state.broker))
 
 
 @net.command("mode")
@@ -98,6 +101,28 @@ def deny(
 ) -> None:
     """Add deny rules at the end of a sandbox's policy."""
     _said(_added(ctx, name, _rules("deny", targets, port, protocol)), as_json)
+
+
+@net.command("inject")
+def inject(
+    ctx: typer.Context,
+    name: NameArgument,
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="The one host, such as api.example.com.")],
+    header: Annotated[str, typer.Option(metavar="HEADER", help="The header to add to its requests.")],
+    secret: Annotated[str, typer.Option(metavar="NAME", help="The secret that it holds.")],
+    template: Annotated[
+        str, typer.Option("--format", metavar="TEXT", help="Its value, with {} for the secret.")
+    ] = "{}",
+    port: Annotated[
+        list[int] | None, typer.Option("--port", metavar="PORT", help="Another port than 443. Repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have Bay add a header with a secret to HTTPS requests, outside of the sandbox."""
+    wanted = HeaderInjection(header=header, secret=secret, format=template)
+    ports = tuple(port) if port else None
+    rule = NetworkRule(action="allow", domain=domain, ports=ports, inject=wanted)
+    _said(_added(ctx, name, (rule,)), as_json)
 
 
 @net.command("remove")
@@ -196,6 +221,8 @@ def _parsed(text: str, source: str) -> NetworkPolicy:
         _only(data, NetworkPolicy, "the policy", ("version", "source"))
         for place, rule in enumerate(data.get("rules", ())):
             _only(rule, NetworkRule, f"rule {place}")
+            if rule.get("inject") is not None:
+                _only(rule["inject"], HeaderInjection, f"inject of rule {place}")
         policy = from_wire(NetworkPolicy, data)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"{source} is not a network policy: {error}") from error
@@ -241,6 +268,8 @@ def _rows(policy: NetworkPolicy, counters: "Sequence[NetworkCounter]") -> list[t
 
 def _rule(place: int, rule: NetworkRule) -> tuple[str, ...]:
     target = rule.domain or rule.cidr or "-"
+    if rule.inject is not None:
+        target += f" +{rule.inject.header} ({rule.inject.secret})"
     ports = " ".join(map(str, rule.ports or ())) or "any"
     return (str(place), rule.action, target, rule.protocol or "any", ports)
 
@@ -254,6 +283,10 @@ def _counts(counter: "NetworkCounter | None") -> tuple[str, ...]:
 
 def _print_refused(refused: "Iterable[RefusedName]", as_json: bool) -> None:
     print_list(refused, as_json, ("LAST", "COUNT", "TYPE", "NAME", "REASON", "RULE"), _refused_row)
+
+
+def _broker_row(one: "BrokerRefusal") -> tuple[str, ...]:
+    return (to_seconds(one.last_at), str(one.count), one.domain, one.reason)
 
 
 def _refused_row(one: "RefusedName") -> tuple[str, ...]:

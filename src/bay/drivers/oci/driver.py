@@ -22,6 +22,7 @@ from bay.drivers.base import (
     Owned,
     Paused,
     Running,
+    SecretValues,
     SessionSpec,
 )
 from bay.drivers.health import check_health
@@ -262,6 +263,16 @@ class OciDriver:
         slot = await in_new_thread(lambda: self._slot(handle)) if self._network else None
         return await self._network.state(slot) if self._network and slot else _NO_NETWORK
 
+    def use_secrets(self, values: SecretValues) -> None:
+        if self._network is not None and self._network.brokers is not None:
+            self._network.brokers.values = values
+
+    async def broker_certificate(self, handle: Handle) -> str | None:
+        if self._network is None or self._network.brokers is None:
+            return None
+        slot = await in_new_thread(lambda: self._slot(handle))
+        return None if slot is None else await self._network.brokers.certificate(slot)
+
     async def list_owned(self) -> AsyncIterator[Owned]:
         """By directories, runc's state, control groups and id claims: any one of them is enough.
         There is nothing else: sockets are in the directories, mounts in namespaces that ended with their
@@ -283,7 +294,7 @@ class OciDriver:
         if firewalls := await in_new_thread(dropping):
             log.warning("network.forwarding_dropped", by=firewalls, fix=FIX)
         if not self._network_off:  # else it is there to remove the networks of earlier sessions
-            self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"))
+            self.capabilities = replace(self.capabilities, network=("none", "allowlist", "open"), broker=True)
 
     async def _do_without(self, problems: list[str]) -> None:
         """Go on without networks. Raises DriverUnavailable where sessions have one, out of control."""

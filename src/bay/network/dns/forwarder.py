@@ -75,6 +75,10 @@ class Forwarder:
             await served.aclose()
             await served.resolver.aclose()
 
+    async def addresses(self, key: int, name: str) -> tuple[Address, ...]:
+        """The addresses of a name, opened for a sandbox as if it had asked; none if it is not served."""
+        return await self._served[key].resolver.addresses(name) if key in self._served else ()
+
     def refused(self, key: int) -> tuple[RefusedName, ...]:
         """The names that were not answered, newest last, bounded; empty for a sandbox that is not served."""
         return self._served[key].resolver.log.refused() if key in self._served else ()

@@ -13,6 +13,7 @@ import dns.reversename
 import structlog
 
 from bay.errors import HostError
+from bay.network import domains
 from bay.network.dns import wire
 from bay.network.dns.cache import CachedAnswer, Key, Pin
 from bay.network.dns.limits import Budget
@@ -22,6 +23,7 @@ from bay.network.dns.resolution import Loop
 from bay.network.dns.upstream import NoAnswer
 from bay.network.dns.wire import Question
 from bay.network.policy import CompiledPolicy, NameVerdict
+from bay.network.reserved_ranges import Address
 
 log = structlog.get_logger("bay.network.dns")
 
@@ -32,6 +34,9 @@ _KINDS = frozenset((*ADDRESSES, *_HINTS, *_OTHERS))
 _REVERSE = (".in-addr.arpa", ".ip6.arpa")
 _LOOPBACK = {wire.A: (bytes([127, 0, 0, 1]),), wire.AAAA: (bytes(15) + b"\1",)}
 _LOOPBACK_TTL_S = 3600
+_BROKER = {wire.A: (bytes([127, 0, 0, 54]),)}
+"""Where the broker listens in the sandbox."""
+_BROKER_TTL_S = 30
 _FLOOD = "*"
 """Stands for all names past the rate: a flood of them would push everything else out of the log."""
 
@@ -94,6 +99,7 @@ class SandboxResolver:
     def _answer(self, asker: _Asker) -> bool:
         pin = self.names.held(asker.question.key)
         is_open = pin is not None and pin.plan is self.names.plan and asker.question.qclass == wire.IN
+        is_open = is_open and pin is not None and not self._is_brokered(asker.question, pin.text)
         if not self._budget.question(held=is_open):
             return self._flooded(asker)
         if pin is not None and is_open:
@@ -128,12 +134,29 @@ class SandboxResolver:
         asked = UpstreamQuestion(text, question.name, question.type, verdict.rule)
         if (reason := self._objection(asked, verdict)) is not None:
             self._refuse(asker, text, reason, verdict.rule)
+        elif self._is_brokered(question, text):
+            self._say(asker, text, _at_broker(question), verdict.rule, _BROKER_TTL_S)
         elif question.type in _HINTS or (question.type == wire.AAAA and not self._around.ipv6):
             self._say(asker, text, CachedAnswer(), verdict.rule)
         elif not self._may_leave(asked, verdict):
             self._refuse(asker, text, "entropy", verdict.rule)
         else:
             self._ask(asked, asker)
+
+    def _is_brokered(self, question: Question, text: str) -> bool:
+        """Whether the question is for the address of a name that leads to the broker."""
+        name = domains.lookup_form(text)
+        return question.type in ADDRESSES and name is not None and name in self.names.plan.brokered
+
+    async def addresses(self, text: str) -> tuple[Address, ...]:
+        """The addresses of a name, opened for the sandbox; none where the policy or upstream has none."""
+        found: list[Address] = []
+        for kind in ADDRESSES if self._around.ipv6 else (wire.A,):
+            verdict = self.names.plan.name(text)
+            asked = UpstreamQuestion(text, wire.name_of(text), kind, verdict.rule)
+            if self._objection(asked, verdict) is None:
+                found += (await self._settled(asked)).answer.addresses
+        return tuple(found)
 
     def _objection(self, asked: UpstreamQuestion, verdict: NameVerdict) -> str | None:
         if not verdict.answered or not self._is_public(asked.text):
@@ -211,6 +234,11 @@ class SandboxResolver:
 
 def _kind(question: Question) -> str:
     return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(question.type))
+
+
+def _at_broker(question: Question) -> CachedAnswer:
+    data = _BROKER.get(question.type, ())
+    return CachedAnswer(records=wire.answer_records(question.name, (), question.type, data))
 
 
 def _loopback(question: Question) -> CachedAnswer:

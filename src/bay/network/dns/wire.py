@@ -212,6 +212,11 @@ def _escaped(byte: int) -> str:
     return f"\\{chr(byte)}" if chr(byte) in _SPECIAL else chr(byte)
 
 
+def name_of(text: str) -> bytes:
+    """A host name as messages have it."""
+    return b"".join(bytes((len(label),)) + label.encode() for label in text.split(".")) + b"\0"
+
+
 def labels(name: bytes) -> list[bytes]:
     """The labels of a name that was read by `read_question`."""
     found: list[bytes] = []

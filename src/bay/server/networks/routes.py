@@ -4,7 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkProtocol, NetworkRule, NetworkState
+from bay.models import (
+    CurrentPolicy,
+    HeaderInjection,
+    NetworkMode,
+    NetworkPolicy,
+    NetworkProtocol,
+    NetworkRule,
+    NetworkState,
+)
 from bay.server.networks.service import Networks
 from bay.server.web.bodies import Body, Most
 from bay.server.web.dependencies import Reader, Writer, noun_router, service
@@ -17,6 +25,14 @@ NetworksDep = Annotated[Networks, service(Networks)]
 PortRange = Annotated[str, Field(max_length=11, description="Such as `8000-8100`")]
 
 
+class Inject(Body):
+    """A header, and the secret that it holds in the place of `{}`."""
+
+    header: Annotated[str, Field(max_length=64)]
+    secret: Annotated[str, Field(max_length=64, description="The name of one of your secrets")]
+    format: Annotated[str, Field(max_length=256, description="Such as `Bearer {}`")] = "{}"
+
+
 class Rule(Body):
     """One rule, with a `domain` or a `cidr`."""
 
@@ -27,6 +43,14 @@ class Rule(Body):
     cidr: Annotated[str | None, Field(max_length=64)] = None
     ports: Annotated[tuple[int | PortRange, ...], Field(min_length=1), Most(64)] | None = None
     protocol: NetworkProtocol | None = None
+    inject: Annotated[
+        Inject | None, Field(description="A header that Bay adds to HTTPS requests, outside of the sandbox")
+    ] = None
+
+    def to_noun(self) -> NetworkRule:
+        """The class that the services take."""
+        inject = self.inject and HeaderInjection(**self.inject.model_dump())
+        return NetworkRule(**self.model_dump(exclude={"inject"}), inject=inject)
 
 
 class NetworkPolicyBody(Body):
@@ -37,9 +61,7 @@ class NetworkPolicyBody(Body):
 
     def to_noun(self) -> NetworkPolicy:
         """The class that the services take."""
-        return NetworkPolicy(
-            mode=self.mode, rules=tuple(NetworkRule(**rule.model_dump()) for rule in self.rules)
-        )
+        return NetworkPolicy(mode=self.mode, rules=tuple(rule.to_noun() for rule in self.rules))
 
 
 @router.get("/network-policy", response_model=CurrentPolicy)

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from bay.clock import Clock
-from bay.drivers.base import Driver, NetworkControl
-from bay.errors import BadRequest, CapabilityNotSupported, Timeout
+from bay.drivers.base import Capabilities, Driver, NetworkControl
+from bay.errors import BadRequest, CapabilityNotSupported, NotFound, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
-from bay.server.sessions.effective_policy import mode_of
+from bay.server.sessions.effective_policy import has_headers, mode_of
 from bay.server.sessions.rows import handle_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.store import events, networks, sandboxes
+from bay.store import events, networks, sandboxes, secrets
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
 from bay.store.sqlite import StoreConnection
@@ -45,9 +45,9 @@ class Networks:
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
-        offered = self.driver.capabilities.network
-        wanted = policy and await checked_policy(policy, offered, self.private)
+        wanted = policy and await checked_policy(policy, self.driver.capabilities, self.private)
         async with self.store.write() as db:
+            await check_injected(db, caller.owner, wanted)
             present = await sandboxes.get(db, record.id) or record
             version = present.network_version + 1
             mode = await write_policy(db, present.id, wanted, version)
@@ -92,19 +92,32 @@ class Networks:
 
 
 async def checked_policy(
-    policy: NetworkPolicy, offered: Sequence[NetworkMode], private: Sequence[IPv4Network | IPv6Network]
+    policy: NetworkPolicy, here: Capabilities, private: Sequence[IPv4Network | IPv6Network]
 ) -> NetworkPolicy:
     """The policy as the store keeps it, whose rules open no network that is neither public nor `private`.
     Raises InvalidArgument, and CapabilityNotSupported for a mode that the driver does not enforce.
     """
-    if policy.mode not in offered:
+    if policy.mode not in here.network:
         raise CapabilityNotSupported(
             f"this host cannot enforce network mode {policy.mode}; `bay doctor` says why",
-            details={"capability": policy.mode, "available": list(offered)},
+            details={"capability": policy.mode, "available": list(here.network)},
         )
     if policy.mode == "none" and policy.rules:
         raise BadRequest("mode none takes no rules, because it blocks all traffic; use allowlist or open")
+    if not here.broker and any(rule.inject for rule in policy.rules):
+        raise CapabilityNotSupported(
+            "this host cannot add headers to requests; leave out `inject`",
+            details={"capability": "broker", "available": []},
+        )
     return await asyncio.to_thread(checked, policy, private)  # thousands of rules take a moment
+
+
+async def check_injected(db: StoreConnection, owner: str, policy: NetworkPolicy | None) -> None:
+    """Raises NotFound unless the owner has the secrets that the policy's headers hold."""
+    names = {rule.inject.secret for rule in policy.rules if rule.inject} if policy else set[str]()
+    there = await secrets.named(db, owner, names) if names else {}
+    if missing := sorted(names - there.keys()):
+        raise NotFound(f"there is no secret {missing[0]}; set it first")
 
 
 async def write_policy(
@@ -116,7 +129,9 @@ async def write_policy(
     else:
         await networks.put(db, sandbox_id, policy)
     mode = policy.mode if policy else None
-    await sandboxes.change(db, sandbox_id, network_version=version, network_mode=mode)
+    await sandboxes.change(
+        db, sandbox_id, network_version=version, network_mode=mode, network_brokers=has_headers(policy)
+    )
     return mode
 
 

@@ -121,9 +121,10 @@ class Starter:
         await self.live.syncer.expect(sandbox.id, session.id)
         try:
             handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
-            peer = peer_of(replace(session, handle=handle.to_json())) if handle else None
+            live = replace(session, handle=handle.to_json() if handle else None)
+            peer = peer_of(live)
             if peer is not None:
-                await self.secrets.bring(sandbox, peer)
+                await self.secrets.bring(replace(sandbox, session=live), peer)
         except BayError as error:
             await self.give_up(sandbox, session, error)
             return

@@ -40,13 +40,14 @@ from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.images.puller import Puller
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.managed_services import rules
-from bay.server.networks.service import checked_policy
+from bay.server.networks.service import check_injected, checked_policy
 from bay.server.ports.gate import host_of
 from bay.server.sandboxes.pool import Pool, add_cargo, fresh_record
 from bay.server.sandboxes.resizing import RESIZED, ResizeOutcome, Resizing
 from bay.server.secrets import rules as secret_rules
 from bay.server.sessions import sizes
 from bay.server.sessions.core import Core
+from bay.server.sessions.effective_policy import has_headers
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.sizes import PROFILES_OWN
@@ -154,9 +155,7 @@ class Sandboxes:
         kept = rules.checked(new.services, root=profile.root)
         new = replace(new, services=kept, sizes=sizes.checked(new.sizes, profile))
         if new.network_policy is not None:
-            wanted = await checked_policy(
-                new.network_policy, self.core.driver.capabilities.network, self.private
-            )
+            wanted = await checked_policy(new.network_policy, self.core.driver.capabilities, self.private)
             new = replace(new, network_policy=wanted)
         fits_pool = _fits_pool(new, profile)
         if new.cargo_id is None and not (fits_pool and self.pool.may_have(profile)):
@@ -438,6 +437,7 @@ class Sandboxes:
     ) -> Sandbox:
         now = self.core.clock()
         await _check_secrets(db, caller, new.secrets)
+        await check_injected(db, caller.owner, new.network_policy)
         # A caller that waits for compute wants it from the start: a quota must refuse the create and not a
         # later step.
         starts = waits or profile.start == "eager"
@@ -482,6 +482,7 @@ class Sandboxes:
             # It waited under its profile's policy; one that says the same has no row of its own.
             network_version=0,
             network_mode=None,
+            network_brokers=False,
             host=await sandboxes.free_host(db, host_of(made.name), pooled.id),
             last_active_at=made.last_active_at
             if starts
@@ -551,6 +552,7 @@ class Sandboxes:
             checkpoint_at=policy.next_at(new.checkpoint_policy, now),
             network_version=0 if new.network_policy is None else 1,
             network_mode=new.network_policy and new.network_policy.mode,
+            network_brokers=has_headers(new.network_policy),
             url=new.url,
             ports=new.ports,
             cpus=new.sizes.cpus,
@@ -640,7 +642,8 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     wants_other = wants_other or new.sizes != PROFILES_OWN
     has_files = any(one.file is not None for one in new.secrets)
     is_plain = new.cargo_id is None and new.from_checkpoint is None and not new.services and not has_files
-    return is_plain and not wants_other
+    # The pool's run for nobody, who has no secrets.
+    return is_plain and not wants_other and not has_headers(profile.network_policy)
 
 
 def _like(

@@ -5,15 +5,19 @@ before the next call once its secret has another value.
 """
 
 import asyncio
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bay.errors import DriverUnavailable, Forbidden, SecretMissing
 from bay.models import SandboxSecret
 from bay.server.files.ship_client import FileClient
+from bay.server.secrets import trust
 from bay.server.secrets.vault import Unreadable, Vault
+from bay.server.sessions.core import Core
+from bay.server.sessions.effective_policy import is_brokered
 from bay.server.ship.connection import Peer
-from bay.store import secrets
-from bay.store.engine import Store
+from bay.store import sandboxes, secrets
 from bay.store.records import SandboxRecord, SecretRecord
 
 _READ_ONLY, _WRITABLE = "0400", "0600"
@@ -24,6 +28,8 @@ _MAX_SESSIONS = 20_000
 class _Brought:
     """The files of a session: for each the sealed value that it has. The lock is held while they change."""
 
+    trust: bool = False
+    """Whether it has the certificates of its broker."""
     sealed: dict[str, bytes] = field(default_factory=dict[str, bytes])
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -31,8 +37,8 @@ class _Brought:
 class SecretDelivery:
     """Reads the values that sandboxes are given. Raises SecretMissing for one that is no more."""
 
-    def __init__(self, store: Store, vault: Vault, files: FileClient) -> None:
-        self._store = store
+    def __init__(self, core: Core, vault: Vault, files: FileClient) -> None:
+        self._core = core
         self._vault = vault
         self._files = files
         self._brought: dict[str, _Brought] = {}
@@ -44,19 +50,49 @@ class SecretDelivery:
             self._values(sandbox, await self._records(sandbox))
 
     async def env(self, sandbox: SandboxRecord) -> dict[str, str]:
-        """The variables that hold secrets."""
-        if not sandbox.secrets:
-            return {}
-        return _env(sandbox, self._values(sandbox, await self._records(sandbox)))
+        """The variables that hold secrets, and those that name the certificates of a broker."""
+        values = self._values(sandbox, await self._records(sandbox)) if sandbox.secrets else {}
+        return {**self._trust_env(sandbox), **_env(sandbox, values)}
 
     async def bring(self, sandbox: SandboxRecord, peer: Peer) -> dict[str, str]:
         """The same, once the files of that session are as they should be."""
+        if self._is_brokered(sandbox):
+            await self._bring_trust(sandbox, peer)
         if not sandbox.secrets:
-            return {}
+            return self._trust_env(sandbox)
         records = await self._records(sandbox)
         values = self._values(sandbox, records)
         await self._write(sandbox, peer, records, values)
-        return _env(sandbox, values)
+        return {**self._trust_env(sandbox), **_env(sandbox, values)}
+
+    async def of_session(self, session_id: str, names: Collection[str]) -> Mapping[str, str]:
+        """The values of those secrets of a session's owner that are there and can be read: for the broker."""
+        async with self._core.store.read() as db:
+            sandbox = await sandboxes.of_session(db, session_id)
+            records = await secrets.named(db, sandbox.owner, names) if sandbox else {}
+        found: dict[str, str] = {}
+        for record in records.values():
+            with suppress(Unreadable):
+                found[record.name] = self._vault.unseal(record.owner, record.name, record.sealed)
+        return found
+
+    def _is_brokered(self, sandbox: SandboxRecord) -> bool:
+        return is_brokered(sandbox, self._core.profiles.get(sandbox.profile))
+
+    def _trust_env(self, sandbox: SandboxRecord) -> dict[str, str]:
+        """Not those that the sandbox or its profile names otherwise: they have their reasons."""
+        brought = self._brought.get(sandbox.session.id) if sandbox.session else None
+        if brought is None or not brought.trust or not self._is_brokered(sandbox):
+            return {}
+        profile = self._core.profiles.get(sandbox.profile)
+        own = {*sandbox.env, *(profile.env if profile else ())}
+        return {name: path for name, path in trust.ENV.items() if name not in own}
+
+    async def _bring_trust(self, sandbox: SandboxRecord, peer: Peer) -> None:
+        brought = self._brought_to(peer.session_id)
+        async with brought.lock:
+            if not brought.trust and sandbox.session is not None:
+                brought.trust = await trust.bring(self._core.driver, sandbox.session, peer, self._files)
 
     async def _write(
         self, sandbox: SandboxRecord, peer: Peer, records: dict[str, SecretRecord], values: dict[str, str]
@@ -85,7 +121,7 @@ class SecretDelivery:
         return self._brought.setdefault(session_id, _Brought())
 
     async def _records(self, sandbox: SandboxRecord) -> dict[str, SecretRecord]:
-        async with self._store.read() as db:
+        async with self._core.store.read() as db:
             return await secrets.named(db, sandbox.owner, {one.name for one in sandbox.secrets})
 
     def _values(self, sandbox: SandboxRecord, records: dict[str, SecretRecord]) -> dict[str, str]:

@@ -17,6 +17,18 @@ async def policy_of(
     return wanted if wanted.mode in offered else NOTHING
 
 
+def has_headers(policy: NetworkPolicy | None) -> bool:
+    """Whether a rule of the policy has a header added."""
+    return policy is not None and any(rule.inject is not None for rule in policy.rules)
+
+
+def is_brokered(sandbox: SandboxRecord, profile: Profile | None) -> bool:
+    """The same of the sandbox's policy, or its profile's."""
+    if sandbox.network_mode is not None:
+        return sandbox.network_brokers
+    return profile is not None and has_headers(profile.network_policy)
+
+
 def mode_of(sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]) -> NetworkMode:
     """The mode of that policy."""
     wanted = sandbox.network_mode or (profile.network_policy.mode if profile else "none")

@@ -18,6 +18,7 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import Capability, Profile
+from bay.server.sessions.effective_policy import has_headers
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows, peer_of
@@ -109,6 +110,7 @@ class Waker:
         self._bring_secrets = bring_secrets
         self._quotas = quotas
         self._profiles = profiles
+        self._brokered = {name for name, profile in profiles.items() if has_headers(profile.network_policy)}
         self._clock = clock
         self._start_timeout_s = start_timeout_s
         self._rows = rows
@@ -136,7 +138,7 @@ class Waker:
             profile = self._checked_profile(sandbox, capability)
             async with self.reach(sandbox) as (ready, peer):
                 awake = Awake(ready, profile, peer)
-                if ready.secrets:
+                if ready.secrets or ready.network_brokers or ready.profile in self._brokered:
                     awake = replace(awake, secrets=await self._bring_secrets(ready, peer))
                 yield awake
 
