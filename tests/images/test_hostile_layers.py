@@ -23,6 +23,7 @@ from layer_files import (
     hard_link,
     names_in,
     plain,
+    processes,
     store,
     symlink,
     tar,
@@ -321,6 +322,7 @@ LIES: list[object] = [
     {"done": {"digest": "DIFF", "bytes": 1, "entries": 1, "skipped": 0, "opaque": ["nowhere"]}},
     {"done": {"digest": "DIFF", "bytes": 1, "entries": 1, "skipped": 0, "opaque": [7]}},
     {"done": {"digest": "DIFF", "bytes": "many", "entries": 1, "skipped": 0, "opaque": []}},
+    {"done": {"digest": "DIFF", "bytes": 1 << 70, "entries": 1, "skipped": 0, "opaque": []}},
     {"done": "nothing"},
     {"error": "unheard of", "message": "m" * 5000},
     ["done"],
@@ -347,3 +349,22 @@ async def test_the_answer_of_an_unpacker_is_not_believed(
     assert len(refused.value.message) < 2000
     assert host.fingerprint() == before
     assert names_in(host.root) == stored
+
+
+async def test_an_unpacker_that_does_not_stop_talking_is_ended(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = host.place / "layer_unpack"
+    shutil.copytree(Path(layer_unpack.__file__).parent, package)
+    flood = "for n in range(20_000):\n        os.write(1, b'{\"at\": %d}\\n' % n)\n    while True:\n        os.write(1, b'?\\n')"
+    (package / "__main__.py").write_text(f"import os\ndef main():\n    {flood}\n")
+    broken = SimpleNamespace(__file__=str(package / "__init__.py"), __name__="layer_unpack")
+    monkeypatch.setattr(layer_cage, "layer_unpack", broken)
+    layer, told = gzipped(tar(entry("f"))), list[int]()
+    blob = host.place / "blob"
+    blob.write_bytes(layer.blob)
+    async with asyncio.timeout(100):
+        with pytest.raises(DriverUnavailable, match="without a result"):
+            await host.layers.add(blob, layer.media_type, layer.diff_id, LIMITS, told.append)
+    assert 0 < len(told) < 1000
+    assert processes() == []

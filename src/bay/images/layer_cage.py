@@ -44,6 +44,9 @@ _PROGRAM = f"import sys; sys.path[:0] = [{_CODE!r}]; from layer_unpack.__main__ 
 _STALL_S = 300.0
 _LONGEST_LINE = 32 << 20
 _LONGEST_MESSAGE = 1000
+_MOST_STRANGE = 100  # lines of it, as of a traceback, that reach Bay's log
+_TELL_S = 0.1
+_LARGEST = 1 << 53
 _ERRORS: dict[str, type[BayError]] = {
     "invalid": ImageInvalid,
     "too_large": ImageTooLarge,
@@ -216,17 +219,41 @@ class Cage:
             return self._process
 
     def _listen(self, said: int) -> UnpackerReport:
+        progress, strange = _Progress(self._tell), 0
         for line in _lines(said):
             match _parsed(line):
-                case {"at": int(at)}:
-                    self._tell(at)
+                case {"at": int(at)} if 0 <= at < _LARGEST:
+                    progress.note(at)
                 case {"error": str(kind), "message": str(message)}:
                     raise _ERRORS.get(kind, DriverUnavailable)(message[:_LONGEST_MESSAGE])
                 case {"done": dict()} as words:
+                    progress.end()
                     return _report(words["done"])
-                case _:
+                case _ if strange < _MOST_STRANGE:
+                    strange += 1
                     log.warning("layer.unpacker_said", text=line[-500:].decode(errors="replace"))
+                case _:
+                    break
         raise DriverUnavailable("the unpacker of a layer ended without a result; see Bay's log")
+
+
+class _Progress:
+    """Hands on how far the unpacker is: at times, however often it says so, and at the end."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._last: int | None = None
+        self._told = 0.0
+
+    def note(self, at: int) -> None:
+        self._last = at
+        if time.monotonic() - self._told >= _TELL_S:
+            self._told = time.monotonic()
+            self._tell(at)
+
+    def end(self) -> None:
+        if self._last is not None:
+            self._tell(self._last)
 
 
 def _lines(said: int) -> Generator[bytes]:
@@ -260,7 +287,7 @@ def _report(done: Mapping[str, Any]) -> UnpackerReport:
     numbers = [done.get(name, 0) for name in ("bytes", "entries", "skipped")]
     opaque = done.get("opaque", [])
     if not (
-        all(isinstance(number, int) and number >= 0 for number in numbers)
+        all(isinstance(number, int) and 0 <= number < _LARGEST for number in numbers)
         and isinstance(opaque, list)
         and all(isinstance(place, str) and "\0" not in place for place in cast("list[object]", opaque))
     ):
