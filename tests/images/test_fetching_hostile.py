@@ -131,6 +131,26 @@ async def test_the_answers_of_a_registry_become_words_of_ours(
             (spool / "scratch").rmdir()
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (401, "UNAUTHORIZED", ImageDenied),
+        (403, "DENIED", ImageDenied),
+        (503, "UNAVAILABLE", RegistryUnavailable),
+    ],
+)
+async def test_the_answers_of_a_token_service_become_words_of_ours(
+    make_fetcher: MakeFetcher, spool: Path, status: int, code: str, error: type[BayError]
+) -> None:
+    def ask(request: Request) -> None:
+        realm = f'Bearer realm="http://{request.registry.host}/token",service="x"'
+        request.refuse(401, "UNAUTHORIZED", WWW_Authenticate=realm)
+
+    service = at("/token", lambda request: request.refuse(status, code))
+    with hostile(IMAGE, service, at("/v2/", ask)) as registry:
+        await refused(make_fetcher, registry, spool, error, credentials=CREDENTIALS)
+
+
 async def test_a_registry_that_wants_fewer_requests_is_left_alone_after_a_while(
     make_fetcher: MakeFetcher, spool: Path
 ) -> None:

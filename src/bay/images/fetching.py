@@ -383,6 +383,7 @@ class Fetcher:
             if access is not None and access.ca_file is not None:
                 files[_CA] = access.ca_file.read_bytes()
             if spool is not None:
+                spool.chmod(0o700)  # root's ids are skopeo's there, and with them set-uid files
                 (spool / _SCRATCH).mkdir(exist_ok=True)
             return FetchCagePlan(
                 stage=directory / "stage",

@@ -27,8 +27,10 @@ log = structlog.get_logger("bay.images")
 
 _LOGGED = 500
 
+_STATUS = r"(?:status: |StatusCode: |from registry )"
+
 _AGAIN = re.compile(
-    r"toomanyrequests|too many requests|status: (?:429|5\d\d)|StatusCode: (?:429|5\d\d)|EOF|broken pipe|"
+    rf"toomanyrequests|too many requests|{_STATUS}(?:429|5\d\d)|EOF|broken pipe|"
     r"connection reset|connection refused|i/o timeout|handshake timeout|timeout awaiting|deadline exceeded|"
     r"no route to host|network is unreachable|server misbehaving|temporary failure",
     re.IGNORECASE,
@@ -68,9 +70,14 @@ _OF_ANY = (
 )
 _OF_REGISTRIES = (
     _Meaning(
-        r"toomanyrequests|too many requests|status: 429|StatusCode: 429",
+        rf"toomanyrequests|too many requests|{_STATUS}429",
         RegistryUnavailable,
         "{}: the registry refuses more requests for now; try again later, or give credentials",
+    ),
+    _Meaning(
+        rf"{_STATUS}5\d\d",
+        RegistryUnavailable,
+        "{}: the registry fails; try again later",
     ),
     _Meaning(
         r"HTTP response to HTTPS client|does not look like a TLS handshake",
@@ -91,21 +98,16 @@ _OF_REGISTRIES = (
         "its addresses in BAY_REGISTRIES",
     ),
     _Meaning(
-        r"unauthorized: |authentication required|denied: |is denied|StatusCode: 40[13]|status: 40[13]|"
+        rf"unauthorized: |authentication required|denied: |is denied|{_STATUS}40[13]|"
         r"invalid username/password|unable to retrieve auth token",
         ImageDenied,
         "the registry denies access to {}: give the credentials of a user who may pull it, or check those "
         "given; some registries answer so for an image that does not exist",
     ),
     _Meaning(
-        r"manifest unknown|name unknown|repository name not known|StatusCode: 404|status: 404|not found",
+        rf"manifest unknown|name unknown|repository name not known|{_STATUS}404|not found",
         ImageNotFound,
         "the registry has no {}; check the reference for a slip",
-    ),
-    _Meaning(
-        r"status: 5\d\d|StatusCode: 5\d\d",
-        RegistryUnavailable,
-        "{}: the registry fails; try again later",
     ),
 )
 _NO_REGISTRY = _Meaning(
