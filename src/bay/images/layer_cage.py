@@ -219,7 +219,7 @@ class Cage:
             return self._process
 
     def _listen(self, said: int) -> UnpackerReport:
-        progress, strange = _Progress(self._tell), 0
+        progress, strange = _UnpackMeter(self._tell), 0
         for line in _lines(said):
             match _parsed(line):
                 case {"at": int(at)} if 0 <= at < _LARGEST:
@@ -237,7 +237,7 @@ class Cage:
         raise DriverUnavailable("the unpacker of a layer ended without a result; see Bay's log")
 
 
-class _Progress:
+class _UnpackMeter:
     """Hands on how far the unpacker is: at times, however often it says so, and at the end."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
