@@ -116,7 +116,11 @@ def test_an_image_is_run_as_its_author_made_it(bay: Bay, small: str) -> None:
 
 
 def test_a_run_without_a_server_pulls_by_itself(bay: Bay, small: str) -> None:
-    alone = {name: value for name, value in bay.environment.items() if name not in ("BAY_URL", "BAY_API_KEY", "BAY_DATA_DIR")}
+    alone = {
+        name: value
+        for name, value in bay.environment.items()
+        if name not in ("BAY_URL", "BAY_API_KEY", "BAY_DATA_DIR")
+    }
     assert Bay(alone)("run", "--image", small, "--", "echo", "alone") == "alone\n"
 
 

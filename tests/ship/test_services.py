@@ -210,6 +210,28 @@ def test_one_that_does_not_answer_is_not_healthy(ship: Ship) -> None:
     assert "refused" in sick["message"]
 
 
+def test_health_by_a_command_wants_an_exit_code_of_0(ship: Ship) -> None:
+    flag = ship.workspace / "healthy"
+    health = {"argv": ["/bin/sh", "-c", "test -e healthy || exit 3"], "interval_s": 0.05, "retries": 2}
+    put(ship, spec("web", health=health))
+    sick = wait_state(ship, "web", lambda s: s["healthy"] is False)
+    assert sick["message"] == "is not healthy: /bin/sh ended with exit code 3"
+    flag.touch()
+    assert wait_state(ship, "web", lambda s: s["healthy"] is True)["message"] is None
+
+
+def test_a_health_command_that_does_not_end_is_ended_and_is_no_exec(ship: Ship) -> None:
+    health = {"argv": ["/bin/sh", "-c", "sleep 1000"], "interval_s": 0.05, "timeout_s": 0.1, "retries": 2}
+    put(ship, spec("web", health=health))
+    sick = wait_state(ship, "web", lambda s: s["healthy"] is False)
+    assert sick["message"] == "is not healthy: /bin/sh did not end within 0.1 s"
+    assert ship.http.get("/execs").json()["items"] == []
+    missing = {"argv": ["/no/such/program"], "interval_s": 0.05, "retries": 2}
+    put(ship, spec("web", health=missing))
+    lost = wait_state(ship, "web", lambda s: s["healthy"] is False and "no/such" in str(s["message"]))
+    assert lost["message"] == "is not healthy: /no/such/program ended with exit code 127"
+
+
 def test_health_by_http_wants_a_good_status(ship: Ship) -> None:
     port = free_port()
     health = {"port": port, "path": "/missing", "interval_s": 0.05, "retries": 2}
@@ -263,6 +285,8 @@ def test_services_are_no_execs(ship: Ship) -> None:
         ([spec("a", restart="sometimes")], "restart"),
         ([spec("a", health={"port": 0})], "port"),
         ([spec("a", health={"port": 1, "path": "x y"})], "path"),
+        ([spec("a", health={"interval_s": 1})], "port or argv"),
+        ([spec("a", health={"port": 1, "argv": ["true"]})], "port or argv"),
         ([spec("a", health={"port": 1, "interval_s": 0})], "interval"),
         ([spec("a", user=1)], "user"),
         ([spec("a", env={"=": "x"})], "env"),

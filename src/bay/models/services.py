@@ -10,13 +10,15 @@ ServiceState = Literal["stopped", "waiting", "running", "backoff", "failed", "ex
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceHealth:
-    """A health check of a service: a TCP connection to `port`, or with `path` a GET that answers 200 to 399.
+    """A health check of a service: a TCP connection to `port`, or with `path` a GET that answers 200 to 399;
+    or else the command `argv`, run as the service is, that exits with 0.
 
     `interval_s` seconds apart, `timeout_s` each; `retries` failures in a row make it unhealthy.
     """
 
-    port: int
+    port: int | None = None
     path: str | None = None
+    argv: tuple[str, ...] | None = None
     interval_s: float = 5.0
     timeout_s: float = 2.0
     retries: int = 3

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import h11
 
@@ -36,12 +36,16 @@ class HealthTracker:
             self.healthy = False
 
 
-async def watch(health: Health, heard: Callable[[bool | None, str | None], None]) -> None:
+async def watch(
+    health: Health,
+    check: Callable[[], Awaitable[str | None]],
+    heard: Callable[[bool | None, str | None], None],
+) -> None:
     """Check until cancelled; `heard` gets the health, and the problem if there is one."""
     verdict = HealthTracker(health)
     pause_s = _FIRST_PAUSE_S
     while True:
-        problem = await probe(health)
+        problem = await check()
         verdict.hear(problem is None, time.monotonic())
         heard(verdict.healthy, problem)
         # Until the first success it is checked more often: its dependents need not wait for a whole interval.
@@ -49,21 +53,21 @@ async def watch(health: Health, heard: Callable[[bool | None, str | None], None]
         await asyncio.sleep(pause_s)
 
 
-async def probe(health: Health) -> str | None:
-    """The problem of a service, None when it works."""
+async def probe(port: int, health: Health) -> str | None:
+    """The problem of a service that is asked at a port, None when it works."""
     try:
         async with asyncio.timeout(health.timeout_s):
-            return await _ask(health)
+            return await _ask(port, health.path)
     except TimeoutError:
-        return f"port {health.port} did not answer within {health.timeout_s:g} s"
+        return f"port {port} did not answer within {health.timeout_s:g} s"
     except OSError as error:
-        return f"port {health.port}: {os.strerror(error.errno or 0)}"
+        return f"port {port}: {os.strerror(error.errno or 0)}"
 
 
-async def _ask(health: Health) -> str | None:
-    reader, writer = await _connect(health.port)
+async def _ask(port: int, path: str | None) -> str | None:
+    reader, writer = await _connect(port)
     try:
-        return None if health.path is None else await _get(reader, writer, health.port, health.path)
+        return None if path is None else await _get(reader, writer, port, path)
     finally:
         writer.transport.abort()
 

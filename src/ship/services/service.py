@@ -16,14 +16,15 @@ from ship.errors import InternalError, ShipError
 from ship.execs.execs import Exec, ProcessContext
 from ship.execs.request import DEFAULT_RING_BYTES, ExecRequest
 from ship.execs.transcript import Transcript
-from ship.services.health import watch
-from ship.services.specs import RunEnd, ServiceSpec, after_end
+from ship.services.health import probe, watch
+from ship.services.specs import Health, RunEnd, ServiceSpec, after_end
 from ship.waiting import Bell, first_of
 from ship.wire import rfc3339
 
 State = Literal["stopped", "waiting", "running", "backoff", "failed", "exited"]
 
 GRACE_S = 5.0
+_HEALTH_RING_BYTES = 4096
 
 
 class Service:
@@ -175,7 +176,7 @@ class Service:
     async def _wait_end(self, run: Exec, leaving: asyncio.Future[None]) -> None:
         """Return when the first process has ended, or the service is removed."""
         health = self.order.health
-        watching = asyncio.get_running_loop().create_task(watch(health, self._hear)) if health else None
+        watching = asyncio.get_running_loop().create_task(self._watch(health)) if health else None
         try:
             while run.running and not leaving.done():
                 await run.ended.wait(leaving)
@@ -183,6 +184,33 @@ class Service:
             if watching is not None:
                 watching.cancel()
                 await asyncio.wait((watching,))
+
+    async def _watch(self, health: Health) -> None:
+        port = health.port
+        await watch(
+            health, lambda: self._command(health) if port is None else probe(port, health), self._hear
+        )
+
+    async def _command(self, health: Health) -> str | None:
+        """The problem that a command finds, which runs as the service does; None when it exits with 0."""
+        order = replace(self._exec_order(), id=f"health:{self.order.name}", argv=health.argv)
+        run = Exec(order, self._context.identities, Transcript(_HEALTH_RING_BYTES))
+        ended = asyncio.get_running_loop().create_future()  # nothing else ends the wait for it
+        try:
+            with self._context.space.directory(order.cwd, order.identity) as directory:
+                await run.start(order, self._context, directory)
+            async with asyncio.timeout(health.timeout_s):
+                while run.running:
+                    await run.ended.wait(ended)
+        except TimeoutError:
+            return f"{health.argv[0]} did not end within {health.timeout_s:g} s"
+        except (ShipError, OSError) as error:
+            return str(error.message if isinstance(error, ShipError) else error.strerror)
+        finally:
+            with suppress(InternalError):  # a process that does not die ends with the sandbox
+                await run.end(0.0)
+            self._context.nursery.groups.give_back(run.group)
+        return None if run.exit_code == 0 else f"{health.argv[0]} ended with {_end_of(run)}"
 
     async def _wait_to_restart(self, ended: RunEnd, leaving: asyncio.Future[None]) -> bool:
         """True when it is to be restarted now, False when it has ended for good or is removed."""
@@ -221,6 +249,10 @@ class Service:
             environment=dict(order.environment),
             identity=self._context.accounts.find(order.user),
         )
+
+
+def _end_of(run: Exec) -> str:
+    return f"exit code {run.exit_code}" if run.signal is None else f"signal {run.signal}"
 
 
 def is_same_program(one: ServiceSpec, other: ServiceSpec) -> bool:

@@ -22,9 +22,11 @@ _MAX_QUICK_ENDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How it is found out whether a service works: a connection to a port, or with `path` a GET."""
+    """How to find out whether a service works: a connection to a port, with `path` a GET, or a command."""
 
-    port: int
+    port: int | None
+    argv: tuple[str, ...] = ()
+    """Empty where there is a port."""
     path: str | None
     interval_s: float
     timeout_s: float
@@ -152,8 +154,12 @@ def _health(value: object) -> Health:
         not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path
     ):
         raise InvalidArgument("health.path must begin with / and be printable ASCII", field="health")
+    port, argv = given.get("port"), given.get("argv")
+    if (port is None) == (argv is None):
+        raise InvalidArgument("health must have either port or argv", field="health")
     return Health(
-        port=request.whole(given.get("port"), "health.port", 65_535, "health"),
+        port=None if port is None else request.whole(port, "health.port", 65_535, "health"),
+        argv=() if argv is None else request.words(argv),
         path=path,
         interval_s=request.seconds(given.get("interval_s", 5.0), "health.interval_s", positive=True),
         timeout_s=request.seconds(given.get("timeout_s", 2.0), "health.timeout_s", positive=True),

@@ -62,6 +62,9 @@ def put(
             help="Health check: the port accepts connections, or GET of the path succeeds.",
         ),
     ] = None,
+    health_cmd: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Health check: a shell command that exits with 0.")
+    ] = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Do not start it before `start`.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,7 +78,7 @@ def put(
         needs=tuple(needs or ()),
         http_port=http_port,
         restart=cast("Restart", restart),
-        health=None if health is None else _health(health),
+        health=_health(health, health_cmd),
         enabled=not disabled,
     )
     with connect_box(ctx, name) as box:
@@ -142,7 +145,11 @@ def _said(changed: "Iterable[Service]", as_json: bool) -> None:
             print_json(service)
 
 
-def _health(text: str) -> ServiceHealth:
+def _health(text: str | None, command: str | None) -> ServiceHealth | None:
+    if text is not None and command is not None:
+        raise InvalidArgument("give --health or --health-cmd, not both")
+    if text is None:
+        return None if command is None else ServiceHealth(argv=("/bin/sh", "-c", command))
     found = re.fullmatch(r"(\d{1,5})(/.*)?", text, re.ASCII)
     if found is None:
         raise InvalidArgument(f"--health takes PORT or PORT/PATH, not {text!r}")

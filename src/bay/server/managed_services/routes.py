@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query, Response
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.responses import StreamingResponse
 
 from bay.models import Service, ServiceHealth, ServiceSpec
@@ -34,9 +34,12 @@ ServiceName = Annotated[str, Path(max_length=63)]
 
 
 class HealthBody(Body):
-    """The health check of a service."""
+    """The health check of a service: a port, or a command."""
 
-    port: PortNumber
+    port: PortNumber | None = None
+    argv: Annotated[
+        tuple[Word, ...] | None, Field(min_length=1, description="A command that exits with 0"), Most(256)
+    ] = None
     path: Annotated[
         str | None,
         Field(
@@ -50,6 +53,14 @@ class HealthBody(Body):
     retries: Annotated[
         int, Field(ge=1, le=100, description="Consecutive failures that make it unhealthy")
     ] = 3
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "HealthBody":
+        if (self.port is None) == (self.argv is None):
+            raise ValueError("give port or argv, one of the two")
+        if self.path is not None and self.port is None:
+            raise ValueError("a path needs a port; give both, or argv alone")
+        return self
 
 
 class ServiceBody(Body):
