@@ -190,6 +190,14 @@ async def test_a_private_authority_is_trusted_where_the_operator_says(
                     await resolving
 
 
+async def test_an_authority_that_cannot_be_read_is_the_operators_affair(
+    make_fetcher: MakeFetcher, short: Path
+) -> None:
+    access = RegistryAccess(host="127.0.0.1:5000", ca_file=short / "nowhere.crt")
+    with pytest.raises(DriverUnavailable, match=r"`ca_file` of the registry 127.0.0.1:5000"):
+        await make_fetcher(access).resolve(parse("127.0.0.1:5000/a"))
+
+
 async def test_plain_http_needs_the_operators_word(
     make_fetcher: MakeFetcher, plain_registry: Registry
 ) -> None:

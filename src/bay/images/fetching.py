@@ -187,10 +187,10 @@ class Fetcher:
     ) -> ImageManifest:
         """Fetch an image for this host's platform into the empty directory `spool`, as an OCI layout.
 
-        Layers whose digests are `held` are left out. The result is checked, but for the content of layers.
-        Cancelled or failed, it leaves parts in `spool`, for the caller to remove, and nothing else; its
-        temporary failures have been tried again by then. Raises ImageNotFound, ImageDenied, ImageInvalid,
-        ImagePlatform, ImageTooLarge, RegistryUnavailable, StorageFull or DriverUnavailable.
+        A registry's layers whose digests are `held` are left out. The result is checked, but for the content
+        of layers. Cancelled or failed, it leaves parts in `spool`, for the caller to remove, and nothing
+        else; its temporary failures have been tried again by then. Raises ImageNotFound, ImageDenied,
+        ImageInvalid, ImagePlatform, ImageTooLarge, RegistryUnavailable, StorageFull or DriverUnavailable.
         """
         limits = replace(
             self._limits, max_bytes=min(max_bytes or self._limits.max_bytes, self._limits.max_bytes)
@@ -200,7 +200,8 @@ class Fetcher:
                 digest = await self._fetch_remote(fetch, origin, spool, limits, held, on_progress)
             else:
                 digest = await self._fetch_local(fetch, origin, limits, on_progress)
-        bounds = LayoutLimits(max_image_bytes=limits.max_bytes, held=frozenset(held))
+        left_out = frozenset(held) if isinstance(origin, Reference) else frozenset[str]()
+        bounds = LayoutLimits(max_image_bytes=limits.max_bytes, held=left_out)
         image = await in_new_thread(lambda: oci_layout.read_image(spool, bounds))
         if digest is not None and image.digest != digest:
             raise ImageInvalid(f"{fetch.what}: the registry gave another image than the one asked for")
@@ -381,7 +382,7 @@ class Fetcher:
         with host_errors():
             files = {"/policy.json": _POLICY, "/etc/hosts": hosts_file(access).encode()}
             if access is not None and access.ca_file is not None:
-                files[_CA] = access.ca_file.read_bytes()
+                files[_CA] = _authority(access.host, access.ca_file)
             if spool is not None:
                 spool.chmod(0o700)  # root's ids are skopeo's there, and with them set-uid files
                 (spool / _SCRATCH).mkdir(exist_ok=True)
@@ -446,6 +447,16 @@ def host_errors() -> Generator[None]:
             raise StorageFull("the disk is full; free some space and try again") from error
         why = error.strerror or error
         raise DriverUnavailable(f"this host cannot fetch an image: {why}; see `bay doctor`") from error
+
+
+def _authority(host: str, ca_file: Path) -> bytes:
+    try:
+        return ca_file.read_bytes()
+    except OSError as error:
+        raise DriverUnavailable(
+            f"the `ca_file` of the registry {host} cannot be read: {error.strerror}; the operator mends it in "
+            "BAY_REGISTRIES"
+        ) from error
 
 
 def _transport(reference: Reference) -> str:
