@@ -1,9 +1,11 @@
 """Makes layers for tests, entry by entry by `tarfile`, right or wrong in one place; and stores for them."""
 
+import atexit
 import contextlib
 import gzip
 import io
 import os
+import shutil
 import stat
 import tarfile
 import time
@@ -80,6 +82,7 @@ def plain(content: bytes) -> Layer:
 def parts() -> CageParts:
     """Made once in this process: a closure takes seconds to build."""
     place = Path(mkdtemp(prefix="bay-layers-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
     (place / "stage").mkdir()
     return CageParts(place / "stage", place / "closures", IdRanges(place / "ids", 1_900_000_000, 64))
 
