@@ -31,6 +31,7 @@ GROUPS = {
     "bay.validation_words": "words",
     "bay.units": "words",
     "bay.webhook_signature": "words",
+    "bay.builds": "builds",  # Dockerfiles read into data: pure, for clients and servers alike
     "bay.store": "store",
     "bay.store.records": "records",  # the shapes of rows, without any access to them
     "bay.drivers": "drivers",
@@ -67,6 +68,7 @@ GROUPS = {
 MAY = {
     "root": {"client", "words"},
     "words": {"words", "protocol"},
+    "builds": {"builds", "words"},
     "linux": {"root", "linux", "words", "tar"},
     "records": {"root", "drivers", "words"},
     "store": {"root", "store", "records", "words"},
@@ -76,6 +78,7 @@ MAY = {
     "images": {"root", "images", "drivers", "network", "linux", "words", "tar", "unpack"},
     "server": {
         "root",
+        "builds",
         "server",
         "store",
         "records",
@@ -104,8 +107,8 @@ MAY = {
     },
     "terminal": {"terminal", "words"},
     "testing": {"testing", "drivers", "cargo", "words"},
-    "client": {"root", "client", "words", "tar", "protocol"},
-    "cli": {"root", "cli", "client", "words"},
+    "client": {"root", "builds", "client", "words", "tar", "protocol"},
+    "cli": {"root", "builds", "cli", "client", "words"},
     "ship": {"ship", "tar", "protocol"},
     "kernel": {"kernel"},
     "unpack": {"unpack", "tar"},

@@ -1,0 +1,72 @@
+"""Which files of a context a copy takes, and where each of them goes. Pure: it is told what the context has.
+
+As Docker does it: of a directory its content is copied, a file keeps its name below a target that ends in a
+slash, and a pattern stands for all files that match it.
+https://docs.docker.com/reference/dockerfile/#copy
+"""
+
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bay.builds import globs
+from bay.builds.steps import Copy
+from bay.errors import InvalidArgument
+
+EntryKind = Literal["file", "directory", "link"]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextEntry:
+    """A file, directory or symbolic link of a context; `path` is relative to its top."""
+
+    path: str
+    kind: EntryKind
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One source of a copy: a file (or link), or a directory whose content is meant, and its target.
+
+    With `below` the file keeps its name below the target, whether that is there yet or not.
+    """
+
+    source: ContextEntry
+    target: str
+    below: bool
+
+
+def placements(step: Copy, entries: Sequence[ContextEntry]) -> list[Placement]:
+    """The sources that a copy takes, in the order in which it names them. Raises InvalidArgument for one that
+    the context lacks, or that needs a directory as its target.
+    """
+    top = ContextEntry("", "directory")
+    found = [entry for name in step.sources for entry in _named(name, [top, *entries])]
+    if len(found) > 1 and not step.target.endswith("/"):
+        raise InvalidArgument(f"several files match, so the target must be a directory: write {step.target}/")
+    return [
+        Placement(one, step.target, step.target.endswith("/") and one.kind != "directory") for one in found
+    ]
+
+
+def _named(name: str, entries: Iterable[ContextEntry]) -> list[ContextEntry]:
+    path = "" if name == "." else name
+    exact = [entry for entry in entries if entry.path == path]
+    found = exact or [entry for entry in entries if entry.path and globs.matches(path, entry.path)]
+    if not found:
+        raise InvalidArgument(
+            f"the context has no file {name[:200]}; check the path, and whether .dockerignore leaves it out"
+        )
+    return sorted(found, key=lambda entry: entry.path)
+
+
+def below(directory: ContextEntry, entries: Iterable[ContextEntry]) -> list[ContextEntry]:
+    """Everything in a directory of the context, however deep."""
+    prefix = f"{directory.path}/" if directory.path else ""
+    return [entry for entry in entries if entry.path.startswith(prefix) and entry.path != directory.path]
+
+
+def relative(directory: ContextEntry, entry: ContextEntry) -> str:
+    """The path of something in a directory, from there."""
+    return posixpath.relpath(entry.path, directory.path or ".")

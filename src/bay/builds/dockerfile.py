@@ -1,0 +1,280 @@
+"""Reads a Dockerfile of the documented subset, and plans its build.
+
+`Dockerfile.read` refuses what is outside of the subset, with its line and the way out, before anything is
+built. `plan` needs the config of the base image, whose variables count in it.
+Rules: https://docs.docker.com/reference/dockerfile/
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from bay.builds import lines, words
+from bay.builds.lines import Instruction, is_heredoc, json_form
+from bay.builds.planner import Planner
+from bay.builds.problems import at_line, fault, unsupported
+from bay.builds.reading import arguments, assignments, flags_of, healthcheck
+from bay.builds.steps import BuildConfig, BuildPlan, InlineFile
+from bay.errors import InvalidArgument
+
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+PREDEFINED_ARGS = frozenset(name for one in _PROXIES for name in (one, one.upper()))
+"""The build arguments that commands see without an ARG."""
+
+_WAYS_OUT = {
+    "VOLUME": "leave it out: all files of a build are kept",
+    "MAINTAINER": "write LABEL org.opencontainers.image.authors=NAME",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """A file that was read: `base` is the reference behind FROM, with its build arguments in place."""
+
+    base: str
+    instructions: tuple[Instruction, ...]
+    """Those behind FROM."""
+    escape: str
+    global_args: Mapping[str, str]
+    args: Mapping[str, str]
+
+    @classmethod
+    def read(cls, text: str, args: Mapping[str, str] | None = None) -> "Dockerfile":
+        """The file, with the build arguments `args`. Raises InvalidArgument with the first fault's line."""
+        found = lines.split(text)
+        given = dict(args or {})
+        head, origin, rest = _parts(found.instructions)
+        known: dict[str, str] = {}
+        for one in head:
+            with at_line(one.line):
+                known |= _defaults(one, given, known, found.escape)
+        for one in rest:
+            _check(one, found.escape)
+        with at_line(origin.line):
+            base = _base(origin, known, found.escape)
+        return cls(base, rest, found.escape, known, given)
+
+    def plan(self, base: BuildConfig, platform: str = "linux/amd64") -> BuildPlan:
+        """The steps, and the config that they end in. Raises InvalidArgument for a value that is wrong
+        once its variables are replaced.
+        """
+        walk = _Walk(self, Planner(base), platform)
+        for one in self.instructions:
+            with at_line(one.line):
+                _ACTS[one.keyword](walk, one)
+        unused = self.args.keys() - walk.used - self.global_args.keys() - PREDEFINED_ARGS
+        return walk.planner.plan(sorted(unused))
+
+
+def _parts(
+    found: tuple[Instruction, ...],
+) -> tuple[tuple[Instruction, ...], Instruction, tuple[Instruction, ...]]:
+    """The instructions before FROM, FROM itself, and those behind it."""
+    for at, one in enumerate(found):
+        if one.keyword == "FROM":
+            return found[:at], one, found[at + 1 :]
+        if one.keyword != "ARG":
+            raise fault(
+                one.line, f"{one.keyword[:40]} stands before FROM, where only ARG may; begin with FROM"
+            )
+    raise fault(found[-1].line, "the file has no FROM; name the image to begin with")
+
+
+def _defaults(
+    one: Instruction, given: Mapping[str, str], known: Mapping[str, str], escape: str
+) -> dict[str, str]:
+    """The values of an ARG before FROM. They count in FROM, and behind it where an ARG asks for them."""
+    return {
+        name: given[name] if name in given else words.expand(value or "", known, escape)
+        for name, value in arguments(one.text, escape)
+        if name in given or value is not None
+    }
+
+
+def _base(one: Instruction, known: Mapping[str, str], escape: str) -> str:
+    _, rest = flags_of(one, escape)
+    parts = rest.split()
+    if len(parts) not in (1, 3) or (len(parts) == 3 and parts[1].upper() != "AS"):
+        raise InvalidArgument("FROM takes IMAGE, or IMAGE AS NAME")
+    base = words.expand(parts[0], known, escape)
+    if not base:
+        raise InvalidArgument(f"FROM {parts[0]} names no image; give its argument a default, or a value")
+    if base == "scratch":
+        raise unsupported(one.line, "FROM scratch")
+    return base
+
+
+def _check(one: Instruction, escape: str) -> None:
+    """Refuses what is outside of the subset, whatever variables may bring."""
+    if one.keyword == "FROM":
+        raise unsupported(one.line, "a second FROM, a build of several stages,")
+    if one.keyword in _WAYS_OUT:
+        raise unsupported(one.line, one.keyword, _WAYS_OUT[one.keyword])
+    if one.keyword == "ONBUILD":
+        raise unsupported(one.line, one.keyword)
+    if one.keyword not in _ACTS:
+        raise fault(one.line, f"{one.keyword[:40]!r} is no instruction; check the spelling")
+    with at_line(one.line):
+        _, rest = flags_of(one, escape)
+    if not rest:
+        raise fault(one.line, f"{one.keyword} has nothing behind it")
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Goes through the instructions, and has the arguments that count by now."""
+
+    file: Dockerfile
+    planner: Planner
+    platform: str
+    active: dict[str, str] = field(default_factory=dict[str, str])
+    used: set[str] = field(default_factory=set[str])
+
+    def values(self) -> dict[str, str]:
+        """The values of variables; the image's own win over arguments."""
+        return {**self.active, **self.planner.config.env}
+
+    def word(self, text: str) -> str:
+        return words.expand(text, self.values(), self.file.escape)
+
+    def pairs(self, one: Instruction) -> dict[str, str]:
+        """All values are of the time before the instruction."""
+        found = assignments(one.text, one.keyword, self.file.escape)
+        return {self.word(name): self.word(value) for name, value in found}
+
+    def argument(self, name: str, default: str | None) -> str | None:
+        """The value that an ARG takes, if any."""
+        self.used.add(name)
+        if name in self.file.args:
+            return self.file.args[name]
+        if default is not None:
+            return self.word(default)
+        return self.file.global_args.get(name, _platform_args(self.platform).get(name))
+
+    def for_commands(self) -> dict[str, str]:
+        """The arguments that a command sees."""
+        given = self.file.args
+        return {**{name: given[name] for name in PREDEFINED_ARGS & given.keys()}, **self.active}
+
+    def argv(self, text: str) -> tuple[str, ...]:
+        """The exec form, or the shell form as its arguments."""
+        found = json_form(text)
+        return (*self.planner.shell, text) if found is None else found
+
+
+def _platform_args(platform: str) -> dict[str, str]:
+    os, architecture, *variant = platform.split("/", 2)
+    parts = {"PLATFORM": platform, "OS": os, "ARCH": architecture, "VARIANT": "".join(variant)}
+    return {f"{side}{name}": value for side in ("TARGET", "BUILD") for name, value in parts.items()}
+
+
+def _arg(walk: _Walk, one: Instruction) -> None:
+    for name, default in arguments(one.text, walk.file.escape):
+        if (value := walk.argument(name, default)) is not None:
+            walk.active[name] = value
+
+
+def _env(walk: _Walk, one: Instruction) -> None:
+    walk.planner.env(walk.pairs(one))
+
+
+def _label(walk: _Walk, one: Instruction) -> None:
+    walk.planner.labels(walk.pairs(one))
+
+
+def _run(walk: _Walk, one: Instruction) -> None:
+    argv, extra, text = json_form(one.text), walk.for_commands(), _shown(one)
+    if argv is not None:
+        walk.planner.run(argv, extra, text, one.line)
+    elif not one.heredocs:
+        walk.planner.run_command(one.text, extra, text, one.line)
+    elif not is_heredoc(one.text):
+        bodies = "".join(f"\n{each.content}{each.name}" for each in one.heredocs)
+        walk.planner.run_command(one.text + bodies, extra, text, one.line)
+    elif one.heredocs[0].content.startswith("#!"):
+        walk.planner.run_script(one.heredocs[0].text, extra, text, one.line)
+    else:
+        walk.planner.run_command(one.heredocs[0].text, extra, text, one.line)
+
+
+def _copy(walk: _Walk, one: Instruction) -> None:
+    flags, rest = flags_of(one, walk.file.escape)
+    listed = json_form(rest)
+    parts = list(rest.split() if listed is None else listed)
+    target = walk.word(parts.pop()) if parts else ""
+    sources = [walk.word(part) for part in parts if listed is not None or not is_heredoc(part)]
+    mode = flags.get("chmod")
+    walk.planner.copy(
+        sources, target, inline=_inline(walk, one), owner=walk.word(flags.get("chown", "")),
+        mode=None if mode is None else walk.word(mode), refuses_archives=one.keyword == "ADD", text=_shown(one),
+        line=one.line,
+    )  # fmt: skip
+
+
+def _inline(walk: _Walk, one: Instruction) -> list[InlineFile]:
+    return [
+        InlineFile(
+            each.name,
+            words.expand_body(each.text, walk.values(), walk.file.escape) if each.expand else each.text,
+        )
+        for each in one.heredocs
+    ]
+
+
+def _workdir(walk: _Walk, one: Instruction) -> None:
+    walk.planner.workdir(walk.word(one.text), _shown(one), one.line)
+
+
+def _user(walk: _Walk, one: Instruction) -> None:
+    walk.planner.user(walk.word(one.text))
+
+
+def _shell(walk: _Walk, one: Instruction) -> None:
+    found = json_form(one.text)
+    if not found:
+        raise InvalidArgument('SHELL takes a JSON array of strings, such as SHELL ["/bin/bash", "-c"]')
+    walk.planner.shell = found
+
+
+def _cmd(walk: _Walk, one: Instruction) -> None:
+    walk.planner.cmd(walk.argv(one.text))
+
+
+def _entrypoint(walk: _Walk, one: Instruction) -> None:
+    walk.planner.entrypoint(walk.argv(one.text))
+
+
+def _expose(walk: _Walk, one: Instruction) -> None:
+    walk.planner.expose(words.expand_words(one.text, walk.values(), walk.file.escape))
+
+
+def _stop_signal(walk: _Walk, one: Instruction) -> None:
+    walk.planner.stop_signal(walk.word(one.text))
+
+
+def _healthcheck(walk: _Walk, one: Instruction) -> None:
+    flags, rest = flags_of(one, walk.file.escape)
+    walk.planner.healthcheck(healthcheck(flags, rest))
+
+
+_ACTS: dict[str, Callable[[_Walk, Instruction], None]] = {
+    "ADD": _copy,
+    "ARG": _arg,
+    "CMD": _cmd,
+    "COPY": _copy,
+    "ENTRYPOINT": _entrypoint,
+    "ENV": _env,
+    "EXPOSE": _expose,
+    "HEALTHCHECK": _healthcheck,
+    "LABEL": _label,
+    "RUN": _run,
+    "SHELL": _shell,
+    "STOPSIGNAL": _stop_signal,
+    "USER": _user,
+    "WORKDIR": _workdir,
+}
+
+
+def _shown(one: Instruction) -> str:
+    """The instruction on one line, as people see it while it is built."""
+    text = " ".join(f"{one.keyword} {one.text}".split())
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,97 @@
+"""`.dockerignore`: which files of a context a build gets.
+
+The last pattern that matches a file, or a directory above it, decides. Rules:
+https://docs.docker.com/build/concepts/context/#dockerignore-files and
+https://github.com/moby/patternmatcher
+"""
+
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from bay.builds.globs import component
+from bay.errors import InvalidArgument
+
+LONGEST = 1 << 20
+"""Bytes of a file of patterns."""
+
+
+@dataclass(frozen=True)
+class _IgnorePattern:
+    text: str
+    brings_back: bool
+
+    @cached_property
+    def form(self) -> re.Pattern[str]:
+        return _compiled(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """The patterns of a file, in their order."""
+
+    patterns: tuple[_IgnorePattern, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> "Ignored":
+        """Raises InvalidArgument with the line of a pattern that cannot be understood."""
+        if len(text) > LONGEST:
+            raise InvalidArgument(
+                f".dockerignore has more than {LONGEST >> 20} MiB, the limit; make it smaller"
+            )
+        found: list[_IgnorePattern] = []
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+            if not line.startswith("#") and line.strip():
+                found.append(_pattern(line.strip(), number))
+        return cls(tuple(found))
+
+    def covers(self, path: str) -> bool:
+        """Whether the file or directory at `path`, relative to the context's top, is left out."""
+        names = list(_with_parents(path))
+        ignored = False
+        for pattern in self.patterns:
+            if pattern.brings_back == ignored and any(pattern.form.fullmatch(name) for name in names):
+                ignored = not pattern.brings_back
+        return ignored
+
+    @property
+    def brings_back(self) -> bool:
+        """Whether something below a directory that is left out may be in."""
+        return any(pattern.brings_back for pattern in self.patterns)
+
+
+def _with_parents(path: str) -> Iterable[str]:
+    while path:
+        yield path
+        path = posixpath.dirname(path)
+
+
+def _pattern(text: str, number: int) -> _IgnorePattern:
+    brings_back = text.startswith("!")
+    body = text[1:].strip() if brings_back else text
+    if not body:
+        raise InvalidArgument(
+            f".dockerignore line {number}: a ! alone names nothing; put a pattern behind it"
+        )
+    clean = posixpath.normpath(body)
+    found = _IgnorePattern(clean.lstrip("/") or clean, brings_back)
+    try:
+        _ = found.form
+    except re.error as error:
+        raise InvalidArgument(f".dockerignore line {number}: {body[:80]!r} is no pattern: {error}") from error
+    return found
+
+
+def _compiled(text: str) -> re.Pattern[str]:
+    """The pattern for whole paths: `**` stands for any number of directories, `*` and `?` for no slash."""
+    found, at = "", 0
+    while at < len(text):
+        if not text.startswith("**", at):
+            piece, at = component(text, at)
+            found += piece
+            continue
+        at += 2 + text.startswith("/", at + 2)
+        found += "(?:.*/)?" if at < len(text) else ".*"
+    return re.compile(found, re.DOTALL)

@@ -1,0 +1,101 @@
+"""Builds as data: what is done one after the other, and what the made image says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SHELL = ("/bin/sh", "-c")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A command to run in the build's sandbox. `text` is how it is shown, `line` where it stands, 0 for
+    a step that no file has. With `script`, that text is a file first: the command gets its path for SCRIPT.
+    """
+
+    text: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    user: str = ""
+    working_dir: str = "/"
+    script: str | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InlineFile:
+    """A file whose content stands in the build itself."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Files of the context to put at `target`, an absolute path that ends in / where it is a directory.
+
+    `owner` is `user[:group]` by name or number, "" root; `mode` None leaves the files' own.
+    """
+
+    text: str
+    sources: tuple[str, ...]
+    target: str
+    inline: tuple[InlineFile, ...] = ()
+    owner: str = ""
+    mode: int | None = None
+    refuses_archives: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeWorkdir:
+    """A working directory to make where it is missing, with the user that runs in it."""
+
+    text: str
+    path: str
+    user: str = ""
+    line: int = 0
+
+
+Step = Run | Copy | MakeWorkdir
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """The facts of an image that say how it is run, in the form of `ImageConfig.to_json`."""
+
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    user: str = ""
+    working_dir: str = ""
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    stop_signal: str | None = None
+    healthcheck: Mapping[str, Any] | None = None
+    exposed_ports: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "BuildConfig":
+        """The part of an image's config that a build may change."""
+        return cls(
+            env=dict(config.get("env") or {}), user=config.get("user") or "",
+            working_dir=config.get("working_dir") or "", entrypoint=tuple(config.get("entrypoint") or ()),
+            cmd=tuple(config.get("cmd") or ()), stop_signal=config.get("stop_signal"),
+            healthcheck=config.get("healthcheck"), exposed_ports=tuple(config.get("exposed_ports") or ()),
+            labels=dict(config.get("labels") or {}),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """The steps of a build, and the config of what it makes."""
+
+    steps: tuple[Step, ...]
+    config: BuildConfig
+    start_command: str | None = None
+    unused_args: tuple[str, ...] = ()
+    """Build arguments that were given and that no ARG asks for."""
+
+
+SCRIPT = "{script}"
+"""Stands in `Run.argv` for the path of the file with the script."""
