@@ -41,7 +41,6 @@ FIRST_UID = 1_878_982_656
 """The user of the broker of slot 0: the block below the default range of sandboxes' ids."""
 
 _BACKOFF = Backoff(0.2, 30.0)
-_END_S = 5.0
 _MAX_REFUSALS = 64
 _MAX_HEADER = 48 * 1024
 
@@ -89,7 +88,6 @@ class _Served:
     sites: Sites
     authority: Authority
     listeners: list[socket.socket] = field(default_factory=list[socket.socket])
-    process: subprocess.Popen[bytes] | None = None
     task: asyncio.Task[None] | None = None
     refusals: dict[tuple[str, str], BrokerRefusal] = field(
         default_factory=dict[tuple[str, str], BrokerRefusal]
@@ -218,21 +216,29 @@ class Brokers:
     async def _run(self, served: _Served) -> None:
         """One process, to its end."""
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            process = await in_new_thread(
-                lambda: namespaces.inside(served.netns, lambda: _spawn(theirs, served.listeners))
-            )
+        started: list[subprocess.Popen[bytes]] = []
         try:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
-            try:
-                writer.write(json.dumps(self._settings(served)).encode() + b"\n")
-                await self._answer(served, reader, writer)
-            finally:
-                writer.transport.abort()
+            with theirs:
+                await in_new_thread(
+                    lambda: namespaces.inside(
+                        served.netns, lambda: started.append(_spawn(theirs, served.listeners))
+                    )
+                )
+            await self._attend(served, ours)
         finally:
-            process.kill()
-            await in_new_thread(process.wait)
+            for process in started:  # also one that was started while this was cancelled
+                process.kill()
+                await in_new_thread(process.wait)
+
+    async def _attend(self, served: _Served, control: socket.socket) -> None:
+        """Tell a broker its settings, and answer it to its end."""
+        control.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=control, limit=LINE_BYTES)
+        try:
+            writer.write(json.dumps(self._settings(served)).encode() + b"\n")
+            await self._answer(served, reader, writer)
+        finally:
+            writer.transport.abort()
 
     def _settings(self, served: _Served) -> dict[str, Any]:
         sites = {
