@@ -12,10 +12,13 @@ import shared_cache
 from crash_case import WAIT_S, Place, can_run, until
 from crash_checks import clean
 from crash_host import remains
+from pool_server import client, server, shell
 from storage_bay import Pooled, pooled
 
 from bay.cargo import backend_detection
 from bay.server import logs
+
+__all__ = ["client", "server", "shell"]  # fixtures are found by their names here
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from bay.models import (
     Pull,
     SandboxSecret,
     ServiceSpec,
+    Volume,
     to_wire,
 )
 
@@ -29,7 +30,8 @@ class CreateOptions(TypedDict, total=False):
     never, a `warm_timeout` of 0 that it is not kept frozen. `image` is ``"host"``, or the id or reference of
     an image, which is pulled first if it is not here (`pull` is ``"always"`` or ``"never"`` otherwise).
     `cpus` are cores, `memory_mb` and `disk_mb` MiB, `pids` processes; each up to what the profile allows.
-    `secrets` are given to it by name, a text as the variable of that name. `from_checkpoint` gives it the
+    `secrets` are given to it by name, a text as the variable of that name; `volumes` are external cargos at
+    paths of it, beside its workspace. `from_checkpoint` gives it the
     files of a checkpoint (by id), of whichever of the owner's sandboxes; `checkpoint_policy` has checkpoints
     made by themselves. `network_policy` says what its network may reach; `network` (``"none"``, ``"open"``)
     is short for a policy without rules; `url` which port (a number, or `PortSettings` to make it public) its
@@ -46,6 +48,7 @@ class CreateOptions(TypedDict, total=False):
     isolation: str | None
     env: Mapping[str, str] | None
     secrets: Sequence[SandboxSecret | str] | None
+    volumes: Sequence[Volume] | None
     labels: Mapping[str, str] | None
     ttl: int | str | None
     idle_timeout: int | str | None

@@ -69,6 +69,8 @@ class Capabilities:
     """Whether a rule of a network policy can have a header added."""
     secret_files: bool = False
     """Whether a session can have a directory `/run/secrets` that is kept in memory alone."""
+    volumes: bool = False
+    """Whether a session can have directories mounted at paths that its owner chose."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that this driver holds a session to."""
 
@@ -110,6 +112,19 @@ class ImageRoot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MountedVolume:
+    """The host directory `source`, with files owned by inside ids, at the absolute path `path` of a session.
+
+    The mount point is made where there is none. One that a symbolic link of the session's own files leads to,
+    or that is no directory, fails the start with Conflict.
+    """
+
+    path: str
+    source: Path
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
     """Everything a driver needs to start one session; nothing of it names a host path a caller chose."""
 
@@ -141,6 +156,8 @@ class SessionSpec:
     """The environment of the kernel that starts with the session (`SHIP_KERNEL_ENV`)."""
     secret_files: bool = False
     """Whether it has `/run/secrets`, a directory in memory that the user whom commands run as alone sees."""
+    volumes: tuple[MountedVolume, ...] = ()
+    """Directories beside the workspace; none overlaps another or a place of the driver's."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))
     """The network policy, which holds from the first packet on; its mode is one of the driver's."""
 

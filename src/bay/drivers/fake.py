@@ -27,6 +27,7 @@ from bay.drivers.base import (
     Gone,
     Handle,
     MemoryInUse,
+    MountedVolume,
     Observed,
     Owned,
     Paused,
@@ -77,12 +78,15 @@ class FakeDriver:
         hold_at: str | None = None,
         refuse: bool = False,
         network: tuple[NetworkMode, ...] = ("none", "allowlist", "open"),
+        volumes: bool = False,
     ) -> None:
         kinds = ("container",)
         self.capabilities = Capabilities(
-            isolation=kinds, pause=True, images=("host",), layered=True, network=network,
+            isolation=kinds, pause=True, images=("host",), layered=True, network=network, volumes=volumes,
             broker="allowlist" in network,
         )  # fmt: skip
+        self.volumes: dict[str, tuple[MountedVolume, ...]] = {}
+        """The volumes of each session, which are mounted nowhere, also with `volumes`."""
         self._run_dir = run_dir
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self.fail_at = fail_at
@@ -121,6 +125,7 @@ class FakeDriver:
         self.networks[spec.session_id] = spec.network
         self.hostnames[spec.session_id] = spec.hostname
         self.sizes[spec.session_id] = spec.resources
+        self.volumes[spec.session_id] = spec.volumes
         await self._remove(spec.session_id)
         await in_new_thread(lambda: self._claim(spec))
         claimed = Handle(driver=self.name, session_id=spec.session_id, data={"step": "claimed"})

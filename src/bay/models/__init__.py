@@ -58,7 +58,7 @@ from bay.models.sandboxes import Status as Status
 from bay.models.secrets import SandboxSecret, Secret
 from bay.models.services import Service, ServiceHealth, ServiceSpec
 from bay.models.services import ServiceState as ServiceState
-from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy
+from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy, Volume
 from bay.models.storage import Persist as Persist
 
 __all__ = [
@@ -113,5 +113,6 @@ __all__ = [
     "ServiceHealth",
     "ServiceSpec",
     "ShellResult",
+    "Volume",
     "Webhook",
 ]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from bay.models.network import NetworkMode, NetworkPolicy, PortSettings, SandboxUrl
 from bay.models.secrets import SandboxSecret
-from bay.models.storage import CheckpointPolicy, Persist
+from bay.models.storage import CheckpointPolicy, Persist, Volume
 
 Status = Literal["idle", "starting", "ready", "failed", "expired"]
 """The public status of a sandbox."""
@@ -96,6 +96,8 @@ class Sandbox:
     """Ports that others than the owner may reach, or that were named."""
     secrets: tuple[SandboxSecret, ...] = ()
     """The secrets that it is given, by name."""
+    volumes: tuple[Volume, ...] = ()
+    """External cargos beside its workspace."""
     cpus: float | None = None
     """Cores; this and the next three are null only when its profile is no longer there."""
     memory_mb: int | None = None

@@ -41,7 +41,16 @@ class Cargo:
     charged_bytes: int | None = None
     measured_at: datetime | None = None
     sandbox_ids: tuple[str, ...] = ()
-    """The sandboxes that have it as their workspace."""
+    """The sandboxes that have it as their workspace or as a volume."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """An external cargo (by id) at an absolute path of a sandbox, beside its workspace."""
+
+    cargo: str
+    path: str
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

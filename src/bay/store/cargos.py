@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, literal, select, text, update
 
 from bay.store.records import CargoRecord, Page
 from bay.store.rows import columns_of, page_of, without_seq
@@ -77,10 +77,15 @@ async def page(
 
 
 async def users(db: StoreConnection, cargo_ids: list[str]) -> dict[str, tuple[str, ...]]:
-    """Of each cargo the ids of the sandboxes that have it as their workspace, oldest first."""
+    """Of each cargo the ids of the sandboxes that have it as their workspace or as a volume, oldest first."""
     c = sandboxes.c
-    query = select(c.cargo_id, c.id).where(c.cargo_id.in_(cargo_ids), c.deleted_at.is_(None)).order_by(c.seq)
+    each = func.json_each(c.volumes).table_valued("value", name="volume")
+    mounted = func.json_extract(each.c.value, "$.cargo")
+    workspaces = select(c.seq, c.cargo_id, c.id).where(c.cargo_id.in_(cargo_ids), c.deleted_at.is_(None))
+    volumes = select(c.seq, mounted, c.id).join(each, literal(True))
+    volumes = volumes.where(text("sandboxes.volumes != '[]'"), c.deleted_at.is_(None), mounted.in_(cargo_ids))
     found: dict[str, tuple[str, ...]] = {}
-    for cargo_id, sandbox_id in await db.execute(query):
+    rows = [*await db.execute(workspaces), *await db.execute(volumes)]
+    for _, cargo_id, sandbox_id in sorted(tuple(row) for row in rows):
         found[cargo_id] = (*found.get(cargo_id, ()), sandbox_id)
     return found

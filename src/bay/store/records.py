@@ -17,6 +17,7 @@ from bay.models import (
     SandboxSecret,
     Sizes,
     Status,
+    Volume,
 )
 
 T = TypeVar("T")
@@ -106,6 +107,7 @@ class SandboxRecord:
     pids: int | None = None
     env: dict[str, str] = field(repr=False)
     secrets: tuple[SandboxSecret, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     labels: dict[str, str]
     target: Target
     generation: int
@@ -136,6 +138,16 @@ class SandboxRecord:
     def sizes(self) -> Sizes:
         """Its own sizes, None for the profile's."""
         return Sizes(cpus=self.cpus, memory_mb=self.memory_mb, disk_mb=self.disk_mb, pids=self.pids)
+
+    @property
+    def written_cargos(self) -> tuple[str, ...]:
+        """The cargos that a session of it writes to: its workspace, and volumes that are not read-only."""
+        return (self.cargo_id, *(volume.cargo for volume in self.volumes if not volume.read_only))
+
+    @property
+    def cargos(self) -> tuple[str, ...]:
+        """All cargos that a session of it has mounted, its workspace first."""
+        return (self.cargo_id, *(volume.cargo for volume in self.volumes))
 
     @property
     def is_called(self) -> bool:

@@ -3,10 +3,26 @@
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    union_all,
+    update,
+)
 
 from bay.clock import expiry
-from bay.models import CheckpointPolicy, Failure, PortSettings, SandboxSecret, from_wire, to_wire
+from bay.models import CheckpointPolicy, Failure, PortSettings, SandboxSecret, Volume, from_wire, to_wire
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.rows import page_of
 from bay.store.schema import checkpoints, images, sandboxes, sessions
@@ -47,15 +63,22 @@ _FIRST_POOLED = (
     .limit(1)
 )
 _CLAIM = _CHANGE.values(seq=select(func.max(_S.seq) + 1).scalar_subquery())
-_RESTORED_ELSEWHERE = (
-    select(_S.id)
-    .where(_S.cargo_id == bindparam("of_cargo"), _S.id != bindparam("of_id"))
-    .where(_S.deleted_at.is_(None), _S.restore_id.is_not(None))
-    .limit(1)
+_OTHERS = select(_S.id).where(_S.id != bindparam("of_id"), _S.deleted_at.is_(None))
+_OF_CARGOS: BindParameter[str] = bindparam("of_cargos", expanding=True)
+_RESTORED_ELSEWHERE = _OTHERS.where(_S.cargo_id.in_(_OF_CARGOS), _S.restore_id.is_not(None))
+_VOLUME = func.json_each(_S.volumes).table_valued("value", name="volume")
+_VOLUME_CARGO = func.json_extract(_VOLUME.c.value, "$.cargo")
+_CONTENDED = union_all(
+    _RESTORED_ELSEWHERE,
+    _OTHERS.join(_VOLUME, literal(True)).where(
+        text("sandboxes.volumes != '[]'"), _VOLUME_CARGO.in_(_OF_CARGOS)
+    ),
 )
 _IS_PULLED = and_(
     sessions.c.id.is_(None), _S.image_id.in_(select(images.c.id).where(images.c.state == "pulling"))
 )
+_HAS_VOLUMES = and_(text("sandboxes.volumes != '[]'"), _S.deleted_at.is_(None))
+"""In the words of the index."""
 _NOW = bindparam("now", type_=_S.expires_at.type)
 _DUE_NOW = _JOINED.where(
     _S.deleted_at.is_(None),
@@ -206,14 +229,33 @@ async def longest_idle(db: StoreConnection, phase: Phase) -> SandboxRecord | Non
 
 
 async def sharing(db: StoreConnection, cargo_id: str) -> list[SandboxRecord]:
-    """Every sandbox that has the cargo as its workspace, oldest first; not those that are removed."""
-    query = _JOINED.where(_S.cargo_id == cargo_id, _S.deleted_at.is_(None))
-    return await _all(db, query.order_by(_S.seq))
+    """Every sandbox that has the cargo as its workspace or as a volume, oldest first; not removed ones."""
+    has_it = or_(_S.cargo_id == cargo_id, has_volume(cargo_id))
+    return await _all(db, _JOINED.where(has_it, _S.deleted_at.is_(None)).order_by(_S.seq))
 
 
-async def is_restored_elsewhere(db: StoreConnection, cargo_id: str, sandbox_id: str) -> bool:
-    """Whether another sandbox than `sandbox_id` is having a checkpoint put back into the cargo."""
-    found = await db.execute(_RESTORED_ELSEWHERE, {"of_cargo": cargo_id, "of_id": sandbox_id})
+async def live_writer(db: StoreConnection, sandbox: SandboxRecord) -> tuple[str, SandboxRecord] | None:
+    """A cargo that one session at a time may write to, and the other sandbox whose live session has it: as a
+    volume that is written to, while `sandbox` writes to it too; or as its workspace, and `sandbox` has it so.
+    """
+    written = sandbox.written_cargos
+    for cargo_id in written:
+        for other in await sharing(db, cargo_id):
+            as_volume = cargo_id != sandbox.cargo_id or cargo_id != other.cargo_id
+            if other.id != sandbox.id and other.session and as_volume and cargo_id in other.written_cargos:
+                return cargo_id, other
+    return None
+
+
+async def is_contended(db: StoreConnection, sandbox: SandboxRecord) -> bool:
+    """Whether another one restores into a cargo of this one, or has one as a volume: in one statement."""
+    of = {"of_cargos": sandbox.cargos, "of_id": sandbox.id}
+    return (await db.execute(_CONTENDED, of)).first() is not None
+
+
+async def is_restored_elsewhere(db: StoreConnection, cargo_ids: tuple[str, ...], sandbox_id: str) -> bool:
+    """Whether another sandbox than `sandbox_id` is having a checkpoint put back into one of the cargos."""
+    found = await db.execute(_RESTORED_ELSEWHERE, {"of_cargos": cargo_ids, "of_id": sandbox_id})
     return found.first() is not None
 
 
@@ -295,6 +337,13 @@ def compute_expression() -> ColumnElement[str]:
     )
 
 
+def has_volume(cargo_id: str | ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a sandbox has the cargo as a volume; of those that are removed nothing is known."""
+    mounted = func.json_extract(_VOLUME.c.value, "$.cargo")
+    found = select(literal(1)).select_from(_VOLUME).where(mounted == cargo_id)
+    return and_(_HAS_VOLUMES, found.correlate_except(_VOLUME).exists())
+
+
 def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
     wanted: list[ColumnElement[bool]] = []
     if filters.status:
@@ -328,12 +377,13 @@ def _record(row: Row[Any]) -> SandboxRecord:
     live.pop("seq")
     error, policy = values.pop("error"), values.pop("checkpoint_policy")
     url, ports = values.pop("url"), values.pop("ports")
-    given = values.pop("secrets")
+    given, mounted = values.pop("secrets"), values.pop("volumes")
     return SandboxRecord(
         **values,
         url=from_wire(PortSettings, url) if url else None,
         ports=tuple(from_wire(PortSettings, port) for port in ports),
         secrets=tuple(from_wire(SandboxSecret, secret) for secret in given),
+        volumes=tuple(from_wire(Volume, volume) for volume in mounted),
         checkpoint_policy=from_wire(CheckpointPolicy, policy) if policy else None,
         error=from_wire(Failure, error) if error else None,
         session=SessionRecord(**live) if live["id"] else None,
@@ -342,5 +392,5 @@ def _record(row: Row[Any]) -> SandboxRecord:
 
 def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
     values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in besides}
-    encoded = ("checkpoint_policy", "url", "ports", "secrets")
+    encoded = ("checkpoint_policy", "url", "ports", "secrets", "volumes")
     return {**values, **{name: to_wire(values[name]) for name in encoded}}

@@ -129,6 +129,8 @@ sandboxes = Table(
     Column("memory_mb", Integer),
     Column("disk_mb", Integer),
     Column("pids", Integer),
+    # External cargos beside its workspace, each with its path.
+    Column("volumes", JSON, nullable=False, server_default="[]"),
     # Its label in host names: its name, if no other sandbox, of whatever owner, had it first.
     Column("host", String(63)),
     Column("env", JSON, nullable=False),
@@ -161,6 +163,8 @@ Index("ix_sandboxes_cargo_id", sandboxes.c.cargo_id)
 Index("uq_sandboxes_owner_name", sandboxes.c.owner, sandboxes.c.name, unique=True, sqlite_where=_ALIVE)
 Index("uq_sandboxes_host", sandboxes.c.host, unique=True, sqlite_where=_ALIVE)
 Index("ix_sandboxes_image_id", sandboxes.c.image_id, sqlite_where=_ALIVE)
+_HAS_VOLUMES = text("volumes != '[]' AND deleted_at IS NULL")
+Index("ix_sandboxes_volumes", sandboxes.c.seq, sqlite_where=_HAS_VOLUMES)
 Index("ix_sandboxes_checkpoint_at", sandboxes.c.checkpoint_at, sqlite_where=_ALIVE)
 
 checkpoints = Table(

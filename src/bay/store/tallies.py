@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
+from bay.store.sandboxes import has_volume
 from bay.store.schema import cargos, checkpoints, images, sandboxes, sessions
 from bay.store.sqlite import StoreConnection
 
@@ -113,7 +114,8 @@ async def unmeasured(db: StoreConnection, stale: datetime) -> list[str]:
         and_(sessions.c.ended_at.is_(None), sessions.c.phase == "running", at < stale),
     )
     using = select(_S.id).outerjoin(sessions, sessions.c.sandbox_id == _S.id)
-    using = using.where(_S.cargo_id == cargos.c.id, _S.deleted_at.is_(None), changed)
+    its = or_(_S.cargo_id == cargos.c.id, has_volume(cargos.c.id))
+    using = using.where(its, _S.deleted_at.is_(None), changed)
     query = select(cargos.c.id).where(cargos.c.deleted_at.is_(None), or_(at.is_(None), using.exists()))
     return list((await db.execute(query.order_by(at))).scalars())
 

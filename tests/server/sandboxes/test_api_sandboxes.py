@@ -26,7 +26,7 @@ FIELDS = {
     "network", "url", "ports",
     "id", "name", "status", "compute", "profile", "image", "isolation", "cargo_id", "capabilities", "labels",
     "created_at", "expires_at", "idle_timeout", "idle_expires_at", "warm_timeout", "warm_expires_at", "containers", "error",
-    "persist", "checkpoint_id", "checkpoint_policy", "image_id", "secrets", "cpus", "memory_mb", "disk_mb", "pids",
+    "persist", "checkpoint_id", "checkpoint_policy", "image_id", "secrets", "cpus", "memory_mb", "disk_mb", "pids", "volumes",
 }  # fmt: skip
 RANDOM = "sandbox-" + "0123456789ab" * 2
 
@@ -63,6 +63,7 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
         "network": "open",
         "ports": [],
         "secrets": [],
+        "volumes": [],
         "persist": "workspace",
         "id": made["id"],
         "cargo_id": made["cargo_id"],

@@ -35,6 +35,7 @@ from bay.cli.terminal.detach_keys import DEFAULT_KEYS, parse_keys
 from bay.cli.terminal.raw import has_pipe_with_data, window_size
 from bay.cli.terminal.session import STDIN, STDOUT, need_terminal, on_terminal
 from bay.cli.tree import COMMAND
+from bay.cli.volume_option import VolumeOption, volumes
 from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run(
     pids: PidsOption = None,
     env: EnvOption = None,
     secret: SecretOption = None,
+    volume: VolumeOption = None,
     copy: Annotated[
         list[str] | None,
         typer.Option("--cp", metavar="SRC:DST", help="Copy a local file or directory in first. Repeatable."),
@@ -123,6 +125,7 @@ def run(
         "isolation": isolation,
         "env": pairs(env, "--env", "=") or None,
         "secrets": given_secrets(secret),
+        "volumes": volumes(volume),
         **sizes(cpus, memory, disk, pids),
     }
     how: SpawnOptions = {"timeout_s": timeout, "cwd": cwd, "user": user, **_how(tty=tty, stdin=stdin)}

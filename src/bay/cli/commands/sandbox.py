@@ -22,6 +22,7 @@ from bay.cli.state import (
     state_of,
     with_nearest,
 )
+from bay.cli.volume_option import VolumeOption, volumes
 from bay.clock import to_rfc3339, to_seconds
 from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
 from bay.models import NetworkPolicy, Pull
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bay.client import Box, UpdateOptions
-    from bay.models import Sandbox
+    from bay.models import Sandbox, Volume
 
 _NEVER = "never"
 _NONE = "none"
@@ -95,6 +96,7 @@ def create(
     memory: MemoryOption = None,
     disk: DiskOption = None,
     pids: PidsOption = None,
+    volume: VolumeOption = None,
     cargo: Annotated[str | None, typer.Option(help="Id of a cargo to mount at /workspace.")] = None,
     from_checkpoint: Annotated[
         str | None, typer.Option(metavar="ID", help="Id of the checkpoint to start from.")
@@ -121,6 +123,7 @@ def create(
             isolation=isolation,
             env=pairs(env, "--env", "=") or None,
             secrets=given_secrets(secret),
+            volumes=volumes(volume),
             labels=pairs(label, "--label", "=") or None,
             ttl=ttl,
             idle_timeout=idle_timeout,
@@ -345,6 +348,10 @@ def _row(info: "Sandbox") -> tuple[str, ...]:
     return (info.id, info.name or "-", info.status, info.compute, info.profile, created)
 
 
+def _volume_text(volume: "Volume") -> str:
+    return f"{volume.cargo}:{volume.path}{':ro' if volume.read_only else ''}"
+
+
 def _fields(info: "Sandbox") -> dict[str, str]:
     fields = {
         "id": info.id,
@@ -359,6 +366,7 @@ def _fields(info: "Sandbox") -> dict[str, str]:
         "disk": None if info.disk_mb is None else f"{info.disk_mb} MiB",
         "pids": None if info.pids is None else str(info.pids),
         "cargo": info.cargo_id,
+        "volumes": " ".join(map(_volume_text, info.volumes)) or None,
         "network": info.network,
         "url": None if info.url is None else info.url.href,
         "labels": " ".join(f"{key}={value}" for key, value in info.labels.items()) or None,

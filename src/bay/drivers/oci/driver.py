@@ -18,6 +18,7 @@ from bay.drivers.base import (
     Exited,
     Gone,
     Handle,
+    MountedVolume,
     Observed,
     Owned,
     Paused,
@@ -117,6 +118,7 @@ class OciDriver:
             layered=True,
             persist=("workspace", "machine"),
             secret_files=True,
+            volumes=True,
         )
         self._network = network
         self._network_off = network_off
@@ -514,9 +516,15 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
             Bind("/workspace", spec.workspace, private, idmapped=True),
             Bind(CLOSURE, shared.closure, private | mounts.RDONLY, own_inodes=True),
             Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
+            *(_volume(volume, private) for volume in spec.volumes),
         ),
         names=shared.names,
     )
+
+
+def _volume(volume: MountedVolume, attributes: int) -> Bind:
+    attributes |= mounts.RDONLY if volume.read_only else 0
+    return Bind(volume.path, volume.source, attributes, idmapped=True, made=True)
 
 
 def _layers(spec: SessionSpec, writable: Path, shared: _Shared) -> tuple[Layer, ...]:
@@ -552,9 +560,13 @@ def _prepare_and_launch(order: LaunchRequest, output: StartOutput) -> Launched:
 
 
 def _give_workspace(spec: SessionSpec) -> None:
-    """Give the workspace's top directory to whom an image's programs run as; what is in it stays."""
-    if spec.root is not None:
-        os.chown(spec.workspace, spec.root.user.uid, spec.root.user.gid, follow_symlinks=False)
+    """Give the top directories of the workspace, and of volumes without a file, to whom an image's programs
+    run as; what is in the workspace stays.
+    """
+    if (root := spec.root) is not None:
+        fresh = (one.source for one in spec.volumes if not one.read_only and not os.listdir(one.source))
+        for directory in (spec.workspace, *fresh):
+            os.chown(directory, root.user.uid, root.user.gid, follow_symlinks=False)
 
 
 def _without_zygote(error: Exception) -> None:

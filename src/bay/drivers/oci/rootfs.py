@@ -6,13 +6,16 @@ files on disk are owned by inside ids (0, 1000, …) and no image has to be chow
 that hold such files must be closed to the host's users.
 """
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bay.drivers.oci import overlay_checks
+from bay.errors import Conflict
 from bay.linux import mounts, overlays, remove_tree
 from bay.linux.overlays import LayerNames
 from bay.linux.processes import closing_fd
@@ -45,7 +48,8 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Bind:
     """The directory `source` of the host at `target`, with the MOUNT_ATTR bits `attributes`.
-    With `own_inodes` it is read-only, and watches or locks on its files do not meet other sandboxes'.
+    With `own_inodes` it is read-only, and watches or locks on its files do not meet other sandboxes'. With
+    `made` the target is of an owner's choice: it is made, and no link in the sandbox's files is followed.
     """
 
     target: str
@@ -53,6 +57,7 @@ class Bind:
     attributes: int
     idmapped: bool = False
     own_inodes: bool = False
+    made: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,9 @@ def _mount_root(rootfs: Rootfs, userns: int) -> None:
             _attach_beneath(_overlay(number, layer, userns, rootfs.names), root, layer.target)
         for bind in rootfs.binds:
             mount = _with_own_inodes(bind, userns) if bind.own_inodes else _bound(bind, userns)
+            if bind.made:
+                with _refused_in_words(mount, bind.target):
+                    _make_beneath(root, bind.target)
             _attach_beneath(mount, root, bind.target)
 
 
@@ -156,6 +164,36 @@ def _with_own_inodes(bind: Bind, userns: int) -> int:
         Path(directory).mkdir(exist_ok=True)
     _attach_at(_bound(bind, userns), name)
     return mounts.new_mount("overlay", [("lowerdir", f"{name}:{empty}")], bind.attributes)
+
+
+def _make_beneath(root: int, target: str) -> None:
+    """Make the directory `target`, and those above it, as root inside; what is there stays."""
+    above = os.dup(root)
+    try:
+        for name in target.lstrip("/").split("/"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=above)
+                # Whatever Bay's umask is; nothing runs in there yet that could put a link in its place.
+                os.chmod(name, 0o755, dir_fd=above)  # noqa: S103 - as every directory of an image
+            below = mounts.open_beneath(above, name)
+            os.close(above)
+            above = below
+    finally:
+        os.close(above)
+
+
+@contextlib.contextmanager
+def _refused_in_words(mount: int, target: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        os.close(mount)
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EXDEV):
+            raise
+        raise Conflict(
+            f"the volume at {target} cannot be mounted: a symbolic link or a file is in the way in the sandbox's own "
+            "files; choose the path that the link leads to, or restore a checkpoint from before"
+        ) from error
 
 
 def _attach_at(mount: int, path: str | Path) -> None:

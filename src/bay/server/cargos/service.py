@@ -145,6 +145,8 @@ class Cargos:
         if target.target == "deleted" or target.deleted_at is not None:
             raise NotFound(f"there is no sandbox {target.id}; it was deleted")
         _check_cold([target] if giver is None else [giver, target])
+        if record.id in target.cargos:
+            raise Conflict(f"cargo {record.id} is a volume of {target.id}; it cannot be its workspace too")
         replaced = await cargos.get(db, target.cargo_id)
         await sandboxes.change(db, target.id, cargo_id=record.id, checkpoint_id=None)
         await events.add(db, target, "sandbox.updated", self.clock(), fields=["cargo_id"])
@@ -232,7 +234,7 @@ async def _check_free(db: StoreConnection, record: CargoRecord) -> None:
     users = (await cargos.users(db, [record.id])).get(record.id, ())
     if users:
         raise Conflict(
-            f"cargo {record.id} is the workspace of {', '.join(users)}; delete that sandbox, or give it "
+            f"cargo {record.id} is the workspace or a volume of {', '.join(users)}; delete that sandbox, or give it "
             "another cargo",
             details={"active_sandbox_ids": list(users)},
         )

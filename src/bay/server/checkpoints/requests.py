@@ -168,7 +168,7 @@ class CheckpointRequests:
             present = await sandboxes.get(db, sandbox.id) or sandbox
             if present.restore_id is not None:
                 raise Conflict(f"another checkpoint is being restored into sandbox {sandbox.id}; wait for it")
-            if await sandboxes.is_restored_elsewhere(db, present.cargo_id, sandbox.id):
+            if await sandboxes.is_restored_elsewhere(db, (present.cargo_id,), sandbox.id):
                 raise Conflict(
                     f"another sandbox is restoring a checkpoint into cargo {present.cargo_id}; wait for it"
                 )

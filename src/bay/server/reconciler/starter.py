@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from bay.drivers.base import Handle, ImageRoot, SessionSpec
+from bay.drivers.base import Handle, ImageRoot, MountedVolume, SessionSpec
 from bay.errors import BayError, Conflict, DriverUnavailable, ImageInvalid, Timeout
 from bay.ids import new_id
 from bay.models import Failure, Profile
@@ -97,9 +97,9 @@ class Starter:
 
     async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord:
         """Write down that a session begins, before anything of it exists."""
-        fence = await self.core.cargo.fenced(sandbox.cargo_id, sandbox.id)
-        # A database from a backup may be behind what has been on this cargo since.
-        seen = fence.generation if fence else 0
+        # A database from a backup may be behind what has been on these cargos since.
+        fences = [await self.core.cargo.fenced(one, sandbox.id) for one in sandbox.written_cargos]
+        seen = max(fence.generation if fence else 0 for fence in fences)
         session = SessionRecord(
             id=new_id("sess"), sandbox_id=sandbox.id, generation=max(sandbox.generation, seen) + 1, driver=self.core.driver.name,
             phase="starting", token=secrets.token_hex(32), handle=None, end_reason=None, created_at=self.core.clock(),
@@ -107,10 +107,8 @@ class Starter:
             started_at=None, ended_at=None,
         )  # fmt: skip
         async with self.core.store.write() as db:
-            if await sandboxes.is_restored_elsewhere(db, sandbox.cargo_id, sandbox.id):
-                raise Conflict(
-                    f"another sandbox is restoring a checkpoint into cargo {sandbox.cargo_id}; try again"
-                )
+            if sandbox.volumes or await sandboxes.is_contended(db, sandbox):
+                await _check_cargos(db, sandbox)
             await sessions.add(db, session)
             await sandboxes.change(db, sandbox.id, generation=session.generation)
             await events.add(db, sandbox, "sandbox.starting", self.core.clock(), session_id=session.id)
@@ -139,7 +137,8 @@ class Starter:
             await sandboxes.change(db, sandbox.id, error=None)
             if sandbox.image_id is not None:
                 await images.touch(db, sandbox.image_id, now)
-            await cargos.change(db, sandbox.cargo_id, last_accessed_at=now)
+            for cargo_id in sandbox.cargos:
+                await cargos.change(db, cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self.core.clock(), session_id=session.id)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self.core.driver.name)
         self.live.follow(sandbox, handle, peer)
@@ -175,7 +174,8 @@ class Starter:
         """Start it when its turn comes, within the limit. Raises Timeout beyond that.
         The files that it begins with come before: to copy them may take longer than any start.
         """
-        await self.storage_steps.make_cargo(sandbox.cargo_id)
+        for cargo_id in sandbox.cargos:
+            await self.storage_steps.make_cargo(cargo_id)
         async with self.slots.take(urgent=sandbox.pool is None):
             try:
                 async with asyncio.timeout(self.limit_s):
@@ -188,8 +188,9 @@ class Starter:
 
         None when the target changed on the way and the start was left.
         """
-        # No older session of the sandbox writes to its cargo from here on: none is left, and none may begin.
-        await self.core.cargo.fence(sandbox.cargo_id, sandbox.id, session.generation, session.id)
+        # No older session of the sandbox writes to its cargos from here on: none is left, and none may begin.
+        for cargo_id in sandbox.written_cargos:
+            await self.core.cargo.fence(cargo_id, sandbox.id, session.generation, session.id)
         await self.orphans.remove_of(sandbox.id)
         before = Handle.from_json(session.handle) if session.handle else None
         last: Handle | None = None
@@ -238,6 +239,12 @@ class Starter:
             kernel=profile.kernel,
             kernel_env=_kernel_env(sandbox, profile),
             secret_files=any(one.file is not None for one in sandbox.secrets),
+            volumes=tuple(
+                MountedVolume(
+                    path=volume.path, source=self.core.cargo.path(volume.cargo), read_only=volume.read_only
+                )
+                for volume in sandbox.volumes
+            ),
             network=network,
         )
 
@@ -259,6 +266,22 @@ class Starter:
                 "use one that does, or one with another `user`"
             )
         return root
+
+
+async def _check_cargos(db: StoreConnection, sandbox: SandboxRecord) -> None:
+    """Raises Conflict while another sandbox has a checkpoint put back into one of them, or writes to one."""
+    if await sandboxes.is_restored_elsewhere(db, sandbox.cargos, sandbox.id):
+        raise Conflict(
+            f"another sandbox is restoring a checkpoint into cargo {' or '.join(sandbox.cargos)}; try again"
+        )
+    if (written := await sandboxes.live_writer(db, sandbox)) is None:
+        return
+    cargo_id, other = written
+    raise Conflict(
+        f"cargo {cargo_id} is written to by {other.id}, and a volume has one writing session at a time; stop that "
+        "sandbox, or mount the volume read-only",
+        details={"active_sandbox_ids": [other.id]},
+    )
 
 
 def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:

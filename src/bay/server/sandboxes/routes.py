@@ -20,12 +20,14 @@ from bay.models import (
     SandboxSecret,
     Sizes,
     Status,
+    Volume,
 )
 from bay.server.managed_services.routes import NamedService
 from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.networks.routes import NetworkPolicyBody
 from bay.server.ports.service import MAX_PORTS
 from bay.server.sandboxes.service import Forks, NewSandbox, SandboxChanges, Sandboxes
+from bay.server.sandboxes.volumes import MAX_PATH, MAX_VOLUMES
 from bay.server.secrets.rules import MAX_IN_SANDBOX, NAME
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
@@ -86,6 +88,18 @@ class PortBody(Body):
         return PortSettings(port=self.port, access=self.access)
 
 
+class VolumeBody(Body):
+    """An external cargo at a path of the sandbox."""
+
+    cargo: Annotated[str, Field(max_length=64, description="Id of one of your external cargos")]
+    path: Annotated[str, Field(max_length=MAX_PATH, description="Absolute, such as `/data`; made if missing")]
+    read_only: bool = False
+
+    def to_noun(self) -> Volume:
+        """The class that the services take."""
+        return Volume(**self.model_dump())
+
+
 class SecretBody(Body):
     """A secret, and the place where the sandbox finds it: a variable of its own name, unless one is given."""
 
@@ -144,6 +158,9 @@ class CreateSandbox(Body):
     env: Env = Field(default_factory=dict)
     secrets: Annotated[
         tuple[SecretBody, ...], Field(description="Secrets that it is given"), Most(MAX_IN_SANDBOX)
+    ] = ()
+    volumes: Annotated[
+        tuple[VolumeBody, ...], Field(description="External cargos beside its workspace"), Most(MAX_VOLUMES)
     ] = ()
     labels: Labels = Field(default_factory=dict)
     idle_timeout: Annotated[
@@ -234,7 +251,17 @@ class ForkList(Items[Sandbox]):
 
 
 _OWN_NOUNS = {
-    *("wait", "checkpoint_policy", "network", "network_policy", "url", "ports", "services", "secrets"),
+    *(
+        "wait",
+        "checkpoint_policy",
+        "network",
+        "network_policy",
+        "url",
+        "ports",
+        "services",
+        "secrets",
+        "volumes",
+    ),
     *("cpus", "memory_mb", "disk_mb", "pids"),
 }
 
@@ -258,6 +285,7 @@ async def create_sandbox(
         network_policy=body.policy(),
         services=kept,
         secrets=tuple(secret.to_noun() for secret in body.secrets),
+        volumes=tuple(volume.to_noun() for volume in body.volumes),
         sizes=body.sizes(),
     )
     if "ttl" in body.model_fields_set and body.ttl is None:

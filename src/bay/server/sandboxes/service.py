@@ -32,6 +32,7 @@ from bay.models import (
     SandboxSecret,
     ServiceSpec,
     Sizes,
+    Volume,
     from_wire,
     to_wire,
 )
@@ -42,6 +43,7 @@ from bay.server.images.requests import HOST, ImageRequests
 from bay.server.managed_services import rules
 from bay.server.networks.service import check_injected, checked_policy
 from bay.server.ports.gate import host_of
+from bay.server.sandboxes import volumes
 from bay.server.sandboxes.pool import Pool, add_cargo, fresh_record
 from bay.server.sandboxes.resizing import RESIZED, ResizeOutcome, Resizing
 from bay.server.secrets import rules as secret_rules
@@ -99,6 +101,7 @@ class NewSandbox:
     ports: tuple[PortSettings, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
     secrets: tuple[SandboxSecret, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     sizes: Sizes = PROFILES_OWN
 
 
@@ -150,7 +153,8 @@ class Sandboxes:
     ) -> Sandbox:
         """Make a sandbox; answers once it is ready or failed, or after `wait_s`. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
-        new = replace(new, secrets=secret_rules.checked(new.secrets, new.env))
+        mounted = volumes.checked(new.volumes, new.cargo_id)
+        new = replace(new, secrets=secret_rules.checked(new.secrets, new.env), volumes=mounted)
         profile = self._profile(new)
         kept = rules.checked(new.services, root=profile.root)
         new = replace(new, services=kept, sizes=sizes.checked(new.sizes, profile))
@@ -372,6 +376,11 @@ class Sandboxes:
             raise BadRequest("this server's driver has the image host alone", details={"available": [HOST]})
         _check_offered("isolation", new.isolation or profile.isolation, here.isolation)
         _check_offered("persist", profile.persist, here.persist)
+        if new.volumes and not here.volumes:
+            raise CapabilityNotSupported(
+                "this server's driver mounts no volumes; give cargo_id, which is the workspace",
+                details={"capability": "volumes", "available": []},
+            )
         if not here.secret_files and any(one.file is not None for one in new.secrets):
             raise CapabilityNotSupported(
                 "the driver cannot keep a secret's file in memory; give it as env instead",
@@ -438,6 +447,8 @@ class Sandboxes:
         now = self.core.clock()
         await _check_secrets(db, caller, new.secrets)
         await check_injected(db, caller.owner, new.network_policy)
+        for volume in new.volumes:
+            await self._check_cargo(db, caller, volume.cargo)
         # A caller that waits for compute wants it from the start: a quota must refuse the create and not a
         # later step.
         starts = waits or profile.start == "eager"
@@ -561,6 +572,7 @@ class Sandboxes:
             pids=new.sizes.pids,
             env=new.env,
             secrets=new.secrets,
+            volumes=new.volumes,
             labels=new.labels,
             idle_timeout=idle_timeout,
             idle_expires_at=expiry(now, idle_timeout),
@@ -642,6 +654,7 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     wants_other = wants_other or new.sizes != PROFILES_OWN
     has_files = any(one.file is not None for one in new.secrets)
     is_plain = new.cargo_id is None and new.from_checkpoint is None and not new.services and not has_files
+    is_plain = is_plain and not new.volumes
     # The pool's run for nobody, who has no secrets.
     return is_plain and not wants_other and not has_headers(profile.network_policy)
 
@@ -661,6 +674,7 @@ def _like(
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
         url=url, ports=ports, services=kept, secrets=source.secrets, sizes=source.sizes,
+        volumes=volumes.of_fork(source.volumes),
     )  # fmt: skip
 
 

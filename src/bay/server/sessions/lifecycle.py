@@ -247,6 +247,7 @@ def view(
         network=network,
         ports=sandbox.ports,
         secrets=sandbox.secrets,
+        volumes=sandbox.volumes,
         cpus=sizes.cpus,
         memory_mb=sizes.memory_mb,
         disk_mb=sizes.disk_mb,
