@@ -28,7 +28,7 @@ _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Heredoc:
-    """DockerfileLines of text that follow an instruction. Variables in it are replaced unless its name was quoted."""
+    """Lines of text that follow an instruction. Variables in it are replaced unless its name was quoted."""
 
     name: str
     content: str

@@ -93,7 +93,7 @@ class _Word:
     depth: int = 0
 
     def pieces(self, until: str = "") -> list[tuple[str, bool]]:
-        """The meaning of the text up to `until`, in pieces, each with whether its blanks are part of a word."""
+        """The meaning of the text up to `until`, in pieces; each says if its blanks are part of a word."""
         found: list[tuple[str, bool]] = []
         while (char := self._peek()) and char != until:
             found += self._one(char)
