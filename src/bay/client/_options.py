@@ -11,6 +11,7 @@ from bay.errors import InvalidArgument
 from bay.models import (
     Checkpoint,
     CheckpointPolicy,
+    EntrypointUse,
     ExecType,
     NetworkMode,
     NetworkPolicy,
@@ -28,7 +29,8 @@ class CreateOptions(TypedDict, total=False):
 
     `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means
     never, a `warm_timeout` of 0 that it is not kept frozen. `image` is ``"host"``, or the id or reference of
-    an image, which is pulled first if it is not here (`pull` is ``"always"`` or ``"never"`` otherwise).
+    an image, which is pulled first if it is not here (`pull` is ``"always"`` or ``"never"`` otherwise);
+    `entrypoint` ``"service"`` makes its command the service ``main``.
     `cpus` are cores, `memory_mb` and `disk_mb` MiB, `pids` processes; each up to what the profile allows.
     `secrets` are given to it by name, a text as the variable of that name; `volumes` are external cargos at
     paths of it, beside its workspace. `from_checkpoint` gives it the
@@ -45,6 +47,7 @@ class CreateOptions(TypedDict, total=False):
     profile: str | None
     image: str | None
     pull: Pull | None
+    entrypoint: EntrypointUse | None
     isolation: str | None
     env: Mapping[str, str] | None
     secrets: Sequence[SandboxSecret | str] | None

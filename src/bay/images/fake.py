@@ -31,6 +31,8 @@ class FakeLibrary:
         """The digest that a reference names, where it is not made of the reference."""
         self.contents: dict[str, tuple[str, ...]] = {}
         """The layers that a reference has, where it is not one of its own."""
+        self.config: dict[str, Any] = {}
+        """More of the config of every image."""
         self.fail: Exception | None = None
         """The error of every pull, until a test sets it to None."""
         self.let_go = asyncio.Event()
@@ -68,7 +70,7 @@ class FakeLibrary:
             self.here[image_id] = names
             yield BroughtImage(
                 digest=source.digest or self.digests.get(source.ref, _hash(source.ref)),
-                config={**_CONFIG, "diff_ids": list(names)}, facts={},
+                config={**_CONFIG, **self.config, "diff_ids": list(names)}, facts={},
                 layers=tuple(HeldLayer(digest=name, diff_id=name, size_bytes=1024) for name in names),
             )  # fmt: skip
         finally:

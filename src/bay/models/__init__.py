@@ -21,6 +21,7 @@ from bay.models.files import FileEntry, FileEvent, FileInfo, SearchMatch, Search
 from bay.models.files import FileEventType as FileEventType
 from bay.models.files import FileType as FileType
 from bay.models.images import ContainerImage, PullProgress, RegistryLogin
+from bay.models.images import EntrypointUse as EntrypointUse
 from bay.models.images import ImageState as ImageState
 from bay.models.images import Pull as Pull
 from bay.models.kernels import CELL_EVENT_FIELDS as CELL_EVENT_FIELDS

@@ -9,6 +9,9 @@ from bay.models.sandboxes import Failure
 Pull = Literal["missing", "always", "never"]
 """When a create fetches its image: if this Bay lacks it, always, or never."""
 
+EntrypointUse = Literal["service"]
+"""The use of an image's ENTRYPOINT and CMD: they become a managed service."""
+
 ImageState = Literal["pulling", "ready", "failed"]
 
 

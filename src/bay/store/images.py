@@ -114,6 +114,13 @@ async def waiting(db: StoreConnection, image_id: str) -> list[str]:
     return list((await db.execute(query)).scalars())
 
 
+async def wanting_service(db: StoreConnection, image_id: str) -> list[str]:
+    """Ids of the sandboxes that want the image's command as their service."""
+    own = sandboxes.c.image_id == image_id, sandboxes.c.deleted_at.is_(None)
+    query = select(sandboxes.c.id).where(*own, sandboxes.c.entrypoint.is_not(None))
+    return list((await db.execute(query)).scalars())
+
+
 async def unused(db: StoreConnection, before: datetime, *, owner: str | None = None) -> list[ImageRecord]:
     """Images, of one owner or of all, that nothing uses, and no sandbox has started from since `before`."""
     taken = select(sandboxes.c.image_id).where(

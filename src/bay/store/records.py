@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from bay.models import (
     CheckpointPolicy,
     Compute,
+    EntrypointUse,
     ExecType,
     Failure,
     ImageState,
@@ -78,6 +79,8 @@ class SandboxRecord:
     image_id: str | None = None
     """The image that it starts from; None for the image `host`."""
     image_state: ImageState | None = None
+    entrypoint: EntrypointUse | None = None
+    """`service`: the image's command is to be its service, once the image is here."""
     isolation: str
     cargo_id: str
     persist: Persist = "workspace"

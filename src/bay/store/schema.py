@@ -110,6 +110,8 @@ sandboxes = Table(
     Column("profile", String(128), nullable=False),
     Column("image", String(512), nullable=False),
     Column("image_id", String(64)),
+    # `service`: its image's command is to be a service of it, once the image is here.
+    Column("entrypoint", String(16)),
     Column("isolation", String(32), nullable=False),
     Column("cargo_id", String(64), ForeignKey("cargos.id"), nullable=False),
     Column("persist", String(16), nullable=False, server_default="workspace"),

@@ -367,3 +367,51 @@ async def test_images_count_against_the_disk_quota_of_their_owner(root: Path) ->
             await pull(admin, "app:1")
     finally:
         await clear(root)
+
+
+async def service_main(client: httpx.AsyncClient, sandbox: str) -> Json | None:
+    answer = await client.get(f"/v1/sandboxes/{sandbox}/services")
+    return next((one for one in answer.json()["items"] if one["name"] == "main"), None)
+
+
+async def test_the_command_of_an_image_is_a_service_on_request(bay: World, admin: httpx.AsyncClient) -> None:
+    test = {"test": ["CMD-SHELL", "exit 0"], "interval_s": 0.5, "timeout_s": None, "retries": 5}
+    bay.library.config = {
+        "entrypoint": ["/bin/sh", "-c"], "cmd": ["echo started; exec sleep 1000"], "healthcheck": test,
+    }  # fmt: skip
+    bay.library.let_go.clear()
+    before = await create(admin, image="debian:13", entrypoint="service")
+    assert await service_main(admin, before["id"]) is None
+    bay.library.let_go.set()
+    await in_state(admin, before["image_id"], "ready")
+    after = await create(admin, image="debian:13", entrypoint="service", profile="eager", wait=10)
+    for box in (before, after):
+        main = await service_main(admin, box["id"])
+        assert main is not None
+        assert main["argv"] == ["/bin/sh", "-c", "echo started; exec sleep 1000"]
+        assert main["health"]["argv"] == ["/bin/sh", "-c", "exit 0"]
+        assert (main["health"]["interval_s"], main["health"]["timeout_s"]) == (0.5, 30.0)
+
+    async def is_healthy() -> bool:
+        main = await service_main(admin, after["id"])
+        return main is not None and main["healthy"] is True
+
+    await eventually(is_healthy)
+    fork = (await admin.post(f"/v1/sandboxes/{after['id']}/fork", json={})).json()["items"][0]
+    assert await service_main(admin, fork["id"]) is not None
+
+
+async def test_an_image_without_a_command_and_the_host_have_no_service(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    bay.library.config = {"entrypoint": [], "cmd": []}
+    body = {"image": "host", "entrypoint": "service"}
+    assert_error(await admin.post("/v1/sandboxes", json=body), 400, "validation_error")
+    early = await create(admin, image="debian:13", entrypoint="service")
+    await in_state(admin, early["image_id"], "ready")
+    found = (await admin.get(f"/v1/sandboxes/{early['id']}/events")).json()["items"]
+    assert "neither ENTRYPOINT nor CMD" in found[-1]["data"]["message"]
+    late = await admin.post("/v1/sandboxes", json={"image": "debian:13", "entrypoint": "service"})
+    assert_error(late, 422, "image_invalid")
+    named = {"image": "debian:13", "entrypoint": "service", "services": [{"name": "main", "argv": ["x"]}]}
+    assert_error(await admin.post("/v1/sandboxes", json=named), 400, "validation_error")

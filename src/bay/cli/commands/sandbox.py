@@ -73,6 +73,9 @@ def create(
     profile: ProfileOption = None,
     image: ImageOption = None,
     pull: PullOption = None,
+    entrypoint: Annotated[
+        bool, typer.Option("--entrypoint", help="Run the image's ENTRYPOINT and CMD as the service `main`.")
+    ] = False,
     isolation: IsolationOption = None,
     env: EnvOption = None,
     secret: SecretOption = None,
@@ -120,6 +123,7 @@ def create(
             profile=profile,
             image=image,
             pull=as_pull(pull),
+            entrypoint="service" if entrypoint else None,
             isolation=isolation,
             env=pairs(env, "--env", "=") or None,
             secrets=given_secrets(secret),

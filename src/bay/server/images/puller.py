@@ -13,15 +13,16 @@ from datetime import timedelta
 import structlog
 
 from bay.backoff import Backoff
-from bay.errors import BayError, ImageNotFound, InternalError
+from bay.errors import BayError, ImageInvalid, ImageNotFound, InternalError
 from bay.images.base import BroughtImage, HeldLayer, ImageLibrary, ImageSource
 from bay.images.registries import Credentials
 from bay.models import Failure, PullProgress
+from bay.server.images.entrypoints import NAME, service_of
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
-from bay.store import events, images
+from bay.store import events, images, sandboxes, services
 from bay.store.records import ImageLayer, ImageRecord
 from bay.store.sqlite import StoreConnection
 
@@ -173,10 +174,26 @@ class Puller:
             db, image.owner, "image.ready", now, image_id=image.id, ref=image.ref, digest=brought.digest
         )
         ready = await images.get(db, image.id)
+        if ready is not None:
+            await self._begin_services(db, ready)
         superseded = {one.id for one in await images.older(db, ready or image)}
         for older in await images.unused(db, now, owner=image.owner):
             if older.id in superseded:
                 await self.hide(db, older)
+
+    async def _begin_services(self, db: StoreConnection, image: ImageRecord) -> None:
+        """Give the image's command, as a service, to the sandboxes that asked for it before it was here."""
+        for sandbox_id in await images.wanting_service(db, image.id):
+            sandbox = await sandboxes.get(db, sandbox_id)
+            profile = self.core.profiles.get(sandbox.profile) if sandbox else None
+            if sandbox is None or profile is None:
+                continue
+            await sandboxes.change(db, sandbox.id, entrypoint=None)
+            try:
+                await services.put(db, sandbox.id, service_of(image, profile))
+            except ImageInvalid as error:
+                now = self.core.clock()
+                await events.add(db, sandbox, "service.failed", now, service=NAME, message=error.message)
 
     async def _failed(self, image: ImageRecord, error: BayError) -> None:
         now, attempts = self.core.clock(), image.attempts + 1

@@ -11,6 +11,7 @@ from bay.errors import InvalidArgument
 from bay.models import (
     CheckpointPolicy,
     Compute,
+    EntrypointUse,
     NetworkMode,
     NetworkPolicy,
     PortAccess,
@@ -145,6 +146,10 @@ class CreateSandbox(Body):
     pull: Annotated[
         Pull, Field(description="When to fetch the image: if it is not here, always, or never")
     ] = "missing"
+    entrypoint: Annotated[
+        EntrypointUse | None,
+        Field(description="`service`: the image's ENTRYPOINT and CMD become its service `main`"),
+    ] = None
     isolation: Annotated[str | None, Field(max_length=32)] = None
     cpus: Annotated[Cpus | None, Field(description="Cores, up to the profile's `max_cpus`")] = None
     memory_mb: Annotated[MemoryMb | None, Field(description="MiB, up to its `max_memory_mb`")] = None

@@ -24,6 +24,7 @@ from bay.ids import is_name, new_id
 from bay.models import (
     CheckpointPolicy,
     Container,
+    EntrypointUse,
     NetworkPolicy,
     PortSettings,
     Profile,
@@ -38,6 +39,7 @@ from bay.models import (
 )
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import CheckpointRequests
+from bay.server.images import entrypoints
 from bay.server.images.puller import Puller
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.managed_services import rules
@@ -88,6 +90,7 @@ class NewSandbox:
     image: str | None = None
     """`host`, or the id or reference of an image."""
     pull: Pull = "missing"
+    entrypoint: EntrypointUse | None = None
     isolation: str | None = None
     env: dict[str, str] = field(default_factory=dict[str, str])
     labels: dict[str, str] = field(default_factory=dict[str, str])
@@ -387,6 +390,8 @@ class Sandboxes:
                 details={"capability": "secret_files", "available": []},
             )
         _check_name(new.name)
+        if new.entrypoint is not None:
+            _check_entrypoint(new, profile)
         if new.from_checkpoint is not None and new.cargo_id is not None:
             raise BadRequest("give cargo_id or from_checkpoint, not both: a fork gets a new cargo")
         if new.sizes.disk_mb is not None and new.cargo_id is not None:
@@ -477,6 +482,8 @@ class Sandboxes:
             await networks.put(db, record.id, new.network_policy)
         for spec in new.services:
             await services.put(db, record.id, spec)
+        if new.entrypoint is not None and image is not None and image.state == "ready":
+            await services.put(db, record.id, entrypoints.service_of(image, profile))
         await events.add(db, record, "sandbox.created", now)
         return self.view(record)
 
@@ -558,6 +565,7 @@ class Sandboxes:
             image=image.ref if image else HOST,
             image_id=image and image.id,
             image_state=image and image.state,
+            entrypoint=new.entrypoint if image and image.state != "ready" else None,
             isolation=new.isolation or profile.isolation,
             checkpoint_policy=new.checkpoint_policy,
             checkpoint_at=policy.next_at(new.checkpoint_policy, now),
@@ -647,6 +655,13 @@ def _check_offered(what: str, wanted: str, offered: tuple[str, ...]) -> None:
         )
 
 
+def _check_entrypoint(new: NewSandbox, profile: Profile) -> None:
+    if (new.image or profile.image) == HOST:
+        raise BadRequest("image host has no ENTRYPOINT; name another image, or define a service of your own")
+    if any(spec.name == entrypoints.NAME for spec in new.services):
+        raise BadRequest(f"`entrypoint` makes a service {entrypoints.NAME}; give yours another name")
+
+
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     """Whether the pool's sandboxes fit the request: env, labels, name and limits come after the start."""
     wants_other = new.image not in (None, profile.image) or new.isolation not in (None, profile.isolation)
@@ -654,7 +669,7 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     wants_other = wants_other or new.sizes != PROFILES_OWN
     has_files = any(one.file is not None for one in new.secrets)
     is_plain = new.cargo_id is None and new.from_checkpoint is None and not new.services and not has_files
-    is_plain = is_plain and not new.volumes
+    is_plain = is_plain and not new.volumes and not new.entrypoint
     # The pool's run for nobody, who has no secrets.
     return is_plain and not wants_other and not has_headers(profile.network_policy)
 
