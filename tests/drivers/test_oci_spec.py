@@ -171,8 +171,20 @@ def test_ship_is_told_what_the_protocol_says_and_nothing_more(config: dict[str, 
         "SHIP_USERS": "*",
         "SHIP_ALLOW_ROOT": "1",
         "SHIP_KERNEL": "lazy",
+        "SHIP_ENV": "{}",
         "SHIP_KERNEL_ENV": "{}",
     }
+
+
+def test_secrets_have_a_place_in_memory_that_is_the_user_s_alone_and_only_if_there_are_some(
+    config: dict[str, Any],
+) -> None:
+    assert "/run/secrets" not in {mount["destination"] for mount in config["mounts"]}
+    (mount,) = (
+        m for m in build(spec_of(secret_files=True), PLACE)["mounts"] if m["destination"] == "/run/secrets"
+    )
+    assert mount["type"] == "tmpfs"
+    assert {"nosuid", "nodev", "noexec", "mode=700", "uid=1000", "gid=1000"} <= set(mount["options"])
 
 
 def test_users_are_those_that_the_profile_says() -> None:
