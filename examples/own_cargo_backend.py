@@ -109,9 +109,15 @@ class CopyingCargo:
     def checkpoint_path(self, checkpoint_id: str) -> Path:
         return self._checkpoints / named(checkpoint_id)
 
-    async def begin_import(self, checkpoint_id: str, *, limit_bytes: int | None) -> Path:
+    async def begin_import(
+        self, checkpoint_id: str, *, limit_bytes: int | None, origin: str | None = None
+    ) -> Path:
         await self.drop_import(checkpoint_id)
-        (target := self._imported(checkpoint_id)).mkdir(mode=0o700)
+        target = self._imported(checkpoint_id)
+        if origin is None:
+            target.mkdir(mode=0o700)
+        else:
+            await self._copy(self.checkpoint_path(origin), target, f"there is no checkpoint {origin}")
         return target
 
     async def keep_import(self, checkpoint_id: str) -> None:

@@ -4,9 +4,9 @@ import re
 import secrets
 from typing import Literal
 
-Prefix = Literal["sandbox", "ws", "sess", "exec", "kern", "cell", "ckpt", "key", "hook", "img"]
+Prefix = Literal["sandbox", "ws", "sess", "exec", "kern", "cell", "ckpt", "key", "hook", "img", "tmpl"]
 
-_ID = re.compile(r"(?:sandbox|ws|sess|exec|kern|cell|ckpt|key|hook|img)-[0-9a-f]{24}")
+_ID = re.compile(r"(?:sandbox|ws|sess|exec|kern|cell|ckpt|key|hook|img|tmpl)-[0-9a-f]{24}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,62}")
 

@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import stat
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Generator, Sequence
@@ -17,7 +19,8 @@ from image_files import ImageFile, Layer, layer_of
 from registry import Registry
 
 from bay.errors import ImageInvalid, ImageNotFound, ImageTooLarge
-from bay.images.base import BroughtImage, HeldLayer, ImageSource
+from bay.images.base import BroughtImage, FrozenRoot, HeldLayer, ImageSource
+from bay.images.config import MAX_LAYERS
 from bay.images.layer_cage import CageParts
 from bay.images.layer_store import LayerStore
 from bay.images.library import HostLibrary, ImageLimits
@@ -205,3 +208,77 @@ def docker_archive(layer: Layer) -> bytes:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     return out.getvalue()
+
+
+def changed(short: Path, name: str, files: dict[str, bytes], deleted: Sequence[str] = ()) -> Path:
+    """A copy of a sandbox's files, as its overlay and its workspace would leave them."""
+    upper = short / name / "machine/root/upper"
+    upper.mkdir(parents=True)
+    (short / name / "workspace").mkdir()
+    for path, content in files.items():
+        (upper / path).parent.mkdir(parents=True, exist_ok=True)
+        (upper / path).write_bytes(content)
+    for path in deleted:
+        (upper / path).parent.mkdir(parents=True, exist_ok=True)
+        os.mknod(upper / path, stat.S_IFCHR, os.makedev(0, 0))
+    return short / name
+
+
+async def test_a_frozen_root_is_its_image_with_one_layer_more(
+    library: HostLibrary, plain_registry: Registry, short: Path
+) -> None:
+    base = await bring(library, "img-1", plain_registry.push(ImageFile(layers=(BASE, APP)), "lib/froze", "1"))
+    passwd = b"root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n"
+    copy = changed(short, "copy", {"etc/passwd": passwd, "opt/new": b"new"}, ["app"])
+    root = FrozenRoot(base=base.layers, layer_id="template:ckpt-1", directory=copy)
+    async with library.freeze("img-2", root, {**base.config, "env": {"PATH": "/bin", "A": "b"}}) as frozen:
+        pass
+    assert frozen.diff_ids == (BASE.diff_id, APP.diff_id, "template:ckpt-1")
+    assert await library.is_whole("img-2", frozen.diff_ids)
+    start = library.root("img-2", frozen.diff_ids, frozen.config, frozen.facts, as_user=False)
+    assert (start.user.name, start.env["A"]) == ("ann", "b")
+    top, newest, *_ = start.layers
+    assert "ann:x:1000" in (top / "etc/passwd").read_text()
+    assert (newest / "opt/new").read_bytes() == b"new"
+    assert stat.S_ISCHR((newest / "app").lstat().st_mode)
+    again = changed(short, "again", {"opt/newer": b""})
+    root = FrozenRoot(base=frozen.layers, layer_id="template:ckpt-2", directory=again)
+    async with library.freeze("img-3", root, frozen.config) as second:
+        assert second.diff_ids == (*frozen.diff_ids, "template:ckpt-2")
+
+
+async def test_a_root_that_nothing_changed_has_the_layers_of_its_image(
+    library: HostLibrary, plain_registry: Registry, short: Path
+) -> None:
+    base = await bring(library, "img-1", plain_registry.push(ImageFile(layers=(BASE,)), "lib/same", "1"))
+    (short / "copy/machine").mkdir(parents=True)
+    root = FrozenRoot(base=base.layers, layer_id="template:ckpt-1", directory=short / "copy")
+    async with library.freeze("img-2", root, base.config) as frozen:
+        assert frozen.layers == base.layers
+    assert await library.is_whole("img-2", frozen.diff_ids)
+
+
+@pytest.mark.parametrize("trap", ["machine", "machine/root", "machine/root/upper"])
+async def test_a_link_on_the_way_to_the_changes_leads_to_no_file_of_the_host(
+    library: HostLibrary, plain_registry: Registry, short: Path, trap: str
+) -> None:
+    base = await bring(library, "img-1", plain_registry.push(ImageFile(layers=(BASE,)), "lib/trap", "1"))
+    host = short / "host"
+    (host / "root/upper/upper").mkdir(parents=True)
+    link = short / "copy" / trap
+    link.parent.mkdir(parents=True)
+    link.symlink_to(host / "root" if trap.endswith("root") else host)
+    root = FrozenRoot(base=base.layers, layer_id="template:ckpt-1", directory=short / "copy")
+    with pytest.raises(ImageInvalid, match="link"):
+        async with library.freeze("img-2", root, base.config):
+            pass
+    assert (host / "root/upper/upper").is_dir()
+    assert library.store.diff_ids() == {BASE.diff_id}
+
+
+async def test_a_freeze_above_the_most_layers_is_refused(library: HostLibrary, short: Path) -> None:
+    copy = changed(short, "copy", {"file": b""})
+    base = (HeldLayer(digest="sha256:0", diff_id="sha256:0", size_bytes=1),) * MAX_LAYERS
+    with pytest.raises(ImageInvalid, match="128 layers"):
+        async with library.freeze("img-2", FrozenRoot(base=base, layer_id="template:x", directory=copy), {}):
+            pass

@@ -136,8 +136,9 @@ SERVER_MAY: dict[str, set[str]] = {
     "ports": {"web", "ship", "sessions", "events"},
     "sandboxes": {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
-        "secrets",
+        *("secrets", "templates"),
     },
+    "templates": {"web", "sessions", "checkpoints", "images"},
     "reconciler": {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
     },

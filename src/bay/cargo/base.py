@@ -166,8 +166,12 @@ class CheckpointStore(Protocol):
 class CheckpointImports(Protocol):
     """Imports make a checkpoint of files from outside of the backend."""
 
-    async def begin_import(self, checkpoint_id: str, *, limit_bytes: int | None) -> Path:
-        """A new empty directory for the import's files; `open` discards it unless it was kept."""
+    async def begin_import(
+        self, checkpoint_id: str, *, limit_bytes: int | None, origin: str | None = None
+    ) -> Path:
+        """A new directory for the import's files, empty or a copy of the checkpoint `origin`; `open`
+        discards it unless it was kept. Raises NotFound when that checkpoint is absent.
+        """
         ...
 
     async def keep_import(self, checkpoint_id: str) -> None:

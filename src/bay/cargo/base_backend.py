@@ -172,13 +172,15 @@ class BaseBackend(ABC):
     def checkpoint_path(self, checkpoint_id: str) -> Path:
         return self._checkpoints / self._named(checkpoint_id)
 
-    async def begin_import(self, checkpoint_id: str, *, limit_bytes: int | None) -> Path:
+    async def begin_import(
+        self, checkpoint_id: str, *, limit_bytes: int | None, origin: str | None = None
+    ) -> Path:
         target = self._imported(checkpoint_id)
         with host_errors(target, "make"):
             await self._refuse_if_full("an import")
             await self._drop(target)
             async with self._made(checkpoint_id) as made:
-                await self._make(made)
+                await (self._make(made) if origin is None else self._fill(made, origin))
                 await self._count(made, None, limit_bytes)
                 await asyncio.to_thread(made.rename, target)
         return target

@@ -10,6 +10,8 @@ Call sequence
     async with library.bring("img-1", source, held, on_progress) as brought:
         save(brought)                                   # its layers are pinned until the block is left
     root = library.root("img-1", brought.diff_ids, brought.config, brought.facts)
+    async with library.freeze("img-2", FrozenRoot(...), brought.config) as frozen:
+        save(frozen)                                    # an image of a sandbox's root as it was
     await library.collect(needed)                       # removes what no row names, and no pull pins
 
 After a crash at any point `open` removes what was half done. `bay.testing.images` has a fake that passes the
@@ -19,6 +21,7 @@ same suite.
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from bay.drivers.base import ImageRoot
@@ -61,6 +64,18 @@ class BroughtImage:
         return tuple(layer.diff_id for layer in self.layers)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenRoot:
+    """The root file system of a sandbox at one moment: the layers of its image, the lowest first, and its own
+    changes, which are to be the layer `layer_id`.
+    """
+
+    base: tuple[HeldLayer, ...]
+    layer_id: str
+    directory: Path
+    """A copy of the sandbox's files that nothing else uses, with `machine` in it. It may lose the changes."""
+
+
 Held = Callable[[], Awaitable[Sequence[HeldLayer]]]
 """The layers whose content the owner of a pull may have without fetching it."""
 
@@ -83,6 +98,14 @@ class ImageLibrary(Protocol):
 
         Raises ImageNotFound, ImageDenied, ImageInvalid, ImageTooLarge, RegistryUnavailable, StorageFull or
         DriverUnavailable.
+        """
+        ...
+
+    def freeze(
+        self, image_id: str, root: FrozenRoot, config: Mapping[str, Any]
+    ) -> AbstractAsyncContextManager[BroughtImage]:
+        """Have an image of that root, with its layers pinned in the block; `config` is as in `BroughtImage`.
+        The size of the new layer is not measured. Raises ImageInvalid, StorageFull or DriverUnavailable.
         """
         ...
 

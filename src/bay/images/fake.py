@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bay.drivers.base import ImageRoot, ImageUser
-from bay.images.base import BroughtImage, Held, HeldLayer, ImageSource, OnProgress
+from bay.images.base import BroughtImage, FrozenRoot, Held, HeldLayer, ImageSource, OnProgress
 from bay.models import PullProgress
 
 _CONFIG: dict[str, Any] = {
@@ -41,6 +41,8 @@ class FakeLibrary:
         self.fetched: list[tuple[str, str]] = []
         """Each layer that was fetched, and not held already, with the reference it came with."""
         self.sources: list[ImageSource] = []
+        self.frozen: list[FrozenRoot] = []
+        """Each root whose freeze was begun."""
         self._pinned: dict[str, set[str]] = {}
         self._uploads: dict[str, bytes] = {}
 
@@ -73,6 +75,28 @@ class FakeLibrary:
                 config={**_CONFIG, **self.config, "diff_ids": list(names)}, facts={},
                 layers=tuple(HeldLayer(digest=name, diff_id=name, size_bytes=1024) for name in names),
             )  # fmt: skip
+        finally:
+            del self._pinned[image_id]
+
+    @asynccontextmanager
+    async def freeze(
+        self, image_id: str, root: FrozenRoot, config: Mapping[str, Any]
+    ) -> AsyncGenerator[BroughtImage]:
+        """Waits for `let_go` before it makes something, and then fails where a test said so."""
+        layer = HeldLayer(digest=root.layer_id, diff_id=root.layer_id, size_bytes=0)
+        layers = (*root.base, layer)
+        names = tuple(one.diff_id for one in layers)
+        self._pinned[image_id] = set(names)
+        try:
+            self.frozen.append(root)
+            await self.let_go.wait()
+            if self.fail is not None:
+                raise self.fail
+            self.layers |= set(names)
+            self.here[image_id] = names
+            yield BroughtImage(
+                digest=root.layer_id, config={**config, "diff_ids": list(names)}, facts={}, layers=layers
+            )
         finally:
             del self._pinned[image_id]
 

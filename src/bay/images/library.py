@@ -21,8 +21,9 @@ from typing import IO, Any
 
 from bay.drivers.base import ImageRoot
 from bay.errors import BayError, DriverUnavailable, ImageInvalid, ImageNotFound, ImageTooLarge, StorageFull
-from bay.images import oci_layout, references, tops
-from bay.images.base import BroughtImage, Held, HeldLayer, ImageSource, OnProgress
+from bay.images import frozen_root, oci_layout, references, tops
+from bay.images.base import BroughtImage, FrozenRoot, Held, HeldLayer, ImageSource, OnProgress
+from bay.images.config import MAX_LAYERS, ImageConfig
 from bay.images.fetching import ArchiveFile, Fetcher, FetchProgress, ImageOrigin
 from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer, hides_all
 from bay.images.oci_layout import ImageManifest, LayerBlob
@@ -81,7 +82,9 @@ class HostLibrary:
             layers = await self._unpack(manifest, spool, here, on_progress)
             if source.digest is None:  # an attempt before may have found another image under the tag
                 await remove_tree.remove(self._top(image_id))
-            facts = await in_new_thread(lambda: self._make_top(image_id, manifest))
+            facts = await in_new_thread(
+                lambda: self._make_top(image_id, [one.diff_id for one in layers], manifest.config)
+            )
             yield BroughtImage(
                 digest=manifest.digest, config=manifest.config.to_json(), facts=facts.to_json(), layers=layers
             )
@@ -89,6 +92,37 @@ class HostLibrary:
         finally:
             await remove_tree.remove(spool)
             pins.drop()
+
+    @asynccontextmanager
+    async def freeze(
+        self, image_id: str, root: FrozenRoot, config: Mapping[str, Any]
+    ) -> AsyncGenerator[BroughtImage]:
+        """Takes no time that grows with the files where those are on btrfs."""
+        pins = _Pins(self._pins)
+        try:
+            async with self._pinning:
+                pins.add([image_id, root.layer_id, *(one.diff_id for one in root.base)])
+            layers = await self._frozen(root)
+            ids = [layer.diff_id for layer in layers]
+            found = ImageConfig.from_row({**config, "diff_ids": ids})
+            facts = await in_new_thread(lambda: self._make_top(image_id, ids, found))
+            yield BroughtImage(
+                digest=root.layer_id, config=found.to_json(), facts=facts.to_json(), layers=layers
+            )
+        finally:
+            pins.drop()
+
+    async def _frozen(self, root: FrozenRoot) -> tuple[HeldLayer, ...]:
+        """The layers of a frozen root; of one that was never written to those of its image."""
+        if not await in_new_thread(lambda: frozen_root.has_changes(root.directory)):
+            return root.base
+        if len(root.base) >= MAX_LAYERS:
+            raise ImageInvalid(
+                f"the image has {len(root.base)} layers, the limit, and this would add one; begin from an image "
+                "with fewer"
+            )
+        await self.store.adopt(root.directory, frozen_root.CHANGES, root.layer_id)
+        return (*root.base, HeldLayer(digest=root.layer_id, diff_id=root.layer_id, size_bytes=0))
 
     async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> None:
         path = self._upload(image_id)
@@ -180,10 +214,10 @@ class HostLibrary:
             for layer in manifest.layers
         )
 
-    def _make_top(self, image_id: str, manifest: ImageManifest) -> ImageFacts:
-        layers = self._stack([layer.diff_id for layer in manifest.layers])
+    def _make_top(self, image_id: str, diff_ids: Sequence[str], config: ImageConfig) -> ImageFacts:
+        layers = self._stack(diff_ids)
         try:
-            return tops.make_top(self.root_dir / "tops", image_id, layers, manifest.config)
+            return tops.make_top(self.root_dir / "tops", image_id, layers, config)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("the disk of Bay's images is full; delete images, or enlarge it") from error

@@ -61,6 +61,8 @@ from bay.models.services import Service, ServiceHealth, ServiceSpec
 from bay.models.services import ServiceState as ServiceState
 from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy, Volume
 from bay.models.storage import Persist as Persist
+from bay.models.templates import Template
+from bay.models.templates import TemplateState as TemplateState
 
 __all__ = [
     "AuditEntry",
@@ -114,6 +116,7 @@ __all__ = [
     "ServiceHealth",
     "ServiceSpec",
     "ShellResult",
+    "Template",
     "Volume",
     "Webhook",
 ]

@@ -48,6 +48,10 @@ EVENT_TYPES: tuple[str, ...] = (
     "image.ready",
     "image.failed",
     "image.deleted",
+    "template.building",
+    "template.ready",
+    "template.failed",
+    "template.deleted",
 )
 """The types of stored events, which a webhook may get; docs/events.md says when each happens."""
 

@@ -41,6 +41,7 @@ from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.secrets import routes as secrets_api
 from bay.server.settings import Settings
+from bay.server.templates import routes as templates_api
 from bay.server.web import page_routes as pages_api
 from bay.server.web.edge import Edge
 from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
@@ -54,6 +55,7 @@ _APIS = (
     cargos_api,
     images_api,
     registries_api,
+    templates_api,
     execs_api,
     attach_api,
     network_api,

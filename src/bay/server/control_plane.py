@@ -82,6 +82,9 @@ from bay.server.sessions.waker import Holds, Waker
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.settings import Settings
 from bay.server.ship.client import ShipClient
+from bay.server.templates.freezing import TemplateFreezer
+from bay.server.templates.maker import TemplateMaker
+from bay.server.templates.service import Templates
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys
 from bay.server.web.open_connections import OpenConnections
@@ -265,6 +268,14 @@ class ControlPlane:
         self.snapshots = CheckpointRequests(
             store=self.store, waker=self.waker, storage_steps=self.storage_steps, clock=clock
         )
+        self.freezer = TemplateFreezer(core=self.core, notifier=self.changes, discard=self.discards.poke)
+        self.template_maker = TemplateMaker(
+            core=self.core,
+            freezer=self.freezer,
+            snapshots=self.snapshots,
+            puller=self.puller,
+            notifier=self.changes,
+        )
         self.feed = EventNotifier()
         self.store.on_change.append(lambda _changed: self.feed.wake())
         self.seals = Seals()
@@ -370,10 +381,20 @@ class ControlPlane:
             quotas=self.quotas,
             clock=self.clock,
         )
+        templates = Templates(
+            store=self.store,
+            waker=self.waker,
+            maker=self.template_maker,
+            notifier=self.changes,
+            quotas=self.quotas,
+            profiles=self.profiles,
+            clock=self.clock,
+        )
         made = (
             sandboxes,
             images,
             self.logins,
+            templates,
             checkpoints,
             cargos,
             execs,
@@ -458,6 +479,7 @@ class ControlPlane:
                 self.housekeeping,
                 self.pool,
                 self.puller,
+                self.template_maker,
                 self.deferred,
                 self.usage,
                 self.cargo,

@@ -7,7 +7,7 @@ from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, updat
 
 from bay.store.records import CheckpointRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
-from bay.store.schema import cargos, checkpoints, sandboxes
+from bay.store.schema import cargos, checkpoints, sandboxes, templates
 from bay.store.sqlite import StoreConnection
 
 _C = checkpoints.c
@@ -17,6 +17,9 @@ _ANY_OF = select(_C.id).where(_C.sandbox_id == bindparam("of_sandbox")).limit(1)
 _NEEDED = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
 _RESTORED = select(sandboxes.c.restore_id).where(
     sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
+)
+_OF_TEMPLATES = select(templates.c.checkpoint_id).where(
+    templates.c.checkpoint_id.is_not(None), templates.c.deleted_at.is_(None)
 )
 _REMOVABLE = select(_C.id).where(
     _C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(_NEEDED), _C.id.not_in(_RESTORED)
@@ -112,8 +115,8 @@ async def removable(db: StoreConnection) -> list[str]:
 
 
 async def hide_forgotten(db: StoreConnection, now: datetime) -> None:
-    """Those that were made for a fork in which Bay ended."""
-    lost = and_(_C.hidden.is_(True), _C.deleted_at.is_(None))
+    """Those that were made for a fork in which Bay ended; not the files of templates."""
+    lost = and_(_C.hidden.is_(True), _C.deleted_at.is_(None), _C.id.not_in(_OF_TEMPLATES))
     await db.execute(update(checkpoints).where(lost).values(deleted_at=now, state="ready"))
 
 

@@ -25,7 +25,7 @@ async def add(db: StoreConnection, sandbox: SandboxRecord, kind: str, at: dateti
 
 
 async def add_of_image(db: StoreConnection, owner: str, kind: str, at: datetime, **data: Any) -> None:
-    """Record the event `kind` of an owner's image, which belongs to no sandbox."""
+    """Record the event `kind` of an owner's image or template, which belongs to no sandbox."""
     row = {"owner": owner, "sandbox_id": "", "type": kind, "at": at, "data": data}
     await db.execute(insert(events).values(row))
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, up
 from bay.models import Failure, from_wire, to_wire
 from bay.store.records import ImageLayer, ImageRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
-from bay.store.schema import checkpoints, image_layers, images, sandboxes
+from bay.store.schema import checkpoints, image_layers, images, sandboxes, templates
 from bay.store.sqlite import StoreConnection
 
 _I = images.c
@@ -77,6 +77,16 @@ async def set_layers(db: StoreConnection, image_id: str, layers: Sequence[ImageL
         await db.execute(insert(image_layers).values(values_of(image_layers, layer)))
 
 
+async def measure(db: StoreConnection, image_id: str, diff_id: str, size_bytes: int) -> None:
+    """Write down the size of a layer that was not known."""
+    unknown = and_(_L.image_id == image_id, _L.diff_id == diff_id, _L.size_bytes == 0)
+    measured = await db.execute(update(image_layers).where(unknown).values(size_bytes=size_bytes))
+    if measured.rowcount:
+        await db.execute(
+            update(images).where(_I.id == image_id).values(size_bytes=_I.size_bytes + size_bytes)
+        )
+
+
 async def drop_layers(db: StoreConnection, image_id: str) -> None:
     """Forget the layers of an image that has lost them."""
     await db.execute(delete(image_layers).where(_L.image_id == image_id))
@@ -102,10 +112,11 @@ async def needed(db: StoreConnection) -> tuple[set[str], set[str]]:
 
 
 async def users(db: StoreConnection, image_id: str) -> list[str]:
-    """Ids of the sandboxes, and of the checkpoints of root file systems, that need the image."""
+    """Ids of the sandboxes, the checkpoints of root file systems and the templates that need the image."""
+    made = select(templates.c.id).where(templates.c.image_id == image_id, templates.c.deleted_at.is_(None))
     boxes = select(sandboxes.c.id).where(sandboxes.c.image_id == image_id, sandboxes.c.deleted_at.is_(None))
     copies = select(checkpoints.c.id).where(checkpoints.c.image_id == image_id, _is_kept())
-    return [*(await db.execute(boxes)).scalars(), *(await db.execute(copies)).scalars()]
+    return [one for query in (boxes, copies, made) for one in (await db.execute(query)).scalars()]
 
 
 async def waiting(db: StoreConnection, image_id: str) -> list[str]:
@@ -127,8 +138,11 @@ async def unused(db: StoreConnection, before: datetime, *, owner: str | None = N
         sandboxes.c.image_id.is_not(None), sandboxes.c.deleted_at.is_(None)
     )
     kept = select(checkpoints.c.image_id).where(checkpoints.c.image_id.is_not(None), _is_kept())
+    made = select(templates.c.image_id).where(
+        templates.c.image_id.is_not(None), templates.c.deleted_at.is_(None)
+    )
     query = select(*_COLUMNS).where(_ALIVE, _I.state != "pulling", _I.last_used_at <= before)
-    query = query.where(_I.id.not_in(taken), _I.id.not_in(kept))
+    query = query.where(_I.id.not_in(taken), _I.id.not_in(kept), _I.id.not_in(made))
     if owner is not None:
         query = query.where(_I.owner == owner)
     return [_record(row) for row in await db.execute(query.order_by(_I.seq))]

@@ -18,6 +18,7 @@ from bay.models import (
     SandboxSecret,
     Sizes,
     Status,
+    TemplateState,
     Volume,
 )
 
@@ -260,6 +261,49 @@ class ImageLayer:
     diff_id: str
     size_bytes: int
     """On disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateRecord:
+    """A template's row. `image_id` and `checkpoint_id` are known when it is ready."""
+
+    id: str
+    owner: str
+    name: str
+    tag: str | None
+    """None once another template has taken it."""
+    shared: bool = False
+    state: TemplateState = "building"
+    error: Failure | None = None
+    sandbox_id: str | None = None
+    """The sandbox that it is frozen from; None for one that is built."""
+    image_id: str | None = None
+    checkpoint_id: str | None = None
+    """The files of /workspace; None where there are none."""
+    profile: str
+    start_command: tuple[str, ...] | None = None
+    ready_command: tuple[str, ...] | None = None
+    cpus: float | None = None
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    pids: int | None = None
+    env: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    user: str | None = None
+    """The image's USER; None is that of the image it was made from."""
+    working_dir: str | None = None
+    pool_size: int = 0
+    created_at: datetime
+    deleted_at: datetime | None = None
+
+    @property
+    def ref(self) -> str:
+        """Its name to people: `name:tag`, or its id once another has the tag."""
+        return self.id if self.tag is None else f"{self.name}:{self.tag}"
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of its sandboxes, None for the profile's."""
+        return Sizes(cpus=self.cpus, memory_mb=self.memory_mb, disk_mb=self.disk_mb, pids=self.pids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -424,6 +424,44 @@ image_layers = Table(
 )
 Index("ix_image_layers_diff_id", image_layers.c.diff_id)
 
+templates = Table(
+    "templates",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("name", String(63), nullable=False),
+    # Null once another template has taken it.
+    Column("tag", String(63)),
+    Column("shared", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("error", JSON(none_as_null=True)),
+    # The sandbox that it is frozen from; null for one that is built.
+    Column("sandbox_id", String(64)),
+    Column("image_id", String(64)),
+    # The files of /workspace; null where there are none.
+    Column("checkpoint_id", String(64)),
+    Column("profile", String(128), nullable=False),
+    Column("start_command", JSON(none_as_null=True)),
+    Column("ready_command", JSON(none_as_null=True)),
+    Column("cpus", Float),
+    Column("memory_mb", Integer),
+    Column("disk_mb", Integer),
+    Column("pids", Integer),
+    Column("env", JSON, nullable=False),
+    Column("user", String(256)),
+    Column("working_dir", String(4096)),
+    Column("pool_size", Integer, nullable=False),
+    _when("created_at", nullable=False),
+    _when("deleted_at"),
+    sqlite_autoincrement=True,
+)
+Index("ix_templates_image_id", templates.c.image_id, sqlite_where=_ALIVE)
+Index("ix_templates_checkpoint_id", templates.c.checkpoint_id, sqlite_where=_ALIVE)
+_tagged = templates.c.owner, templates.c.name, templates.c.tag
+_READY = text("deleted_at IS NULL AND state = 'ready'")
+Index("uq_templates_owner_name_tag", *_tagged, unique=True, sqlite_where=_READY)
+
 facts = Table(
     "facts", metadata, Column("name", String(64), primary_key=True), Column("value", JSON, nullable=False)
 )

@@ -165,6 +165,25 @@ async def test_an_import_is_a_checkpoint_once_it_is_kept(cargo: CargoBackend) ->
     assert got(cargo, ws) == "from elsewhere"
 
 
+async def test_an_import_may_begin_as_a_copy_of_a_checkpoint(cargo: CargoBackend) -> None:
+    ws, ckpt, copy = new_id("ws"), new_id("ckpt"), new_id("ckpt")
+    with pytest.raises(NotFound, match="no checkpoint"):
+        await cargo.begin_import(copy, limit_bytes=None, origin=ckpt)
+    await cargo.create(ws)
+    put(cargo, ws, "first")
+    await cargo.checkpoint(ws, ckpt)
+    for _ in range(2):
+        target = await cargo.begin_import(copy, limit_bytes=None, origin=ckpt)
+        assert (target / "machine").is_dir()
+        (target / "machine").rmdir()
+    await cargo.keep_import(copy)
+    await cargo.remove_checkpoint(ckpt)
+    fork = new_id("ws")
+    await cargo.create(fork, origin=copy)
+    assert got(cargo, fork) == "first"
+    assert await cargo.list_checkpoints() == {copy}
+
+
 async def test_opening_again_throws_away_what_is_half_made_and_keeps_the_rest(
     cargo: CargoBackend, reopen: Callable[[], CargoBackend]
 ) -> None:

@@ -12,7 +12,7 @@ from bay.server.checkpoints.storage_steps import Outcome, StorageSteps
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.idempotency import Request
-from bay.store import audit, checkpoints, sandboxes
+from bay.store import audit, checkpoints, sandboxes, templates
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
 from bay.store.sqlite import StoreConnection
@@ -124,7 +124,9 @@ class CheckpointRequests:
     async def usable(self, db: StoreConnection, caller: Caller, checkpoint_id: str) -> CheckpointRecord:
         """The checkpoint, if something of the caller's may be made of it. Raises NotFound."""
         found = await checkpoints.get(db, checkpoint_id)  # also a hidden one, which a fork begins from
-        if found is None or (found.owner, found.deleted_at, found.state) != (caller.owner, None, "ready"):
+        if found is None or (found.deleted_at, found.state) != (None, "ready"):
+            raise NotFound(f"there is no checkpoint {checkpoint_id}")
+        if found.owner != caller.owner and not await templates.shares(db, checkpoint_id):
             raise NotFound(f"there is no checkpoint {checkpoint_id}")
         return found
 

@@ -27,7 +27,7 @@ from bay.server.managed_services.routes import NamedService
 from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.networks.routes import NetworkPolicyBody
 from bay.server.ports.service import MAX_PORTS
-from bay.server.sandboxes.service import Forks, NewSandbox, SandboxChanges, Sandboxes
+from bay.server.sandboxes.service import DEFAULT_PROFILE, Forks, NewSandbox, SandboxChanges, Sandboxes
 from bay.server.sandboxes.volumes import MAX_PATH, MAX_VOLUMES
 from bay.server.secrets.rules import MAX_IN_SANDBOX, NAME
 from bay.server.web.bodies import DURATION, Body, Most
@@ -129,7 +129,11 @@ Ports = Annotated[tuple[PortBody, ...], Most(MAX_PORTS), AfterValidator(_each_on
 class CreateSandbox(Body):
     """The options of a new sandbox; omitted ones are the profile's."""
 
-    profile: Annotated[str, Field(max_length=128, description="One of `GET /v1/profiles`")] = "python-default"
+    profile: Annotated[str, Field(max_length=128, description="One of `GET /v1/profiles`")] = DEFAULT_PROFILE
+    template: Annotated[
+        str | None,
+        Field(max_length=128, description="Id, name or `name:tag` of a template to start from"),
+    ] = None
     cargo_id: Annotated[
         str | None, Field(max_length=64, description="An external cargo; default: a new managed one")
     ] = None
@@ -267,7 +271,7 @@ _OWN_NOUNS = {
         "secrets",
         "volumes",
     ),
-    *("cpus", "memory_mb", "disk_mb", "pids"),
+    *("cpus", "memory_mb", "disk_mb", "pids", "profile"),
 }
 
 
@@ -286,6 +290,7 @@ async def create_sandbox(
     new = NewSandbox(
         **body.model_dump(exclude=_OWN_NOUNS),
         **_reached(body),
+        profile=None if body.template and "profile" not in body.model_fields_set else body.profile,
         checkpoint_policy=policy,
         network_policy=body.policy(),
         services=kept,

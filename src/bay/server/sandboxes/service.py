@@ -58,9 +58,10 @@ from bay.server.sessions.sizes import PROFILES_OWN
 from bay.server.sessions.waker import Waker, is_frozen
 from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipClient
+from bay.server.templates.services import template_services
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
-from bay.store import audit, cargos, events, networks, sandboxes, secrets, services
+from bay.store import audit, cargos, events, networks, sandboxes, secrets, services, templates
 from bay.store.records import (
     HAVING,
     CheckpointRecord,
@@ -74,6 +75,8 @@ from bay.store.records import (
 from bay.store.sandboxes import KEEP
 from bay.store.sqlite import StoreConnection
 
+DEFAULT_PROFILE = "python-default"
+
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400
 _STORED_AS_WIRE = frozenset(("checkpoint_policy", "url", "ports"))
@@ -83,7 +86,10 @@ _STORED_AS_WIRE = frozenset(("checkpoint_policy", "url", "ports"))
 class NewSandbox:
     """The parameters of a create; None means the profile's own."""
 
-    profile: str
+    profile: str | None
+    """None is its template's, or the default one."""
+    template: str | None = None
+    """Id, name or `name:tag` of a template: its image, its files and its options, below those given here."""
     cargo_id: str | None = None
     ttl: int | None = None
     name: str | None = None
@@ -156,6 +162,10 @@ class Sandboxes:
     ) -> Sandbox:
         """Make a sandbox; answers once it is ready or failed, or after `wait_s`. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
+        if new.template is not None:
+            if (claim := await self._claim_of(request)) is not None:
+                return from_wire(Sandbox, claim.answer)
+            new = await self._of_template(caller, new, new.template)
         mounted = volumes.checked(new.volumes, new.cargo_id)
         new = replace(new, secrets=secret_rules.checked(new.secrets, new.env), volumes=mounted)
         profile = self._profile(new)
@@ -185,6 +195,30 @@ class Sandboxes:
             self.pool.count(profile, hit=is_claimed)
         is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
         return sandbox if is_ready or not wait_s else await self._settled(sandbox, wait_s)
+
+    async def _of_template(self, caller: Caller, new: NewSandbox, ref: str) -> NewSandbox:
+        """The create with what the template says. Raises NotFound, and Conflict for one that is not ready."""
+        async with self.core.store.read() as db:
+            template = await templates.find(db, caller.owner, ref)
+        if template is None:
+            raise NotFound(f"you have no template {ref}; see `bay template ls`")
+        if new.image is not None:
+            raise BadRequest("give template or image, not both: a template has an image of its own")
+        if template.state != "ready":
+            why = f": {template.error.message}" if template.error else "; wait for it"
+            raise Conflict(f"template {template.ref} is {template.state}{why}")
+        named = {spec.name for spec in new.services}
+        kept = (spec for spec in template_services(template) if spec.name not in named)
+        return replace(
+            new,
+            profile=new.profile or template.profile,
+            image=template.image_id,
+            pull="missing",
+            from_checkpoint=new.from_checkpoint or (None if new.cargo_id else template.checkpoint_id),
+            env={**template.env, **new.env},
+            sizes=new.sizes if new.profile else sizes.over(new.sizes, template.sizes),
+            services=(*kept, *new.services),
+        )
 
     async def fork(
         self, caller: Caller, ref: str, forks: Forks, idempotency_key: str | None
@@ -373,7 +407,7 @@ class Sandboxes:
 
     def _profile(self, new: NewSandbox) -> Profile:
         """The profile, once everything that only Bay can judge about the request is found good."""
-        profile = self._profile_named(new.profile)
+        profile = self._profile_named(new.profile or DEFAULT_PROFILE)
         here = self.core.driver.capabilities
         if (new.image or profile.image) != HOST and not here.layered:
             raise BadRequest("this server's driver has the image host alone", details={"available": [HOST]})

@@ -42,6 +42,11 @@ def most_of(profile: Profile) -> Sizes:
     return Sizes(**{name: getattr(profile, f"max_{name}") or getattr(own, name) for name in _NAMES})
 
 
+def over(own: Sizes, default: Sizes) -> Sizes:
+    """The sizes of `own`, and those of `default` where it has none."""
+    return Sizes(**{name: getattr(default if getattr(own, name) is None else own, name) for name in _NAMES})
+
+
 def checked(wanted: Sizes, profile: Profile) -> Sizes:
     """The sizes as they are stored. Raises InvalidArgument for more than the profile allows."""
     own, most = _of_profile(profile), most_of(profile)

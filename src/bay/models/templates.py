@@ -1,0 +1,48 @@
+"""Templates: named images of sandboxes, from which others start."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from bay.models.sandboxes import Failure
+
+TemplateState = Literal["building", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A template: the files of a sandbox as they were, and how sandboxes from it begin.
+
+    `name` and `tag` find it; the tag is null once a newer template has taken it. `start_command` runs in each
+    of its sandboxes as the service `main`, and `ready_command` ends with 0 once that serves. A template with
+    `shared` may be used by every owner.
+    """
+
+    id: str
+    name: str
+    tag: str | None
+    state: TemplateState
+    shared: bool
+    profile: str
+    """The profile of its sandboxes, unless their create names another."""
+    sandbox_id: str | None = None
+    """The sandbox that it was made of."""
+    image_id: str | None = None
+    """The image that its sandboxes have; null until it is ready."""
+    has_files: bool = False
+    """Whether its sandboxes begin with files in their workspace."""
+    start_command: tuple[str, ...] | None = None
+    ready_command: tuple[str, ...] | None = None
+    cpus: float | None = None
+    """Cores of its sandboxes; this and the next three are null for the profile's."""
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    pids: int | None = None
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    """The variables of its sandboxes, without their values."""
+    user: str | None = None
+    working_dir: str | None = None
+    pool_size: int = 0
+    error: Failure | None = None
+    """Why it could not be made."""
+    created_at: datetime

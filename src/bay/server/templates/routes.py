@@ -1,0 +1,151 @@
+"""The routes `/v1/templates`: named images of sandboxes, from which others start."""
+
+from typing import Annotated
+
+from fastapi import Query, Response
+from pydantic import Field, StringConstraints
+
+from bay.models import Sizes, Template
+from bay.server.templates.service import LATEST, NewTemplate, Templates
+from bay.server.web.bodies import Body, Most
+from bay.server.web.dependencies import (
+    Env,
+    IdempotencyKey,
+    Limit,
+    Paging,
+    Reader,
+    Wait,
+    Word,
+    Writer,
+    noun_router,
+    service,
+)
+from bay.server.web.replies import PageOf, WireResponse
+
+router = noun_router("templates", "/v1/templates")
+
+TemplatesDep = Annotated[Templates, service(Templates)]
+
+_SHELL = ("/bin/sh", "-c")
+MAX_POOL = 100
+
+Command = (
+    Annotated[str, StringConstraints(min_length=1, max_length=32_768, pattern=r"^[^\x00]*$")]
+    | Annotated[tuple[Word, ...], Most(256), Field(min_length=1)]
+)
+Shared = Annotated[bool, Field(description="Let every owner use it; needs an admin key")]
+PoolSize = Annotated[
+    int, Field(ge=0, le=MAX_POOL, description="How many started sandboxes wait for a create")
+]
+
+
+class CreateTemplate(Body):
+    """The source of the template, and how its sandboxes begin; omitted sizes are the source's."""
+
+    name: Annotated[str, Field(max_length=63, description="a-z, 0-9 and inner hyphens")]
+    tag: Annotated[str, Field(max_length=63)] = LATEST
+    sandbox: Annotated[str, Field(max_length=64, description="Id or name of the sandbox to freeze")]
+    shared: Shared = False
+    profile: Annotated[
+        str | None, Field(max_length=128, description="Profile of its sandboxes; default: the sandbox's")
+    ] = None
+    start_command: Annotated[
+        Command | None,
+        Field(description="Runs in each sandbox as the service `main`; a text by /bin/sh, a list as it is"),
+    ] = None
+    ready_command: Annotated[
+        Command | None, Field(description="Run again and again until it ends with 0: the sandbox is ready")
+    ] = None
+    cpus: Annotated[float | None, Field(ge=0.01, le=1024, allow_inf_nan=False)] = None
+    memory_mb: Annotated[int | None, Field(ge=64, le=1 << 30)] = None
+    disk_mb: Annotated[int | None, Field(ge=16, le=1 << 30)] = None
+    pids: Annotated[int | None, Field(ge=16, le=1_000_000)] = None
+    env: Annotated[Env, Field(description="Variables of its sandboxes, below those of the create")] = Field(
+        default_factory=dict
+    )
+    user: Annotated[
+        str | None,
+        Field(
+            max_length=256, pattern=r"^[^\s:/\x00-\x1f\x7f]{1,128}(:[^\s:/\x00-\x1f\x7f]{1,128})?$",
+            description="USER of its image, for profiles with `user: image`",
+        ),
+    ] = None  # fmt: skip
+    working_dir: Annotated[
+        str | None,
+        Field(max_length=4095, pattern=r"^/[^\x00]*$", description="WORKDIR of its image, absolute"),
+    ] = None
+
+    def to_new(self) -> NewTemplate:
+        """The class that the service takes."""
+        own = {"start_command", "ready_command", "cpus", "memory_mb", "disk_mb", "pids"}
+        return NewTemplate(
+            **self.model_dump(exclude=own),
+            start_command=_argv(self.start_command),
+            ready_command=_argv(self.ready_command),
+            sizes=Sizes(cpus=self.cpus, memory_mb=self.memory_mb, disk_mb=self.disk_mb, pids=self.pids),
+        )
+
+
+class UpdateTemplate(Body):
+    """The fields to change; omitted ones stay."""
+
+    tag: Annotated[str, Field(max_length=63, description="Taken from another template of the same name")] = (
+        LATEST
+    )
+    shared: Shared = False
+    pool_size: PoolSize = 0
+
+
+class TemplateList(PageOf[Template]):
+    """A page of templates, oldest first."""
+
+
+@router.post("", status_code=201, response_model=Template)
+async def create_template(
+    caller: Writer,
+    templates: TemplatesDep,
+    body: CreateTemplate,
+    wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
+) -> WireResponse:
+    """Make a template of a sandbox as it is. Answers at once, or with `wait` when it is ready or failed."""
+    made = await templates.create(caller, body.to_new(), wait_s=wait or 0, idempotency_key=idempotency_key)
+    return WireResponse(made, 201)
+
+
+@router.get("", response_model=TemplateList)
+async def list_templates(
+    caller: Reader,
+    templates: TemplatesDep,
+    paging: Paging,
+    limit: Limit = 50,
+    name: Annotated[str | None, Query(max_length=63, description="Only those of this name")] = None,
+) -> WireResponse:
+    """Your templates and shared ones, oldest first."""
+    page = await templates.page(caller, name=name, after=paging.after, limit=limit)
+    return WireResponse(paging.reply(page))
+
+
+@router.get("/{ref}", response_model=Template)
+async def get_template(caller: Reader, templates: TemplatesDep, ref: str, wait: Wait = None) -> WireResponse:
+    """One template, by id, `name` or `name:tag`. With `wait`, once it is ready or failed."""
+    return WireResponse(await templates.get(caller, ref, wait or 0))
+
+
+@router.patch("/{ref}", response_model=Template)
+async def update_template(
+    caller: Writer, templates: TemplatesDep, ref: str, body: UpdateTemplate
+) -> WireResponse:
+    """Change its tag, or who may use it."""
+    return WireResponse(await templates.update(caller, ref, body.model_dump(exclude_unset=True)))
+
+
+@router.delete("/{ref}", status_code=204)
+async def delete_template(caller: Writer, templates: TemplatesDep, ref: str) -> Response:
+    """Remove a template that no sandbox needs; a second call by id succeeds too."""
+    await templates.delete(caller, ref)
+    return Response(status_code=204)
+
+
+def _argv(command: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return (*_SHELL, command) if isinstance(command, str) else command

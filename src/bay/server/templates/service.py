@@ -1,0 +1,270 @@
+"""The template service: make, list, change and delete the templates of an owner."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from bay.clock import Clock
+from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound
+from bay.ids import is_name, new_id
+from bay.models import Profile, Sizes, Template, to_wire
+from bay.server.images.requests import HOST
+from bay.server.sessions import sizes
+from bay.server.sessions.notifier import Notifier
+from bay.server.sessions.quotas import Quotas
+from bay.server.sessions.sizes import PROFILES_OWN
+from bay.server.sessions.waker import Waker
+from bay.server.templates.maker import TemplateMaker
+from bay.server.web import idempotency
+from bay.server.web.auth import Caller
+from bay.store import audit, events, images, templates
+from bay.store.engine import Store
+from bay.store.records import Page, SandboxRecord, TemplateRecord
+from bay.store.sqlite import StoreConnection
+
+LATEST = "latest"
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTemplate:
+    """The parameters of a template. `profile` and `sizes` of None are those of the sandbox."""
+
+    name: str
+    tag: str = LATEST
+    sandbox: str
+    shared: bool = False
+    profile: str | None = None
+    start_command: tuple[str, ...] | None = None
+    ready_command: tuple[str, ...] | None = None
+    sizes: Sizes = PROFILES_OWN
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    user: str | None = None
+    working_dir: str | None = None
+    pool_size: int = 0
+
+
+@dataclass(kw_only=True, eq=False)
+class Templates:
+    """The service behind `/v1/templates`."""
+
+    store: Store
+    waker: Waker
+    maker: TemplateMaker
+    notifier: Notifier
+    quotas: Quotas
+    profiles: dict[str, Profile]
+    clock: Clock
+
+    async def create(
+        self, caller: Caller, new: NewTemplate, *, wait_s: float, idempotency_key: str | None
+    ) -> Template:
+        """Have a template made of a sandbox; answers at once, or with `wait_s` when it is ready or failed.
+        Raises NotFound, InvalidArgument, Forbidden, Conflict or QuotaExceeded.
+        """
+        request = idempotency.request(caller, idempotency_key, "POST /v1/templates", to_wire(new))
+        _check_may_share(caller, new.shared)
+        check_name(new.name)
+        check_tag(new.tag)
+        if (earlier := await self._earlier(request)) is not None:
+            return await self._waited(earlier, wait_s)
+        sandbox = await self.waker.find(caller, new.sandbox)
+        self.waker.refuse_expired(sandbox)
+        _check_can_freeze(sandbox)
+        made = self._record(caller, new, sandbox)
+        async with self.store.write() as db:
+            if request is not None and (claim := await request.earlier(db)) is not None:
+                return await self._again(db, claim.resource_id)
+            await self.quotas.admit_files(db, caller)
+            await self._add(db, made)
+            if request is not None:
+                await request.claim(db, made.id, to_wire(view_of(made)), self.clock())
+        audit.about(made.id)
+        self.maker.poke()
+        return await self._waited(made, wait_s)
+
+    async def page(self, caller: Caller, *, name: str | None, after: int, limit: int) -> Page[Template]:
+        """Part of the templates that the caller may use, oldest first."""
+        async with self.store.read() as db:
+            found = await templates.page(db, caller.owner, name=name, after=after, limit=limit)
+        return Page(items=tuple(map(view_of, found.items)), next_cursor=found.next_cursor)
+
+    async def get(self, caller: Caller, ref: str, wait_s: float) -> Template:
+        """One template by id, `name` or `name:tag`; with `wait_s` once it is ready or failed. Raises
+        NotFound.
+        """
+        async with self.store.read() as db:
+            found = await templates.find(db, caller.owner, ref)
+        if found is None:
+            raise not_found(ref)
+        audit.about(found.id)
+        return await self._waited(found, wait_s)
+
+    async def update(self, caller: Caller, ref: str, changes: dict[str, Any]) -> Template:
+        """Change its `tag`, which it takes from another of that name, or `shared` or `pool_size`.
+        Raises NotFound, Forbidden, InvalidArgument or Conflict.
+        """
+        _check_may_share(caller, bool(changes.get("shared")))
+        if "tag" in changes:
+            check_tag(changes["tag"])
+        async with self.store.write() as db:
+            found = await self._own(db, caller, ref)
+            if "tag" in changes:
+                _check_ready(found)
+                await templates.take_tag(db, found, changes["tag"])
+            if changes:
+                await templates.change(db, found.id, **changes)
+            if "shared" in changes and found.image_id is not None:
+                await images.change(db, found.image_id, shared=changes["shared"])
+            present = await templates.get(db, found.id) or found
+        audit.about(found.id)
+        self.maker.poke()
+        return view_of(present)
+
+    async def delete(self, caller: Caller, ref: str) -> None:
+        """Remove one of the caller's templates; idempotent by id. Raises Conflict while sandboxes or
+        checkpoints need it.
+        """
+        async with self.store.write() as db:
+            gone = await templates.find_own(db, caller.owner, ref)
+            if gone is not None and gone.deleted_at is not None:
+                return
+            found = await self._own(db, caller, ref)
+            await _check_unused(db, found)
+            await self.maker.hide(db, found)
+        audit.about(found.id)
+        self.notifier.announce(found.id)
+        await self.maker.collect()
+
+    async def _earlier(self, request: idempotency.Request | None) -> TemplateRecord | None:
+        if request is None:
+            return None
+        async with self.store.read() as db:
+            claim = await request.earlier(db)
+            return await templates.get(db, claim.resource_id) if claim else None
+
+    async def _again(self, db: StoreConnection, template_id: str) -> Template:
+        found = await templates.get(db, template_id)
+        if found is None:
+            raise not_found(template_id)
+        return view_of(found)
+
+    async def _add(self, db: StoreConnection, made: TemplateRecord) -> None:
+        await templates.add(db, made)
+        await events.add_of_image(
+            db,
+            made.owner,
+            "template.building",
+            made.created_at,
+            template_id=made.id,
+            name=made.name,
+            tag=made.tag,
+        )
+
+    async def _own(self, db: StoreConnection, caller: Caller, ref: str) -> TemplateRecord:
+        found = await templates.find(db, caller.owner, ref)
+        if found is None:
+            raise not_found(ref)
+        if found.owner != caller.owner:
+            raise Forbidden(f"template {found.id} is shared by another owner, and theirs to change")
+        return found
+
+    def _record(self, caller: Caller, new: NewTemplate, sandbox: SandboxRecord) -> TemplateRecord:
+        profile = self._profile(new.profile or sandbox.profile)
+        asked = new.sizes if new.sizes != PROFILES_OWN or new.profile else sandbox.sizes
+        own = sizes.checked(asked, profile)
+        return TemplateRecord(
+            id=new_id("tmpl"), owner=caller.owner, name=new.name, tag=new.tag, shared=new.shared, sandbox_id=sandbox.id,
+            profile=profile.id, start_command=new.start_command, ready_command=new.ready_command,
+            cpus=own.cpus, memory_mb=own.memory_mb, disk_mb=own.disk_mb, pids=own.pids, env=new.env, user=new.user,
+            working_dir=new.working_dir, pool_size=new.pool_size, created_at=self.clock(),
+        )  # fmt: skip
+
+    def _profile(self, name: str) -> Profile:
+        if (profile := self.profiles.get(name)) is None:
+            there = sorted(self.profiles)
+            raise BadRequest(
+                f"there is no profile {name}; there is {' or '.join(there)}", details={"available": there}
+            )
+        return profile
+
+    async def _waited(self, template: TemplateRecord, wait_s: float) -> Template:
+        async def ended() -> TemplateRecord | None:
+            async with self.store.read() as db:
+                found = await templates.get(db, template.id)
+            return found if found is None or found.state != "building" or found.deleted_at else None
+
+        found = await self.notifier.wait_for(template.id, ended, wait_s) if wait_s else None
+        return view_of(found or template)
+
+
+def view_of(record: TemplateRecord) -> Template:
+    """A template as its owner sees it."""
+    return Template(
+        id=record.id, name=record.name, tag=record.tag, state=record.state, shared=record.shared, profile=record.profile,
+        sandbox_id=record.sandbox_id, image_id=record.image_id, has_files=record.checkpoint_id is not None,
+        start_command=record.start_command, ready_command=record.ready_command, cpus=record.cpus,
+        memory_mb=record.memory_mb, disk_mb=record.disk_mb, pids=record.pids, env=dict.fromkeys(record.env, "***"),
+        user=record.user, working_dir=record.working_dir, pool_size=record.pool_size, error=record.error,
+        created_at=record.created_at,
+    )  # fmt: skip
+
+
+def not_found(ref: str) -> NotFound:
+    """The error for a template that is not there, or another owner's."""
+    return NotFound(f"you have no template {ref[:100]}; see `bay template ls`")
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidArgument for what cannot name a template."""
+    if not is_name(name):
+        raise InvalidArgument(
+            "a template's name must have 1 to 63 characters of a-z, 0-9 and inner hyphens, and must not look "
+            "like an id"
+        )
+
+
+def check_tag(tag: str) -> None:
+    """Raises InvalidArgument for what cannot be a tag."""
+    if not _TAG.fullmatch(tag):
+        raise InvalidArgument(
+            "a tag must have 1 to 63 characters of A-Z, a-z, 0-9, '_', and later '.' and '-'"
+        )
+
+
+def _check_can_freeze(sandbox: SandboxRecord) -> None:
+    if sandbox.image_id is None and sandbox.image == HOST:
+        raise Conflict(
+            f"sandbox {sandbox.id} runs on this host's own /usr, which changes with every upgrade, so no template can "
+            "be made of it; make one of a sandbox with an image, such as `image: debian:13`"
+        )
+    if sandbox.persist != "machine":
+        raise Conflict(
+            f"profile {sandbox.profile} of sandbox {sandbox.id} keeps /workspace alone, so its other files cannot be "
+            "frozen; use a profile with `persist: machine`"
+        )
+
+
+def _check_ready(template: TemplateRecord) -> None:
+    if template.state != "ready":
+        raise Conflict(f"template {template.id} is {template.state}; only one that is ready can take a tag")
+
+
+def _check_may_share(caller: Caller, shared: bool) -> None:
+    if shared and caller.scope != "admin":
+        raise Forbidden(
+            "only a key with scope admin may share a template with all owners; leave `shared` out"
+        )
+
+
+async def _check_unused(db: StoreConnection, template: TemplateRecord) -> None:
+    found = await images.users(db, template.image_id) if template.image_id else []
+    users = [one for one in found if one != template.id]
+    if users:
+        shown = ", ".join(users[:_SHOWN])
+        raise Conflict(
+            f"template {template.ref} is used by {shown}{' and others' if len(users) > _SHOWN else ''}; delete those "
+            "first",
+            details={"users": users[:_SHOWN], "count": len(users)},
+        )

@@ -1,0 +1,125 @@
+"""Database queries on templates. One that is being made takes its tag when it is ready."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
+
+from bay.ids import is_id
+from bay.models import Failure, from_wire, to_wire
+from bay.store.records import Page, TemplateRecord
+from bay.store.rows import columns_of, page_of, values_of, without_seq
+from bay.store.schema import checkpoints, sandboxes, templates
+from bay.store.sqlite import StoreConnection
+
+_T = templates.c
+_COLUMNS = columns_of(templates)
+_ALIVE = _T.deleted_at.is_(None)
+
+
+async def add(db: StoreConnection, record: TemplateRecord) -> None:
+    """Insert one template."""
+    await db.execute(insert(templates).values({**values_of(templates, record), "error": None}))
+
+
+async def change(db: StoreConnection, template_id: str, **values: Any) -> None:
+    """Set columns of one template."""
+    if (error := values.get("error")) is not None:
+        values["error"] = to_wire(error)
+    await db.execute(update(templates).where(_T.id == template_id).values(**values))
+
+
+async def get(db: StoreConnection, template_id: str) -> TemplateRecord | None:
+    """The template, of any owner, deleted or not."""
+    return await _first(db, select(*_COLUMNS).where(_T.id == template_id))
+
+
+async def find(db: StoreConnection, owner: str, ref: str) -> TemplateRecord | None:
+    """The template that an id, a name or `name:tag` means for that owner: their own comes before one that is
+    shared, and one that is ready before others.
+    """
+    query = select(*_COLUMNS).where(_named(ref), _ALIVE, _may_use(owner))
+    order = _T.owner != owner, _T.state != "ready", _T.seq.desc()
+    return await _first(db, query.order_by(*order).limit(1))
+
+
+async def find_own(db: StoreConnection, owner: str, template_id: str) -> TemplateRecord | None:
+    """The owner's own template with that id, deleted or not."""
+    return await _first(db, select(*_COLUMNS).where(_T.id == template_id, _T.owner == owner))
+
+
+async def page(
+    db: StoreConnection, owner: str, *, name: str | None, after: int, limit: int
+) -> Page[TemplateRecord]:
+    """Up to `limit` templates with `seq` > `after` that the owner may use, of one name or of all, oldest
+    first.
+    """
+    query = select(_T.seq, *_COLUMNS).where(_ALIVE, _may_use(owner), _T.seq > after)
+    if name is not None:
+        query = query.where(_T.name == name)
+    rows = (await db.execute(query.order_by(_T.seq).limit(limit + 1))).all()
+    return page_of(rows, limit, _record)
+
+
+async def building(db: StoreConnection) -> list[TemplateRecord]:
+    """Every template that is wanted and not there yet, oldest first."""
+    query = select(*_COLUMNS).where(_ALIVE, _T.state == "building").order_by(_T.seq)
+    return [_record(row) for row in await db.execute(query)]
+
+
+async def take_tag(db: StoreConnection, template: TemplateRecord, tag: str | None) -> None:
+    """Have no other ready template of the owner be found by that tag of its name."""
+    same = and_(_T.owner == template.owner, _T.name == template.name, _T.tag == tag)
+    others = update(templates).where(same, _ALIVE, _T.state == "ready", _T.id != template.id)
+    await db.execute(others.values(tag=None))
+
+
+async def drop_failed(db: StoreConnection, template: TemplateRecord, now: datetime) -> None:
+    """Delete the failed attempts at a template that is ready now."""
+    same = and_(_T.owner == template.owner, _T.name == template.name, _T.tag == template.tag)
+    await db.execute(update(templates).where(same, _ALIVE, _T.state == "failed").values(deleted_at=now))
+
+
+async def superseded(db: StoreConnection) -> list[TemplateRecord]:
+    """Templates whose tag another has taken, and that no sandbox and no checkpoint needs."""
+    used = select(sandboxes.c.image_id).where(
+        sandboxes.c.deleted_at.is_(None), sandboxes.c.image_id.is_not(None)
+    )
+    kept = select(checkpoints.c.image_id).where(
+        checkpoints.c.deleted_at.is_(None),
+        checkpoints.c.persist == "machine",
+        checkpoints.c.image_id.is_not(None),
+    )
+    query = select(*_COLUMNS).where(_ALIVE, _T.tag.is_(None), _T.state == "ready")
+    query = query.where(_T.image_id.not_in(used), _T.image_id.not_in(kept))
+    return [_record(row) for row in await db.execute(query.order_by(_T.seq))]
+
+
+async def shares(db: StoreConnection, checkpoint_id: str) -> bool:
+    """Whether a checkpoint has the files of a template that all owners may use."""
+    query = select(_T.id).where(_ALIVE, _T.shared.is_(True), _T.checkpoint_id == checkpoint_id)
+    return (await db.execute(query.limit(1))).first() is not None
+
+
+def _named(ref: str) -> ColumnElement[bool]:
+    if is_id(ref):
+        return _T.id == ref
+    name, _, tag = ref.partition(":")
+    return and_(_T.name == name, _T.tag == (tag or "latest"))
+
+
+def _may_use(owner: str) -> ColumnElement[bool]:
+    return or_(_T.owner == owner, _T.shared.is_(True))
+
+
+def _record(row: Row[Any]) -> TemplateRecord:
+    values = without_seq(row)
+    for name in ("start_command", "ready_command"):
+        values[name] = values[name] and tuple(values[name])
+    error = values.pop("error")
+    return TemplateRecord(**values, error=from_wire(Failure, error) if error else None)
+
+
+async def _first(db: StoreConnection, query: Any) -> TemplateRecord | None:
+    row = (await db.execute(query)).first()
+    return _record(row) if row else None
