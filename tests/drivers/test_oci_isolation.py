@@ -262,6 +262,24 @@ async def test_a_set_uid_program_gives_nothing(inside: Handle) -> None:
         assert (await run(inside, f"{place}/myid -u")).stdout == "1000\n"
 
 
+async def test_root_inside_may_chroot_as_package_managers_do_and_leads_no_higher_by_it(
+    inside: Handle,
+) -> None:
+    script = (
+        "import os\n"
+        "os.makedirs('/tmp/new/deeper', exist_ok=True)\n"
+        "os.chroot('/tmp/new')\n"
+        "assert os.listdir('/') == ['deeper'], os.listdir('/')\n"
+        "os.chroot('/deeper')\n"  # the present directory is outside of the new root: from there one gets up
+        "for _ in range(100): os.chdir('..')\n"
+        "os.chroot('.')\n"
+        "print(sorted({'.ship', '.ship-run', 'workspace'} & set(os.listdir('/'))))\n"
+    )
+    found = await run(inside, f"cd / && python3 -c {shlex.quote(script)}", user="root")
+    assert found.stdout == "['.ship', '.ship-run', 'workspace']\n", found
+    assert await _attempt(inside, "python(os.chroot, '/tmp')", user=None) == errno.EPERM
+
+
 async def test_the_first_process_has_no_descriptor_of_the_host(inside: Handle) -> None:
     links = (
         await run(inside, "for fd in /proc/1/fd/*; do readlink $fd; done", user="root")

@@ -97,7 +97,17 @@ def test_nothing_gains_privileges(config: dict[str, Any]) -> None:
 
 
 def test_no_capability_rules_the_kernel_the_network_or_other_processes() -> None:
-    allowed = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETPCAP", "SETUID"}
+    allowed = {
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    }
     assert {name.removeprefix("CAP_") for name in CAPABILITIES} == allowed
 
 

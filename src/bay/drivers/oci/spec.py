@@ -26,9 +26,10 @@ SOCKET_NAME = "ship.sock"
 CLOSURE = "/.ship"
 
 # The capabilities that root inside needs to install packages and to become another user, each over the
-# session's own ids only. Not: SETFCAP (file capabilities are void under no_new_privs, and those it writes
-# would be real on the host), MKNOD, SYS_CHROOT, NET_* (the network belongs to the host), AUDIT_WRITE (void
-# outside the first user namespace), SYS_PTRACE and everything that rules the kernel.
+# session's own ids only. SYS_CHROOT: apk runs the scripts of packages in a chroot; the session's own root is
+# that of a mount namespace, out of which no chroot leads. Not: SETFCAP (file capabilities are void under
+# no_new_privs, and those it writes would be real on the host), MKNOD, NET_* (the network is the host's),
+# AUDIT_WRITE (void outside the first user namespace), SYS_PTRACE and everything that rules the kernel.
 CAPABILITIES = {  # and their numbers: see capability.h
     "CAP_CHOWN": 0,
     "CAP_DAC_OVERRIDE": 1,
@@ -38,6 +39,7 @@ CAPABILITIES = {  # and their numbers: see capability.h
     "CAP_SETGID": 6,
     "CAP_SETPCAP": 8,  # lets Ship and tools give capabilities up, also from the bounding set
     "CAP_SETUID": 7,
+    "CAP_SYS_CHROOT": 18,
 }
 
 
