@@ -22,6 +22,8 @@ from bay.drivers.base import Handle, SessionSpec
 from bay.drivers.fake import FakeDriver
 from bay.server.app import build_app
 from bay.server.web.sealing import Cursors
+from bay.store import templates
+from bay.store.records import TemplateRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +34,7 @@ NOBODY.update(pid="1", port="80", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RA
 NOBODY.update(
     checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}", service_name="none", secret_name="NEVER"
 )
+NOBODY.update(image_ref=f"img-{RANDOM}", template_ref=f"tmpl-{RANDOM}", registry_host="never.example.com")
 NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id")
 """What stands below a sandbox."""
 OPEN = {"/health", "/v1/profiles"}
@@ -47,10 +50,19 @@ OWN_LISTS = {
     ("get", "/v1/cargos"),
     ("post", "/v1/cargos"),
     ("get", "/v1/secrets"),
+    ("get", "/v1/images"),
+    ("post", "/v1/images"),
+    ("post", "/v1/images/import"),
+    ("post", "/v1/images/prune"),
+    ("get", "/v1/registries"),
+    ("get", "/v1/templates"),
+    ("post", "/v1/templates"),
 }
 """Routes without a path parameter; what they show of others has tests of its own below."""
-OWN_NAMES = {("put", "/v1/secrets/{secret_name}")}
-"""Routes whose path names something of the caller, whoever else has one of that name: see `test_secrets`."""
+OWN_NAMES = {("put", "/v1/secrets/{secret_name}"), ("put", "/v1/registries/{registry_host}")}
+"""Routes whose path names something of the caller, whoever else has one of that name: see `test_secrets` and
+`test_logins`.
+"""
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("patch", "/v1/sandboxes/{sandbox_id}"): {"json": {"labels": {"changed": "yes"}}},
@@ -88,6 +100,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("put", "/v1/sandboxes/{sandbox_id}/ports/{port}"): {"json": {"access": "public"}},
     ("patch", "/v1/cargos/{cargo_id}"): {"json": {"size_limit_mb": 1}},
     ("post", "/v1/cargos/{cargo_id}/move"): {"json": {"sandbox": "bobs-box"}},
+    ("patch", "/v1/templates/{template_ref}"): {"json": {"tag": "taken"}},
 }
 """What makes a request good, so that only its owner can be the reason for a refusal."""
 
@@ -121,7 +134,9 @@ BARE = {
     ("get", "/v1/sandboxes/{sandbox_id}/history"), ("get", "/v1/sandboxes/{sandbox_id}/history/last"),
     ("get", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/events"), ("get", "/v1/webhooks/{webhook_id}"),
-    ("delete", "/v1/webhooks/{webhook_id}"), ("delete", "/v1/secrets/{secret_name}"), ("get", "/v1/cargos/{cargo_id}"), ("delete", "/v1/cargos/{cargo_id}"),
+    ("delete", "/v1/webhooks/{webhook_id}"), ("delete", "/v1/secrets/{secret_name}"),
+    ("get", "/v1/images/{image_ref}"), ("delete", "/v1/images/{image_ref}"), ("delete", "/v1/registries/{registry_host}"),
+    ("get", "/v1/templates/{template_ref}"), ("delete", "/v1/templates/{template_ref}"), ("get", "/v1/cargos/{cargo_id}"), ("delete", "/v1/cargos/{cargo_id}"),
     ("post", "/v1/sandboxes/{sandbox_id}/fork"), ("post", "/v1/sandboxes/{sandbox_id}/checkpoints"),
     ("get", "/v1/sandboxes/{sandbox_id}/checkpoints"), ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
     ("delete", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
@@ -187,6 +202,16 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
     ).json()
     url = "https://[2606:4700::1111]/"  # where nothing is sent: there is no event of this type
     await alice.put("/v1/secrets/HERS", json={"value": "hers"})
+    login = {"username": "alice", "password": "hers"}
+    await alice.put("/v1/registries/hers.example.com", json=login)
+    operator = await bay.client("alice", "admin")
+    image = (await operator.post("/v1/images", json={"ref": "debian:13"}, params={"wait": 15})).json()
+    template = TemplateRecord(
+        id=f"tmpl-{RANDOM[::-1]}", owner="alice", name="hers", tag="latest", state="ready", image_id=image["id"],
+        profile="python-default", created_at=bay.clock(),
+    )  # fmt: skip
+    async with bay.bay.store.write() as db:
+        await templates.add(db, template)
     hook = (await alice.post("/v1/webhooks", json={"url": url, "types": ["sandbox.failed"]})).json()
     own = await create(bob, name="bobs-box", wait=15)
     own_exec = (await bob.post(f"/v1/sandboxes/{own['id']}/execs", json={"command": "true"})).json()
@@ -201,7 +226,7 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
         )
     return Estate(
         bay, alice, bob,
-        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "secret_name": "HERS", "execution_id": ids[0], "pid": "1", "port": "80", **hers},
+        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "secret_name": "HERS", "image_ref": image["id"], "template_ref": template.id, "registry_host": "hers.example.com", "execution_id": ids[0], "pid": "1", "port": "80", **hers},
         {"sandbox_id": own["id"], "exec_id": own_exec["id"], "execution_id": ids[1], **his},
     )  # fmt: skip
 
@@ -240,7 +265,8 @@ async def facts(estate: Estate) -> list[Any]:
         "SELECT * FROM sandboxes WHERE owner = 'alice'", f"SELECT * FROM sessions WHERE sandbox_id IN {hers}",  # noqa: S608
         f"SELECT * FROM execs WHERE sandbox_id IN {hers}", "SELECT * FROM cargos WHERE owner = 'alice'",  # noqa: S608
         "SELECT * FROM events WHERE owner = 'alice'", "SELECT * FROM webhooks WHERE owner = 'alice'",
-        "SELECT * FROM secrets WHERE owner = 'alice'",
+        "SELECT * FROM secrets WHERE owner = 'alice'", "SELECT * FROM images WHERE owner = 'alice'",
+        "SELECT * FROM registry_logins WHERE owner = 'alice'", "SELECT * FROM templates WHERE owner = 'alice'",
         "SELECT * FROM checkpoints WHERE owner = 'alice'", f"SELECT * FROM services WHERE sandbox_id IN {hers}",  # noqa: S608
     )  # fmt: skip
     record = await estate.bay.record(estate.ids["sandbox_id"])

@@ -29,11 +29,11 @@ class LoginList(Items[RegistryLogin]):
     """All logins by host."""
 
 
-@router.put("/{host}", response_model=RegistryLogin)
-async def put_login(caller: Writer, logins: LoginsDep, host: Host, body: PutLogin) -> WireResponse:
+@router.put("/{registry_host}", response_model=RegistryLogin)
+async def put_login(caller: Writer, logins: LoginsDep, registry_host: Host, body: PutLogin) -> WireResponse:
     """Keep a login to a registry, in place of the one it had. No answer ever has the password."""
     given = Credentials(username=body.username, password=body.password)
-    return WireResponse(await logins.put(caller, host, given))
+    return WireResponse(await logins.put(caller, registry_host, given))
 
 
 @router.get("", response_model=LoginList)
@@ -42,8 +42,8 @@ async def list_logins(caller: Reader, logins: LoginsDep) -> WireResponse:
     return WireResponse({"items": await logins.all(caller)})
 
 
-@router.delete("/{host}", status_code=204)
-async def delete_login(caller: Writer, logins: LoginsDep, host: Host) -> Response:
+@router.delete("/{registry_host}", status_code=204)
+async def delete_login(caller: Writer, logins: LoginsDep, registry_host: Host) -> Response:
     """Forget a login to a registry."""
-    await logins.delete(caller, host)
+    await logins.delete(caller, registry_host)
     return Response(status_code=204)

@@ -109,16 +109,16 @@ async def prune_images(caller: Writer, images: ImagesDep, body: PruneImages | No
     return WireResponse({"items": await images.prune(caller, body.unused_for)})
 
 
-@router.get("/{ref:path}", response_model=ContainerImage)
-async def get_image(caller: Reader, images: ImagesDep, ref: str, wait: Wait = None) -> WireResponse:
+@router.get("/{image_ref:path}", response_model=ContainerImage)
+async def get_image(caller: Reader, images: ImagesDep, image_ref: str, wait: Wait = None) -> WireResponse:
     """One image, by id or reference; of several with that reference the newest. With `wait`, once its pull
     has ended.
     """
-    return WireResponse(await images.get(caller, ref, wait or 0))
+    return WireResponse(await images.get(caller, image_ref, wait or 0))
 
 
-@router.delete("/{ref:path}", status_code=204)
-async def delete_image(caller: Writer, images: ImagesDep, ref: str) -> Response:
+@router.delete("/{image_ref:path}", status_code=204)
+async def delete_image(caller: Writer, images: ImagesDep, image_ref: str) -> Response:
     """Remove an image that nothing uses, and cancel its pull; a second call succeeds too."""
-    await images.delete(caller, ref)
+    await images.delete(caller, image_ref)
     return Response(status_code=204)

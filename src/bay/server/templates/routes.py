@@ -126,24 +126,26 @@ async def list_templates(
     return WireResponse(paging.reply(page))
 
 
-@router.get("/{ref}", response_model=Template)
-async def get_template(caller: Reader, templates: TemplatesDep, ref: str, wait: Wait = None) -> WireResponse:
+@router.get("/{template_ref}", response_model=Template)
+async def get_template(
+    caller: Reader, templates: TemplatesDep, template_ref: str, wait: Wait = None
+) -> WireResponse:
     """One template, by id, `name` or `name:tag`. With `wait`, once it is ready or failed."""
-    return WireResponse(await templates.get(caller, ref, wait or 0))
+    return WireResponse(await templates.get(caller, template_ref, wait or 0))
 
 
-@router.patch("/{ref}", response_model=Template)
+@router.patch("/{template_ref}", response_model=Template)
 async def update_template(
-    caller: Writer, templates: TemplatesDep, ref: str, body: UpdateTemplate
+    caller: Writer, templates: TemplatesDep, template_ref: str, body: UpdateTemplate
 ) -> WireResponse:
     """Change its tag, or who may use it."""
-    return WireResponse(await templates.update(caller, ref, body.model_dump(exclude_unset=True)))
+    return WireResponse(await templates.update(caller, template_ref, body.model_dump(exclude_unset=True)))
 
 
-@router.delete("/{ref}", status_code=204)
-async def delete_template(caller: Writer, templates: TemplatesDep, ref: str) -> Response:
+@router.delete("/{template_ref}", status_code=204)
+async def delete_template(caller: Writer, templates: TemplatesDep, template_ref: str) -> Response:
     """Remove a template that no sandbox needs; a second call by id succeeds too."""
-    await templates.delete(caller, ref)
+    await templates.delete(caller, template_ref)
     return Response(status_code=204)
 
 
