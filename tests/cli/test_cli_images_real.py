@@ -1,26 +1,21 @@
 """Images through the executable, in a pipe: a real registry, the oci driver, and the commands of the page."""
 
-import json
 import os
 import re
 import shlex
-import signal
 import subprocess
-import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
-import forked_bay
 import pytest
 import registry
+from image_bay import Bay, environment_for, serving
 from image_files import ImageFile, Layer, layer_of, layer_of_tree
 from image_roots import busybox_root
 from registry import Registry
 
 from bay.images import fetch_cage
 
-KEY = "bay_0123456789abcdef0123456789abcdef"
 PAGE = Path(__file__).parents[2] / "docs" / "images.md"
 
 
@@ -39,47 +34,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
         yield made
 
 
-class Bay:
-    """Runs `bay`, which must end with that code."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = environment
-
-    def __call__(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
-        done = forked_bay.run(list(arguments), self.environment, stdin)
-        assert done.returncode == code, done.stderr.decode()
-        return (done.stdout or done.stderr).decode()
-
-
-@contextmanager
-def serving(environment: dict[str, str]) -> Generator[str]:
-    with open(os.devnull, "wb") as null:
-        server = forked_bay.fork(["serve", "--port", "0"], environment, null.fileno())
-    assert server.stdout is not None
-    with server.stdout as said:
-        try:
-            yield said.readline().decode().rpartition(" ")[2].strip()
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
-
-
 @pytest.fixture(scope="module")
 def bay(hub: Registry) -> Generator[Bay]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
-    with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
-        Path(root).chmod(0o711)  # sessions pass through it
-        own = clean | {
-            "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data", "BAY_API_KEY": KEY,
-            "BAY_CARGO_BACKEND": "directory", "BAY_REGISTRIES": json.dumps({hub.host: {"insecure": True}}),
-        }  # fmt: skip
-        if "BAY_CACHE_DIR" in os.environ:
-            own["BAY_CACHE_DIR"] = os.environ["BAY_CACHE_DIR"]
-        with serving(own) as url:
-            made = Bay(own | {"BAY_URL": url})
-            yield made
-            if made("ls", "-q"):
-                made("rm", "--all")
+    with environment_for(hub) as own, serving(own) as url:
+        made = Bay(own | {"BAY_URL": url})
+        yield made
+        if made("ls", "-q"):
+            made("rm", "--all")
 
 
 @pytest.fixture(scope="module")

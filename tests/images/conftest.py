@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import registry
 from fetchers import MakeFetcher, assert_nothing_left, fetcher_in
+from libraries import library_in
 from registry import Registry
 
 from bay.images import fetch_cage
+from bay.images.library import HostLibrary
 
 
 @pytest.fixture
@@ -36,3 +38,16 @@ def plain_registry(tmp_path_factory: pytest.TempPathFactory) -> Generator[Regist
         pytest.skip("needs docker-registry, htpasswd and openssl")
     with registry.registry(tmp_path_factory.mktemp("registry")) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def closures() -> Generator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bay-closures-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def library(
+    make_fetcher: MakeFetcher, plain_registry: Registry, short: Path, closures: Path
+) -> HostLibrary:
+    return await library_in(short / "images", short, closures, make_fetcher, plain_registry.host)

@@ -8,23 +8,19 @@ import json
 import os
 import stat
 import tarfile
-import tempfile
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fetchers import MakeFetcher, ranges_in
 from image_files import ImageFile, Layer, layer_of
+from libraries import bring, no_rows, nothing, pieces, unseen
 from registry import Registry
 
 from bay.errors import ImageInvalid, ImageNotFound, ImageTooLarge
-from bay.images.base import BroughtImage, FrozenRoot, HeldLayer, ImageSource
+from bay.images.base import FrozenRoot, HeldLayer, ImageSource
 from bay.images.config import MAX_LAYERS
-from bay.images.layer_cage import CageParts
-from bay.images.layer_store import LayerStore
-from bay.images.library import HostLibrary, ImageLimits
-from bay.images.registries import RegistryAccess
+from bay.images.library import HostLibrary
 from bay.models import PullProgress
 from bay.units import MIB
 
@@ -32,44 +28,6 @@ pytestmark = pytest.mark.anyio
 
 BASE = layer_of({"etc/os-release": b"ID=base\n"})
 APP = layer_of({"app": b"app"})
-
-
-@pytest.fixture(scope="module")
-def closures() -> Generator[Path]:
-    with tempfile.TemporaryDirectory(prefix="bay-closures-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-async def library(
-    make_fetcher: MakeFetcher, plain_registry: Registry, short: Path, closures: Path
-) -> HostLibrary:
-    (short / "stage").mkdir()
-    parts = CageParts(stage=short / "stage", closures=closures, ids=ranges_in(short))
-    made = HostLibrary(
-        root_dir=short / "images",
-        fetcher=make_fetcher(RegistryAccess(host=plain_registry.host, insecure=True)),
-        store=LayerStore(short / "images", parts),
-        limits=ImageLimits(archive_bytes=4 * MIB),
-    )
-    await made.open()
-    return made
-
-
-async def nothing() -> Sequence[HeldLayer]:
-    return ()
-
-
-def unseen(_progress: PullProgress) -> None:
-    pass
-
-
-async def bring(library: HostLibrary, image_id: str, ref: str, *held: HeldLayer) -> BroughtImage:
-    async def these() -> Sequence[HeldLayer]:
-        return held
-
-    async with library.bring(image_id, ImageSource(ref=ref), these, unseen) as brought:
-        return brought
 
 
 async def test_an_image_of_a_registry_becomes_layers_and_a_top(
@@ -100,6 +58,17 @@ async def test_nothing_below_a_layer_that_hides_all_is_mounted(
     assert [(layer / "new").exists() for layer in root.layers] == [False, False, True]
 
 
+async def test_a_layer_that_is_there_twice_counts_at_its_upper_place(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    other = layer_of({"etc/os-release": b"ID=other\n", "more": b"x"})
+    ref = plain_registry.push(ImageFile(layers=(BASE, other, BASE)), "lib/twice", "1")
+    brought = await bring(library, "img-1", ref)
+    assert brought.diff_ids == (BASE.diff_id, other.diff_id, BASE.diff_id)
+    root = library.root("img-1", brought.diff_ids, brought.config, brought.facts, as_user=False)
+    assert root.layers[1:] == (library.store.path(BASE.diff_id), library.store.path(other.diff_id))
+
+
 async def test_a_held_layer_is_not_fetched_and_its_digest_must_be_its_own(
     library: HostLibrary, plain_registry: Registry
 ) -> None:
@@ -121,10 +90,6 @@ async def test_what_a_pull_needs_is_not_collected_and_the_rest_is(
     library: HostLibrary, plain_registry: Registry
 ) -> None:
     ref = plain_registry.push(ImageFile(layers=(BASE,)), "lib/pins", "1")
-
-    async def no_rows() -> tuple[set[str], set[str]]:
-        return set(), set()
-
     async with library.bring("img-1", ImageSource(ref=ref), nothing, unseen) as brought:
         await library.collect(no_rows)
         assert await library.is_whole("img-1", brought.diff_ids)
@@ -132,6 +97,21 @@ async def test_what_a_pull_needs_is_not_collected_and_the_rest_is(
     assert not await library.is_whole("img-1", brought.diff_ids)
     assert library.store.diff_ids() == set()
     assert list((library.root_dir / "tops").iterdir()) == []
+
+
+async def test_a_pull_that_ends_while_rows_are_read_is_not_collected(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    ref = plain_registry.push(ImageFile(layers=(BASE,)), "lib/race", "1")
+    pull = library.bring("img-1", ImageSource(ref=ref), nothing, unseen)
+    brought = await pull.__aenter__()
+
+    async def rows_of_before() -> tuple[set[str], set[str]]:
+        await pull.__aexit__(None, None, None)
+        return await no_rows()
+
+    await library.collect(rows_of_before)
+    assert await library.is_whole("img-1", brought.diff_ids)
 
 
 async def test_two_pulls_of_one_layer_at_once_share_it(
@@ -167,12 +147,14 @@ async def test_an_archive_is_kept_until_it_is_an_image(library: HostLibrary) -> 
     with pytest.raises(ImageNotFound):
         async with library.bring("img-1", source, nothing, unseen):
             pass
-    await library.keep_upload("img-1", pieces(docker_archive(BASE)))
+    async with library.keep_upload("img-1", pieces(docker_archive(BASE))):
+        await library.collect(no_rows)
     async with library.bring("img-1", source, nothing, unseen) as brought:
         assert brought.diff_ids == (BASE.diff_id,)
     assert list((library.root_dir / "uploads").iterdir()) == []
     with pytest.raises(ImageTooLarge):
-        await library.keep_upload("img-2", pieces(b"x" * (5 * MIB)))
+        async with library.keep_upload("img-2", pieces(b"x" * (5 * MIB))):
+            pass
     assert list((library.root_dir / "uploads").iterdir()) == []
 
 
@@ -187,11 +169,6 @@ async def test_what_a_killed_bay_left_half_done_is_removed(
     for emptied in ("spools", "tmp", "trash"):
         assert list((library.root_dir / emptied).iterdir()) == []
     assert [path.name for path in (library.root_dir / "tops").iterdir()] == ["img-1"]
-
-
-async def pieces(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), 65_536):
-        yield data[start : start + 65_536]
 
 
 def docker_archive(layer: Layer) -> bytes:

@@ -1,10 +1,15 @@
 """Forks a `bay` for each order: a program for `forked_bay`, not a test. It has everything imported."""
 
+import functools
+import importlib
+import inspect
+import itertools
 import json
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +57,34 @@ def _wait_for(pid: int, status: int) -> None:
     os._exit(0)
 
 
+def _make_deadly(place: str, when: str, count: int) -> None:
+    """Have the process killed before or after the call of that number of a function, `module:Class.name`."""
+    module, _, path = place.partition(":")
+    *way, name = path.split(".")
+    owner = functools.reduce(getattr, way, importlib.import_module(module))
+    original = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def die(at: str, number: int) -> None:
+        if (at, number) == (when, count):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        die("before", number := next(calls))
+        result = original(*arguments, **named)
+        die("after", number)
+        return result
+
+    async def call_and_wait(*arguments: Any, **named: Any) -> Any:
+        die("before", number := next(calls))
+        result = await original(*arguments, **named)
+        die("after", number)
+        return result
+
+    deadly: Callable[..., Any] = call_and_wait if inspect.iscoroutinefunction(original) else call
+    setattr(owner, name, functools.wraps(original)(deadly))
+
+
 def _work() -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     with socket.socket(fileno=os.dup(0)) as orders:
@@ -61,6 +94,8 @@ def _work() -> int:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
+    if order["dies"] is not None:
+        _make_deadly(*order["dies"])
     sys.argv = [str(Path(sys.executable).with_name("bay")), *order["arguments"]]
     return main()
 

@@ -62,12 +62,18 @@ class ForkedBay:
         return int(said)
 
 
-def fork(arguments: list[str], environment: Mapping[str, str], stderr: int) -> ForkedBay:
-    """`bay` with those arguments; its stdout is a pipe, and its stdin is empty."""
+Death = tuple[str, str, int]
+"""A function as `module:Class.name`, `before` or `after`, and the number of its call."""
+
+
+def fork(
+    arguments: list[str], environment: Mapping[str, str], stderr: int, dies: Death | None = None
+) -> ForkedBay:
+    """`bay` with those arguments; its stdout is a pipe, its stdin empty. `dies`: where it is killed."""
     read, stdout = os.pipe()
     try:
         with open(os.devnull, "rb") as null:
-            told = _forked(arguments, environment, [null.fileno(), stdout, stderr])
+            told = _forked(arguments, environment, [null.fileno(), stdout, stderr], dies)
     finally:
         os.close(stdout)
     return ForkedBay(told, os.fdopen(read, "rb", buffering=0))
@@ -93,10 +99,14 @@ def run(
         return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
 
-def _forked(arguments: list[str], environment: Mapping[str, str], streams: list[int]) -> int:
+def _forked(
+    arguments: list[str], environment: Mapping[str, str], streams: list[int], dies: Death | None = None
+) -> int:
     """Where the pid and then the exit code are told."""
     told, status = os.pipe()
-    order: dict[str, Any] = {"arguments": arguments, "environment": dict(environment), "folder": os.getcwd()}
+    order: dict[str, Any] = {
+        "arguments": arguments, "environment": dict(environment), "folder": os.getcwd(), "dies": dies,
+    }  # fmt: skip
     try:
         socket.send_fds(_forker(), [json.dumps(order).encode()], [*streams, status])
     finally:

@@ -100,8 +100,13 @@ class FakeLibrary:
         finally:
             del self._pinned[image_id]
 
-    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> None:
+    @asynccontextmanager
+    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AsyncGenerator[None]:
         self._uploads[image_id] = b"".join([piece async for piece in body])
+        yield
+
+    async def drop_upload(self, image_id: str) -> None:
+        self._uploads.pop(image_id, None)
 
     async def is_whole(self, image_id: str, diff_ids: Sequence[str]) -> bool:
         return image_id in self.here and set(diff_ids) <= self.layers
@@ -121,9 +126,10 @@ class FakeLibrary:
         )
 
     async def collect(self, needed: Callable[[], Awaitable[tuple[set[str], set[str]]]]) -> None:
+        pinned = dict(self._pinned)
         ids, diff_ids = await needed()
-        ids |= self._pinned.keys()
-        diff_ids = diff_ids.union(*self._pinned.values())
+        ids |= pinned.keys()
+        diff_ids = diff_ids.union(*pinned.values())
         self.here = {image_id: names for image_id, names in self.here.items() if image_id in ids}
         self.layers &= diff_ids
 

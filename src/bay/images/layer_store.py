@@ -31,7 +31,7 @@ import structlog
 from bay.errors import DriverUnavailable, ImageInvalid, StorageFull
 from bay.images.layer_cage import Cage, CageParts, UnpackerReport, UnpackOrder
 from bay.linux import btrfs, remove_tree, renames
-from bay.linux.processes import closing_fd
+from bay.linux.processes import closing_fd, kill_and_wait, owned_by
 from bay.linux.threads import in_new_thread, uninterrupted
 from tree_tar.openat2 import openat2
 
@@ -43,6 +43,7 @@ _ID = re.compile(r"[a-z0-9]{1,16}:[A-Za-z0-9_-]{1,128}")
 _NAME = re.compile(r"[a-z0-9]{1,16}-[A-Za-z0-9_-]{1,128}")
 _OPAQUE = "trusted.overlay.opaque"
 _SPARE_BYTES = 64 << 20
+_KILL_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,24 @@ class LayerStore:
         for directory in (self._root, self._layers, self._tmp, self._trash):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
+        self._end_unpackers()
         parts = [place for place in self._layers.iterdir() if not (place / _TREE).exists()]
         for left in (*parts, *self._tmp.iterdir(), *self._trash.iterdir()):
             try:
                 _remove_now(left)
             except (OSError, DriverUnavailable) as error:
                 log.warning("layer.remains", name=left.name, error=str(error))
+
+    def _end_unpackers(self) -> None:
+        """End those of a killed Bay, which may still write, and free their ids."""
+        ids = self._parts.ids
+        for number, holder in ids.holders().items():
+            if holder.parent != self._tmp:
+                continue
+            if kill_and_wait(owned_by(range(ids.first_of(number), ids.first_of(number + 1))), _KILL_S):
+                ids.release(holder)
+            else:
+                log.error("layer.unpacker_survives", name=holder.name)
 
     def path(self, diff_id: str) -> Path | None:
         """The tree of a layer that is whole, for a lower layer of an overlay."""

@@ -88,7 +88,7 @@ class HostLibrary:
             yield BroughtImage(
                 digest=manifest.digest, config=manifest.config.to_json(), facts=facts.to_json(), layers=layers
             )
-            await in_new_thread(lambda: self._upload(image_id).unlink(missing_ok=True))
+            await self.drop_upload(image_id)
         finally:
             await remove_tree.remove(spool)
             pins.drop()
@@ -124,15 +124,24 @@ class HostLibrary:
         await self.store.adopt(root.directory, frozen_root.CHANGES, root.layer_id)
         return (*root.base, HeldLayer(digest=root.layer_id, diff_id=root.layer_id, size_bytes=0))
 
-    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> None:
-        path = self._upload(image_id)
+    @asynccontextmanager
+    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AsyncGenerator[None]:
+        path, pins = self._upload(image_id), _Pins(self._pins)
         try:
+            async with self._pinning:
+                pins.add([image_id])
             with await in_new_thread(lambda: path.open("xb")) as file:
                 await self._save(body, file)
+            yield
         except BaseException:
             with suppress(FileNotFoundError):
                 path.unlink()
             raise
+        finally:
+            pins.drop()
+
+    async def drop_upload(self, image_id: str) -> None:
+        await in_new_thread(lambda: self._upload(image_id).unlink(missing_ok=True))
 
     async def is_whole(self, image_id: str, diff_ids: Sequence[str]) -> bool:
         return await in_new_thread(lambda: self._is_whole(image_id, diff_ids))
@@ -157,8 +166,9 @@ class HostLibrary:
 
     async def collect(self, needed: Callable[[], Awaitable[tuple[set[str], set[str]]]]) -> None:
         async with self._pinning:
+            pinned = set(self._pins)  # first: a pull may write its row, and end, while rows are read
             ids, diff_ids = await needed()
-            kept = ids | diff_ids | self._pins.keys()
+            kept = ids | diff_ids | pinned
             gone = await in_new_thread(lambda: self._unneeded(kept))
             for diff_id in self.store.diff_ids() - kept:
                 await self.store.remove(diff_id)
@@ -224,9 +234,12 @@ class HostLibrary:
             raise DriverUnavailable(f"the top layer of an image cannot be made: {error.strerror}") from error
 
     def _stack(self, diff_ids: Sequence[str]) -> list[Path]:
-        """The trees of the layers, topmost first, down to one that hides all below it."""
+        """The trees of the layers, topmost first, down to one that hides all below it.
+        One that is there twice counts at its upper place: it decides there on all that it has, and overlayfs
+        refuses it a second time.
+        """
         trees: list[Path] = []
-        for diff_id in reversed(diff_ids):
+        for diff_id in dict.fromkeys(reversed(diff_ids)):
             trees.append(self._layer(diff_id))
             if hides_all(trees[-1]):
                 break

@@ -62,6 +62,9 @@ class Puller:
         async with self.core.store.read() as db:
             there = await images.ready(db)
             layers = {image.id: await images.layers_of(db, image.id) for image in there}
+        for image in there:
+            if image.source == "upload":  # an earlier Bay may have ended between the row and this
+                await self.library.drop_upload(image.id)
         lost = [i for i in there if not await self.library.is_whole(i.id, _diff_ids(layers[i.id]))]
         async with self.core.store.write() as db:
             for image in lost:

@@ -76,8 +76,7 @@ class Images:
         )  # fmt: skip
         async with self.store.write() as db:
             await self.quotas.admit_files(db, caller)
-        await self.library.keep_upload(made.id, body)
-        async with self.store.write() as db:
+        async with self.library.keep_upload(made.id, body), self.store.write() as db:
             await images.add(db, made)
             await events.add_of_image(db, made.owner, "image.pulling", now, image_id=made.id, ref=made.ref)
         audit.about(made.id)
