@@ -86,6 +86,18 @@ async def test_a_held_layer_is_not_fetched_and_its_digest_must_be_its_own(
     assert not (library.root_dir / "tops/img-4").exists()
 
 
+async def test_one_digest_cannot_have_two_contents_of_which_one_is_another_owners(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    private = layer_of({"secret": b"of another owner"})
+    await bring(library, "img-1", plain_registry.push(ImageFile(layers=(private,)), "lib/private", "1"))
+    for diff_ids in ([private.diff_id, BASE.diff_id], [BASE.diff_id, private.diff_id]):
+        lie = ImageFile(layers=(BASE, BASE), config={"rootfs": {"type": "layers", "diff_ids": diff_ids}})
+        with pytest.raises(ImageInvalid):
+            await bring(library, "img-2", plain_registry.push(lie, "lib/twice", "1"))
+    assert not (library.root_dir / "tops/img-2").exists()
+
+
 async def test_what_a_pull_needs_is_not_collected_and_the_rest_is(
     library: HostLibrary, plain_registry: Registry
 ) -> None:

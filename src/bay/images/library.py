@@ -354,9 +354,12 @@ def _first(errors: BaseExceptionGroup[BayError]) -> BayError:
 
 
 def _check_held(manifest: ImageManifest, here: Mapping[str, HeldLayer]) -> None:
-    """A config may not give the content of a layer that its owner has the name of another's."""
+    """A config may not give the content of a layer that its owner has the name of another's, nor one layer
+    two names: only one of them would be compared with the content.
+    """
+    names = {digest: layer.diff_id for digest, layer in here.items()}
     for layer in manifest.layers:
-        if layer.digest in here and here[layer.digest].diff_id != layer.diff_id:
+        if names.setdefault(layer.digest, layer.diff_id) != layer.diff_id:
             raise ImageInvalid(
                 f"layer {layer.digest} has not the diff-id {layer.diff_id} that the config says"
             )
