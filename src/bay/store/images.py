@@ -1,6 +1,6 @@
 """Database queries on images. A deleted one is invisible; its layers go once no image has them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -64,6 +64,12 @@ async def pulling(db: StoreConnection) -> list[ImageRecord]:
     """Every image that is wanted and not there yet, oldest first."""
     query = select(*_COLUMNS).where(_ALIVE, _I.state == "pulling").order_by(_I.seq)
     return [_record(row) for row in await db.execute(query)]
+
+
+async def deleted(db: StoreConnection, image_ids: Collection[str]) -> set[str]:
+    """Those of the images that were deleted."""
+    query = select(_I.id).where(_I.id.in_(image_ids), _I.deleted_at.is_not(None))
+    return set((await db.execute(query)).scalars())
 
 
 async def ready(db: StoreConnection) -> list[ImageRecord]:

@@ -1,5 +1,8 @@
 """Images through the API, on a library that fetches nothing: rows, pulls, waits, owners and garbage."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,11 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
-from bay.errors import ImageNotFound, RegistryUnavailable
+from bay.errors import ImageNotFound, RegistryUnavailable, StorageFull
+from bay.images.base import BroughtImage
 from bay.images.fake import FakeLibrary
+from bay.server.images import puller
+from bay.store import images
 
 pytestmark = pytest.mark.anyio
 
@@ -222,6 +228,44 @@ async def test_a_delete_cancels_a_pull(bay: World, admin: httpx.AsyncClient) -> 
     await eventually(is_over)
     assert bay.library.layers == set()
     assert await listed(admin) == []
+
+
+async def test_a_pull_that_is_just_over_wakes_who_waits_whatever_else_happens(
+    bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought, leave, bring = asyncio.Event(), asyncio.Event(), bay.library.bring
+
+    @asynccontextmanager
+    async def slow_to_end(*of: Any) -> AsyncGenerator[BroughtImage]:
+        async with bring(*of) as image:
+            yield image
+        brought.set()
+        await leave.wait()
+
+    monkeypatch.setattr(bay.library, "bring", slow_to_end)
+    waiting = asyncio.create_task(create(admin, image="debian:13", wait=10))
+    await asyncio.wait_for(brought.wait(), 10)
+    await pull(admin, "app:1", wait=0)  # the puller looks again
+    await in_state(admin, "debian:13", "ready")
+    leave.set()
+    assert (await waiting)["status"] == "ready"
+
+
+async def test_a_failure_that_cannot_be_written_ends_neither_the_server_nor_the_pull(
+    bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, full = images.change, [StorageFull("Bay's data directory is full")]
+
+    async def changed(*of: Any, **values: Any) -> None:
+        if full:
+            raise full.pop()
+        await change(*of, **values)
+
+    monkeypatch.setattr(puller, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(images, "change", changed)
+    bay.library.fail = ImageNotFound("the registry has no debian")
+    assert (await pull(admin))["error"]["code"] == "image_not_found"
+    assert full == []
 
 
 async def test_other_owners_images_are_invisible_and_their_layers_are_fetched_again(

@@ -31,6 +31,8 @@ log = structlog.get_logger("bay.images")
 _ATTEMPTS = 8
 _BACKOFF = Backoff(1.0, 60.0)
 _COLLECT_S = 60.0
+_AGAIN_S = 60.0
+"""After a failure of Bay's own database."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -79,7 +81,7 @@ class Puller:
             group.create_task(self._collect_often())
             while True:
                 self._poked.clear()
-                wait_s = await self._look(group)
+                wait_s = await self._looked(group)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._poked.wait()
@@ -98,14 +100,21 @@ class Puller:
         await images.change(db, image.id, deleted_at=now)
         await events.add_of_image(db, image.owner, "image.deleted", now, image_id=image.id, ref=image.ref)
 
+    async def _looked(self, group: asyncio.TaskGroup) -> float | None:
+        try:
+            return await self._look(group)
+        except Exception:
+            log.exception("images.not_looked_at")
+            return _AGAIN_S
+
     async def _look(self, group: asyncio.TaskGroup) -> float | None:
         """Begin what is due and cancel what is no longer wanted; seconds until something else is due."""
         async with self.core.store.read() as db:
             wanted = await images.pulling(db)
-        ids = {image.id for image in wanted}
-        for image_id, pull in self._pulls.items():
-            if image_id not in ids:
-                pull.cancel()
+            deleted = await images.deleted(db, self._pulls.keys())
+        for image_id in deleted & self._pulls.keys():
+            if not self._pulls[image_id].cancelling():  # a second time it would not clear up
+                self._pulls[image_id].cancel()
         now = self.core.clock()
         idle = [image for image in wanted if image.id not in self._pulls]
         due = [image for image in idle if image.retry_at is None or image.retry_at <= now]
@@ -125,10 +134,17 @@ class Puller:
         try:
             await self._bring(image)
         except BayError as error:
-            await self._failed(image, error)
+            await self._give_up(image, error)
         except Exception:
             log.exception("image.pull_failed", id=image.id)
-            await self._failed(image, InternalError("Bay failed on an internal error; see its log"))
+            await self._give_up(image, InternalError("Bay failed on an internal error; see its log"))
+
+    async def _give_up(self, image: ImageRecord, error: BayError) -> None:
+        try:
+            await self._failed(image, error)
+        except Exception:
+            log.exception("image.failure_not_written", id=image.id)  # the disk may be full for this, too
+            await asyncio.sleep(_AGAIN_S)  # the row is as it was, and begins again when this ends
 
     async def _bring(self, image: ImageRecord) -> None:
         def note(progress: PullProgress) -> None:
@@ -212,6 +228,9 @@ class Puller:
             again=not is_over,
         )
         async with self.core.store.write() as db:
+            present = await images.get(db, image.id)
+            if present is None or present.deleted_at is not None or present.state != "pulling":
+                return
             if is_over:
                 await images.change(db, image.id, state="failed", attempts=attempts, error=failure)
                 await events.add_of_image(
