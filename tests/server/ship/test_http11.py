@@ -132,7 +132,11 @@ def compare(method: str, cut: list[bytes]) -> None:
     method=st.sampled_from(["GET", "POST", "x-y", "CONNECT", "G T", "G\r\n", ""]),
     target=st.sampled_from([b"/", b"/a?b=c", b"*", b"/ x", b"/\r\nX: y", b"", b"/\xe9"]),
     given_headers=st.lists(
-        st.tuples(names | st.sampled_from([b"Host", b"Upgrade", b"Expect"]), values), max_size=3
+        st.tuples(
+            names | st.sampled_from([b"Host", b"Upgrade", b"Expect", b"X: a\r\nY"]),
+            values | st.just(b"a\r\nY: b"),
+        ),
+        max_size=3,
     ),
     body=st.sampled_from([None, b"", b"hello"]),
 )
@@ -151,6 +155,12 @@ def test_a_request_is_sent_or_refused_as_h11_does_it(
         return b"".join(Http11Client(MAX_HEAD).ask(method, target, asked, body))
 
     assert sent(ours) == sent(judged)
+
+
+@pytest.mark.parametrize("header", [(b"X", b"a\r\nY: b"), (b"X: a\r\nY", b"b")])
+def test_a_header_with_another_one_in_it_is_not_sent(header: tuple[bytes, bytes]) -> None:
+    with pytest.raises(h11.LocalProtocolError):
+        Http11Client(MAX_HEAD).ask("GET", b"/", [HOST, header])
 
 
 def sent(send: Callable[[], bytes]) -> bytes | str:

@@ -61,7 +61,8 @@ class Http11Client:
         self._asked = (method, target, headers, body)
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         head = b"%b %b HTTP/1.1\r\n%b" % (method.encode(), target, lines)
-        if _REQUEST.fullmatch(head) is None:
+        # A value with line ends in it would be read as more headers.
+        if head.count(b"\n") != len(headers) + 1 or _REQUEST.fullmatch(head) is None:
             return self._have_judged()
         if body is None:
             return [head + b"\r\n"]
