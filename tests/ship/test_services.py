@@ -232,6 +232,19 @@ def test_a_health_command_that_does_not_end_is_ended_and_is_no_exec(ship: Ship) 
     assert lost["message"] == "is not healthy: /no/such/program ended with exit code 127"
 
 
+def test_a_health_command_that_cannot_begin_any_more_makes_it_sick_until_it_can(ship: Ship) -> None:
+    home = ship.workspace / "home"
+    home.mkdir()
+    health = {"argv": ["/bin/true"], "interval_s": 0.05, "retries": 2}
+    put(ship, spec("web", ["sleep", "600"], cwd="home", health=health))
+    wait_state(ship, "web", lambda s: s["healthy"] is True)
+    home.rmdir()
+    sick = wait_state(ship, "web", lambda s: s["healthy"] is False)
+    assert "home" in sick["message"]
+    home.mkdir()
+    assert wait_state(ship, "web", lambda s: s["healthy"] is True)["message"] is None
+
+
 def test_health_by_http_wants_a_good_status(ship: Ship) -> None:
     port = free_port()
     health = {"port": port, "path": "/missing", "interval_s": 0.05, "retries": 2}

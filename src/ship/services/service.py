@@ -193,24 +193,28 @@ class Service:
 
     async def _command(self, health: Health) -> str | None:
         """The problem that a command finds, which runs as the service does; None when it exits with 0."""
-        order = replace(self._exec_order(), id=f"health:{self.order.name}", argv=health.argv)
+        try:
+            order = replace(self._exec_order(), id=f"health:{self.order.name}", argv=health.argv)
+            with self._context.space.directory(order.cwd, order.identity) as directory:
+                return await self._problem_of(order, directory, health.timeout_s)
+        except (ShipError, OSError) as error:
+            return str(error.message if isinstance(error, ShipError) else error.strerror)
+
+    async def _problem_of(self, order: ExecRequest, directory: int, timeout_s: float) -> str | None:
         run = Exec(order, self._context.identities, Transcript(_HEALTH_RING_BYTES))
         ended = asyncio.get_running_loop().create_future()  # nothing else ends the wait for it
         try:
-            with self._context.space.directory(order.cwd, order.identity) as directory:
-                await run.start(order, self._context, directory)
-            async with asyncio.timeout(health.timeout_s):
+            await run.start(order, self._context, directory)
+            async with asyncio.timeout(timeout_s):
                 while run.running:
                     await run.ended.wait(ended)
         except TimeoutError:
-            return f"{health.argv[0]} did not end within {health.timeout_s:g} s"
-        except (ShipError, OSError) as error:
-            return str(error.message if isinstance(error, ShipError) else error.strerror)
+            return f"{order.argv[0]} did not end within {timeout_s:g} s"
         finally:
             with suppress(InternalError):  # a process that does not die ends with the sandbox
                 await run.end(0.0)
             self._context.nursery.groups.give_back(run.group)
-        return None if run.exit_code == 0 else f"{health.argv[0]} ended with {_end_of(run)}"
+        return None if run.exit_code == 0 else f"{order.argv[0]} ended with {_end_of(run)}"
 
     async def _wait_to_restart(self, ended: RunEnd, leaving: asyncio.Future[None]) -> bool:
         """True when it is to be restarted now, False when it has ended for good or is removed."""
