@@ -44,6 +44,8 @@ class ContainerImage:
     size_bytes: int | None
     layers: int | None
     platform: str | None
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    """Its variables, those of its sandboxes unless they say otherwise."""
     user: str | None = None
     working_dir: str | None = None
     entrypoint: tuple[str, ...] = ()

@@ -150,7 +150,7 @@ class Images:
         if record.config is None:
             return image
         return replace(
-            image, user=config["user"] or None, working_dir=config["working_dir"] or None,
+            image, env=config["env"], user=config["user"] or None, working_dir=config["working_dir"] or None,
             entrypoint=tuple(config["entrypoint"]), cmd=tuple(config["cmd"]),
             exposed_ports=tuple(config["exposed_ports"]), labels=config["labels"],
         )  # fmt: skip
