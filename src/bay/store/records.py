@@ -291,6 +291,8 @@ class TemplateRecord:
     user: str | None = None
     """The image's USER; None is that of the image it was made from."""
     working_dir: str | None = None
+    config: dict[str, Any] | None = field(default=None, repr=False)
+    """Changes to the config of its image, in the form of an OCI image's; None for none."""
     pool_size: int = 0
     created_at: datetime
     deleted_at: datetime | None = None

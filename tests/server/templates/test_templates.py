@@ -123,6 +123,56 @@ async def test_a_template_of_a_templates_sandbox_has_one_layer_more(
     assert_error(await admin.get("/v1/templates/web2"), 404, "not_found")
 
 
+async def test_the_config_of_a_template_is_its_images_with_the_changes_that_are_named(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    box = await source(admin)
+    base = (await admin.get(f"/v1/images/{box['image_id']}")).json()
+    config: Json = {
+        "Env": ["MODE=fast", "EMPTY="],
+        "User": "app:app",
+        "Cmd": ["serve", "--all"],
+        "Labels": {"kind": "test"},
+        "ExposedPorts": {"80": {}},
+        "StopSignal": "SIGINT",
+        "Healthcheck": {"Test": ["CMD", "true"], "Interval": 2_000_000_000},
+    }
+    made = await make(admin, box["id"], config=config, working_dir="/srv")
+    image = (await admin.get(f"/v1/images/{made['image_id']}")).json()
+    assert image["env"] == {**base["env"], "MODE": "fast", "EMPTY": ""}
+    assert (image["user"], image["working_dir"], image["cmd"]) == ("app:app", "/srv", ["serve", "--all"])
+    assert (image["exposed_ports"], image["labels"]["kind"]) == (["80/tcp"], "test")
+    assert image["entrypoint"] == base["entrypoint"]
+    async with bay.bay.store.read() as db:
+        kept = await images.get(db, made["image_id"])
+    assert kept is not None
+    assert kept.config is not None
+    assert (kept.config["stop_signal"], kept.config["healthcheck"]["interval_s"]) == ("SIGINT", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"Volumes": {}}, "config.Volumes is not known here"),
+        ({"Env": ["=x"]}, "Env"),
+        ({"Env": "A=1"}, "Env is not a list"),
+        ({"User": "a b"}, "User"),
+        ({"ExposedPorts": {"0": {}}}, "ExposedPorts"),
+        ({"Cmd": ["a\u0000"]}, "NUL"),
+        ({"Healthcheck": {"Test": ["x"]}}, "Healthcheck"),
+        ({"Labels": {"a": "b" * (2 << 20)}}, "bytes"),
+    ],
+)
+async def test_a_config_that_breaks_a_rule_of_images_makes_no_template(
+    bay: World, admin: httpx.AsyncClient, config: Json, words: str
+) -> None:
+    box = await source(admin)
+    answer = await admin.post("/v1/templates", json={"name": "web", "sandbox": box["id"], "config": config})
+    assert answer.status_code in (413, 422)
+    assert words in answer.json()["error"]["message"]
+    assert (await admin.get("/v1/templates")).json()["items"] == []
+
+
 async def test_a_create_goes_before_what_the_template_says(bay: World, admin: httpx.AsyncClient) -> None:
     box = await source(admin, memory_mb=2048)
     made = await make(admin, box["id"], env={"A": "template", "B": "template"}, start_command="sleep 1000")

@@ -5,6 +5,7 @@ All of it is done beside what is there, and one transaction makes it count. A Ba
 files without a row, which go when the next one starts.
 """
 
+import json
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from typing import Any
 import structlog
 
 from bay.cargo.base import DiskUsage
-from bay.errors import BayError, Conflict
+from bay.errors import BayError, Conflict, InvalidArgument
 from bay.ids import new_id
 from bay.images.base import BroughtImage, FrozenRoot, HeldLayer
 from bay.images.config import Healthcheck, ImageConfig
@@ -52,6 +53,24 @@ class ConfigChanges:
             config, env={**config.env, **self.env}, labels={**config.labels, **self.labels},
             exposed_ports=tuple(dict.fromkeys((*config.exposed_ports, *self.exposed_ports))), **given,
         )  # fmt: skip
+
+
+_KEYS = {
+    "Env": "env", "User": "user", "WorkingDir": "working_dir", "Entrypoint": "entrypoint", "Cmd": "cmd",
+    "StopSignal": "stop_signal", "ExposedPorts": "exposed_ports", "Labels": "labels", "Healthcheck": "healthcheck",
+}  # fmt: skip
+
+
+def changes_of(config: Mapping[str, Any] | None) -> ConfigChanges:
+    """The changes that the keys of a config in the form of OCI name. Raises ImageInvalid for one that breaks
+    a rule of images, and InvalidArgument for another key.
+    """
+    given = config or {}
+    if unknown := given.keys() - _KEYS.keys():
+        raise InvalidArgument(f"config.{min(unknown)[:80]} is not known here; there is {', '.join(_KEYS)}")
+    whole = json.dumps({"os": "linux", "architecture": "any", "config": given})
+    found = ImageConfig.from_json(whole.encode())
+    return ConfigChanges(**{name: getattr(found, name) for key, name in _KEYS.items() if key in given})
 
 
 @dataclass(frozen=True, slots=True)

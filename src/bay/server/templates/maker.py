@@ -6,7 +6,7 @@ that row, and begins again when it starts.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -16,7 +16,7 @@ from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.images.puller import Puller
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
-from bay.server.templates.freezing import ConfigChanges, TemplateFreezer
+from bay.server.templates.freezing import TemplateFreezer, changes_of
 from bay.store import checkpoints, events, images, sandboxes, templates
 from bay.store.records import SandboxRecord, TemplateRecord
 from bay.store.sqlite import StoreConnection
@@ -121,7 +121,10 @@ class TemplateMaker:
         self.poke()  # it may have taken the tag of another
 
     async def _freeze(self, template: TemplateRecord, sandbox: SandboxRecord) -> None:
-        changes = ConfigChanges(user=template.user, working_dir=template.working_dir)
+        own = {"user": template.user, "working_dir": template.working_dir}
+        changes = replace(
+            changes_of(template.config), **{name: value for name, value in own.items() if value is not None}
+        )
         async with self.snapshots.origin(sandbox, None) as checkpoint:
             await self.freezer.freeze(template, checkpoint, changes)
 

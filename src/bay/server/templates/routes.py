@@ -1,6 +1,6 @@
 """The routes `/v1/templates`: named images of sandboxes, from which others start."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Response
 from pydantic import Field, StringConstraints
@@ -73,6 +73,14 @@ class CreateTemplate(Body):
     working_dir: Annotated[
         str | None,
         Field(max_length=4095, pattern=r"^/[^\x00]*$", description="WORKDIR of its image, absolute"),
+    ] = None
+
+    config: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="Changes to the image's config, in the form of `config` in an OCI image's: Env, User, "
+            "WorkingDir, Entrypoint, Cmd, StopSignal, ExposedPorts, Labels, Healthcheck"
+        ),
     ] = None
 
     def to_new(self) -> NewTemplate:

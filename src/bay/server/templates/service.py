@@ -14,6 +14,7 @@ from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.sizes import PROFILES_OWN
 from bay.server.sessions.waker import Waker
+from bay.server.templates.freezing import changes_of
 from bay.server.templates.maker import TemplateMaker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
@@ -42,6 +43,8 @@ class NewTemplate:
     env: dict[str, str] = field(default_factory=dict[str, str])
     user: str | None = None
     working_dir: str | None = None
+    config: dict[str, Any] | None = field(default=None, repr=False)
+    """Changes to the config of its image, in the form of an OCI image's."""
     pool_size: int = 0
 
 
@@ -67,6 +70,7 @@ class Templates:
         _check_may_share(caller, new.shared)
         check_name(new.name)
         check_tag(new.tag)
+        changes_of(new.config)
         if (earlier := await self._earlier(request)) is not None:
             return await self._waited(earlier, wait_s)
         sandbox = await self.waker.find(caller, new.sandbox)
@@ -178,7 +182,7 @@ class Templates:
             id=new_id("tmpl"), owner=caller.owner, name=new.name, tag=new.tag, shared=new.shared, sandbox_id=sandbox.id,
             profile=profile.id, start_command=new.start_command, ready_command=new.ready_command,
             cpus=own.cpus, memory_mb=own.memory_mb, disk_mb=own.disk_mb, pids=own.pids, env=new.env, user=new.user,
-            working_dir=new.working_dir, pool_size=new.pool_size, created_at=self.clock(),
+            working_dir=new.working_dir, config=new.config, pool_size=new.pool_size, created_at=self.clock(),
         )  # fmt: skip
 
     def _profile(self, name: str) -> Profile:
