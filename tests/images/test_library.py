@@ -21,6 +21,7 @@ from bay.errors import ImageInvalid, ImageNotFound, ImageTooLarge
 from bay.images.base import FrozenRoot, HeldLayer, ImageSource
 from bay.images.config import MAX_LAYERS
 from bay.images.library import HostLibrary
+from bay.linux import remove_tree
 from bay.models import PullProgress
 from bay.units import MIB
 
@@ -152,6 +153,40 @@ async def test_a_cancelled_pull_leaves_nothing_and_can_be_repeated(
         await pull
     assert list((library.root_dir / "spools").iterdir()) == []
     assert (await bring(library, "img-1", ref)).diff_ids == (BASE.diff_id,)
+
+
+async def test_a_pull_that_is_cancelled_while_it_clears_up_pins_nothing_and_leaves_nothing(
+    library: HostLibrary, plain_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = plain_registry.push(ImageFile(layers=(BASE,)), "lib/cut", "2")
+    brought, clearing, go_on, remove = (*(asyncio.Event() for _ in range(3)), remove_tree.remove)
+
+    async def removed(*trees: Path) -> None:
+        if trees[0].parent.name == "spools":
+            clearing.set()
+            await go_on.wait()
+        await remove(*trees)
+
+    async def no_rows() -> tuple[set[str], set[str]]:
+        return set(), set()
+
+    async def cut() -> None:
+        async with library.bring("img-1", ImageSource(ref=ref), nothing, unseen):
+            brought.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(remove_tree, "remove", removed)
+    pull = asyncio.create_task(cut())
+    await asyncio.wait_for(brought.wait(), 30)
+    pull.cancel()
+    await asyncio.wait_for(clearing.wait(), 30)
+    pull.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await pull
+    assert list((library.root_dir / "spools").iterdir()) == []
+    await library.collect(no_rows)
+    assert library.store.diff_ids() == set()
 
 
 async def test_an_archive_is_kept_until_it_is_an_image(library: HostLibrary) -> None:

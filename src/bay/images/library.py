@@ -29,7 +29,7 @@ from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer, hides_a
 from bay.images.oci_layout import ImageManifest, LayerBlob
 from bay.images.tops import ImageFacts
 from bay.linux import remove_tree
-from bay.linux.threads import in_new_thread
+from bay.linux.threads import in_new_thread, uninterrupted
 from bay.models import PullProgress
 from bay.units import MIB
 
@@ -90,8 +90,10 @@ class HostLibrary:
             )
             await self.drop_upload(image_id)
         finally:
-            await remove_tree.remove(spool)
-            pins.drop()
+            try:
+                await uninterrupted(asyncio.ensure_future(remove_tree.remove(spool)))
+            finally:
+                pins.drop()
 
     @asynccontextmanager
     async def freeze(
