@@ -355,6 +355,24 @@ async def test_a_profile_names_an_image_for_every_owner_and_its_pool(root: Path)
         await clear(root)
 
 
+async def test_the_image_of_a_profile_that_cannot_be_had_is_one_row_however_often_it_is_asked_for(
+    root: Path,
+) -> None:
+    try:
+        async with world(root, profiles={"debian": {"image": "debian:13"}}) as bay:
+            bay.library.fail = ImageNotFound("the registry has no debian")
+            alice = await bay.client("alice")
+            for _ in range(3):
+                box = await create(alice, profile="debian", wait=10)
+                assert box["error"]["code"] == "image_not_found"
+            assert len(await listed(alice)) == 1
+            assert len(bay.library.sources) >= 3
+            bay.library.fail = None
+            assert (await create(alice, profile="debian", wait=10))["status"] == "ready"
+    finally:
+        await clear(root)
+
+
 async def test_a_pull_with_an_idempotency_key_happens_once(bay: World, admin: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "once"}
     answers = [await admin.post("/v1/images", json={"ref": "debian:13"}, headers=headers) for _ in range(2)]

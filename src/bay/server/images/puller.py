@@ -271,6 +271,7 @@ class Puller:
             except Exception:
                 log.exception("images.collection_failed")
             await asyncio.sleep(_COLLECT_S)
+            self.poke()  # a pool asks for its profile's image and tells nobody
 
 
 def _pause(error: BayError, attempts: int) -> timedelta:

@@ -50,11 +50,11 @@ class ImageRequests:
         """The image of a profile, which the settings' author chose for every owner."""
         ref = str(references.parse(wanted))
         found = await images.find(db, NOBODY, ref)
-        return (
-            found
-            if found is not None and found.state != "failed"
-            else await self._add(db, NOBODY, ref, shared=True)
-        )
+        if found is not None and found.state != "failed":
+            return found
+        if found is not None and found.owner == NOBODY:
+            return await self._again(db, found)
+        return await self._add(db, NOBODY, ref, shared=True)
 
     async def ready_for(self, db: StoreConnection, wanted: str) -> ImageRecord | None:
         """The image of a profile, if it is here."""
