@@ -123,8 +123,10 @@ def _free(lines: Sequence[Sequence[str]], name: str, number: int) -> str:
 def _with(text: str, missing: Iterable[str]) -> str:
     """`text` with the lines `missing`, before all where another has its name or number: the first counts."""
     own = {part for line in text.split("\n") for part in _keys(line)}
-    first = [line for line in missing if own & _keys(line)]
-    last = [line for line in missing if line not in first]
+    first: list[str] = []
+    last: list[str] = []
+    for line in missing:
+        (first if own & _keys(line) else last).append(line)
     middle = [text.removesuffix("\n")] if text.strip("\n") else []
     return "".join(f"{line}\n" for line in (*first, *middle, *last))
 
