@@ -1,5 +1,6 @@
 """Images through the executable, in a pipe: a real registry, the oci driver, and the commands of the page."""
 
+import json
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
+import forked_bay
 import pytest
 import registry
 from image_bay import Bay, environment_for, serving
@@ -110,6 +112,38 @@ def test_a_saved_archive_is_imported_from_a_file_from_a_pipe_and_from_a_layout(
     assert "skopeo could not read" in bay("image", "import", f"oci:{tmp_path}/none", "mine:4", code=1)
     archive.write_bytes(b"no tar")
     assert "archive" in bay("image", "import", str(archive), "mine:5", code=2)
+
+
+def test_an_image_leaves_to_a_file_a_pipe_and_a_registry(
+    bay: Bay, hub: Registry, small: str, tmp_path: Path
+) -> None:
+    archive = tmp_path / "small.tar"
+    bay("image", "pull", small)
+    said = json.loads(bay("image", "export", small, str(archive), "--json"))
+    assert said == {"image": small, "target": str(archive), "bytes": archive.stat().st_size}
+    bay("image", "import", str(archive), "back:1")
+    assert bay("run", "--image", "back:1", "--", "sh", "-c", "echo $COLOR; id -u") == "blue\n1000\n"
+    piped = forked_bay.run(["image", "export", small, "-"], bay.environment)
+    assert piped.stdout == archive.read_bytes()
+    target = f"{hub.host}/left/box:2"
+    bay("image", "push", small, target, "--insecure")
+    assert bay("run", "--image", target, "--", "sh", "-c", "echo $COLOR") == "blue\n"
+    first = digest_of(bay, "back:1")
+    bay("image", "export", "back:1", str(archive))
+    bay("image", "import", str(archive), "back:2")
+    assert digest_of(bay, "back:2") == first
+
+
+def test_what_cannot_leave_is_said_in_words(bay: Bay, hub: Registry, small: str, tmp_path: Path) -> None:
+    assert "you have no image" in bay("image", "export", "none:1", str(tmp_path / "x"), code=2)
+    assert list(tmp_path.iterdir()) == []
+    bay("image", "pull", small)
+    assert "skopeo could not push" in bay("image", "push", small, f"{hub.host}/left/box:3", code=1)
+    assert "give a tag" in bay("image", "push", small, f"{hub.host}/left/box@sha256:00", code=2)
+
+
+def digest_of(bay: Bay, ref: str) -> str:
+    return str(json.loads(bay("image", "get", ref, "--json"))["digest"])
 
 
 def test_a_hundred_and_twenty_seven_layers_are_one_root(bay: Bay, hub: Registry, box_layer: Layer) -> None:

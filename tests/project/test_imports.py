@@ -75,7 +75,7 @@ MAY = {
     "network": {"root", "network", "linux", "words"},
     "drivers": {"root", "drivers", "network", "linux", "words", "protocol"},
     "cargo": {"root", "cargo", "linux", "words", "tar"},
-    "images": {"root", "images", "drivers", "network", "linux", "words", "tar", "unpack"},
+    "images": {"root", "images", "cargo", "drivers", "network", "linux", "words", "tar", "unpack"},
     "server": {
         "root",
         "builds",

@@ -1,4 +1,4 @@
-"""Exports and imports checkpoints as streams, each in an `export_process`. Only a pipe buffers."""
+"""Exports and imports archives as streams, each in a process that packs or unpacks. Only a pipe buffers."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,8 @@ import json
 import sys
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
 T = TypeVar("T")
 
 CHUNK = 1 << 16
+_PROGRAM = "bay.cargo.export_process"
 _STALL_S = 300.0
 """How long the process may take for its next step: to give or take bytes, or to end."""
 _LONGEST_VERDICT = 1 << 17
@@ -28,8 +29,17 @@ async def export_stream(path: Path, facts: Manifest) -> AsyncGenerator[bytes]:
     Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was
     given has no end, and no import takes it.
     """
-    async with _process("export", str(path)) as process:
-        await _bring(process, facts.to_json().encode())
+    async with aclosing(packed_stream(_PROGRAM, ["export", str(path)], facts.to_json().encode())) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+async def packed_stream(program: str, arguments: Sequence[str], told: bytes) -> AsyncGenerator[bytes]:
+    """The output of the module `program`, which reads `told`, by 64 KiB at most; closing the generator kills
+    it. Its last words, on stderr, are one line of JSON. Raises the error there, or DriverUnavailable.
+    """
+    async with _process(program, *arguments) as process:
+        await _bring(process, told)
         out = cast("StreamReader", process.stdout)
         while chunk := await _in_time(out.read(CHUNK)):
             yield chunk
@@ -42,7 +52,7 @@ async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int
     system takes, and DriverUnavailable. Then, and when cancelled, `path` has parts that no process writes.
     """
     limit = () if max_bytes is None else ("--max-bytes", str(max_bytes))
-    async with _process("import", str(path), *limit) as process:
+    async with _process(_PROGRAM, "import", str(path), *limit) as process:
         async for chunk in chunks:
             if not await _bring(process, chunk, end=False):
                 break
@@ -51,16 +61,16 @@ async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int
 
 
 @asynccontextmanager
-async def _process(*arguments: str) -> AsyncGenerator[Process]:
+async def _process(program: str, *arguments: str) -> AsyncGenerator[Process]:
     """The one place where such a process is started; it has ended when this is left, in whatever way."""
-    command = [sys.executable, "-P", "-m", "bay.cargo.export_process", *arguments]
-    out = PIPE if arguments[0] == "export" else DEVNULL
+    command = [sys.executable, "-P", "-m", program, *arguments]
+    out = DEVNULL if arguments and arguments[0] == "import" else PIPE
     try:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=out, stderr=PIPE, limit=CHUNK
         )
     except OSError as error:
-        raise DriverUnavailable(f"no process for a checkpoint could be started: {error.strerror}") from error
+        raise DriverUnavailable(f"no process for an archive could be started: {error.strerror}") from error
     try:
         yield process
     finally:
@@ -91,7 +101,7 @@ async def _verdict(process: Process) -> dict[str, Any]:
     found = _last_line(said)
     if status == 0 and found:
         return found
-    message = found.get("message") or f"the process for a checkpoint ended with {status}"
+    message = found.get("message") or f"the process for an archive ended with {status}"
     raise _ERRORS.get(str(found.get("error")), DriverUnavailable)(str(message))
 
 
@@ -107,4 +117,4 @@ async def _in_time(step: Awaitable[T]) -> T:
         async with asyncio.timeout(_STALL_S):
             return await step
     except TimeoutError:
-        raise DriverUnavailable(f"the process for a checkpoint made no progress for {_STALL_S:g} s") from None
+        raise DriverUnavailable(f"the process for an archive made no progress for {_STALL_S:g} s") from None

@@ -123,9 +123,12 @@ class Packer:
     def _add_directory(self, name: str, top: int, parts: Parts) -> list[Parts]:
         here = "/".join((name, *parts))
         with closing(open_beneath(top, parts)) as fd:
-            self._add(header_of(here, os.fstat(fd), records=self._read_xattrs(here, fd)))
+            self._begin_directory(here, fd)
             entries = sorted(os.listdir(fd))
             return [(*parts, entry) for entry in entries if self._is_tree(here, fd, entry, parts)]
+
+    def _begin_directory(self, here: str, directory: int) -> None:
+        self._add(header_of(here, os.fstat(directory), records=self._read_xattrs(here, directory)))
 
     def _is_tree(self, here: str, directory: int, entry: str, parts: Parts) -> bool:
         """Add `entry`, unless it is a directory, whose turn comes later."""
@@ -146,7 +149,7 @@ class Packer:
             return self.add_file(name, directory, entry)
         if stat.S_ISLNK(facts.st_mode):
             return self._add_symlink(name, directory, entry, facts)
-        if stat.S_ISFIFO(facts.st_mode) or _is_whiteout(facts):
+        if stat.S_ISFIFO(facts.st_mode) or is_whiteout(facts):
             return self._add_special(name, directory, entry, facts)
         return self.left_out.append(name)
 
@@ -158,20 +161,23 @@ class Packer:
         records = self._read_xattrs(name, f"/proc/self/fd/{directory}/{entry}")
         self._add(header_of(name, facts, records=records))
         # One inode stands for all whiteouts of an overlay, with more links than other file systems can have.
-        if not _is_whiteout(facts):
+        if not is_whiteout(facts):
             self._links.remember(facts, name)
 
     def _read_xattrs(self, name: str, file: int | str) -> dict[str, str]:
         """The pax records of the attributes."""
         found: dict[str, bytes] = {}
         size = 0
-        for key, value in xattrs.read(file, system=self._system):
+        for key, value in self._xattrs(file):
             found[key] = value
             size += len(value)
             if size > xattrs.MAX_BYTES:
                 self._leave_out(f"{name} (its attributes)", "has more than a megabyte of attributes")
                 return {}
         return to_records(found)
+
+    def _xattrs(self, file: int | str) -> Iterable[tuple[str, bytes]]:
+        return xattrs.read(file, system=self._system)
 
     def _leave_out(self, name: str, why: str) -> None:
         if self.strict:
@@ -236,5 +242,6 @@ def _identity(facts: os.stat_result) -> str:
     return f"{facts.st_dev}:{facts.st_ino}"
 
 
-def _is_whiteout(facts: os.stat_result) -> bool:
+def is_whiteout(facts: os.stat_result) -> bool:
+    """Whether it stands in an overlay for what is not there any more."""
     return stat.S_ISCHR(facts.st_mode) and facts.st_rdev == _WHITEOUT

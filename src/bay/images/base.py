@@ -18,7 +18,7 @@ After a crash at any point `open` removes what was half done. `bay.testing.image
 same suite.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +133,14 @@ class ImageLibrary(Protocol):
     ) -> ImageRoot:
         """The root of a session of that image. `as_user`: its programs run as the image's own user.
         Raises DriverUnavailable for a lost layer, and ImageInvalid where that user is none.
+        """
+        ...
+
+    def export(
+        self, ref: str, diff_ids: Sequence[str], config: Mapping[str, Any]
+    ) -> AsyncGenerator[bytes, None]:
+        """An image as a tar of an OCI layout, named `ref`; its layers stay until the generator is closed.
+        Raises BadRequest, StorageFull or DriverUnavailable: what was given has no end then.
         """
         ...
 

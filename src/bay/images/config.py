@@ -82,6 +82,26 @@ class ImageConfig:
         """The config in Bay's own form, which `from_row` reads."""
         return asdict(self)
 
+    def to_oci(self) -> dict[str, Any]:
+        """The config in an image's own form, without its layers."""
+        check = self.healthcheck
+        inner: dict[str, Any] = {
+            "Env": [f"{name}={value}" for name, value in self.env.items()],
+            "User": self.user,
+            "WorkingDir": self.working_dir,
+            "Entrypoint": list(self.entrypoint),
+            "Cmd": list(self.cmd),
+            "StopSignal": self.stop_signal,
+            "Healthcheck": check and _healthcheck_to_oci(check),
+            "ExposedPorts": {port: {} for port in self.exposed_ports},
+            "Labels": dict(self.labels),
+        }
+        top: dict[str, Any] = {
+            "os": self.os, "architecture": self.architecture, "variant": self.variant, "created": self.created,
+            "config": {key: value for key, value in inner.items() if value},
+        }  # fmt: skip
+        return {key: value for key, value in top.items() if value is not None}
+
     @classmethod
     def from_row(cls, data: Mapping[str, Any]) -> "ImageConfig":
         """The config that `to_json` wrote, which is trusted."""
@@ -239,6 +259,18 @@ def _healthcheck(found: Mapping[str, Any]) -> Healthcheck | None:
         start_interval_s=_seconds(found, "StartInterval"),
         retries=_retries(found),
     )
+
+
+def _healthcheck_to_oci(check: Healthcheck) -> dict[str, Any]:
+    seconds = {
+        "Interval": check.interval_s,
+        "Timeout": check.timeout_s,
+        "StartPeriod": check.start_period_s,
+        "StartInterval": check.start_interval_s,
+    }
+    times = {key: round(value * 1e9) for key, value in seconds.items() if value is not None}
+    retries = {} if check.retries is None else {"Retries": check.retries}
+    return {"Test": list(check.test), **times, **retries}
 
 
 def _seconds(found: Mapping[str, Any], key: str) -> float | None:

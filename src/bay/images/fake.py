@@ -13,6 +13,7 @@ from typing import Any
 from bay.drivers.base import ImageRoot, ImageUser
 from bay.images.base import BroughtImage, FrozenRoot, Held, HeldLayer, ImageSource, OnProgress
 from bay.models import PullProgress
+from tree_tar.headers import END, FILE, header
 
 _CONFIG: dict[str, Any] = {
     "os": "linux", "architecture": "amd64", "variant": None, "env": {}, "user": "", "working_dir": "", "entrypoint": [],
@@ -124,6 +125,11 @@ class FakeLibrary:
         return ImageRoot(
             user=user, layers=(Path("/nonexistent", image_id), *(Path("/nonexistent", d) for d in diff_ids))
         )
+
+    async def export(
+        self, ref: str, diff_ids: Sequence[str], config: Mapping[str, Any]
+    ) -> AsyncGenerator[bytes, None]:
+        yield header("index.json", FILE, mode=0o644) + END
 
     async def collect(self, needed: Callable[[], Awaitable[tuple[set[str], set[str]]]]) -> None:
         pinned = dict(self._pinned)

@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +24,7 @@ from bay.errors import BayError, DriverUnavailable, ImageInvalid, ImageNotFound,
 from bay.images import frozen_root, oci_layout, references, tops
 from bay.images.base import BroughtImage, FrozenRoot, Held, HeldLayer, ImageSource, OnProgress
 from bay.images.config import MAX_LAYERS, ImageConfig
+from bay.images.exporting import export_stream
 from bay.images.fetching import ArchiveFile, Fetcher, FetchProgress, ImageOrigin
 from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer, hides_all
 from bay.images.oci_layout import ImageManifest, LayerBlob
@@ -165,6 +166,20 @@ class HostLibrary:
         layers = self._stack(diff_ids)
         user = (found.user if as_user else None) or found.ship
         return replace(found.root((self._top(image_id), *layers), user), env=config["env"])
+
+    async def export(
+        self, ref: str, diff_ids: Sequence[str], config: Mapping[str, Any]
+    ) -> AsyncGenerator[bytes, None]:
+        pins = _Pins(self._pins)
+        try:
+            async with self._pinning:
+                pins.add(diff_ids)
+                trees = [self._layer(diff_id) for diff_id in diff_ids]
+            async with aclosing(export_stream(ref, config, trees)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            pins.drop()
 
     async def collect(self, needed: Callable[[], Awaitable[tuple[set[str], set[str]]]]) -> None:
         async with self._pinning:

@@ -477,3 +477,19 @@ async def test_an_image_without_a_command_and_the_host_have_no_service(
     assert_error(late, 422, "image_invalid")
     named = {"image": "debian:13", "entrypoint": "service", "services": [{"name": "main", "argv": ["x"]}]}
     assert_error(await admin.post("/v1/sandboxes", json=named), 400, "validation_error")
+
+
+async def test_an_image_that_is_not_ready_or_not_yours_does_not_leave(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    image = await pull(admin)
+    left = await admin.get("/v1/images/debian:13/export")
+    assert (left.status_code, left.headers["content-type"]) == (200, "application/x-tar")
+    assert f"{image['id']}.tar" in left.headers["content-disposition"]
+    assert left.content.endswith(bytes(1024))
+    other = await bay.client("eve")
+    assert_error(await other.get(f"/v1/images/{image['id']}/export"), 404, "image_not_found")
+    bay.library.let_go.clear()
+    waiting = await pull(admin, "debian:12", wait=0)
+    assert_error(await admin.get(f"/v1/images/{waiting['id']}/export"), 409, "conflict")
+    bay.library.let_go.set()

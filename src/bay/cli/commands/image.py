@@ -1,5 +1,6 @@
 """The commands `image`: root file systems that sandboxes start from."""
 
+import sys
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bay.cli.commands.secrets import hidden_value
-from bay.cli.image_source import archive_of
+from bay.cli.image_source import archive_of, pushing
 from bay.cli.output import act_on_each, age, amount, dash, print_json, print_line, print_list, printable
 from bay.cli.progress import Bar
 from bay.cli.state import JsonOption, connect, duration_option
@@ -54,6 +55,39 @@ def import_(
     with connect(ctx) as client, archive_of(source) as archive, Bar(printable(ref)) as bar:
         made = client.images.import_archive(archive, ref, shared=shared, progress=bar)
     print_json(made) if as_json else print_line(made.id)
+
+
+@image.command("export")
+def export(
+    ctx: typer.Context,
+    ref: RefArgument,
+    target: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, or - for stdout.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Download an image as a tar of an OCI layout."""
+    with connect(ctx) as client, Bar(printable(ref)) as bar:
+        size = client.images.export(ref, sys.stdout.buffer if target == "-" else target, progress=bar)
+    if as_json and target != "-":
+        print_json({"image": ref, "target": target, "bytes": size})
+
+
+@image.command("push")
+def push(
+    ctx: typer.Context,
+    ref: RefArgument,
+    target: Annotated[
+        str, typer.Argument(metavar="REGISTRY/NAME:TAG", help="Where to put it, such as ghcr.io/me/app:1.")
+    ],
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Take plain HTTP, and certificates of anybody.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put an image into a registry, by the skopeo and with the logins of this machine."""
+    with connect(ctx) as client, pushing(target, insecure=insecure) as archive, Bar(printable(ref)) as bar:
+        client.images.export(ref, archive, progress=bar)
+    if as_json:
+        print_json({"image": ref, "target": target})
 
 
 @image.command("ls")

@@ -6,11 +6,12 @@ from collections.abc import Callable, Generator
 from os import PathLike
 
 from bay.client._calls import COPY_S, Call, flags, list_params
-from bay.client._local import Meter, Progress, Source, facts
+from bay.client._local import Meter, Progress, Source, Target, facts
 from bay.client._paths import noun_path
 from bay.client._seam import in_thread
 from bay.client._sync.http import Noun
-from bay.client._sync.transfer import body
+from bay.client._sync.transfer import body, save_once
+from bay.client._tar_end import TarEnd
 from bay.errors import error_from_wire
 from bay.models import ContainerImage, Pull
 
@@ -59,6 +60,15 @@ class Images(Noun):
         )
         made = self._http.one(ContainerImage, call, body(source, Meter(progress, about.size)))
         return self.wait(made.id)
+
+    def export(self, ref: str, target: Target, *, progress: Progress | None = None) -> int:
+        """Export an image to a local path or an open binary file, as a tar of an OCI layout.
+
+        Returns its bytes. `import_archive` takes it, as `skopeo` and `podman load` do. Raises Conflict for an
+        image that is not ready, and BayError for an answer that is not whole.
+        """
+        call = Call.get(noun_path("images", ref, "export"))
+        return save_once(self._http, call, target, ref, progress, TarEnd().feed)
 
     def wait(self, ref: str, *, progress: OnPull | None = None) -> ContainerImage:
         """The image once its pull has ended. Raises the error that it failed with."""

@@ -1,9 +1,11 @@
 """The routes `/v1/images`: root file systems that sandboxes start from."""
 
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 from fastapi import Query, Request, Response
 from pydantic import Field
+from starlette.responses import StreamingResponse
 
 from bay.models import ContainerImage, Pull
 from bay.server.images.service import Images, WantedImage
@@ -18,7 +20,7 @@ from bay.server.web.dependencies import (
     noun_router,
     service,
 )
-from bay.server.web.replies import Items, PageOf, WireResponse
+from bay.server.web.replies import Items, PageOf, WireResponse, download_headers, within
 
 router = noun_router("images", "/v1/images")
 
@@ -107,6 +109,15 @@ async def prune_images(caller: Writer, images: ImagesDep, body: PruneImages | No
     """Remove your images that no sandbox and no checkpoint needs."""
     body = body or PruneImages()
     return WireResponse({"items": await images.prune(caller, body.unused_for)})
+
+
+@router.get("/{image_ref:path}/export", response_class=StreamingResponse)
+async def export_image(caller: Reader, images: ImagesDep, image_ref: str) -> StreamingResponse:
+    """The image as a tar of an OCI layout, its layers uncompressed."""
+    stack = AsyncExitStack()
+    found, chunks = await stack.enter_async_context(images.export(caller, image_ref))
+    headers = download_headers(f"{found.id}.tar")
+    return StreamingResponse(within(stack, chunks), media_type="application/x-tar", headers=headers)
 
 
 @router.get("/{image_ref:path}", response_model=ContainerImage)

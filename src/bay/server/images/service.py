@@ -1,7 +1,9 @@
 """The image service: pull, upload, list, delete and prune the images of an owner."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from bay.clock import Clock
@@ -16,11 +18,13 @@ from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
+from bay.server.web.open_connections import one_place
 from bay.store import audit, events, images
 from bay.store.engine import Store
 from bay.store.records import ImageRecord, Page
 
 _SHOWN = 20
+_MAX_EXPORTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,7 @@ class Images:
     notifier: Notifier
     quotas: Quotas
     clock: Clock
+    _exports: Counter[str] = field(init=False, default_factory=Counter[str])
 
     async def pull(
         self, caller: Caller, wanted: WantedImage, *, wait_s: float, idempotency_key: str | None
@@ -92,6 +97,23 @@ class Images:
     async def get(self, caller: Caller, ref: str, wait_s: float) -> ContainerImage:
         """One image, by id or reference, with `wait_s` once its pull has ended. Raises ImageNotFound."""
         return await self._waited(await self._find(caller, ref), wait_s)
+
+    @asynccontextmanager
+    async def export(
+        self, caller: Caller, ref: str
+    ) -> AsyncGenerator[tuple[ImageRecord, AsyncIterator[bytes]], None]:
+        """The image, kept while it is read, and a stream of its archive. Raises Conflict, QuotaExceeded."""
+        image = await self._find(caller, ref)
+        if image.state != "ready" or image.config is None:
+            raise Conflict(f"image {image.id} is {image.state}; only one that is ready can be exported")
+        async with self.store.read() as db:
+            layers = await images.layers_of(db, image.id)
+        doing = "exports of images of this owner are in progress, the limit; wait for one to end"
+        export = self.library.export(image.ref, [layer.diff_id for layer in layers], image.config)
+        with one_place(self._exports, caller.owner, _MAX_EXPORTS, doing):
+            async with aclosing(export) as chunks:
+                first = await anext(chunks, b"")  # so that what fails at once is no answer that is cut
+                yield image, _behind(first, chunks)
 
     async def delete(self, caller: Caller, ref: str) -> None:
         """Remove one of the caller's images, and cancel its pull; idempotent by id. Raises Conflict while
@@ -154,6 +176,12 @@ class Images:
             entrypoint=tuple(config["entrypoint"]), cmd=tuple(config["cmd"]),
             exposed_ports=tuple(config["exposed_ports"]), labels=config["labels"],
         )  # fmt: skip
+
+
+async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for chunk in chunks:
+        yield chunk
 
 
 def _full(ref: str) -> str:
