@@ -235,6 +235,28 @@ async def test_an_answer_that_breaks_off_is_cut_and_never_looks_whole() -> None:
     assert not said.endswith(b"0\r\n\r\n")
 
 
+async def test_what_a_host_says_unasked_is_no_answer_to_the_next_request() -> None:
+    heads: list[bytes] = []
+    unasked = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+    async with wire(answering(OK + unasked, heads)) as made:
+        said = await made.say(GET + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert (said.count(b"200"), said.count(b"408")) == (2, 0)
+    assert len(heads) == 2
+
+
+async def test_a_connection_is_quiet_until_its_peer_speaks_or_ends() -> None:
+    async with wire(answering(OK)) as made:
+        reader = asyncio.StreamReader()
+        stream = Stream(reader, made.writer, h11.Connection(h11.CLIENT))
+        assert await stream.is_quiet()
+        assert await stream.is_quiet()
+        reader.feed_data(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert not await stream.is_quiet()
+        ended = asyncio.StreamReader()
+        ended.feed_eof()
+        assert not await Stream(ended, made.writer, h11.Connection(h11.CLIENT)).is_quiet()
+
+
 async def test_a_response_reaches_the_client_piece_by_piece() -> None:
     more = asyncio.Event()
 

@@ -60,6 +60,19 @@ class Stream:
                 self.http.receive_data(await self.reader.read(PIECE))
         return event
 
+    async def is_quiet(self) -> bool:
+        """Whether the peer neither has ended nor says anything now; its words are lost."""
+        if self.http.trailing_data[0]:
+            return False
+        try:
+            async with asyncio.timeout(0):
+                await self.reader.read(1)
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+        return False
+
     async def send(self, event: h11.Event, silence_s: float) -> None:
         """Write an event."""
         if data := self.http.send(event):
@@ -165,7 +178,8 @@ class HttpRelay:
 
     async def _to_host(self) -> Stream:
         host = self._host
-        if host is None or host.http.our_state is not h11.IDLE or host.reader.at_eof():
+        # Some hosts say that they end a connection that idles: that must not be the answer to a request.
+        if host is None or host.http.our_state is not h11.IDLE or not await host.is_quiet():
             if host is not None:
                 host.writer.transport.abort()
             host = self._host = await self._connect()
