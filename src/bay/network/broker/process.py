@@ -87,7 +87,7 @@ class Control:
         return known
 
     async def _ask(self, domain: str) -> SiteAnswer:
-        self._write({"ask": domain})
+        self._writer.write(_line({"ask": domain}))  # however many notes wait: there is one question at a time
         said = json.loads(await self._lines.get())
         if "refused" in said:
             refused = said["refused"]
@@ -97,12 +97,13 @@ class Control:
 
     def note(self, domain: str, reason: str) -> None:
         """Have Bay show that a connection went nowhere."""
-        self._write({"note": [domain[:253], reason]})
-
-    def _write(self, message: Mapping[str, object]) -> None:
-        line = json.dumps(message).encode() + b"\n"
+        line = _line({"note": [domain[:253], reason]})
         if len(line) <= LINE_BYTES and self._writer.transport.get_write_buffer_size() < 64 * LINE_BYTES:
             self._writer.write(line)
+
+
+def _line(message: Mapping[str, object]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
 @dataclass(slots=True, eq=False)
