@@ -251,6 +251,14 @@ async def test_a_failure_for_good_is_an_event(alice: httpx.AsyncClient, bay: Wor
     assert found == [{"service": "task", "exit_code": 3, "signal": None, "message": "ended with exit code 3"}]
 
 
+async def test_the_health_of_a_service_may_be_a_command(alice: httpx.AsyncClient) -> None:
+    box = await create(alice, wait=15)
+    made = await put(alice, box, "web", health={"argv": ["sh", "-c", "true"], "interval_s": 0.1})
+    assert made["health"]["argv"] == ["sh", "-c", "true"]
+    assert made["health"]["port"] is None
+    await wait_service(alice, box, "web", lambda one: one["healthy"] is True)
+
+
 async def test_one_that_answers_no_more_is_an_event(alice: httpx.AsyncClient, bay: World) -> None:
     box = await create(alice, wait=15)
     health = {"port": 1, "interval_s": 0.1, "retries": 2}

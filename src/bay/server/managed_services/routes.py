@@ -37,9 +37,10 @@ class HealthBody(Body):
     """The health check of a service: a port, or a command."""
 
     port: PortNumber | None = None
-    argv: Annotated[
-        tuple[Word, ...] | None, Field(min_length=1, description="A command that exits with 0"), Most(256)
-    ] = None
+    argv: (
+        Annotated[tuple[Word, ...], Field(min_length=1, description="A command that exits with 0"), Most(256)]
+        | None
+    ) = None
     path: Annotated[
         str | None,
         Field(
