@@ -395,6 +395,8 @@ async def test_one_that_is_needed_is_not_deleted(alice: httpx.AsyncClient) -> No
         ("web", {"user": "root"}, 403, "root"),
         ("web", {"cwd": "../x"}, 400, "cwd"),
         ("web", {"env": {"A": "x" * 32_000, "B": "x" * 32_000, "C": "x" * 2000}}, 422, "characters"),
+        ("web", {"health": {"argv": ["x" * 40_000, "x" * 30_000]}}, 422, "characters"),
+        ("web", {"health": {"argv": [""]}}, 422, "program"),
         ("web", {"env": {"A=": ""}}, 422, "env"),
         ("web", {"commnd": "x"}, 422, "commnd"),
     ],

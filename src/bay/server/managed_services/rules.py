@@ -35,11 +35,14 @@ def needing(specs: Sequence[ServiceSpec], name: str) -> list[str]:
 def _checked(spec: ServiceSpec, *, root: bool) -> ServiceSpec:
     if not _NAME.fullmatch(spec.name):
         raise InvalidArgument("a service's name must have 1 to 63 characters of a-z, 0-9 and inner hyphens")
+    check = (spec.health and spec.health.argv) or ()
     if not spec.argv or not spec.argv[0]:
         raise InvalidArgument(f"service {spec.name} has no program; make it the first item of argv")
-    if sum(map(len, (*spec.argv, *spec.env, *spec.env.values()))) > MAX_CHARS:
+    if check and not check[0]:
+        raise InvalidArgument(f"the health of {spec.name} has no program; make it the first item of argv")
+    if sum(map(len, (*spec.argv, *check, *spec.env, *spec.env.values()))) > MAX_CHARS:
         raise InvalidArgument(
-            f"argv and env of service {spec.name} have more than {MAX_CHARS} characters; put long values "
+            f"argv, health and env of service {spec.name} have more than {MAX_CHARS} characters; put long values "
             "into a file"
         )
     check_user(spec.user)
