@@ -109,14 +109,14 @@ class ImageLibrary(Protocol):
         """
         ...
 
-    def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AbstractAsyncContextManager[None]:
-        """Keep an archive for the pull of that id; in the block no collector removes it, and afterwards only
-        where no row has the id. Raises ImageTooLarge or StorageFull.
+    def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AbstractAsyncContextManager[int]:
+        """Keep an archive for the pull of that id, and give its bytes; in the block no collector removes it,
+        and afterwards only where no row has the id. Raises ImageTooLarge or StorageFull.
         """
         ...
 
     async def drop_upload(self, image_id: str) -> None:
-        """Remove the archive of that id, if there is one: a row says that the image is ready."""
+        """Remove the archive of that id, if there is one: a row says that the image is ready, or failed."""
 
     async def is_whole(self, image_id: str, diff_ids: Sequence[str]) -> bool:
         """Whether all layers of an image are here, and its top."""

@@ -45,7 +45,8 @@ class FakeLibrary:
         self.frozen: list[FrozenRoot] = []
         """Each root whose freeze was begun."""
         self._pinned: dict[str, set[str]] = {}
-        self._uploads: dict[str, bytes] = {}
+        self.uploads: dict[str, bytes] = {}
+        """The archives that are kept."""
 
     async def open(self) -> None:
         """There is nothing to make."""
@@ -102,12 +103,12 @@ class FakeLibrary:
             del self._pinned[image_id]
 
     @asynccontextmanager
-    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AsyncGenerator[None]:
-        self._uploads[image_id] = b"".join([piece async for piece in body])
-        yield
+    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AsyncGenerator[int]:
+        self.uploads[image_id] = b"".join([piece async for piece in body])
+        yield len(self.uploads[image_id])
 
     async def drop_upload(self, image_id: str) -> None:
-        self._uploads.pop(image_id, None)
+        self.uploads.pop(image_id, None)
 
     async def is_whole(self, image_id: str, diff_ids: Sequence[str]) -> bool:
         return image_id in self.here and set(diff_ids) <= self.layers

@@ -128,14 +128,14 @@ class HostLibrary:
         return (*root.base, HeldLayer(digest=root.layer_id, diff_id=root.layer_id, size_bytes=0))
 
     @asynccontextmanager
-    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AsyncGenerator[None]:
+    async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AsyncGenerator[int]:
         path, pins = self._upload(image_id), _Pins(self._pins)
         try:
             async with self._pinning:
                 pins.add([image_id])
             with await in_new_thread(lambda: path.open("xb")) as file:
-                await self._save(body, file)
-            yield
+                size = await self._save(body, file)
+            yield size
         except BaseException:
             with suppress(FileNotFoundError):
                 path.unlink()
@@ -294,7 +294,7 @@ class HostLibrary:
                 gone.append(top.rename(self.root_dir / "spools" / f"gone-{top.name}"))
         return gone
 
-    async def _save(self, body: AsyncIterator[bytes], file: IO[bytes]) -> None:
+    async def _save(self, body: AsyncIterator[bytes], file: IO[bytes]) -> int:
         taken = 0
         async for piece in body:
             taken += len(piece)
@@ -302,6 +302,7 @@ class HostLibrary:
                 most = self.limits.archive_bytes // MIB
                 raise ImageTooLarge(f"the archive has more than {most} MiB, the limit of images_max_mb")
             await in_new_thread(lambda data=piece: _write(file, data))
+        return taken
 
 
 class _Pins:

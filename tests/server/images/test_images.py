@@ -10,7 +10,7 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
-from bay.errors import ImageNotFound, RegistryUnavailable, StorageFull
+from bay.errors import ImageInvalid, ImageNotFound, RegistryUnavailable, StorageFull
 from bay.images.base import BroughtImage
 from bay.images.fake import FakeLibrary
 from bay.server.images import puller
@@ -429,6 +429,83 @@ async def test_images_count_against_the_disk_quota_of_their_owner(root: Path) ->
             await pull(admin, "app:1")
     finally:
         await clear(root)
+
+
+async def test_what_waits_to_be_pulled_or_unpacked_is_held_to_the_disk_quota_too(root: Path) -> None:
+    try:
+        async with world(root, owners={"root": {"disk_mb": 1}}) as bay:
+            admin = await bay.client("root", "admin")
+            bay.library.contents = {DEBIAN: tuple(f"sha256:{n}" for n in range(1100))}  # of 1 KiB each
+            bay.library.let_go.clear()
+            for ref in ("debian:13", "app:1", "late:1"):
+                await pull(admin, ref, wait=0)  # each fits; two of them are under way
+
+            async def are_begun() -> bool:
+                return len(bay.library.sources) == 2
+
+            await eventually(are_begun)
+            bay.library.let_go.set()
+
+            async def is_refused() -> bool:
+                error = (await shown(admin, "late:1"))["error"]
+                return error is not None and error["code"] == "quota_exceeded"
+
+            await eventually(is_refused)
+            await in_state(admin, "app:1", "ready")
+            assert len(bay.library.sources) == 2
+    finally:
+        await clear(root)
+
+
+async def test_an_archive_counts_until_it_is_an_image_and_goes_when_it_is_none(root: Path) -> None:
+    try:
+        async with world(root, owners={"alice": {"disk_mb": 2}}) as bay:
+            alice = await bay.client("alice")
+            bay.library.let_go.clear()
+
+            async def upload(name: str) -> httpx.Response:
+                body = b"x" * (3 << 19)
+                return await alice.post("/v1/images/import", params={"ref": f"{name}:1"}, content=body)
+
+            first = (await upload("one")).json()
+            assert first["size_bytes"] == 3 << 19
+            refused = await upload("two")
+            assert assert_error(refused, 429, "quota_exceeded")["details"]["quota"] == "disk_mb"
+            assert list(bay.library.uploads) == [first["id"]]
+            bay.library.fail = ImageInvalid("it is no archive of an image")
+            bay.library.let_go.set()
+            assert (await in_state(alice, first["id"], "failed"))["size_bytes"] is None
+
+            async def is_gone() -> bool:
+                return not bay.library.uploads
+
+            await eventually(is_gone)
+    finally:
+        await clear(root)
+
+
+async def test_one_owner_has_few_uploads_at_once(bay: World, alice: httpx.AsyncClient) -> None:
+    go_on, coming = asyncio.Event(), 0
+
+    async def body() -> AsyncGenerator[bytes]:
+        nonlocal coming
+        coming += 1
+        yield b"x"
+        await go_on.wait()
+
+    async def upload() -> httpx.Response:
+        return await alice.post("/v1/images/import", params={"ref": "mine:1"}, content=body())
+
+    async def are_coming() -> bool:
+        return coming == 2
+
+    uploads = [asyncio.create_task(upload()) for _ in range(2)]
+    await eventually(are_coming)
+    assert_error(
+        await alice.post("/v1/images/import", params={"ref": "a:1"}, content=b""), 429, "quota_exceeded"
+    )
+    go_on.set()
+    assert {(await one).status_code for one in uploads} == {201}
 
 
 async def service_main(client: httpx.AsyncClient, sandbox: str) -> Json | None:

@@ -152,6 +152,9 @@ class Puller:
             if progress.layers_done > before.layers_done:
                 self._tell(image, progress)
 
+        if image.config is None:  # not one that was here before, and counts already
+            async with self.core.store.read() as db:
+                await self.requests.quotas.admit_pull(db, image.owner)
         source = ImageSource(
             ref=image.ref, digest=image.digest, is_upload=image.source == "upload",
             credentials=await self.credentials(image),
@@ -232,13 +235,16 @@ class Puller:
             if present is None or present.deleted_at is not None or present.state != "pulling":
                 return
             if is_over:
-                await images.change(db, image.id, state="failed", attempts=attempts, error=failure)
+                over = {"state": "failed", "attempts": attempts, "size_bytes": None}
+                await images.change(db, image.id, **over, error=failure)
                 await events.add_of_image(
                     db, image.owner, "image.failed", now, image_id=image.id, ref=image.ref, code=error.code, message=error.message
                 )  # fmt: skip
             else:
                 await images.change(db, image.id, attempts=attempts, retry_at=now + pause, error=failure)
         await self._wake(image.id)
+        if is_over:
+            await self.library.drop_upload(image.id)
 
     async def _wake(self, image_id: str) -> None:
         async with self.core.store.read() as db:

@@ -25,6 +25,9 @@ from bay.store.records import ImageRecord, Page
 
 _SHOWN = 20
 _MAX_EXPORTS = 2
+_MAX_UPLOADS = 2
+"""Of one owner at once: only an archive that is whole counts against a quota."""
+_UPLOADING = "uploads of images of this owner are in progress, the limit; wait for one to end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class Images:
     quotas: Quotas
     clock: Clock
     _exports: Counter[str] = field(init=False, default_factory=Counter[str])
+    _uploads: Counter[str] = field(init=False, default_factory=Counter[str])
 
     async def pull(
         self, caller: Caller, wanted: WantedImage, *, wait_s: float, idempotency_key: str | None
@@ -81,9 +85,13 @@ class Images:
         )  # fmt: skip
         async with self.store.write() as db:
             await self.quotas.admit_files(db, caller)
-        async with self.library.keep_upload(made.id, body), self.store.write() as db:
-            await images.add(db, made)
-            await events.add_of_image(db, made.owner, "image.pulling", now, image_id=made.id, ref=made.ref)
+        with one_place(self._uploads, caller.owner, _MAX_UPLOADS, _UPLOADING):
+            async with self.library.keep_upload(made.id, body) as size, self.store.write() as db:
+                made = replace(made, size_bytes=size)
+                await images.add(db, made)
+                await events.add_of_image(
+                    db, made.owner, "image.pulling", now, image_id=made.id, ref=made.ref
+                )
         audit.about(made.id)
         self.puller.poke()
         return await self._waited(made, wait_s)

@@ -17,7 +17,7 @@ from bay.models import Limits, Profile, Resources, Sizes
 from bay.server.sessions.sizes import resources_of
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
-from bay.store.records import SandboxRecord
+from bay.store.records import NOBODY, SandboxRecord
 from bay.store.sqlite import StoreConnection
 from bay.store.tallies import ProfileUsage, UsageScope
 from bay.units import MIB
@@ -122,6 +122,11 @@ class Quotas:
     async def admit_files(self, db: StoreConnection, caller: Caller) -> None:
         """Let the caller bring files that no sandbox writes. Raises QuotaExceeded."""
         for bound in self._bounds(caller.owner, caller.key_id):
+            await self._check_disk(db, bound)
+
+    async def admit_pull(self, db: StoreConnection, owner: str) -> None:
+        """Let a pull that the owner asked for begin: others may have ended since. Raises QuotaExceeded."""
+        for bound in self._bounds(owner, None) if owner != NOBODY else ():
             await self._check_disk(db, bound)
 
     async def admit_running(self, db: StoreConnection, sandbox: SandboxRecord) -> None:
