@@ -154,7 +154,7 @@ class Puller:
 
         if image.config is None:  # not one that was here before, and counts already
             async with self.core.store.read() as db:
-                await self.requests.quotas.admit_pull(db, image.owner)
+                await self.requests.quotas.admit_pull(db, image.owner, image.size_bytes or 0)
         source = ImageSource(
             ref=image.ref, digest=image.digest, is_upload=image.source == "upload",
             credentials=await self.credentials(image),

@@ -124,10 +124,12 @@ class Quotas:
         for bound in self._bounds(caller.owner, caller.key_id):
             await self._check_disk(db, bound)
 
-    async def admit_pull(self, db: StoreConnection, owner: str) -> None:
-        """Let a pull that the owner asked for begin: others may have ended since. Raises QuotaExceeded."""
+    async def admit_pull(self, db: StoreConnection, owner: str, own_bytes: int) -> None:
+        """Let a pull that the owner asked for begin: others may have ended since. `own_bytes` of its archive
+        count already. Raises QuotaExceeded.
+        """
         for bound in self._bounds(owner, None) if owner != NOBODY else ():
-            await self._check_disk(db, bound)
+            await self._check_disk(db, bound, own_bytes)
 
     async def admit_running(self, db: StoreConnection, sandbox: SandboxRecord) -> None:
         """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded. Its
@@ -176,9 +178,9 @@ class Quotas:
         wait = (leaves or now) + _MINUTE - now
         return min(60, max(1, math.ceil(wait.total_seconds())))  # the clock may have been put back
 
-    async def _check_disk(self, db: StoreConnection, bound: _Bound) -> None:
+    async def _check_disk(self, db: StoreConnection, bound: _Bound, besides_bytes: int = 0) -> None:
         if bound.limits.disk_mb is not None:
-            used = math.ceil(await tallies.disk_bytes(db, bound.whose) / MIB)
+            used = math.ceil((await tallies.disk_bytes(db, bound.whose) - besides_bytes) / MIB)
             bound.check("disk_mb", used, 1)
 
     async def _check_present(
