@@ -50,10 +50,17 @@ def is_installed() -> bool:
 
 @contextmanager
 def registry(
-    directory: Path, *, password: bool = False, ca: Path | None = None, address: str = "127.0.0.1"
+    directory: Path,
+    *,
+    password: bool = False,
+    ca: Path | None = None,
+    address: str = "127.0.0.1",
+    port: int | None = None,
 ) -> Generator[Registry]:
-    """A registry with its files in `directory`; with `ca` (see `authority`) it speaks TLS."""
-    port = _free_port(address)
+    """A registry with its files in `directory`, which may be those of one before, at a free port unless it is
+    given; with `ca` (see `authority`) it speaks TLS.
+    """
+    port = port or _free_port(address)
     shown = f"[{address}]" if ":" in address else address
     http: dict[str, object] = {"addr": f"{shown}:{port}", "secret": "x"}
     config: dict[str, object] = {

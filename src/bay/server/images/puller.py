@@ -254,13 +254,14 @@ class Puller:
             self.queue.put(sandbox_id)
 
     async def _ask_again(self, db: StoreConnection, image: ImageRecord) -> None:
-        """Fetch an image whose files are lost; an uploaded one can only be uploaded again."""
+        """Fetch an image whose files are lost; of any other its owner hears that they are."""
         log.warning("image.lost", id=image.id, ref=image.ref)
         await images.drop_layers(db, image.id)
         if image.source == "registry":
             await images.change(db, image.id, state="pulling", attempts=0, retry_at=None)
             return
-        gone = ImageNotFound("the files of this image are lost; upload it again")
+        way_out = "upload it again" if image.source == "upload" else "make the template again"
+        gone = ImageNotFound(f"the files of this image are lost; {way_out}")
         failure = Failure(code=gone.code, message=gone.message, at=self.core.clock())
         await images.change(db, image.id, state="failed", error=failure)
 
