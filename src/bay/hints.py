@@ -11,7 +11,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "disk": ("disk_mb",),
     "memory": ("memory_mb",),
     "metadata": ("labels",),
-    "template": ("image", "profile"),
+    "template_id": ("template",),
     "timeout": ("timeout_s", "ttl"),
     "timeout_s": ("timeout", "ttl"),
     "working_dir": ("cwd",),

@@ -29,7 +29,7 @@ def box(client: Any) -> Any:
 Call = Callable[[Any, Any], object]
 CALLS: list[tuple[Call, str]] = [
     (lambda c, _: c.sandboxes.create(nmae="x"), "create(): there is no option nmae; did you mean name?"),
-    (lambda c, _: c.sandboxes.create(template="x"), "did you mean image?"),
+    (lambda c, _: c.sandboxes.create(template_id="x"), "did you mean template?"),
     (lambda c, _: c.sandbox(timeout=60).__enter__(), "sandbox(): there is no option timeout; did you mean ttl?"),
     (lambda c, _: c.sandbox(memory=99).__enter__(), "did you mean memory_mb?"),
     (lambda _, b: b.update(idle_timout=5), "update(): there is no option idle_timout; did you mean idle_timeout?"),

@@ -99,6 +99,11 @@ PANELS = {
             "Manage the images that sandboxes start from",
             "bay image pull debian:13\nbay image import app.tar app:1\nbay create web --image app:1",
         ),
+        "template": CommandEntry(
+            "template",
+            "Freeze sandboxes into templates that others start from",
+            "bay template create web --from dev --start 'python3 app.py'\nbay create --template web",
+        ),
     },
     "Network": {
         "net": CommandEntry(

@@ -19,6 +19,7 @@ from bay.models import (
     Pull,
     SandboxSecret,
     ServiceSpec,
+    Template,
     Volume,
     to_wire,
 )
@@ -30,7 +31,8 @@ class CreateOptions(TypedDict, total=False):
     `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means
     never, a `warm_timeout` of 0 that it is not kept frozen. `image` is ``"host"``, or the id or reference of
     an image, which is pulled first if it is not here (`pull` is ``"always"`` or ``"never"`` otherwise);
-    `entrypoint` ``"service"`` makes its command the service ``main``.
+    `entrypoint` ``"service"`` makes its command the service ``main``. `template` is one to start from
+    instead: a `Template`, or its id, ``"name"`` or ``"name:tag"``.
     `cpus` are cores, `memory_mb` and `disk_mb` MiB, `pids` processes; each up to what the profile allows.
     `secrets` are given to it by name, a text as the variable of that name; `volumes` are external cargos at
     paths of it, beside its workspace. `from_checkpoint` gives it the
@@ -46,6 +48,7 @@ class CreateOptions(TypedDict, total=False):
     name: str | None
     profile: str | None
     image: str | None
+    template: str | Template | None
     pull: Pull | None
     entrypoint: EntrypointUse | None
     isolation: str | None
@@ -145,7 +148,7 @@ def update_body(options: UpdateOptions) -> Json:
 
 
 def _on_wire(name: str, value: object) -> object:
-    if isinstance(value, Checkpoint):
+    if isinstance(value, Checkpoint | Template):
         return value.id
     if name == "secrets" and isinstance(value, list | tuple):
         given_ones = cast("Sequence[SandboxSecret | str]", value)

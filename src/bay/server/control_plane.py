@@ -159,6 +159,7 @@ class ControlPlane:
             ship=self.service_client,
             profiles=self.profiles,
             secret_env=self.secrets.env,
+            notifier=self.changes,
             clock=clock,
         )
         port_listener = partial(PortListener, self.core)
@@ -309,6 +310,7 @@ class ControlPlane:
             images=self.image_requests,
             puller=self.puller,
             resizing=self.resizing,
+            syncer=self.service_syncer,
             ship=self.ship,
             request_probe=self.reconciler.request_probe,
             view=self.view,

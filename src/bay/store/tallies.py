@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from bay.store.sandboxes import has_volume
-from bay.store.schema import cargos, checkpoints, images, sandboxes, sessions
+from bay.store.schema import cargos, checkpoints, image_layers, images, sandboxes, sessions
 from bay.store.sqlite import StoreConnection
 
 _S = sandboxes.c
@@ -64,7 +64,7 @@ async def by_profile(
 
 async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     """Bytes of the cargos (a key's: of its sandboxes), of what only checkpoints hold, as measured, and of an
-    owner's images. A layer of two images counts twice.
+    owner's images. A layer of two images counts once.
     """
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
@@ -73,9 +73,14 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     counted = select(_S.id).join(cargos, cargos.c.id == _S.cargo_id)
     counted = counted.where(cargos.c.charged_bytes.is_not(None))
     copies = copies.where(checkpoints.c.deleted_at.is_(None), checkpoints.c.sandbox_id.not_in(counted))
-    kept = select(func.coalesce(func.sum(images.c.size_bytes), 0)).where(
+    layers = select(func.max(image_layers.c.size_bytes).label("size")).join(
+        images, images.c.id == image_layers.c.image_id
+    )
+    layers = layers.where(
         images.c.owner == (whose.owner if whose.key_id is None else None), images.c.deleted_at.is_(None)
     )
+    each = layers.group_by(image_layers.c.diff_id).subquery()
+    kept = select(func.coalesce(func.sum(each.c.size), 0))
     if whose.key_id is None:
         files = files.where(cargos.c.owner == whose.owner)
         copies = copies.where(checkpoints.c.owner == whose.owner)

@@ -409,3 +409,31 @@ async def test_a_builder_freezes_a_checkpoint_that_stays_with_changes_to_the_con
     assert (image.config["env"], image.config["cmd"], image.config["user"]) == ({"A": "b"}, ["serve"], "app")
     assert kept in await bay.bay.cargo.list_checkpoints()
     assert made["state"] == "ready"
+
+
+async def test_a_create_waits_until_the_start_command_serves(bay: World, admin: httpx.AsyncClient) -> None:
+    box = await source(admin)
+    start, ready = "sleep 0.5; touch up; sleep 1000", ["test", "-e", "up"]
+    await make(admin, box["id"], start_command=start, ready_command=ready)
+    one = await create(admin, template="web", wait=15)
+    assert (await shell(admin, one["id"], "ls"))["output"] == "up\n"
+    [main] = (await admin.get(f"/v1/sandboxes/{one['id']}/services")).json()["items"]
+    assert (main["name"], main["healthy"], main["health"]["argv"]) == ("main", True, ready)
+    await make(admin, box["id"], "broken", start_command=["/nonexistent"], ready_command=["true"])
+    two = await within(create(admin, template="broken", wait=0.5))
+    assert two["status"] == "ready"
+    alone = {"name": "x", "sandbox": box["id"], "ready_command": "true"}
+    assert (await admin.post("/v1/templates", json=alone)).status_code in (400, 422)
+
+
+async def test_a_layer_that_templates_share_counts_once_against_the_quota(root: Path) -> None:
+    try:
+        async with world(root, profiles=PROFILES, owners={"root": {"disk_mb": 2}}) as bay:
+            await machines(bay)
+            admin = await bay.client("root", "admin")
+            bay.library.contents = {"docker.io/library/debian:13": tuple(f"sha256:{n}" for n in range(1000))}
+            box = await source(admin)
+            for name in ("one", "two", "three"):
+                assert (await make(admin, box["id"], name))["state"] == "ready"
+    finally:
+        await clear(root)

@@ -152,7 +152,7 @@ async def test_every_websocket_refuses_a_parameter_that_it_does_not_know(live: S
     ("body", "said"),
     [
         ({"nmae": "x"}, "did you mean name?"),
-        ({"template": "base"}, "did you mean image?"),
+        ({"template_id": "base"}, "did you mean template?"),
         ({"timeout": 60}, "did you mean ttl?"),
         ({"memory": 99}, "did you mean memory_mb?"),
         ({"env": {"A": "1"}, "x" * 1000: 1}, "there is no field xxx"),

@@ -13,7 +13,14 @@ import typer
 
 from bay.cli.commands.cp import put
 from bay.cli.commands.image import show_pull
-from bay.cli.commands.sandbox import ImageOption, IsolationOption, ProfileOption, PullOption, as_pull
+from bay.cli.commands.sandbox import (
+    ImageOption,
+    IsolationOption,
+    ProfileOption,
+    PullOption,
+    TemplateOption,
+    as_pull,
+)
 from bay.cli.commands.secrets import SecretOption, given_secrets
 from bay.cli.complete import NameArgument
 from bay.cli.follow import exit_code, follow, killed_with_us, pump, say_end, unless_lost
@@ -81,6 +88,7 @@ def run(
     ctx: typer.Context,
     command: CommandArgument,
     image: ImageOption = None,
+    template: TemplateOption = None,
     pull: PullOption = None,
     profile: ProfileOption = None,
     isolation: IsolationOption = None,
@@ -120,6 +128,7 @@ def run(
     options: CreateOptions = {
         "name": name,
         "image": image,
+        "template": template,
         "pull": as_pull(pull),
         "profile": profile,
         "isolation": isolation,

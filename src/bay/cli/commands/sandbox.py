@@ -52,6 +52,10 @@ PullOption = Annotated[
     str | None,
     typer.Option(metavar="WHEN", help="When to fetch the image: missing (the default), always or never."),
 ]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(metavar="TEMPLATE", help="Name, name:tag or id of a template to start from."),
+]
 IsolationOption = Annotated[
     str | None, typer.Option(metavar="KIND", help="Isolation, instead of the profile's: container.")
 ]
@@ -72,6 +76,7 @@ def create(
     ] = None,
     profile: ProfileOption = None,
     image: ImageOption = None,
+    template: TemplateOption = None,
     pull: PullOption = None,
     entrypoint: Annotated[
         bool, typer.Option("--entrypoint", help="Run the image's ENTRYPOINT and CMD as the service `main`.")
@@ -122,6 +127,7 @@ def create(
             name=name or name_option,
             profile=profile,
             image=image,
+            template=template,
             pull=as_pull(pull),
             entrypoint="service" if entrypoint else None,
             isolation=isolation,

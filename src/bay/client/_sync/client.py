@@ -24,6 +24,7 @@ from bay.client._sync.images import Images
 from bay.client._sync.keys import Keys
 from bay.client._sync.registries import Registries
 from bay.client._sync.secrets import Secrets
+from bay.client._sync.templates import Templates
 from bay.client._sync.webhooks import Webhooks
 from bay.client._waits import READY_S, ready
 from bay.errors import BayError, CallerError, Conflict, NotFound
@@ -133,6 +134,7 @@ class Client:
         self.cargos = Cargos(self._http)
         self.secrets = Secrets(self._http)
         self.images = Images(self._http)
+        self.templates = Templates(self._http)
         self.registries = Registries(self._http)
         self.webhooks = Webhooks(self._http)
         self.keys = Keys(self._http)

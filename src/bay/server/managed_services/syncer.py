@@ -19,6 +19,7 @@ from bay.models import Profile
 from bay.server.events.rate import event_bucket
 from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States, states_of
 from bay.server.sessions.feeds import Take
+from bay.server.sessions.notifier import Notifier
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services
 from bay.store.engine import Store
@@ -62,12 +63,14 @@ class ServiceSyncer:
         ship: ServiceClient,
         profiles: Mapping[str, Profile],
         secret_env: Callable[[SandboxRecord], Awaitable[Mapping[str, str]]],
+        notifier: Notifier,
         clock: Clock,
     ) -> None:
         self._store = store
         self._secret_env = secret_env
         self._ship = ship
         self._profiles = profiles
+        self._notifier = notifier
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
         """By session."""
@@ -202,6 +205,7 @@ class ServiceSyncer:
         if news:
             await self._write(kept.sandbox_id, news)
         kept.seen = states
+        self._notifier.announce(kept.sandbox_id)
         if news:
             await asyncio.sleep(kept.events.pay(len(news.failed) + len(news.unhealthy)))
 

@@ -1,5 +1,6 @@
 """The sandbox service: each call writes what is wanted in one transaction; the reconciler does the rest."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -43,6 +44,7 @@ from bay.server.images import entrypoints
 from bay.server.images.puller import Puller
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.managed_services import rules
+from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.networks.service import check_injected, checked_policy
 from bay.server.ports.gate import host_of
 from bay.server.sandboxes import volumes
@@ -58,7 +60,7 @@ from bay.server.sessions.sizes import PROFILES_OWN
 from bay.server.sessions.waker import Waker, is_frozen
 from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipClient
-from bay.server.templates.services import template_services
+from bay.server.templates.services import MAIN, template_services
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, networks, sandboxes, secrets, services, templates
@@ -152,6 +154,7 @@ class Sandboxes:
     images: ImageRequests
     puller: Puller
     resizing: Resizing
+    syncer: ServiceSyncer
     ship: ShipClient
     request_probe: Callable[[str], None]
     view: Callable[[SandboxRecord], Sandbox]
@@ -194,7 +197,9 @@ class Sandboxes:
         if earlier is None and fits_pool:
             self.pool.count(profile, hit=is_claimed)
         is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
-        return sandbox if is_ready or not wait_s else await self._settled(sandbox, wait_s)
+        if is_ready or not wait_s:
+            return sandbox
+        return await self._settled(sandbox, wait_s, serving=_checked_main(new))
 
     async def _of_template(self, caller: Caller, new: NewSandbox, ref: str) -> NewSandbox:
         """The create with what the template says. Raises NotFound, and Conflict for one that is not ready."""
@@ -208,6 +213,8 @@ class Sandboxes:
             why = f": {template.error.message}" if template.error else "; wait for it"
             raise Conflict(f"template {template.ref} is {template.state}{why}")
         named = {spec.name for spec in new.services}
+        if new.entrypoint is not None:
+            named.add(entrypoints.NAME)
         kept = (spec for spec in template_services(template) if spec.name not in named)
         return replace(
             new,
@@ -633,14 +640,27 @@ class Sandboxes:
             raise InvalidArgument("a sandbox may live for ten years at most from now")
         return later
 
-    async def _settled(self, sandbox: Sandbox, wait_s: float) -> Sandbox:
-        """The sandbox once its start has ended, or as it is when the seconds are over."""
+    async def _settled(self, sandbox: Sandbox, wait_s: float, *, serving: bool) -> Sandbox:
+        """The sandbox once its start has ended, and with `serving` once its template's service is healthy or
+        has ended for good; or as it is when the seconds are over.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
         record = await self.waker.settled(sandbox.id, wait_s)
+        if record is not None and serving:
+            record = await self.waker.wait_until(sandbox.id, self._serves, until - loop.time())
         if record is None:
             async with self.core.store.read() as db:
                 record = await sandboxes.get(db, sandbox.id)
         is_there = record is not None and record.deleted_at is None and record.target != "deleted"
         return self.view(record) if record and is_there else sandbox
+
+    def _serves(self, record: SandboxRecord) -> bool:
+        """Whether there is nothing more to wait for of a sandbox whose `main` has a health check."""
+        if record.session is None or record.session.phase != "running":
+            return True
+        main = self.syncer.seen(record.session.id).get(MAIN)
+        return main is not None and (main.healthy is True or main.state in ("failed", "exited"))
 
     async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
         """The live session's container, once in use, unhealthy if it is silent; a frozen one as it was."""
@@ -687,6 +707,12 @@ def _check_offered(what: str, wanted: str, offered: tuple[str, ...]) -> None:
             f"{what} {wanted} is not available here; there is {' or '.join(offered)}",
             details={"available": list(offered)},
         )
+
+
+def _checked_main(new: NewSandbox) -> bool:
+    """Whether its template has it start with a service that says when it is ready."""
+    has_check = any(spec.name == MAIN and spec.health is not None for spec in new.services)
+    return new.template is not None and has_check
 
 
 def _check_entrypoint(new: NewSandbox, profile: Profile) -> None:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import Query, Response
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from bay.models import Sizes, Template
 from bay.server.templates.service import LATEST, NewTemplate, Templates
@@ -54,7 +54,7 @@ class CreateTemplate(Body):
         Field(description="Runs in each sandbox as the service `main`; a text by /bin/sh, a list as it is"),
     ] = None
     ready_command: Annotated[
-        Command | None, Field(description="Run again and again until it ends with 0: the sandbox is ready")
+        Command | None, Field(description="Health check of `main`, which serves once this ends with 0")
     ] = None
     cpus: Annotated[float | None, Field(ge=0.01, le=1024, allow_inf_nan=False)] = None
     memory_mb: Annotated[int | None, Field(ge=64, le=1 << 30)] = None
@@ -82,6 +82,12 @@ class CreateTemplate(Body):
             "WorkingDir, Entrypoint, Cmd, StopSignal, ExposedPorts, Labels, Healthcheck"
         ),
     ] = None
+
+    @model_validator(mode="after")
+    def _something_to_be_ready(self) -> "CreateTemplate":
+        if self.ready_command is not None and self.start_command is None:
+            raise ValueError("ready_command says when start_command serves; give that as well")
+        return self
 
     def to_new(self) -> NewTemplate:
         """The class that the service takes."""

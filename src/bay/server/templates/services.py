@@ -1,26 +1,18 @@
-"""The services with which a template's sandboxes start. Pure.
+"""The service with which a template's sandboxes start. Pure."""
 
-The command that says when it is ready is a service too, which tries until it ends with 0: the state of that
-one is the answer, and it is asked again after every start.
-"""
-
-from bay.models import ServiceSpec
+from bay.models import ServiceHealth, ServiceSpec
 from bay.store.records import TemplateRecord
 
-MAIN, READY = "main", "ready"
+MAIN = "main"
+
+_EVERY_S = 2.0
+_LONGEST_S = 30.0
 
 
 def template_services(template: TemplateRecord) -> tuple[ServiceSpec, ...]:
-    """`main` and `ready`, those of the two that the template has a command for."""
-    main = (
-        ServiceSpec(name=MAIN, argv=template.start_command, restart="on-failure")
-        if template.start_command
-        else None
-    )
-    needs = (MAIN,) if main else ()
-    ready = (
-        ServiceSpec(name=READY, argv=template.ready_command, restart="on-failure", needs=needs)
-        if template.ready_command
-        else None
-    )
-    return tuple(spec for spec in (main, ready) if spec is not None)
+    """`main`, if the template has a command for it; its ready command is the health check of that."""
+    if template.start_command is None:
+        return ()
+    ready = template.ready_command
+    health = ServiceHealth(argv=ready, interval_s=_EVERY_S, timeout_s=_LONGEST_S) if ready else None
+    return (ServiceSpec(name=MAIN, argv=template.start_command, restart="on-failure", health=health),)

@@ -1,0 +1,158 @@
+"""The commands `template`: named images of sandboxes, from which others start."""
+
+from datetime import datetime
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bay.cli.complete import complete_names, complete_profiles
+from bay.cli.output import act_on_each, age, dash, print_json, print_line, print_list, printable
+from bay.cli.size_options import CpusOption, DiskOption, MemoryOption, PidsOption, sizes
+from bay.cli.state import EnvOption, JsonOption, connect, pairs
+from bay.cli.tree import Tree
+from bay.clock import utc_now
+
+if TYPE_CHECKING:
+    from bay.models import Template
+
+template = Tree(help="Manage the templates that sandboxes start from.")
+
+RefArgument = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Its name, name:tag, or id.")]
+
+
+@template.command("create")
+def create(
+    ctx: typer.Context,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[:TAG]", help="Its name: a-z, 0-9 and '-'; the tag is latest unless given."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="SANDBOX",
+            help="Name or id of the sandbox to freeze.",
+            autocompletion=complete_names,
+        ),
+    ],
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Run it in each of its sandboxes, as the service `main`."),
+    ] = None,
+    ready: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="The service serves once this ends with 0.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Profile of its sandboxes; default: the sandbox's.",
+            autocompletion=complete_profiles,
+        ),
+    ] = None,
+    env: EnvOption = None,
+    cpus: CpusOption = None,
+    memory: MemoryOption = None,
+    disk: DiskOption = None,
+    pids: PidsOption = None,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="USER of its image.")] = None,
+    workdir: Annotated[str | None, typer.Option(metavar="PATH", help="WORKDIR of its image.")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Let every owner use it. Needs an admin key.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Freeze a sandbox into a template and print its id."""
+    called, _, tag = name.partition(":")
+    with connect(ctx) as client:
+        made = client.templates.create(
+            called,
+            source,
+            tag=tag or None,
+            start_command=start,
+            ready_command=ready,
+            profile=profile,
+            env=pairs(env, "--env", "=") or None,
+            **sizes(cpus, memory, disk, pids),
+            user=user,
+            working_dir=workdir,
+            shared=shared,
+        )
+    print_json(made) if as_json else print_line(made.id)
+
+
+@template.command("ls")
+def ls(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only those of this name.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List templates, oldest first: yours, and those that are shared."""
+    with connect(ctx) as client:
+        heads = ("ID", "NAME", "TAG", "STATE", "PROFILE", "AGE", "SHARED", "START")
+        row = partial(_row, utc_now())
+        found = client.templates.list(name=name)
+        print_list(found, as_json, heads, row, quiet=attrgetter("id") if quiet else None)
+
+
+@template.command("get")
+def get(ctx: typer.Context, ref: RefArgument, as_json: JsonOption = False) -> None:
+    """Show a template: its source, image, commands and sizes."""
+    with connect(ctx) as client:
+        found = client.templates.get(ref)
+    if as_json:
+        print_json(found)
+        return
+    for name, value in _facts(found):
+        print_line(f"{name:<10} {value}")
+
+
+@template.command("tag")
+def tag(
+    ctx: typer.Context,
+    ref: RefArgument,
+    new: Annotated[
+        str, typer.Argument(metavar="TAG", help="Its tag from now on; another of its name loses it.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Give a template another tag."""
+    with connect(ctx) as client:
+        found = client.templates.update(ref, tag=new)
+    print_json(found) if as_json else print_line(f"{found.name}:{found.tag}")
+
+
+@template.command("rm")
+def rm(
+    ctx: typer.Context,
+    refs: Annotated[list[str], typer.Argument(metavar="TEMPLATE", help="Names, name:tag or ids.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Remove templates that no sandbox needs."""
+    with connect(ctx) as client:
+        act_on_each(refs, client.templates.delete, as_json, "template", "deleted")
+
+
+def _row(now: datetime, one: "Template") -> tuple[str, ...]:
+    start = printable(" ".join(one.start_command or ()))[:40]
+    return (
+        one.id, one.name, dash(one.tag), one.state, one.profile, age(one.created_at, now),
+        "yes" if one.shared else "-", start or "-",
+    )  # fmt: skip
+
+
+def _facts(one: "Template") -> list[tuple[str, str]]:
+    shown = {
+        "id": one.id, "name": one.name, "tag": one.tag, "state": one.state, "profile": one.profile,
+        "sandbox": one.sandbox_id, "image": one.image_id, "start": " ".join(one.start_command or ()),
+        "ready": " ".join(one.ready_command or ()), "cpus": one.cpus, "memory_mb": one.memory_mb,
+        "disk_mb": one.disk_mb, "pids": one.pids, "env": " ".join(one.env), "user": one.user,
+        "workdir": one.working_dir, "shared": "yes" if one.shared else "", "error": one.error and one.error.message,
+    }  # fmt: skip
+    return [(name, printable(str(value))) for name, value in shown.items() if value]

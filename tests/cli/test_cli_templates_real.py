@@ -1,0 +1,203 @@
+"""Templates through the executable: the oci driver, an image of busybox, and both ways to keep files."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import forked_bay
+import pytest
+from image_files import ImageFile, layer_of_tree
+from image_roots import busybox_root
+
+from bay.cargo import backend_detection
+from bay.images import fetch_cage
+from pools import unmounted_after
+
+KEY = "bay_0123456789abcdef0123456789abcdef"
+TEMPLATES = 5
+_SET_UP = """
+set -e
+echo 'ann:x:1234:1234::/home/ann:/bin/sh' >> /etc/passwd
+echo 'ann:x:1234:' >> /etc/group
+mkdir /home/ann
+chown 1234:1234 /home/ann
+echo '#!/bin/sh
+echo tool' > /bin/tool
+chmod 4755 /bin/tool
+rm /etc/os-release
+rm -rf /var/lib
+mkdir /var/lib
+echo new > /var/lib/new
+mv /var/tmp /var/moved
+ln /var/lib/new /var/lib/same
+"""
+_SECOND = "cat /var/lib/second app/file app/more; test -e /bin/tool || echo gone"
+_TREE = "find / -xdev -path /etc/hostname -prune -o -path /proc -prune -o -exec stat -c '%n %f %u %g %h' {} + | sort"
+
+
+@dataclass
+class Server:
+    """A Bay of its own directories, which runs, is killed, and runs again."""
+
+    environment: dict[str, str]
+    root: Path
+    process: forked_bay.ForkedBay | None = None
+
+    def start(self) -> None:
+        with open(os.devnull, "wb") as null:
+            self.process = forked_bay.fork(["serve", "--port", "0"], self.environment, null.fileno())
+        assert self.process.stdout is not None
+        url = self.process.stdout.readline().decode().rpartition(" ")[2].strip()
+        self.environment["BAY_URL"] = url
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self.process.send_signal(how)
+        self.process.wait(60)
+        self.process.stdout.close()
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        done = forked_bay.run(list(arguments), self.environment, b"")
+        assert done.returncode == code, done.stderr.decode()
+        return (done.stdout or done.stderr).decode()
+
+    def json(self, *arguments: str) -> dict[str, object]:
+        return json.loads(self(*arguments, "--json"))
+
+    def kept(self, kind: str) -> list[str]:
+        """Names of layers, tops or checkpoints on the disk."""
+        base = self.root / "data"
+        pool = base / backend_detection.ROOT
+        images = pool / ".images" if (pool / ".images").exists() else base / "images"
+        place = pool / ".checkpoints" if kind == "checkpoints" else images / kind
+        return sorted(path.name for path in place.iterdir() if not path.name.startswith("."))
+
+
+@contextmanager
+def running(root: Path, backend: str) -> Generator[Server]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
+    profile = {"persist": "machine", "memory_mb": 128, "start": "eager"}
+    own = clean | {
+        "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data", "BAY_API_KEY": KEY,
+        "BAY_CARGO_BACKEND": backend, "BAY_POOL_MAX_GB": "2",
+        "BAY_PROFILES": json.dumps({"python-default": profile}),
+    }  # fmt: skip
+    if "BAY_CACHE_DIR" in os.environ:
+        own["BAY_CACHE_DIR"] = os.environ["BAY_CACHE_DIR"]
+    server = Server(own, root)
+    server.start()
+    try:
+        yield server
+        if server("ls", "-q"):
+            server("rm", "--all")
+    finally:
+        server.end()
+
+
+@pytest.fixture(scope="module", params=["btrfs", "directory"])
+def bay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    if os.geteuid() != 0 or not fetch_cage.is_installed():
+        pytest.skip("needs root, and skopeo")
+    if request.param == "btrfs" and backend_detection.look(Path("/tmp")).lacking is not None:
+        pytest.skip("needs loop devices and btrfs")
+    made = tmp_path_factory.mktemp("image")
+    busybox_root(made / "root")
+    ImageFile(layers=(layer_of_tree(made / "root"),)).write(made / "layout")
+    subprocess.run(["tar", "-C", made / "layout", "-cf", made / "image.tar", "."], check=True)
+    with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as name:
+        root = Path(name)
+        root.chmod(0o711)  # sessions pass through it
+        with unmounted_after(root / "data"), running(root, request.param) as server:
+            server("image", "import", str(made / "image.tar"), "small:1")
+            yield server
+
+
+def set_up(bay: Server) -> str:
+    """A sandbox in which things were installed and deleted; its tree."""
+    bay("create", "dev", "--image", "small:1", "--wait", "60")
+    bay("exec", "--user", "root", "dev", "--", "sh", "-c", _SET_UP)
+    bay("exec", "dev", "--", "sh", "-c", "mkdir app && echo data > app/file")
+    return bay("exec", "--user", "root", "dev", "--", "sh", "-c", _TREE)
+
+
+def test_sandboxes_of_a_template_are_as_their_source_was(bay: Server) -> None:
+    before = set_up(bay)
+    assert bay("template", "create", "app", "--from", "dev").startswith("tmpl-")
+    bay("rm", "dev")
+    for number in range(TEMPLATES):
+        bay("create", f"t{number}", "--template", "app", "--wait", "60")
+    for number in range(TEMPLATES):
+        box = f"t{number}"
+        assert bay("exec", box, "--", "tool") == "tool\n"
+        assert bay("exec", box, "--", "cat", "app/file") == "data\n"
+        assert bay("exec", box, "--", "ls", "/var/lib") == "new\nsame\n"
+        assert "ann" in bay("exec", box, "--", "id", "ann")
+        bay("exec", box, "--", "test", "-e", "/etc/os-release", code=1)
+    assert bay("exec", "--user", "root", "t0", "--", "sh", "-c", _TREE) == before
+    bay("exec", "--user", "root", "t0", "--", "sh", "-c", "rm /bin/tool; echo 2 > /var/lib/second")
+    bay("exec", "t0", "--", "sh", "-c", "echo more > app/more")
+    bay("template", "create", "app:v2", "--from", "t0")
+    said = bay(
+        "run",
+        "--template",
+        "app:v2",
+        "--",
+        "sh",
+        "-c",
+        "cat /var/lib/second app/file app/more; test -e /bin/tool || echo gone",
+    )
+    assert said == "2\ndata\nmore\ngone\n"
+    assert bay("exec", "t1", "--", "tool") == "tool\n"  # the first template is as it was
+    assert "used by sandbox-" in bay("template", "rm", "app", code=2)
+    bay("rm", "--all")
+    bay("template", "rm", "app", "app:v2")
+    assert bay("template", "ls", "-q") == ""
+    assert len(bay.kept("layers")) == len(bay.kept("tops")) == 1
+
+
+def test_a_create_waits_until_what_a_template_starts_is_ready(bay: Server) -> None:
+    bay("create", "dev", "--image", "small:1", "--wait", "60")
+    start, ready = "sleep 1; echo up > /workspace/up; sleep 1000", "test -e /workspace/up"
+    bay("template", "create", "serving", "--from", "dev", "--start", start, "--ready", ready)
+    bay("create", "s", "--template", "serving", "--wait", "60")
+    assert bay("exec", "s", "--", "cat", "up") == "up\n"
+    assert "main" in bay("services", "ls", "s")
+    bay("rm", "--all")
+    bay("template", "rm", "serving")
+
+
+def test_a_bay_that_is_killed_during_a_freeze_leaves_nothing_and_the_next_one_makes_it(bay: Server) -> None:
+    set_up(bay)
+    dev = str(bay.json("get", "dev")["id"])
+    for tenth in range(6):
+        asked = subprocess.Popen(
+            ["curl", "-s", "-o", os.devnull, "-H", f"Authorization: Bearer {KEY}", "-H", "Content-Type: application/json",
+             "-d", json.dumps({"name": "killed", "sandbox": dev}), f"{bay.environment['BAY_URL']}/v1/templates?wait=30"],
+        )  # fmt: skip
+        time.sleep(0.05 + 0.1 * tenth)
+        bay.end(signal.SIGKILL)
+        asked.wait(30)
+        bay.start()
+    for ref in bay("template", "ls", "-q").split():
+        curl = [
+            "curl",
+            "-s",
+            "-H",
+            f"Authorization: Bearer {KEY}",
+            f"{bay.environment['BAY_URL']}/v1/templates/{ref}?wait=60",
+        ]
+        assert json.loads(subprocess.check_output(curl))["state"] == "ready"
+    said = bay("run", "--template", "killed", "--", "sh", "-c", "tool; cat app/file")
+    assert said == "tool\ndata\n"
+    for ref in bay("template", "ls", "-q").split():
+        bay("template", "rm", ref)
+    bay("rm", "--all")
+    assert len(bay.kept("layers")) == len(bay.kept("tops")) == 1
