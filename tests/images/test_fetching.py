@@ -88,6 +88,17 @@ async def test_the_layers_that_are_held_are_not_fetched(
     assert told[-1] == FetchProgress(len(LAYERS[1].blob), len(LAYERS[1].blob), 2, 2)
 
 
+async def test_no_link_in_a_spool_leads_to_files_of_the_host(
+    make_fetcher: MakeFetcher, plain_registry: Registry, spool: Path
+) -> None:
+    ref = plain_registry.push(IMAGE, "held/image", "v1")
+    (spool.parent / "elsewhere/sha256").mkdir(parents=True)
+    (spool / "blobs").symlink_to(spool.parent / "elsewhere")
+    fetcher = make_fetcher(insecure(plain_registry))
+    await refusal(fetcher, ref, spool, DriverUnavailable, held={LAYERS[0].digest})
+    assert list((spool.parent / "elsewhere/sha256").iterdir()) == []
+
+
 async def test_a_moved_tag_changes_nothing_for_a_digest(
     make_fetcher: MakeFetcher, plain_registry: Registry, spool: Path
 ) -> None:

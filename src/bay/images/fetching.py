@@ -498,11 +498,17 @@ def _soon(loop: asyncio.AbstractEventLoop, told: Callable[[SpoolUse], None], use
 
 
 def _stand_in(spool: Path, held: Collection[str]) -> None:
-    """An empty file that has a blob's name makes skopeo leave that blob out."""
-    for digest in held:
-        path = oci_layout.blob_path(spool, digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    """An empty file that has a blob's name makes skopeo leave that blob out. What is there already, only a
+    skopeo that was broken into can have put there: a link, by which a file of this host would be made.
+    """
+    paths = [oci_layout.blob_path(spool, digest) for digest in held]
+    try:
+        for directory in (paths[0].parent.parent, paths[0].parent) if paths else ():
+            directory.mkdir()
+        for path in paths:
+            path.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise DriverUnavailable("the spool of a fetch was changed by something else; try again") from error
 
 
 def _clear_parts(spool: Path) -> None:
