@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from server_harness import until
@@ -16,11 +17,13 @@ from bay.drivers.oci import netns
 from bay.errors import DriverUnavailable
 from bay.linux import namespaces, sysctls
 from bay.linux.nftables import Nft
-from bay.models import NetworkPolicy, NetworkRule
+from bay.models import HeaderInjection, NetworkPolicy, NetworkRule
+from bay.network.broker.supervisor import Brokers
 from bay.network.conntrack import Conntrack
+from bay.network.dns.forwarder import Forwarder
 from bay.network.firewalls import dropping
 from bay.network.manager import NetworkManager
-from bay.network.ruleset import slot_chains
+from bay.network.ruleset import policy_chain, slot_chains
 from bay.network.slots import NetworkSlot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="networks need root")]
@@ -103,6 +106,34 @@ async def test_networks_stand_without_bay_and_are_found_by_the_next(inside: int)
         await network.set_policy(SEAT, LIST, inside)
         assert (await network.state(SEAT)).mode == "allowlist"
         await network.remove(SEAT)
+    assert left() == []
+
+
+async def test_a_policy_holds_where_its_broker_cannot_be(inside: int, tmp_path: Path) -> None:
+    directory = tmp_path / "brokers"
+    directory.touch()  # no authority can be kept in it
+    inject = HeaderInjection(header="X-Key", secret="KEY", format="{}")
+    rule = NetworkRule(action="allow", domain="api.example.com", ports=(443,), protocol="tcp", inject=inject)
+    network = NetworkManager(
+        instance=INSTANCE,
+        names=lambda opener, public: Forwarder(resolvers=["192.0.2.1"], opener=opener, is_reachable=public),
+        brokers=Brokers(directory=directory),
+    )
+    await network.open()
+    try:
+        await asyncio.to_thread(network.admit, SEAT, OPEN)
+        await asyncio.to_thread(network.connect, SEAT, inside)
+        await network.serve_names(SEAT, inside)
+        before = said("nft", "list", "chain", "inet", f"bay_{INSTANCE}", policy_chain(SEAT))
+        with pytest.raises(OSError, match="brokers"):
+            await network.set_policy(SEAT, NetworkPolicy(mode="allowlist", rules=(rule,)), inside)
+        after = said("nft", "list", "chain", "inet", f"bay_{INSTANCE}", policy_chain(SEAT))
+        assert "goto" in after
+        assert after != before
+        directory.unlink()
+        await network.remove(SEAT)
+    finally:
+        await network.aclose()
     assert left() == []
 
 

@@ -238,11 +238,13 @@ class NetworkManager:
         names = self._names.names_of(slot.number) if self._names else {}
         if policy.mode == "none":
             await self._stop_names(slot)
-        elif self.brokers and slot.number in self._listening:
-            await self.brokers.serve(slot, netns_fd, policy)  # before a name leads there
         await self._do(lambda: self._set_policy(slot, policy, netns_fd, names))
         if self._names and slot.number in self._listening:
-            self._names.set_plan(slot.number, self._states[slot.number].generation.plan)
+            try:
+                if self.brokers:
+                    await self.brokers.serve(slot, netns_fd, policy)  # before a name leads there
+            finally:  # it holds whether there is a broker or not
+                self._names.set_plan(slot.number, self._states[slot.number].generation.plan)
         await self.serve_names(slot, netns_fd)
 
     async def state(self, slot: NetworkSlot) -> NetworkState:
