@@ -124,7 +124,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "sessions": {"web", "ship"},
     "checkpoints": {"web", "sessions"},
     "events": {"web"},
-    "images": {"web", "sessions", "secrets"},
+    "images": {"web", "sessions", "secrets", "managed_services"},
     "kernels": {"web", "ship", "sessions"},
     "keys": {"web"},
     "networks": {"web", "sessions"},

@@ -556,6 +556,24 @@ async def test_an_image_without_a_command_and_the_host_have_no_service(
     assert_error(await admin.post("/v1/sandboxes", json=named), 400, "validation_error")
 
 
+@pytest.mark.parametrize("argv", [["", "x"], ["/bin/app", "x" * 70_000]])
+async def test_a_command_that_no_service_can_have_spoils_none_of_the_sandboxs_services(
+    bay: World, admin: httpx.AsyncClient, argv: list[str]
+) -> None:
+    bay.library.config = {"entrypoint": argv, "cmd": []}
+    await pull(admin)
+    late = await admin.post("/v1/sandboxes", json={"image": "debian:13", "entrypoint": "service"})
+    assert_error(late, 422, "image_invalid")
+
+
+async def test_the_service_of_an_image_is_one_of_the_most_that_a_sandbox_may_have(
+    admin: httpx.AsyncClient,
+) -> None:
+    own = [{"name": f"s{n}", "argv": ["true"]} for n in range(32)]
+    body = {"image": "debian:13", "entrypoint": "service", "services": own}
+    assert_error(await admin.post("/v1/sandboxes", json=body), 400, "validation_error")
+
+
 async def test_an_image_that_is_not_ready_or_not_yours_does_not_leave(
     bay: World, admin: httpx.AsyncClient
 ) -> None:

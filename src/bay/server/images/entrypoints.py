@@ -4,6 +4,7 @@ from typing import Any
 
 from bay.errors import ImageInvalid
 from bay.models import Profile, ServiceHealth, ServiceSpec
+from bay.server.managed_services.rules import MAX_CHARS
 from bay.store.records import ImageRecord
 
 NAME = "main"
@@ -18,10 +19,15 @@ def service_of(image: ImageRecord, profile: Profile) -> ServiceSpec:
     without a command.
     """
     config, facts = image.config or {}, image.facts or {}
-    argv = (*config.get("entrypoint", ()), *config.get("cmd", ()))
-    if not argv:
+    argv, health = (*config.get("entrypoint", ()), *config.get("cmd", ())), _health(config.get("healthcheck"))
+    if not argv or not argv[0]:
         raise ImageInvalid(
             f"image {image.ref} has neither ENTRYPOINT nor CMD, so there is no service to start"
+        )
+    if sum(map(len, (*argv, *(health.argv if health and health.argv else ())))) > MAX_CHARS:
+        raise ImageInvalid(
+            f"the command and the health check of image {image.ref} have more than {MAX_CHARS} characters; define a "
+            "service of your own"
         )
     user = facts.get("user")
     runs_as = user["name"] if user and (user["uid"] or profile.root) else None
@@ -30,12 +36,12 @@ def service_of(image: ImageRecord, profile: Profile) -> ServiceSpec:
         argv=argv,
         cwd=facts.get("working_dir"),
         user=runs_as,
-        health=_health(config.get("healthcheck")),
+        health=health,
     )
 
 
 def _health(found: dict[str, Any] | None) -> ServiceHealth | None:
-    if found is None or not (argv := _command(*found["test"])):
+    if found is None or not (argv := _command(*found["test"])) or not argv[0]:
         return None
     return ServiceHealth(
         argv=argv,

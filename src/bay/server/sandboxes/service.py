@@ -720,6 +720,10 @@ def _check_entrypoint(new: NewSandbox, profile: Profile) -> None:
         raise BadRequest("image host has no ENTRYPOINT; name another image, or define a service of your own")
     if any(spec.name == entrypoints.NAME for spec in new.services):
         raise BadRequest(f"`entrypoint` makes a service {entrypoints.NAME}; give yours another name")
+    if len(new.services) >= rules.MAX_SERVICES:
+        raise BadRequest(
+            f"a sandbox may have at most {rules.MAX_SERVICES} services, and `entrypoint` makes one"
+        )
 
 
 def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
