@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 __all__ = [
     "BadRequest",
     "BayError",
+    "BuildFailed",
     "CallerError",
     "CapabilityNotSupported",
     "Conflict",
@@ -166,6 +167,10 @@ class ImagePlatform(CallerError, code="image_platform", status=422):
 
 class ImageTooLarge(CallerError, code="image_too_large", status=413):
     """The image is larger than the limit in the message. Make it smaller, or have the operator raise it."""
+
+
+class BuildFailed(CallerError, code="build_failed", status=422, exit_code=1):
+    """A step of a build failed; the message has its line and its last output. Mend the step."""
 
 
 class RequestTimeout(CallerError, code="request_timeout", status=408, retryable=True):

@@ -94,6 +94,11 @@ PANELS = {
             "bay fork web --name try --count 3",
         ),
         "cargo": CommandEntry("cargo", "Manage files that outlive sandboxes"),
+        "build": CommandEntry(
+            "build",
+            "Build a template of a Dockerfile",
+            "bay build . -t web\nbay build app -t web:2 -f app/Dockerfile.prod --build-arg VERSION=2 --secret TOKEN",
+        ),
         "image": CommandEntry(
             "image",
             "Manage the images that sandboxes start from",

@@ -3,7 +3,7 @@
 import os
 import posixpath
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from bay.client._local import CHUNK_BYTES, LeftOut, Meter
@@ -22,8 +22,17 @@ def packed(root: Path, meter: Meter, left_out: LeftOut | None) -> Generator[byte
     Links that lead out of the tree are taken for the files they lead to; other kinds than files, directories
     and links are left out. Files that are linked to each other stay so.
     """
+    yield from _gathered(_pieces(root, _Packing(meter, left_out or _nobody)))
+
+
+def packed_files(files: Iterable[tuple[str, Path | bytes]], meter: Meter) -> Generator[bytes, None, None]:
+    """The stream of those files, directories and links under those names; bytes are a file's content."""
+    yield from _gathered(_named(files, _Packing(meter, _nobody)))
+
+
+def _gathered(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
     gathered = bytearray()
-    for piece in _pieces(root, _Packing(meter, left_out or _nobody)):
+    for piece in pieces:
         gathered += piece
         if len(gathered) >= CHUNK_BYTES:
             yield bytes(gathered)
@@ -34,6 +43,16 @@ def packed(root: Path, meter: Meter, left_out: LeftOut | None) -> Generator[byte
 def _pieces(root: Path, packing: "_Packing") -> Iterator[bytes]:
     for path, found in _below(root):
         yield from packing.entry(path, path.relative_to(root).as_posix(), found)
+    yield END
+
+
+def _named(files: Iterable[tuple[str, Path | bytes]], packing: "_Packing") -> Iterator[bytes]:
+    for name, path in files:
+        if isinstance(path, bytes):
+            yield header(name, FILE, mode=0o644, mtime_ns=0, size=len(path), link="")
+            yield path + padding(len(path))
+        else:
+            yield from packing.entry(path, name, path.lstat())
     yield END
 
 

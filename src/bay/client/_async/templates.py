@@ -1,18 +1,29 @@
 """The templates of an owner: named images of sandboxes, from which others start."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Unpack
 
-from bay.client._async.http import AsyncNoun
+from bay.client._async.builds import built
+from bay.client._async.http import AsyncHttp, AsyncNoun
+from bay.client._build_body import BuildOptions
 from bay.client._calls import Call, given, list_params
 from bay.client._paths import noun_path
 from bay.errors import error_from_wire
 from bay.models import Template
+
+if TYPE_CHECKING:
+    from bay.client._async.client import AsyncClient
 
 _WAIT_S = 30.0
 
 
 class AsyncTemplates(AsyncNoun):
     """The templates of the key's owner, and those that are shared with all owners."""
+
+    def __init__(self, http: AsyncHttp, client: "AsyncClient") -> None:
+        super().__init__(http)
+        self._client = client
 
     async def create(
         self,
@@ -48,6 +59,20 @@ class AsyncTemplates(AsyncNoun):
         )  # fmt: skip
         call = Call.once("/v1/templates", {**wanted, "shared": shared}, idempotency_key)
         return await self.wait((await self._http.one(Template, call)).id)
+
+    async def build(
+        self, context: str | PathLike[str], name: str, **options: Unpack[BuildOptions]
+    ) -> Template:
+        """Build the template `name`, or `name:tag`, of the Dockerfile in the local directory `context`.
+
+        The steps run in a sandbox of its own, which is deleted at the end, also of a build that fails or is
+        cancelled. Raises InvalidArgument for a Dockerfile that breaks a rule or needs more than Bay's subset,
+        and BuildFailed for a step that fails.
+        """
+        async with built(self._client, self._http, context, name, options) as body:
+            return await self.wait(
+                (await self._http.one(Template, Call.once("/v1/templates", body, None))).id
+            )
 
     async def wait(self, ref: str) -> Template:
         """The template once it is made. Raises the error that it failed with."""

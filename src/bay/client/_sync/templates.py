@@ -3,18 +3,29 @@
 """The templates of an owner: named images of sandboxes, from which others start."""
 
 from collections.abc import Generator, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Unpack
 
+from bay.client._build_body import BuildOptions
 from bay.client._calls import Call, given, list_params
 from bay.client._paths import noun_path
-from bay.client._sync.http import Noun
+from bay.client._sync.builds import built
+from bay.client._sync.http import Http, Noun
 from bay.errors import error_from_wire
 from bay.models import Template
+
+if TYPE_CHECKING:
+    from bay.client._sync.client import Client
 
 _WAIT_S = 30.0
 
 
 class Templates(Noun):
     """The templates of the key's owner, and those that are shared with all owners."""
+
+    def __init__(self, http: Http, client: "Client") -> None:
+        super().__init__(http)
+        self._client = client
 
     def create(
         self,
@@ -50,6 +61,16 @@ class Templates(Noun):
         )  # fmt: skip
         call = Call.once("/v1/templates", {**wanted, "shared": shared}, idempotency_key)
         return self.wait((self._http.one(Template, call)).id)
+
+    def build(self, context: str | PathLike[str], name: str, **options: Unpack[BuildOptions]) -> Template:
+        """Build the template `name`, or `name:tag`, of the Dockerfile in the local directory `context`.
+
+        The steps run in a sandbox of its own, which is deleted at the end, also of a build that fails or is
+        cancelled. Raises InvalidArgument for a Dockerfile that breaks a rule or needs more than Bay's subset,
+        and BuildFailed for a step that fails.
+        """
+        with built(self._client, self._http, context, name, options) as body:
+            return self.wait((self._http.one(Template, Call.once("/v1/templates", body, None))).id)
 
     def wait(self, ref: str) -> Template:
         """The template once it is made. Raises the error that it failed with."""
