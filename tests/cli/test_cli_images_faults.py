@@ -1,10 +1,12 @@
 """Images and what happens around them: registries that go, tags that move, Bays that end, and backups."""
 
+import json
 import os
 import subprocess
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,8 +54,7 @@ def test_a_pull_waits_for_a_registry_that_went_and_comes_back(tmp_path: Path, bo
     with registry.registry(tmp_path) as hub:
         ref = hub.push(version(box_layer, "1"), "gone/back", "1")
     with environment_for(hub) as own, serving(own) as url, Client(url, KEY) as client:
-        headers = {"Authorization": f"Bearer {KEY}"}
-        httpx.post(f"{url}/v1/images", json={"ref": ref}, headers=headers, trust_env=False).raise_for_status()
+        post(url, "/v1/images", {"ref": ref})
         waiting = until(lambda: client.images.get(ref), lambda image: image.attempts > 0)
         assert waiting.state == "pulling"
         assert waiting.error is not None
@@ -126,6 +127,31 @@ def test_a_backup_has_the_rows_of_images_and_their_files_are_fetched_again(
                 assert "upload it again" in bay("image", "get", "mine:1")
                 assert "upload it again" in bay("exec", "own", "--", "true", code=1)
             bay("rm", "--all")
+
+
+def test_a_template_leaves_and_what_it_removed_stays_away(
+    environment: dict[str, str], hub: Registry, box_layer: Layer, tmp_path: Path
+) -> None:
+    kept = json.dumps({"python-default": {"description": "Kept", "persist": "machine"}})
+    ref = hub.push(version(box_layer, "1"), "made/from", "1")
+    with serving(environment | {"BAY_PROFILES": kept}) as url:
+        bay = Bay(environment | {"BAY_URL": url})
+        bay("create", "made", "--image", ref, "--wait", "60")
+        bay(
+            "exec", "made", "--user", "root", "--", "sh", "-c", "rm /version; mkdir /opt; echo new > /opt/new"
+        )
+        template = post(url, "/v1/templates?wait=60", {"name": "made", "sandbox": "made"})
+        assert template["state"] == "ready", template
+        bay("image", "export", template["image_id"], str(tmp_path / "made.tar"))
+        bay("image", "import", str(tmp_path / "made.tar"), "made:1")
+        found = bay("run", "--image", "made:1", "--", "sh", "-c", "cat /opt/new; ls /version || echo gone")
+        assert found == "new\ngone\n"
+
+
+def post(url: str, path: str, body: dict[str, str]) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{url}{path}", json=body, headers=headers, timeout=90, trust_env=False)
+    return answer.raise_for_status().json()
 
 
 def images_of(environment: dict[str, str], name: str) -> Generator[Path]:
