@@ -230,6 +230,24 @@ async def test_a_delete_cancels_a_pull(bay: World, admin: httpx.AsyncClient) -> 
     assert await listed(admin) == []
 
 
+async def test_who_waits_for_a_pull_that_is_deleted_hears_of_it(
+    bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, wait_for = asyncio.Event(), bay.bay.changes.wait_for
+
+    async def waited_for(*of: Any) -> Any:
+        begun.set()
+        return await wait_for(*of)
+
+    monkeypatch.setattr(bay.bay.changes, "wait_for", waited_for)
+    bay.library.let_go.clear()
+    image = await pull(admin, wait=0)
+    waiting = asyncio.create_task(admin.get(f"/v1/images/{image['id']}", params={"wait": 60}))
+    await asyncio.wait_for(begun.wait(), 10)
+    await admin.delete(f"/v1/images/{image['id']}")
+    assert (await asyncio.wait_for(waiting, 20)).json()["state"] == "pulling"
+
+
 async def test_a_pull_that_is_just_over_wakes_who_waits_whatever_else_happens(
     bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ class Images:
             _check_unused(found, await images.users(db, found.id))
             await self.puller.hide(db, found)
         audit.about(found.id)
+        self.notifier.announce(found.id)
         self.puller.poke()
         await self.puller.collect()
 
