@@ -42,7 +42,6 @@ class Template:
     """The variables of its sandboxes, without their values."""
     user: str | None = None
     working_dir: str | None = None
-    pool_size: int = 0
     error: Failure | None = None
     """Why it could not be made."""
     created_at: datetime

@@ -293,7 +293,6 @@ class TemplateRecord:
     working_dir: str | None = None
     config: dict[str, Any] | None = field(default=None, repr=False)
     """Changes to the config of its image, in the form of an OCI image's; None for none."""
-    pool_size: int = 0
     created_at: datetime
     deleted_at: datetime | None = None
 

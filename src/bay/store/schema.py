@@ -453,7 +453,6 @@ templates = Table(
     Column("working_dir", String(4096)),
     # The changes that a build makes to the config of its image, in the form of OCI; null for none.
     Column("config", JSON(none_as_null=True)),
-    Column("pool_size", Integer, nullable=False),
     _when("created_at", nullable=False),
     _when("deleted_at"),
     sqlite_autoincrement=True,

@@ -1,6 +1,6 @@
 """The routes `/v1/templates`: named images of sandboxes, from which others start."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Query, Response
 from pydantic import Field, StringConstraints, model_validator
@@ -27,16 +27,45 @@ router = noun_router("templates", "/v1/templates")
 TemplatesDep = Annotated[Templates, service(Templates)]
 
 _SHELL = ("/bin/sh", "-c")
-MAX_POOL = 100
-
 Command = (
     Annotated[str, StringConstraints(min_length=1, max_length=32_768, pattern=r"^[^\x00]*$")]
     | Annotated[tuple[Word, ...], Most(256), Field(min_length=1)]
 )
+Line = Annotated[str, StringConstraints(max_length=131_072, pattern=r"^[^\x00]*$")]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
+Nanoseconds = Annotated[int, Field(ge=0, le=1 << 62)]
 Shared = Annotated[bool, Field(description="Let every owner use it; needs an admin key")]
-PoolSize = Annotated[
-    int, Field(ge=0, le=MAX_POOL, description="How many started sandboxes wait for a create")
-]
+
+
+class EmptyBody(Body):
+    """An object without fields, as an OCI config has them."""
+
+
+class HealthcheckBody(Body):
+    """HEALTHCHECK of an image; times are in nanoseconds."""
+
+    Test: Annotated[tuple[Line, ...], Most(256)] | None = None
+    Interval: Nanoseconds | None = None
+    Timeout: Nanoseconds | None = None
+    StartPeriod: Nanoseconds | None = None
+    StartInterval: Nanoseconds | None = None
+    Retries: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+
+
+class ImageConfigBody(Body):
+    """The fields of `config` in an OCI image's config that may be changed; omitted ones stay."""
+
+    Env: Annotated[tuple[Line, ...], Most(1024), Field(description="NAME=VALUE each")] | None = None
+    User: Annotated[str | None, Field(max_length=256)] = None
+    WorkingDir: Annotated[str | None, Field(max_length=4095)] = None
+    Entrypoint: Annotated[tuple[Line, ...], Most(1024)] | None = None
+    Cmd: Annotated[tuple[Line, ...], Most(1024)] | None = None
+    StopSignal: Annotated[str | None, Field(max_length=32)] = None
+    ExposedPorts: (
+        Annotated[dict[Label, EmptyBody], Most(1024), Field(description="Such as 80/tcp")] | None
+    ) = None
+    Labels: Annotated[dict[Label, Line], Most(1024)] | None = None
+    Healthcheck: HealthcheckBody | None = None
 
 
 class CreateTemplate(Body):
@@ -76,11 +105,8 @@ class CreateTemplate(Body):
     ] = None
 
     config: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="Changes to the image's config, in the form of `config` in an OCI image's: Env, User, "
-            "WorkingDir, Entrypoint, Cmd, StopSignal, ExposedPorts, Labels, Healthcheck"
-        ),
+        ImageConfigBody | None,
+        Field(description="Changes to the image's config, in the form of an OCI image's"),
     ] = None
 
     @model_validator(mode="after")
@@ -91,9 +117,10 @@ class CreateTemplate(Body):
 
     def to_new(self) -> NewTemplate:
         """The class that the service takes."""
-        own = {"start_command", "ready_command", "cpus", "memory_mb", "disk_mb", "pids"}
+        own = {"start_command", "ready_command", "cpus", "memory_mb", "disk_mb", "pids", "config"}
         return NewTemplate(
             **self.model_dump(exclude=own),
+            config=self.config and self.config.model_dump(mode="json", exclude_unset=True),
             start_command=_argv(self.start_command),
             ready_command=_argv(self.ready_command),
             sizes=Sizes(cpus=self.cpus, memory_mb=self.memory_mb, disk_mb=self.disk_mb, pids=self.pids),
@@ -107,7 +134,6 @@ class UpdateTemplate(Body):
         LATEST
     )
     shared: Shared = False
-    pool_size: PoolSize = 0
 
 
 class TemplateList(PageOf[Template]):

@@ -45,7 +45,6 @@ class NewTemplate:
     working_dir: str | None = None
     config: dict[str, Any] | None = field(default=None, repr=False)
     """Changes to the config of its image, in the form of an OCI image's."""
-    pool_size: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,7 +105,7 @@ class Templates:
         return await self._waited(found, wait_s)
 
     async def update(self, caller: Caller, ref: str, changes: dict[str, Any]) -> Template:
-        """Change its `tag`, which it takes from another of that name, or `shared` or `pool_size`.
+        """Change its `tag`, which it takes from another of that name, or `shared`.
         Raises NotFound, Forbidden, InvalidArgument or Conflict.
         """
         _check_may_share(caller, bool(changes.get("shared")))
@@ -182,7 +181,7 @@ class Templates:
             id=new_id("tmpl"), owner=caller.owner, name=new.name, tag=new.tag, shared=new.shared, sandbox_id=sandbox.id,
             profile=profile.id, start_command=new.start_command, ready_command=new.ready_command,
             cpus=own.cpus, memory_mb=own.memory_mb, disk_mb=own.disk_mb, pids=own.pids, env=new.env, user=new.user,
-            working_dir=new.working_dir, config=new.config, pool_size=new.pool_size, created_at=self.clock(),
+            working_dir=new.working_dir, config=new.config, created_at=self.clock(),
         )  # fmt: skip
 
     def _profile(self, name: str) -> Profile:
@@ -210,7 +209,7 @@ def view_of(record: TemplateRecord) -> Template:
         sandbox_id=record.sandbox_id, image_id=record.image_id, has_files=record.checkpoint_id is not None,
         start_command=record.start_command, ready_command=record.ready_command, cpus=record.cpus,
         memory_mb=record.memory_mb, disk_mb=record.disk_mb, pids=record.pids, env=dict.fromkeys(record.env, "***"),
-        user=record.user, working_dir=record.working_dir, pool_size=record.pool_size, error=record.error,
+        user=record.user, working_dir=record.working_dir, error=record.error,
         created_at=record.created_at,
     )  # fmt: skip
 

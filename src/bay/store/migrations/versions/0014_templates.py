@@ -33,7 +33,6 @@ def upgrade() -> None:
         sa.Column("env", sa.JSON(), nullable=False),
         sa.Column("user", sa.String(256)),
         sa.Column("working_dir", sa.String(4096)),
-        sa.Column("pool_size", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("deleted_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_templates")),
