@@ -19,7 +19,7 @@ from image_files import ImageFile, layer_of_tree
 from image_roots import busybox_root
 from registry import Registry
 
-from bay.client import Client
+from bay.client import AsyncClient, Client
 from bay.errors import InvalidArgument
 from bay.images import fetch_cage
 
@@ -190,6 +190,18 @@ def test_steps_become_a_template_and_the_whole_context_goes_to_the_top(
     assert said.stdout == "$COLOR\none" + "drwxr-xr-x\n"
 
 
+@pytest.mark.anyio
+async def test_a_build_on_an_event_loop_gives_its_log_to_a_callback(
+    bay: Bay, context: Path, small: str
+) -> None:
+    write(context, small, "COPY one.txt /\nRUN cat one.txt")
+    log: list[str] = []
+    async with AsyncClient(bay.environment["BAY_URL"], KEY) as client:
+        made = await client.templates.build(context, "loop:2", profile="build", log=log.append)
+        assert [one.id async for one in client.templates.list(name="loop")] == [made.id]
+    assert "".join(log) == f"FROM {small}\n[1/2] COPY one.txt /\n[2/2] RUN cat one.txt\none\nfreezing\n"
+
+
 @pytest.mark.parametrize(
     "options", [{"steps": []}, {"image": "a"}, {"image": "a", "steps": [], "dockerfile": "b"}]
 )
@@ -246,6 +258,7 @@ def test_a_step_that_fails_shows_its_line_and_its_output(bay: Bay, context: Path
         ("RUN true\nCOPY notes.md /", "line 3: the context has no file notes.md"),
         ("USER nobody-there\nRUN true", "nobody-there"),
         ("RUN /no/such/program", "ended with 127"),
+        ("RUN kill -9 $$", "was ended by signal 9"),
     ],
 )
 def test_a_build_that_cannot_be_is_refused_in_words(

@@ -196,6 +196,8 @@ class TemplateBuild:
                 tail = (tail + text)[-_TAIL:]
                 if is_shown:
                     self.log(text)
+        if is_shown and tail and not tail.endswith("\n"):
+            self.log("\n")
         result = proc.wait()
         if result.exit_code != 0 or result.timed_out:
             raise _failure(step, result, tail, self.step_timeout_s)
@@ -207,9 +209,17 @@ def _owner(user: str) -> str:
     return user if ":" in user else f"{user}:" if not user.isdigit() else f"{user}:{user}"
 
 
+def _end(result: RunResult, limit_s: float) -> str:
+    if result.timed_out:
+        return f"took longer than {limit_s:g} s"
+    if result.exit_code is not None:
+        return f"ended with {result.exit_code}"
+    return "was lost with its sandbox" if result.signal is None else f"was ended by signal {result.signal}"
+
+
 def _failure(step: Run | Copy | MakeWorkdir, result: RunResult, tail: str, limit_s: float) -> BuildFailed:
     where = f"Dockerfile line {step.line}: " if step.line else ""
-    how = f"took longer than {limit_s:g} s" if result.timed_out else f"ended with {result.exit_code}"
+    how = _end(result, limit_s)
     last = tail.strip().rpartition("\n")[2].strip()
     output = f"; its last line: {last[-_SHOWN:]}" if last else ""
     details = {"line": step.line, "exit_code": result.exit_code, "output": tail}
