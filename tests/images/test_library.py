@@ -87,6 +87,16 @@ async def test_a_held_layer_is_not_fetched_and_its_digest_must_be_its_own(
     assert not (library.root_dir / "tops/img-4").exists()
 
 
+async def test_an_image_that_grows_without_bound_as_it_is_unpacked_is_refused(
+    library: HostLibrary, plain_registry: Registry
+) -> None:
+    layers = tuple(layer_of({f"zeros{n}": bytes(4 * MIB)}) for n in range(8))
+    ref = plain_registry.push(ImageFile(layers=layers), "lib/bomb", "1")
+    with pytest.raises(ImageTooLarge, match="more than 16 MiB unpacked"):
+        await bring(library, "img-1", ref)
+    assert len(library.store.diff_ids()) < 8
+
+
 async def test_one_digest_cannot_have_two_contents_of_which_one_is_another_owners(
     library: HostLibrary, plain_registry: Registry
 ) -> None:

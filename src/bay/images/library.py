@@ -42,6 +42,11 @@ class ImageLimits:
     archive_bytes: int
     layer: LayerLimits = field(default_factory=LayerLimits)
 
+    @property
+    def unpacked_bytes(self) -> int:
+        """Of all layers that a pull unpacks: compressed zeros are a thousandth of what they become."""
+        return 4 * self.archive_bytes
+
 
 @dataclass(kw_only=True, eq=False)
 class HostLibrary:
@@ -231,6 +236,9 @@ class HostLibrary:
             made[layer.digest] = await self.store.add(
                 blob, layer.media_type, layer.diff_id, self.limits.layer, meter_of
             )
+            if sum(one.bytes for one in made.values()) > self.limits.unpacked_bytes:
+                most = self.limits.unpacked_bytes // MIB
+                raise ImageTooLarge(f"the image has more than {most} MiB unpacked, four times images_max_mb")
             await in_new_thread(blob.unlink)
             meter.finish()
 
