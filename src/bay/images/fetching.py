@@ -498,8 +498,8 @@ def _soon(loop: asyncio.AbstractEventLoop, told: Callable[[SpoolUse], None], use
 
 
 def _stand_in(spool: Path, held: Collection[str]) -> None:
-    """An empty file that has a blob's name makes skopeo leave that blob out. What is there already, only a
-    skopeo that was broken into can have put there: a link, by which a file of this host would be made.
+    """An empty file that has a blob's name makes skopeo leave that blob out. Only a skopeo that was
+    broken into can have put something there already: a link, by which a file of this host would be made.
     """
     paths = [oci_layout.blob_path(spool, digest) for digest in held]
     try:
