@@ -413,6 +413,15 @@ def test_a_broker_has_no_rights_and_no_files(box: Box) -> None:
     assert VALUE.encode() not in env + Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+def pid_of(box: Box, service: str) -> int:
+    def running() -> list[int]:
+        items = box.lab.ask("GET", box.path("/services"))["items"]
+        return [one["pid"] for one in items if one["name"] == service and one["state"] == "running"]
+
+    eventually(lambda: running() != [], f"{service} runs")
+    return running()[0]
+
+
 def test_a_restart_of_bay_keeps_it_working(
     earth: World, other_root: Path, cache: Path, site: TlsSite
 ) -> None:
@@ -421,10 +430,16 @@ def test_a_restart_of_bay_keeps_it_working(
         first.ask("PUT", "/v1/secrets/KEY", json={"value": VALUE})
         made = first.create(POLICY)
         assert curl(made, f"https://{API}/") == "hello\n"
+        first.ask("PUT", made.path("/services/web"), json={"argv": ["sleep", "600"]})
+        before = pid_of(made, "web")
         first.server.process.kill()
         first.server.process.wait()
     with lab(earth, other_root, cache, BAY_NETWORK_BROKER_TRUST=trust) as second:
         box = Box(second, made.id)
+        second.ask("PUT", box.path("/services/other"), json={"argv": ["sleep", "600"]})  # which tells all
+        assert pid_of(box, "web") == before
+        variables = box.python("import sys; print(open(sys.argv[1]).read())", f"/proc/{before}/environ")
+        assert "SSL_CERT_FILE=" in variables
         began = time.monotonic()
         assert curl(box, "--retry", "10", "--retry-all-errors", f"https://{API}/") == "hello\n"
         assert time.monotonic() - began < 15

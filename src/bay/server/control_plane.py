@@ -158,7 +158,7 @@ class ControlPlane:
             store=self.store,
             ship=self.service_client,
             profiles=self.profiles,
-            secret_env=self.secrets.env,
+            bring_secrets=self.secrets.bring,
             notifier=self.changes,
             clock=clock,
         )

@@ -62,12 +62,12 @@ class ServiceSyncer:
         store: Store,
         ship: ServiceClient,
         profiles: Mapping[str, Profile],
-        secret_env: Callable[[SandboxRecord], Awaitable[Mapping[str, str]]],
+        bring_secrets: Callable[[SandboxRecord, Peer], Awaitable[Mapping[str, str]]],
         notifier: Notifier,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._secret_env = secret_env
+        self._bring_secrets = bring_secrets
         self._ship = ship
         self._profiles = profiles
         self._notifier = notifier
@@ -166,7 +166,7 @@ class ServiceSyncer:
             profile = self._profiles.get(sandbox.profile) if sandbox else None
             env = {**(profile.env if profile else {}), **(sandbox.env if sandbox else {})}
             try:
-                env |= await self._secret_env(sandbox) if sandbox else {}
+                env |= await self._bring_secrets(sandbox, peer) if sandbox else {}
                 await self._ship.put(peer, env, specs)
             except BayError as error:
                 kept.trouble = (

@@ -49,13 +49,10 @@ class SecretDelivery:
         if sandbox.secrets:
             self._values(sandbox, await self._records(sandbox))
 
-    async def env(self, sandbox: SandboxRecord) -> dict[str, str]:
-        """The variables that hold secrets, and those that name the certificates of a broker."""
-        values = self._values(sandbox, await self._records(sandbox)) if sandbox.secrets else {}
-        return {**self._trust_env(sandbox), **_env(sandbox, values)}
-
     async def bring(self, sandbox: SandboxRecord, peer: Peer) -> dict[str, str]:
-        """The same, once the files of that session are as they should be."""
+        """The variables that hold secrets, and those that name the certificates of a broker, once the files
+        of that session are as they should be.
+        """
         if self._is_brokered(sandbox):
             await self._bring_trust(sandbox, peer)
         if not sandbox.secrets:
