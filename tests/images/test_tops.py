@@ -145,7 +145,22 @@ def test_a_working_dir_that_is_missing_is_made_as_an_engine_does(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "working_dir",
-    ["", "/workspace/x", "/proc/1", "/link/x", "/file", "/file/x", "a" * 300, "/x" * 40, "/a\0b", "/.ship"],
+    [
+        "",
+        "/workspace/x",
+        "/proc/1",
+        "/link/x",
+        "/file",
+        "/file/x",
+        "a" * 300,
+        "/x" * 40,
+        "/a\0b",
+        "/.ship",
+        "/etc/passwd",
+        "/etc/hosts/x",
+        "/etc/profile.d/00-sandbox-path.sh",
+        "/run/secrets/x",
+    ],
 )
 def test_a_working_dir_that_cannot_be_is_the_workspace(tmp_path: Path, working_dir: str) -> None:
     lower = layer(tmp_path, "lower", file="")

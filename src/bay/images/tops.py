@@ -180,8 +180,10 @@ def _is_directory(tree: ImageTree, path: str) -> bool:
 
 
 def _leading_to(tree: ImageTree, path: str) -> dict[str, _Rights]:
-    """The directories to a WORKDIR that is not there, which an engine would make; none past a link."""
-    if not path or tree.status(path) is not None:
+    """The directories to a WORKDIR that is not there, which an engine would make; none past a link, nor in
+    /etc, where Bay's own files come to lie.
+    """
+    if not path or path.startswith("/etc/") or tree.status(path) is not None:
         return {}
     parents = [str(parent) for parent in reversed(PurePosixPath(path).parents)][1:]
     if not all(_is_open(tree, name) for name in (*parents, path)):
@@ -208,7 +210,8 @@ def _of(found: os.stat_result | None, kind: int, mode: int) -> _Rights:
 def _normal(working_dir: str) -> str:
     """WORKDIR as an absolute path; empty where it is none, or where a start mounts something over it."""
     parts = PurePosixPath(os.path.normpath(f"/{working_dir}")).parts[1:]
-    if not working_dir or "\0" in working_dir or len(parts) > _DEEPEST or set(parts[:1]) & set(_DIRECTORIES):
+    hidden = {*parts[:1], "/".join(parts[:2])} & set(_DIRECTORIES)
+    if not working_dir or "\0" in working_dir or len(parts) > _DEEPEST or hidden:
         return ""
     return f"/{'/'.join(parts)}" if all(len(os.fsencode(part)) <= _LONGEST for part in parts) else ""
 
