@@ -64,7 +64,7 @@ async def by_profile(
 
 async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     """Bytes of the cargos (a key's: of its sandboxes), of what only checkpoints hold, as measured, and of an
-    owner's images. A layer of two images counts once.
+    owner's images. A layer of two images counts once, and an archive until it is an image.
     """
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
@@ -76,9 +76,11 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     layers = select(func.max(image_layers.c.size_bytes).label("size")).join(
         images, images.c.id == image_layers.c.image_id
     )
-    layers = layers.where(
+    own = and_(
         images.c.owner == (whose.owner if whose.key_id is None else None), images.c.deleted_at.is_(None)
     )
+    layers = layers.where(own)
+    archives = select(func.coalesce(func.sum(images.c.size_bytes), 0)).where(own, images.c.state != "ready")
     each = layers.group_by(image_layers.c.diff_id).subquery()
     kept = select(func.coalesce(func.sum(each.c.size), 0))
     if whose.key_id is None:
@@ -88,7 +90,7 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
         its = and_(*_of(whose), _S.deleted_at.is_(None))
         files = files.where(cargos.c.id.in_(select(_S.cargo_id).where(its)))
         copies = copies.where(checkpoints.c.sandbox_id.in_(select(_S.id).where(its)))
-    return sum([(await db.execute(query)).scalar_one() for query in (files, copies, kept)])
+    return sum([(await db.execute(query)).scalar_one() for query in (files, copies, kept, archives)])
 
 
 async def external_cargos(db: StoreConnection, owner: str) -> int:
