@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, update
 
 from bay.models import Failure, from_wire, to_wire
 from bay.store.records import ImageLayer, ImageRecord, Page
@@ -64,6 +64,12 @@ async def pulling(db: StoreConnection) -> list[ImageRecord]:
     """Every image that is wanted and not there yet, oldest first."""
     query = select(*_COLUMNS).where(_ALIVE, _I.state == "pulling").order_by(_I.seq)
     return [_record(row) for row in await db.execute(query)]
+
+
+async def count(db: StoreConnection, owner: str) -> int:
+    """How many images the owner has."""
+    query = select(func.count()).select_from(images).where(_I.owner == owner, _ALIVE)
+    return (await db.execute(query)).scalar_one()
 
 
 async def deleted(db: StoreConnection, image_ids: Collection[str]) -> set[str]:

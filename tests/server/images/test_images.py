@@ -13,7 +13,7 @@ from server_harness import Json, World, assert_error, clear, create, eventually,
 from bay.errors import ImageInvalid, ImageNotFound, RegistryUnavailable, StorageFull
 from bay.images.base import BroughtImage
 from bay.images.fake import FakeLibrary
-from bay.server.images import puller
+from bay.server.images import puller, requests
 from bay.store import images
 
 pytestmark = pytest.mark.anyio
@@ -524,6 +524,21 @@ async def test_one_owner_has_few_uploads_at_once(bay: World, alice: httpx.AsyncC
     )
     go_on.set()
     assert {(await one).status_code for one in uploads} == {201}
+
+
+async def test_an_owner_has_a_bounded_number_of_images(
+    bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "MAX_IMAGES", 2)
+    first, _ = await pull(admin), await pull(admin, "app:1")
+    for refused in (
+        await admin.post("/v1/images", json={"ref": "late:1"}),
+        await admin.post("/v1/images/import", params={"ref": "late:1"}, content=b"tar"),
+    ):
+        assert "bay image prune" in assert_error(refused, 409, "conflict")["message"]
+    await pull(await bay.client("other", "admin"), "late:1")
+    await admin.delete(f"/v1/images/{first['id']}")
+    await pull(admin, "late:1")
 
 
 async def service_main(client: httpx.AsyncClient, sandbox: str) -> Json | None:

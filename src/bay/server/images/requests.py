@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from bay.clock import Clock
-from bay.errors import Forbidden, ImageNotFound
+from bay.errors import Conflict, Forbidden, ImageNotFound
 from bay.ids import new_id
 from bay.images import references
 from bay.models import Pull
@@ -15,6 +15,8 @@ from bay.store import events, images
 from bay.store.records import NOBODY, ImageRecord
 from bay.store.sqlite import StoreConnection
 
+MAX_IMAGES = 1000
+"""Of one owner: each is a row of up to a megabyte, whatever its layers have."""
 HOST = "host"
 """The name of the image that is this host's own /usr."""
 
@@ -46,6 +48,14 @@ class ImageRequests:
             )
         return await self._want(db, caller, ref, shared=shared)
 
+    async def admit(self, db: StoreConnection, caller: Caller) -> None:
+        """Let the caller ask for one more image. Raises Conflict or QuotaExceeded."""
+        await self.quotas.admit_files(db, caller)
+        if await images.count(db, caller.owner) >= MAX_IMAGES:
+            raise Conflict(
+                f"you have {MAX_IMAGES} images, the limit; remove those that nothing uses: `bay image prune`"
+            )
+
     async def of_profile(self, db: StoreConnection, wanted: str) -> ImageRecord:
         """The image of a profile, which the settings' author chose for every owner."""
         ref = str(references.parse(wanted))
@@ -64,7 +74,7 @@ class ImageRequests:
     async def _want(self, db: StoreConnection, caller: Caller, ref: str, *, shared: bool) -> ImageRecord:
         """Ask for the image that `ref` names in its registry now; one row is used for a pull under way."""
         self._check_allowed(caller, ref)
-        await self.quotas.admit_files(db, caller)
+        await self.admit(db, caller)
         found = await images.find(db, caller.owner, ref)
         if found is not None and found.owner == caller.owner and found.state != "ready":
             return found if found.state == "pulling" else await self._again(db, found)

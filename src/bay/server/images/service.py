@@ -84,7 +84,7 @@ class Images:
             created_at=now, last_used_at=now,
         )  # fmt: skip
         async with self.store.write() as db:
-            await self.quotas.admit_files(db, caller)
+            await self.requests.admit(db, caller)
         with one_place(self._uploads, caller.owner, _MAX_UPLOADS, _UPLOADING):
             async with self.library.keep_upload(made.id, body) as size, self.store.write() as db:
                 made = replace(made, size_bytes=size)
