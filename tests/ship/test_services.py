@@ -369,3 +369,9 @@ def test_health_is_lost_after_so_many_failures_over_so_long() -> None:
         verdict.hear(works, now)
         known.append(verdict.healthy)
     assert known == [None, None, None, False, True, True, True, False]
+
+
+def test_one_whose_need_runs_at_once_runs_when_the_put_answers(ship: Ship) -> None:
+    chain = [spec(f"s{n}", needs=[f"s{n - 1}"] if n else []) for n in range(8)]
+    found = put(ship, *chain)
+    assert {one["state"] for one in found.values()} == {"running"}

@@ -118,13 +118,17 @@ class Service:
             await asyncio.shield(life)
         self._say("stopped")
 
-    async def wait_settled(self, patience_s: float) -> None:
-        """Return when it runs, or is known not to for the time being, or after `patience_s`."""
-        until = time.monotonic() + patience_s
-        while (
-            self._life is not None and self._state == "stopped" and (left_s := until - time.monotonic()) > 0
-        ):
+    async def wait_settled(self, until: float) -> None:
+        """Return when it runs, or is known not to for the time being, or at that time of the steady clock."""
+        while self._life is not None and self._is_starting() and (left_s := until - time.monotonic()) > 0:
             await self._changed.wait(self._leaving, left_s)
+
+    def _is_starting(self) -> bool:
+        """Whether it is about to run: it waits for nothing but its turn."""
+        return self._state == "stopped" or (self._state == "waiting" and not self._lacking())
+
+    def _lacking(self) -> list[str]:
+        return [name for name in self.order.needs if not self._is_ready(name)]
 
     async def _live(self, leaving: asyncio.Future[None]) -> None:
         try:
@@ -142,7 +146,7 @@ class Service:
     async def _wait_for_needs(self, leaving: asyncio.Future[None]) -> bool:
         """True when all its needs are ready, False when it is removed."""
         while not leaving.done():
-            lacking = [name for name in self.order.needs if not self._is_ready(name)]
+            lacking = self._lacking()
             if not lacking:
                 return True
             self._say("waiting", f"waits for {', '.join(lacking)}")

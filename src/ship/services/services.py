@@ -108,4 +108,7 @@ def _must_end(service: Service, wanted: ServiceSpec | None) -> bool:
 
 
 async def _settled(services: Iterable[Service]) -> None:
-    await asyncio.gather(*(service.wait_settled(_SETTLE_S) for service in services))
+    """Each after those that it needs: it waits for them, or runs as soon as they do."""
+    until = time.monotonic() + _SETTLE_S
+    for service in services:
+        await service.wait_settled(until)
