@@ -155,10 +155,18 @@ class LayerStore:
 
     async def remove(self, diff_id: str) -> None:
         """Remove the layer, if it is there; at once out of sight, whatever comes then."""
+        await self.clear(await self.hide(diff_id))
+
+    async def hide(self, diff_id: str) -> Path:
+        """Take the layer out of sight, if it is there; gives what `clear` removes."""
         going = self._trash / f"{_name(diff_id)}.{secrets.token_hex(6)}"
         async with self._lock(diff_id):
             await asyncio.to_thread(_move, self._place(diff_id), going)
-        await _removed(going)
+        return going
+
+    async def clear(self, hidden: Path) -> None:
+        """Remove a hidden layer, which takes a while where it is no subvolume. Raises DriverUnavailable."""
+        await _removed(hidden)
 
     async def _unpacked(
         self, order: UnpackOrder, diff_id: str, on_progress: Callable[[int], None] | None

@@ -192,8 +192,9 @@ class HostLibrary:
             ids, diff_ids = await needed()
             kept = ids | diff_ids | pinned
             gone = await in_new_thread(lambda: self._unneeded(kept))
-            for diff_id in self.store.diff_ids() - kept:
-                await self.store.remove(diff_id)
+            hidden = [await self.store.hide(diff_id) for diff_id in self.store.diff_ids() - kept]
+        for tree in hidden:  # no pull waits for that
+            await self.store.clear(tree)
         if gone:
             await remove_tree.remove(*gone)
 

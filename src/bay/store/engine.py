@@ -33,7 +33,7 @@ _CHANGES = {"sandboxes": "id", **dict.fromkeys(("sessions", "checkpoints", "serv
 _ROW_OF = {"INSERT": "NEW", "UPDATE": "NEW", "DELETE": "OLD"}
 _IMAGE_STATE = (
     "CREATE TEMP TRIGGER image_state AFTER UPDATE OF state ON main.images "
-    "BEGIN SELECT bay_changed(id) FROM sandboxes WHERE image_id = NEW.id; END"
+    "BEGIN SELECT bay_changed(id) FROM sandboxes WHERE image_id = NEW.id AND deleted_at IS NULL; END"
 )
 _TRIGGERS = (
     *(
