@@ -63,7 +63,7 @@ def bay() -> Iterator[Bay]:
     ("line", "said"),
     [
         ("create --profile nope", "there is no profile nope; there is python-default"),
-        ("create --image python:3.12", "python:3.12 is not available here; there is host"),
+        ("create --image Python:3.12", "is not an image reference"),
         ("create --isolation gvisor", "gvisor is not available here; there is container"),
         ("exec --cwd sub web true", "there is no directory"),
         ("shell web", "bay shell needs a terminal"),

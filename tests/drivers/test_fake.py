@@ -9,7 +9,7 @@ import pytest
 from bay.drivers.base import Exited, Gone, Running
 from bay.drivers.fake import STEPS, FakeDriver
 from bay.errors import DriverUnavailable
-from bay.models import NetworkPolicy
+from bay.models import NetworkPolicy, Resources
 from bay.testing.driver_bench import DriverBench, host_fingerprint, run
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +39,7 @@ async def test_every_other_call_can_be_told_to_fail(fake: DriverBench) -> None:
             "pause": lambda: driver_of(fake).pause(handle),
             "resume": lambda: driver_of(fake).resume(handle),
             "set_network": lambda: driver_of(fake).set_network(handle, NetworkPolicy()),
+            "resize": lambda: driver_of(fake).resize(handle, Resources()),
             "stop": lambda: fake.driver.stop(handle, 1),
             "destroy": lambda: fake.driver.destroy(handle),
             "list_owned": lambda: anext(fake.driver.list_owned()),

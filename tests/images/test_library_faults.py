@@ -45,7 +45,8 @@ async def test_a_pull_that_fills_the_disk_leaves_nothing_and_succeeds_once_there
     make_fetcher: MakeFetcher,
     plain_registry: Registry,
 ) -> None:
-    library = await library_in(small_disk / "images", short, closures, make_fetcher, plain_registry.host)
+    places = small_disk / "images", short, closures
+    library = await library_in(*places, make_fetcher, plain_registry.host, largest=64 * MIB)
     layer = layer_of(FULL[when])
     ref = plain_registry.push(ImageFile(layers=(layer_of({"a": b"b"}), layer)), f"full/{when}", "1")
     with pytest.raises(StorageFull):

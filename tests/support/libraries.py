@@ -15,7 +15,7 @@ from bay.units import MIB
 
 
 async def library_in(
-    root: Path, short: Path, closures: Path, make_fetcher: MakeFetcher, *hosts: str
+    root: Path, short: Path, closures: Path, make_fetcher: MakeFetcher, *hosts: str, largest: int = 4 * MIB
 ) -> HostLibrary:
     """A library below `root` that pulls from plain registries; its claims are in `short`."""
     (short / "stage").mkdir(exist_ok=True)
@@ -24,7 +24,7 @@ async def library_in(
         root_dir=root,
         fetcher=make_fetcher(*(RegistryAccess(host=host, insecure=True) for host in hosts)),
         store=LayerStore(root, parts),
-        limits=ImageLimits(archive_bytes=4 * MIB),
+        limits=ImageLimits(archive_bytes=largest),
     )
     await made.open()
     return made

@@ -169,10 +169,10 @@ def logins(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 
 @image.command("logout")
-def logout(ctx: typer.Context, host: HostArgument) -> None:
+def logout(ctx: typer.Context, host: HostArgument, as_json: JsonOption = False) -> None:
     """Forget the login to a registry."""
     with connect(ctx) as client:
-        client.registries.logout(host)
+        act_on_each([host], client.registries.logout, as_json, "registry", "removed")
 
 
 def show_pull(bar: Bar, image: "ContainerImage") -> None:

@@ -17,7 +17,7 @@ from bay.clock import utc_now
 if TYPE_CHECKING:
     from bay.models import Template
 
-template = Tree(help="Manage the templates that sandboxes start from.")
+template = Tree(help="Freeze sandboxes into templates that others start from.")
 
 RefArgument = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Its name, name:tag, or id.")]
 
