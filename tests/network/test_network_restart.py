@@ -125,6 +125,8 @@ def test_a_killed_bay_lets_nothing_out_and_breaks_nothing(earth: World, root: Pa
         _goes_on(earth)
     with lab(earth, root, cache) as last:
         box = Box(last, box.id)
+        # An echo is of 100 bytes: the proof below is of many, however quick the restarts were.
+        eventually(lambda: earth.echoed[SITE] + earth.echoed[SITE6] > 110_000, "a thousand echoes")
         box.run("touch", "/workspace/over")
         done = last.ask("GET", box.path(f"/execs/{loop}"), params={"wait": 40})
         said = json.loads(done["stdout"])
