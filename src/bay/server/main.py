@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -34,6 +34,7 @@ log = structlog.get_logger("bay.server")
 
 _SHUTDOWN_S = 5
 _LOOKS_S = 0.005
+_GOODBYE_S = 1.0
 _BACKLOG = 2048
 _ASK_AFTER_S = 60
 _ASK_EVERY_S = 15
@@ -187,6 +188,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
+        await self._take_leave()
         for connection in list(self.server_state.connections):
             connection.shutdown()
         try:
@@ -200,6 +202,13 @@ class _Server(uvicorn.Server):
             log.error("serve.cut_off", calls=len(self.server_state.tasks))
             for task in self.server_state.tasks:
                 task.cancel("Bay ends")
+
+    async def _take_leave(self) -> None:
+        """Let WebSockets be closed by those who can say why; uvicorn closes what is left without a word."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                while any(isinstance(one, BoundedWebSocket) for one in self.server_state.connections):  # noqa: ASYNC110  as below
+                    await asyncio.sleep(_LOOKS_S)
 
     def _is_busy(self) -> bool:
         return bool(self.server_state.connections or self.server_state.tasks)

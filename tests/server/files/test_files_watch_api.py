@@ -139,6 +139,8 @@ async def test_what_lies_as_deep_as_ship_goes_is_found_and_watched(lie: Lie) -> 
     link = ShipClient(deadline_s=DEADLINE_S)
     result = await within(FileClient(link).search((await lie(saying(whole(body)))).peer(), "/", {}, 10))
     assert [match.path for match in result.matches] == [found["path"]]
+    link.close()
+    link = ShipClient(deadline_s=DEADLINE_S)  # the connection to the first one would be used again
     moved: Json = {"type": "moved", "path": deep(257, "x"), "to": deep(257, "y"), "is_dir": False}
     text = json.dumps(moved).encode()
     liar = await lie(

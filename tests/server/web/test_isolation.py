@@ -135,7 +135,7 @@ BARE = {
     ("get", "/v1/sandboxes/{sandbox_id}/history/{execution_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/events"), ("get", "/v1/webhooks/{webhook_id}"),
     ("delete", "/v1/webhooks/{webhook_id}"), ("delete", "/v1/secrets/{secret_name}"),
-    ("get", "/v1/images/{image_ref}"), ("delete", "/v1/images/{image_ref}"), ("delete", "/v1/registries/{registry_host}"),
+    ("get", "/v1/images/{image_ref}"), ("get", "/v1/images/{image_ref}/export"), ("delete", "/v1/images/{image_ref}"), ("delete", "/v1/registries/{registry_host}"),
     ("get", "/v1/templates/{template_ref}"), ("delete", "/v1/templates/{template_ref}"), ("get", "/v1/cargos/{cargo_id}"), ("delete", "/v1/cargos/{cargo_id}"),
     ("post", "/v1/sandboxes/{sandbox_id}/fork"), ("post", "/v1/sandboxes/{sandbox_id}/checkpoints"),
     ("get", "/v1/sandboxes/{sandbox_id}/checkpoints"), ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
