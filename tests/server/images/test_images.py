@@ -502,6 +502,18 @@ async def test_an_archive_counts_until_it_is_an_image_and_goes_when_it_is_none(r
         await clear(root)
 
 
+async def test_an_upload_that_failed_does_not_stand_in_the_way_of_a_pull_of_its_name(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    bay.library.fail = ImageInvalid("the archive has no manifest")
+    sent = await admin.post("/v1/images/import", params={"ref": "debian:13", "wait": 10}, content=b"archive")
+    assert (sent.json()["source"], sent.json()["state"]) == ("upload", "failed")
+    bay.library.fail = None
+    image = await pull(admin)
+    assert (image["source"], image["state"]) == ("registry", "ready")
+    assert image["id"] != sent.json()["id"]
+
+
 async def test_one_owner_has_few_uploads_at_once(bay: World, alice: httpx.AsyncClient) -> None:
     go_on, coming = asyncio.Event(), 0
 

@@ -76,9 +76,10 @@ class ImageRequests:
         self._check_allowed(caller, ref)
         await self.admit(db, caller)
         found = await images.find(db, caller.owner, ref)
-        if found is not None and found.owner == caller.owner and found.state != "ready":
-            return found if found.state == "pulling" else await self._again(db, found)
-        return await self._add(db, caller.owner, ref, shared=shared)
+        is_a_pull = found is not None and found.owner == caller.owner and found.source == "registry"
+        if found is None or not is_a_pull or found.state == "ready":
+            return await self._add(db, caller.owner, ref, shared=shared)
+        return found if found.state == "pulling" else await self._again(db, found)
 
     async def _again(self, db: StoreConnection, failed: ImageRecord) -> ImageRecord:
         await images.change(db, failed.id, state="pulling", attempts=0, retry_at=None)
