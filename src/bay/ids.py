@@ -21,6 +21,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_id_of(prefix: Prefix, text: str) -> bool:
+    """Whether `text` has the form of an id of that noun."""
+    return text.startswith(f"{prefix}-") and is_id(text)
+
+
 def is_name(text: str) -> bool:
     """Whether `text` may name a sandbox: a DNS label that cannot be taken for an id."""
     return _NAME.fullmatch(text) is not None and not is_id(text)

@@ -633,3 +633,12 @@ async def test_an_image_that_is_not_ready_or_not_yours_does_not_leave(
     waiting = await pull(admin, "debian:12", wait=0)
     assert_error(await admin.get(f"/v1/images/{waiting['id']}/export"), 409, "conflict")
     bay.library.let_go.set()
+
+
+async def test_a_repository_whose_name_begins_like_an_id_is_pulled(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    image = await pull(admin, "img-tools:1")
+    assert (image["ref"], image["state"]) == ("docker.io/library/img-tools:1", "ready")
+    assert (await shown(admin, "img-tools:1"))["id"] == image["id"]
+    assert (await create(admin, image="img-tools:1", wait=10))["image_id"] == image["id"]

@@ -10,7 +10,7 @@ from bay.cli.output import dash, note, print_json, print_list
 from bay.cli.state import JsonOption, connect_box
 from bay.clock import to_seconds
 from bay.errors import InvalidArgument
-from bay.ids import is_id
+from bay.ids import is_id_of
 
 if TYPE_CHECKING:
     from bay.client import Box
@@ -58,7 +58,7 @@ def kill(
 
 
 def _checked(target: str) -> str:
-    if (target.isascii() and target.isdigit()) or (is_id(target) and target.startswith("exec-")):
+    if (target.isascii() and target.isdigit()) or is_id_of("exec", target):
         return target
     raise InvalidArgument(
         f"{target!r} is neither a process id nor the id of a command; see `bay ps` and `bay execs`"

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from bay.clock import Clock
 from bay.errors import Conflict, Forbidden, ImageNotFound
-from bay.ids import new_id
+from bay.ids import is_id_of, new_id
 from bay.images import references
 from bay.models import Pull
 from bay.server.sessions.quotas import Quotas
@@ -36,11 +36,11 @@ class ImageRequests:
         """The image that `wanted`, an id or a reference, names now. Raises ImageNotFound, Forbidden,
         InvalidArgument or QuotaExceeded.
         """
-        ref = wanted if wanted.startswith("img-") else str(references.parse(wanted))
+        ref = full_reference(wanted)
         found = await images.find(db, caller.owner, ref)
         if found is not None and (ref == found.id or _serves(found, pull)):
             return found
-        if ref == wanted and wanted.startswith("img-"):
+        if is_id_of("img", ref):
             raise ImageNotFound(f"you have no image {wanted}; see `bay image ls`")
         if pull == "never":
             raise ImageNotFound(
@@ -102,6 +102,11 @@ class ImageRequests:
             "was shared (`bay image ls`), upload one, or have the server's operator allow it",
             details={"ref": ref},
         )
+
+
+def full_reference(ref: str) -> str:
+    """The reference in its full form; an id stays. Raises InvalidArgument."""
+    return ref if is_id_of("img", ref) else str(references.parse(ref))
 
 
 def _serves(found: ImageRecord, pull: Pull) -> bool:

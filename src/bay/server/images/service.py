@@ -13,7 +13,7 @@ from bay.images import references
 from bay.images.base import ImageLibrary
 from bay.models import ContainerImage, Pull, from_wire, to_wire
 from bay.server.images.puller import Puller
-from bay.server.images.requests import ImageRequests
+from bay.server.images.requests import ImageRequests, full_reference
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.web import idempotency
@@ -131,7 +131,7 @@ class Images:
             known = await images.find_own(db, caller.owner, ref)
             if known is not None and known.deleted_at is not None:
                 return
-            found = known or await images.find(db, caller.owner, _full(ref))
+            found = known or await images.find(db, caller.owner, full_reference(ref))
             if found is None:
                 raise ImageNotFound(f"you have no image {ref}; see `bay image ls`")
             if found.owner != caller.owner:
@@ -154,7 +154,7 @@ class Images:
 
     async def _find(self, caller: Caller, ref: str) -> ImageRecord:
         async with self.store.read() as db:
-            found = await images.find(db, caller.owner, _full(ref))
+            found = await images.find(db, caller.owner, full_reference(ref))
         if found is None:
             raise ImageNotFound(f"you have no image {ref}; see `bay image ls`")
         audit.about(found.id)
@@ -191,11 +191,6 @@ async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[
     yield first
     async for chunk in chunks:
         yield chunk
-
-
-def _full(ref: str) -> str:
-    """The reference in its full form; an id stays."""
-    return ref if ref.startswith("img-") else str(references.parse(ref))
 
 
 def _check_may_share(caller: Caller, shared: bool) -> None:
