@@ -23,6 +23,7 @@ from bay.server.sessions.waker import Holds, Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import one_place
+from bay.server.web.replies import begun
 from bay.store import audit, cargos, checkpoints, events, sandboxes
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, Page, SandboxRecord
@@ -125,8 +126,7 @@ class Checkpoints:
                 )  # fmt: skip
                 path = self.cargo.checkpoint_path(record.id)
                 async with aclosing(export_stream(path, facts)) as chunks:
-                    first = await anext(chunks, b"")  # so that what fails at once is no answer that is cut
-                    yield _view(record, sandbox.checkpoint_id), _behind(first, chunks)
+                    yield _view(record, sandbox.checkpoint_id), await begun(chunks)
             finally:
                 self.discard()
 
@@ -202,12 +202,6 @@ def _view(record: CheckpointRecord, current: str | None) -> Checkpoint:
         current=record.id == current, persist=record.persist, size_bytes=record.size_bytes,
         exclusive_bytes=record.exclusive_bytes, inodes=record.inodes, measured_at=record.measured_at,
     )  # fmt: skip
-
-
-async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for chunk in chunks:
-        yield chunk
 
 
 def _check(new: NewCheckpoint) -> None:

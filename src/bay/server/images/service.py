@@ -19,6 +19,7 @@ from bay.server.sessions.quotas import Quotas
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import one_place
+from bay.server.web.replies import begun
 from bay.store import audit, events, images
 from bay.store.engine import Store
 from bay.store.records import ImageRecord, Page
@@ -120,8 +121,7 @@ class Images:
         export = self.library.export(image.ref, [layer.diff_id for layer in layers], image.config)
         with one_place(self._exports, caller.owner, _MAX_EXPORTS, doing):
             async with aclosing(export) as chunks:
-                first = await anext(chunks, b"")  # so that what fails at once is no answer that is cut
-                yield image, _behind(first, chunks)
+                yield image, await begun(chunks)
 
     async def delete(self, caller: Caller, ref: str) -> None:
         """Remove one of the caller's images, and cancel its pull; idempotent by id. Raises Conflict while
@@ -185,12 +185,6 @@ class Images:
             entrypoint=tuple(config["entrypoint"]), cmd=tuple(config["cmd"]),
             exposed_ports=tuple(config["exposed_ports"]), labels=config["labels"],
         )  # fmt: skip
-
-
-async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for chunk in chunks:
-        yield chunk
 
 
 def _check_may_share(caller: Caller, shared: bool) -> None:

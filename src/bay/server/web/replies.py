@@ -90,6 +90,18 @@ async def within(stack: AsyncExitStack, parts: AsyncIterator[T]) -> AsyncGenerat
             yield part
 
 
+async def begun(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The chunks of an answer once the first is here, so that what fails at once is no answer that is cut."""
+    first = await anext(chunks, b"")
+
+    async def whole() -> AsyncGenerator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return whole()
+
+
 def error_response(error: BayError, request_id: str, extra: dict[str, Any] | None = None) -> JSONResponse:
     """The one error shape, with `Retry-After` (seconds) where trying again can help."""
     body: dict[str, Any] = {
