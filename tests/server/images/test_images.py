@@ -404,7 +404,9 @@ async def test_a_reference_that_names_nothing_is_refused(admin: httpx.AsyncClien
     assert (await admin.post("/v1/images", json={"ref": ref})).status_code == 422
 
 
-async def test_a_checkpoint_of_a_root_stays_with_its_image(root: Path) -> None:
+@asynccontextmanager
+async def machines(root: Path) -> AsyncGenerator[World]:
+    """A Bay whose profile `machine` keeps the root."""
     profiles = {"machine": {"persist": "machine", "start": "eager"}}
     try:
         async with world(root, profiles=profiles) as bay:
@@ -415,22 +417,46 @@ async def test_a_checkpoint_of_a_root_stays_with_its_image(root: Path) -> None:
                 layered=True,
                 persist=("workspace", "machine"),
             )
-            admin = await bay.client("root", "admin")
-            one = await create(admin, image="debian:13", profile="machine", wait=10)
-            answer = await admin.post(f"/v1/sandboxes/{one['id']}/checkpoints", json={"name": "a"})
-            kept = answer.json()["id"]
-            await admin.delete(f"/v1/sandboxes/{one['id']}/checkpoints/none")
-            two = await create(admin, profile="machine", from_checkpoint=kept)
-            assert two["image_id"] == one["image_id"]
-            wrong = {"profile": "machine", "from_checkpoint": kept, "image": "host"}
-            assert_error(await admin.post("/v1/sandboxes", json=wrong), 409, "conflict")
-            host = await create(admin, profile="machine")
-            restored = await admin.post(f"/v1/sandboxes/{host['id']}/checkpoints/{kept}/restore")
-            assert_error(restored, 409, "conflict")
-            await within(admin.delete(f"/v1/sandboxes/{two['id']}"))
-            assert_error(await admin.delete(f"/v1/images/{one['image_id']}"), 409, "conflict")
+            yield bay
     finally:
         await clear(root)
+
+
+async def test_a_checkpoint_of_a_root_stays_with_its_image(root: Path) -> None:
+    async with machines(root) as bay:
+        admin = await bay.client("root", "admin")
+        one = await create(admin, image="debian:13", profile="machine", wait=10)
+        answer = await admin.post(f"/v1/sandboxes/{one['id']}/checkpoints", json={"name": "a"})
+        kept = answer.json()["id"]
+        await admin.delete(f"/v1/sandboxes/{one['id']}/checkpoints/none")
+        two = await create(admin, profile="machine", from_checkpoint=kept)
+        assert two["image_id"] == one["image_id"]
+        wrong = {"profile": "machine", "from_checkpoint": kept, "image": "host"}
+        assert_error(await admin.post("/v1/sandboxes", json=wrong), 409, "conflict")
+        host = await create(admin, profile="machine")
+        restored = await admin.post(f"/v1/sandboxes/{host['id']}/checkpoints/{kept}/restore")
+        assert_error(restored, 409, "conflict")
+        await within(admin.delete(f"/v1/sandboxes/{two['id']}"))
+        assert_error(await admin.delete(f"/v1/images/{one['image_id']}"), 409, "conflict")
+
+
+@pytest.mark.parametrize("named", [{}, {"image": "host"}])
+async def test_an_imported_root_of_an_image_is_not_put_upon_the_host(root: Path, named: Json) -> None:
+    async with machines(root) as bay:
+        admin = await bay.client("root", "admin")
+        one = await create(admin, image="debian:13", profile="machine", wait=10)
+        await admin.post(f"/v1/sandboxes/{one['id']}/checkpoints", json={"name": "a"})
+        export = await admin.get(f"/v1/sandboxes/{one['id']}/checkpoints/a/export")
+        host = await create(admin, profile="machine")
+        call = f"/v1/sandboxes/{host['id']}/checkpoints"
+        came = (await admin.post(f"{call}/import", content=export.content)).json()
+        assert_error(await admin.post(f"{call}/{came['id']}/restore"), 409, "conflict")
+        made = {"profile": "machine", "from_checkpoint": came["id"], **named}
+        assert_error(await admin.post("/v1/sandboxes", json=made), 409, "conflict")
+        call = f"/v1/sandboxes/{one['id']}/checkpoints/import"
+        back = (await admin.post(call, content=export.content)).json()
+        again = await create(admin, profile="machine", from_checkpoint=back["id"])
+        assert again["image_id"] == one["image_id"]
 
 
 async def test_images_count_against_the_disk_quota_of_their_owner(root: Path) -> None:

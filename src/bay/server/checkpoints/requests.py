@@ -114,7 +114,8 @@ class CheckpointRequests:
                 f"checkpoint {found.id} has only /workspace, and sandbox {sandbox.id} would lose its other "
                 "files; create a sandbox from it instead (from_checkpoint)"
             )
-        if sandbox.persist == found.persist == "machine" and sandbox.image_id != found.image_id:
+        of_one_image = sandbox.image_id == found.image_id and (found.image_id or found.image == sandbox.image)
+        if sandbox.persist == found.persist == "machine" and not of_one_image:
             raise Conflict(
                 f"checkpoint {found.id} has changes to the root of image {found.image}, and sandbox {sandbox.id} "
                 f"has image {sandbox.image}; create a sandbox from it instead (from_checkpoint)"

@@ -576,6 +576,11 @@ class Sandboxes:
         image alone that they were made to. Raises Conflict for another, or as `ImageRequests.choose`.
         """
         lasting = origin if origin and origin.persist == profile.persist == "machine" else None
+        if lasting is not None and lasting.image_id is None and lasting.image != HOST:
+            raise Conflict(
+                f"checkpoint {lasting.id} was imported into a sandbox of another image, and has changes to the "
+                f"root of image {lasting.image}; import it into a sandbox of that image"
+            )
         if lasting is not None and new.image is None:
             return (
                 await self.images.choose(db, caller, lasting.image_id, "missing")
