@@ -145,8 +145,8 @@ class SandboxResolver:
 
     def _is_brokered(self, question: Question, text: str) -> bool:
         """Whether the question is for the address of a name that leads to the broker."""
-        name = domains.lookup_form(text)
-        return question.type in ADDRESSES and name is not None and name in self.names.plan.brokered
+        brokered = self.names.plan.brokered  # empty for most, whose answers need no other form of the name
+        return bool(brokered) and question.type in ADDRESSES and domains.lookup_form(text) in brokered
 
     async def addresses(self, text: str) -> tuple[Address, ...]:
         """The addresses of a name, opened for the sandbox; none where the policy or upstream has none."""
