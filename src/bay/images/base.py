@@ -63,6 +63,11 @@ class BroughtImage:
         """The names of its layers, the lowest first."""
         return tuple(layer.diff_id for layer in self.layers)
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of its layers on disk: one that is named twice is there once."""
+        return sum({layer.diff_id: layer.size_bytes for layer in self.layers}.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenRoot:

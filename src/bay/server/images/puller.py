@@ -18,6 +18,7 @@ from bay.images.base import BroughtImage, HeldLayer, ImageLibrary, ImageSource
 from bay.images.registries import Credentials
 from bay.models import Failure, PullProgress
 from bay.server.images.entrypoints import NAME, service_of
+from bay.server.images.layers import held_by, rows_of
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
@@ -160,8 +161,9 @@ class Puller:
             credentials=await self.credentials(image),
         )  # fmt: skip
 
-        async def held() -> list[HeldLayer]:
-            return await self._held(image.owner)
+        async def held() -> tuple[HeldLayer, ...]:
+            async with self.core.store.read() as db:
+                return held_by(await images.layers_for(db, image.owner))
 
         async with self.library.bring(image.id, source, held, note) as brought:
             await self.core.deferred.flush()  # its progress comes before its end
@@ -176,22 +178,16 @@ class Puller:
         now = self.core.clock()
         self.core.deferred.put(lambda db: events.add_of_image(db, image.owner, "image.progress", now, **of))
 
-    async def _held(self, owner: str) -> list[HeldLayer]:
-        async with self.core.store.read() as db:
-            found = await images.layers_for(db, owner)
-        return [HeldLayer(digest=one.digest, diff_id=one.diff_id, size_bytes=one.size_bytes) for one in found]
-
     async def _ready(self, db: StoreConnection, image: ImageRecord, brought: BroughtImage) -> None:
         present = await images.get(db, image.id)
         if present is None or present.deleted_at is not None:
             return
         now = self.core.clock()
-        size = sum({layer.diff_id: layer.size_bytes for layer in brought.layers}.values())
         await images.change(
             db, image.id, state="ready", digest=brought.digest, config=dict(brought.config), facts=dict(brought.facts),
-            layers=len(brought.layers), size_bytes=size, attempts=0, retry_at=None, last_used_at=now,
+            layers=len(brought.layers), size_bytes=brought.size_bytes, attempts=0, retry_at=None, last_used_at=now,
         )  # fmt: skip
-        await images.set_layers(db, image.id, _rows(image.id, brought))
+        await images.set_layers(db, image.id, rows_of(image.id, brought))
         await events.add_of_image(
             db, image.owner, "image.ready", now, image_id=image.id, ref=image.ref, digest=brought.digest
         )
@@ -278,7 +274,7 @@ class Puller:
             except Exception:
                 log.exception("images.collection_failed")
             await asyncio.sleep(_COLLECT_S)
-            self.poke()  # a pool asks for its profile's image and tells nobody
+            self.poke()  # a pool tells nobody that it wants an image again whose pull failed: one pull a minute
 
 
 def _pause(error: BayError, attempts: int) -> timedelta:
@@ -289,12 +285,3 @@ def _pause(error: BayError, attempts: int) -> timedelta:
 
 def _diff_ids(layers: list[ImageLayer]) -> list[str]:
     return [layer.diff_id for layer in layers]
-
-
-def _rows(image_id: str, brought: BroughtImage) -> list[ImageLayer]:
-    return [
-        ImageLayer(
-            image_id=image_id, position=n, digest=one.digest, diff_id=one.diff_id, size_bytes=one.size_bytes
-        )
-        for n, one in enumerate(brought.layers)
-    ]

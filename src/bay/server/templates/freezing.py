@@ -22,10 +22,11 @@ from bay.images.base import BroughtImage, FrozenRoot, HeldLayer
 from bay.images.config import Healthcheck, ImageConfig
 from bay.linux import remove_tree
 from bay.linux.threads import in_new_thread
+from bay.server.images.layers import held_by, rows_of
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.store import checkpoints, events, images, templates
-from bay.store.records import CheckpointRecord, ImageLayer, ImageRecord, TemplateRecord
+from bay.store.records import CheckpointRecord, ImageRecord, TemplateRecord
 from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.templates")
@@ -102,7 +103,8 @@ class TemplateFreezer:
         """
         base = await self._base(checkpoint)
         config = changes.applied_to(ImageConfig.from_row(base.config or {})).to_json()
-        layers = await self._layers(base.id)
+        async with self.core.store.read() as db:
+            layers = held_by(await images.layers_of(db, base.id))
         async with self._made(checkpoint, layers, config) as frozen, self.core.store.write() as db:
             ready = await self._ready(db, template, checkpoint, frozen)
         self.discard()
@@ -120,11 +122,6 @@ class TemplateFreezer:
                 "use a sandbox of a profile with `persist: machine` and of another image than `host`"
             )
         return image
-
-    async def _layers(self, image_id: str) -> tuple[HeldLayer, ...]:
-        async with self.core.store.read() as db:
-            found = await images.layers_of(db, image_id)
-        return tuple(HeldLayer(digest=o.digest, diff_id=o.diff_id, size_bytes=o.size_bytes) for o in found)
 
     @asynccontextmanager
     async def _made(
@@ -179,19 +176,12 @@ class TemplateFreezer:
 
     async def _add_image(self, db: StoreConnection, template: TemplateRecord, frozen: _Frozen) -> None:
         now, made = self.core.clock(), frozen.image
-        size = sum({one.diff_id: one.size_bytes for one in made.layers}.values())
         await images.add(db, ImageRecord(
             id=frozen.image_id, owner=template.owner, shared=template.shared, ref=f"template:{template.id}",
             source="template", state="ready", config=dict(made.config), facts=dict(made.facts), layers=len(made.layers),
-            size_bytes=size, created_at=now, last_used_at=now,
+            size_bytes=made.size_bytes, created_at=now, last_used_at=now,
         ))  # fmt: skip
-        rows = [
-            ImageLayer(
-                image_id=frozen.image_id, position=n, digest=one.digest, diff_id=one.diff_id, size_bytes=one.size_bytes
-            )
-            for n, one in enumerate(made.layers)
-        ]  # fmt: skip
-        await images.set_layers(db, frozen.image_id, rows)
+        await images.set_layers(db, frozen.image_id, rows_of(frozen.image_id, made))
 
     async def _add_files(
         self, db: StoreConnection, template: TemplateRecord, checkpoint: CheckpointRecord, frozen: _Frozen
