@@ -2,20 +2,24 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, delete, func, insert, or_, select, update
 
 from bay.models import Failure, from_wire, to_wire
 from bay.store.records import ImageLayer, ImageRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import checkpoints, image_layers, images, sandboxes, templates
 from bay.store.sqlite import StoreConnection
+from bay.units import MIB
 
 _I = images.c
 _L = image_layers.c
 _COLUMNS = columns_of(images)
 _ALIVE = _I.deleted_at.is_(None)
+_PAGE_BYTES = 2 * MIB
+"""Of configs in a page: their authors chose them, and all other calls wait while Bay decodes them."""
 _WAITING = and_(sandboxes.c.deleted_at.is_(None), sandboxes.c.target.in_(("running", "paused")))
 
 
@@ -54,9 +58,15 @@ async def find_own(db: StoreConnection, owner: str, image_id: str) -> ImageRecor
 
 
 async def page(db: StoreConnection, owner: str, *, after: int, limit: int) -> Page[ImageRecord]:
-    """Up to `limit` images with `seq` > `after` that the owner may use, oldest first."""
-    query = select(_I.seq, *_COLUMNS).where(_ALIVE, _may_use(owner), _I.seq > after)
-    rows = (await db.execute(query.order_by(_I.seq).limit(limit + 1))).all()
+    """Up to `limit` images with `seq` > `after` that the owner may use, oldest first. Fewer, but one at
+    least, where their configs are large.
+    """
+    shown = and_(_ALIVE, _may_use(owner), _I.seq > after)
+    size = func.coalesce(func.length(cast(_I.config, Text)), 0)
+    sizes = (await db.execute(select(size).where(shown).order_by(_I.seq).limit(limit))).scalars()
+    fitting = sum(so_far <= _PAGE_BYTES for so_far in accumulate(sizes))
+    limit = max(1, fitting)
+    rows = (await db.execute(select(_I.seq, *_COLUMNS).where(shown).order_by(_I.seq).limit(limit + 1))).all()
     return page_of(rows, limit, _record)
 
 

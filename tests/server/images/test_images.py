@@ -668,3 +668,22 @@ async def test_a_repository_whose_name_begins_like_an_id_is_pulled(
     assert (image["ref"], image["state"]) == ("docker.io/library/img-tools:1", "ready")
     assert (await shown(admin, "img-tools:1"))["id"] == image["id"]
     assert (await create(admin, image="img-tools:1", wait=10))["image_id"] == image["id"]
+
+
+async def test_a_page_of_images_with_large_configs_is_shorter_and_the_list_is_whole(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    labels = {"about": "x" * (900 * 1024)}
+    bay.library.config = {"labels": labels}
+    made = [(await pull(admin, f"large:{n}"))["id"] for n in range(5)]
+    seen: list[Json] = []
+    cursor, pages = None, 0
+    while pages == 0 or cursor:
+        answer = await admin.get(
+            "/v1/images", params={"limit": 200, **({"cursor": cursor} if cursor else {})}
+        )
+        assert len(answer.content) < 3 * 1024 * 1024
+        seen += answer.json()["items"]
+        cursor, pages = answer.json()["next_cursor"], pages + 1
+    assert [(image["id"], image["labels"]) for image in seen] == [(image, labels) for image in made]
+    assert pages == 3
