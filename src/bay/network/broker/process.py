@@ -80,6 +80,7 @@ class Control:
 
     async def answer(self, domain: str) -> SiteAnswer:
         """The host's addresses and the headers of now. Raises NotPassedOn."""
+        # It may not be cancelled, and no caller is: the next question would get the answer that is left.
         async with self._lock:
             known = self._answers.get(domain)
             if known is None or known.until <= time.monotonic():
