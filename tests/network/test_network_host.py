@@ -5,6 +5,7 @@ sandbox in them.
 import asyncio
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -337,3 +338,40 @@ async def test_a_host_that_forwarded_already_is_left_as_it_is() -> None:
     said("ip", "rule", "del", "priority", "20005")
     async with opened():
         assert "bay_guard" not in said("nft", "list", "tables")
+
+
+THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from bay.linux.namespaces import inside_new
+from bay.linux.nftables import Nft
+
+TABLE = '''table inet own {
+  chain came {
+    type filter hook prerouting priority -500; policy accept;
+    iif lo accept
+    meta l4proto { tcp, udp } accept
+  }
+}
+'''
+
+def work():
+    for _ in range(100):
+        with closing(Nft()) as nft:
+            nft.run(TABLE)
+            assert "own" in str(nft.ask("list ruleset"))
+            nft.run("delete table inet own")
+    return "done"
+
+with ThreadPoolExecutor(4) as pool:
+    print(*pool.map(inside_new, [work] * 4))
+"""
+
+
+def test_threads_of_a_process_use_nftables_at_the_same_time() -> None:
+    """The library has tables of the process, and says so nowhere: without turns it aborts, or says that
+    `lo` does not exist.
+    """
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done done done done\n", "")

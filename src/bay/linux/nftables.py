@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import threading
 from typing import Any
 
 from bay.errors import DriverUnavailable
@@ -9,16 +10,21 @@ from bay.errors import DriverUnavailable
 LIBRARY = "libnftables.so.1"
 _JSON = 1 << 4
 _TERSE = 1 << 11
+# The library keeps tables of the process, interfaces among them, and guards none of them: two threads in it,
+# each with a context of its own, end the process or read the other's interfaces.
+_one_at_a_time = threading.Lock()
 
 
 class Nft:
-    """nftables in the namespace of the thread that makes this. For one thread at a time.
+    """nftables in the namespace of the thread that makes this. An object is for one thread at a time, and all
+    objects of the process wait for each other.
     Raises DriverUnavailable where the library is missing, or the kernel refuses.
     """
 
     def __init__(self) -> None:
         self._library = _load()
-        self._context = self._library.nft_ctx_new(0)
+        with _one_at_a_time:
+            self._context = self._library.nft_ctx_new(0)
         if not self._context:
             raise DriverUnavailable("nftables is unusable: libnftables gave no context")
         self._library.nft_ctx_buffer_output(self._context)
@@ -26,14 +32,16 @@ class Nft:
 
     def close(self) -> None:
         """Free the library's memory; the rules stay."""
-        self._library.nft_ctx_free(self._context)
+        with _one_at_a_time:
+            self._library.nft_ctx_free(self._context)
         self._context = None
 
     def run(self, commands: str) -> str:
         """Run `commands` in one transaction, and return their output."""
         if self._context is None:  # the library would end the process
             raise DriverUnavailable("the network manager is closed")
-        code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
+        with _one_at_a_time:
+            code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         said = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
         printed = self._library.nft_ctx_get_output_buffer(self._context).decode()
         if code:
