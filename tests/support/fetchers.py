@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+from workers import worker_number
+
 from bay.backoff import Backoff
 from bay.drivers.oci.idrange import IdRanges
 from bay.images.fetching import Fetcher, FetchLimits
 from bay.images.registries import Registries, RegistryAccess
 from bay.linux.processes import owned_by
 
-FIRST_ID = 1_500_000_000
 RANGES = 16
+# Each file of tests counts the processes with these ids, and two files may run at a time.
+FIRST_ID = 1_500_000_000 + worker_number() * RANGES * 65_536
 
 
 class MakeFetcher(Protocol):
@@ -38,7 +41,7 @@ def fetcher_in(
 
 
 def processes() -> list[int]:
-    """The processes of all fetches here."""
+    """The processes of all fetches of this run of the tests."""
     return owned_by(range(FIRST_ID, FIRST_ID + RANGES * 65_536))
 
 

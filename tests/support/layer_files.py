@@ -17,6 +17,7 @@ from typing import Any
 
 import zstandard
 from image_files import GZIP, TAR, ZSTD, Layer, digest_of
+from workers import worker_number
 
 from bay.drivers.oci.idrange import IdRanges
 from bay.images.layer_cage import CageParts
@@ -24,6 +25,7 @@ from bay.images.layer_store import LayerStore
 
 Entry = tuple[tarfile.TarInfo, bytes]
 TIME = 1_700_000_000
+_RANGES = 64
 
 
 def entry(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **facts: Any) -> Entry:
@@ -84,7 +86,8 @@ def parts() -> CageParts:
     place = Path(mkdtemp(prefix="bay-layers-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     (place / "stage").mkdir()
-    return CageParts(place / "stage", place / "closures", IdRanges(place / "ids", 1_900_000_000, 64))
+    first_id = 1_900_000_000 + worker_number() * (_RANGES << 16)
+    return CageParts(place / "stage", place / "closures", IdRanges(place / "ids", first_id, _RANGES))
 
 
 def store(root: Path, concurrency: int = 2) -> LayerStore:
@@ -132,6 +135,6 @@ def _caged() -> list[int]:
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{name}/uid_map").read_text().split()
-            if fields[:1] == ["0"] and first <= int(fields[1]) < first + (64 << 16):
+            if fields[:1] == ["0"] and first <= int(fields[1]) < first + (_RANGES << 16):
                 found.append(int(name))
     return found
