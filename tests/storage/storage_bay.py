@@ -23,7 +23,7 @@ MIB = 1 << 20
 FORKS: Json = {"count": 5}
 _EACH: Json = {"start": "eager", "idle_timeout": None, "memory_mb": 128}
 PROFILES: dict[str, Json] = {
-    "python-default": _EACH,
+    "python-default": {**_EACH, "max_memory_mb": 256},
     "machine": {**_EACH, "persist": "machine"},
     "tight": {**_EACH, "disk_mb": 96},
     "tiny": {**_EACH, "disk_mb": 16},
