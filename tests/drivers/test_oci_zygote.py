@@ -172,6 +172,18 @@ async def test_starts_wait_for_a_new_zygote_when_one_is_killed(oci: DriverBench)
             assert (await run(handle, "echo alive")).stdout == "alive\n"
 
 
+def test_the_parts_that_every_ship_uses_are_loaded_before_the_zygote_forks() -> None:
+    """What is loaded after that, each Ship has for itself."""
+    program = (
+        "import sys, ship.zygote; before = set(sys.modules); "
+        "from ship.process.init import Nursery; Nursery(); print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_zygote_that_is_killed_between_fork_and_seal_fails_no_start(
     oci: DriverBench, monkeypatch: pytest.MonkeyPatch, step: str

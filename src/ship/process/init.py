@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent import futures
+from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -85,7 +85,7 @@ class Nursery:
         self.groups = Groups()
         self._ended: dict[int, Ended] = {}
         self._starting = asyncio.Lock()
-        self._thread = futures.ThreadPoolExecutor(1, initializer=block_signals)
+        self._thread = ThreadPoolExecutor(1, initializer=block_signals)
         self._spawner = Spawner()
         self._empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._oom = OomScore(oom_score)
