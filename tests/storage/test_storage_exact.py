@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 Manifest = dict[str, Any]
 MANY = {"python-default": 100_000, "machine": 2_000}
-# The kernel's records of that many files take 120 MiB. It cannot free them while a program writes a large file,
-# and kills a program that has no more than these; docs/lifecycle.md says it to users.
+# The kernel's records of that many files take 120 MiB. It cannot free them while a program writes a large
+# file, and kills a program that has no more than these; docs/lifecycle.md says it to users.
 MEMORY = {"python-default": {"memory_mb": 256}, "machine": {}}
 
 
