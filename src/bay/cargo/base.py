@@ -137,6 +137,13 @@ class CargoFences(Protocol):
 class CheckpointStore(Protocol):
     """Checkpoints are taken from cargos, and cargos go back to them."""
 
+    @property
+    def shares_blocks(self) -> bool:
+        """Whether a checkpoint shares the blocks of its cargo; else it takes as long and as much room as a
+        copy of all files.
+        """
+        ...
+
     async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
         """Copy the cargo, whose writers the caller has frozen. Idempotent: a present one stays as it is."""
 

@@ -49,6 +49,7 @@ class BaseBackend(ABC):
     """The common half: `CargoBackend` and `DiskUsage`. Each adds how trees are made, copied and removed."""
 
     name: str
+    shares_blocks: bool
 
     def __init__(self, root: Path) -> None:
         self._root = root

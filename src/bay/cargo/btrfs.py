@@ -28,6 +28,7 @@ class BtrfsCargo(BaseBackend):
     """Below `root`, which is on btrfs already, or where `pool` is mounted. Has `SizeLimits`."""
 
     name = "btrfs"
+    shares_blocks = True
 
     def __init__(self, root: Path, pool: BtrfsPool | None = None) -> None:
         super().__init__(root)

@@ -17,6 +17,7 @@ class DirectoryCargo(BaseBackend):
     """One directory per cargo and checkpoint below `root`."""
 
     name = "directory"
+    shares_blocks = False
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

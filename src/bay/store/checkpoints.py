@@ -1,5 +1,6 @@
 """Database queries on checkpoints. A deleted one is invisible; its files go once nothing is based on them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from bay.store.sqlite import StoreConnection
 _C = checkpoints.c
 _COLUMNS = columns_of(checkpoints)
 _IS_SHOWN = (_C.deleted_at.is_(None), _C.state == "ready", _C.hidden.is_(False))
+_IS_STEP = and_(_C.build_key.is_not(None), _C.deleted_at.is_(None), _C.state == "ready")
 _ANY_OF = select(_C.id).where(_C.sandbox_id == bindparam("of_sandbox")).limit(1)
 _NEEDED = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), cargos.c.deleted_at.is_(None))
 _RESTORED = select(sandboxes.c.restore_id).where(
@@ -115,9 +117,33 @@ async def removable(db: StoreConnection) -> list[str]:
 
 
 async def hide_forgotten(db: StoreConnection, now: datetime) -> None:
-    """Those that were made for a fork in which Bay ended; not the files of templates."""
-    lost = and_(_C.hidden.is_(True), _C.deleted_at.is_(None), _C.id.not_in(_OF_TEMPLATES))
+    """Those that were made for a fork in which Bay ended; not the files of templates, nor steps of builds."""
+    hidden = and_(_C.hidden.is_(True), _C.deleted_at.is_(None))
+    lost = and_(hidden, _C.id.not_in(_OF_TEMPLATES), _C.build_key.is_(None))
     await db.execute(update(checkpoints).where(lost).values(deleted_at=now, state="ready"))
+
+
+async def steps_among(db: StoreConnection, owner: str, keys: Sequence[str]) -> dict[str, CheckpointRecord]:
+    """The owner's snapshots after steps of builds, by their keys, of the ones in `keys` that are there."""
+    query = select(*_COLUMNS).where(_IS_STEP, _C.owner == owner, _C.build_key.in_(keys))
+    records = [CheckpointRecord(**row._mapping) for row in await db.execute(query.order_by(_C.seq))]
+    return {record.build_key: record for record in records if record.build_key is not None}
+
+
+async def stale_steps(db: StoreConnection, before: datetime, most: int) -> list[str]:
+    """Ids of snapshots after steps that no build has used since `before`, or that the owner's `most` newest
+    leave behind.
+    """
+    rank = func.row_number().over(partition_by=_C.owner, order_by=(_C.used_at.desc(), _C.seq.desc()))
+    ranked = select(_C.id, _C.used_at, rank.label("rank")).where(_IS_STEP).subquery()
+    query = select(ranked.c.id).where(or_(ranked.c.used_at < before, ranked.c.rank > most))
+    return list((await db.execute(query)).scalars())
+
+
+async def hide_steps_of(db: StoreConnection, image_id: str, now: datetime) -> None:
+    """Delete the snapshots after steps of builds on that image: they are of no use without it."""
+    steps = update(checkpoints).where(_IS_STEP, _C.image_id == image_id)
+    await db.execute(steps.values(deleted_at=now))
 
 
 async def ids_in(db: StoreConnection, *states: str) -> set[str]:

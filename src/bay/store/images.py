@@ -182,7 +182,9 @@ def _may_use(owner: str) -> ColumnElement[bool]:
 
 
 def _is_kept() -> ColumnElement[bool]:
-    return and_(checkpoints.c.deleted_at.is_(None), checkpoints.c.persist == "machine")
+    """A snapshot after a step of a build keeps nothing: it goes with its image."""
+    alive = and_(checkpoints.c.deleted_at.is_(None), checkpoints.c.build_key.is_(None))
+    return and_(alive, checkpoints.c.persist == "machine")
 
 
 def _record(row: Row[Any]) -> ImageRecord:

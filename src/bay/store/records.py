@@ -203,7 +203,7 @@ class CheckpointRecord:
     kind: Literal["files"] = "files"
     auto: bool = False
     hidden: bool = False
-    """Made for a fork of the present alone, and never listed."""
+    """Made for a fork of the present alone, or after a step of a build, and never listed."""
     persist: Persist
     image: str
     image_id: str | None = None
@@ -213,6 +213,10 @@ class CheckpointRecord:
     exclusive_bytes: int | None = None
     inodes: int | None = None
     measured_at: datetime | None = None
+    build_key: str | None = None
+    """The step of a build that this is the result of; None for other checkpoints."""
+    used_at: datetime | None = None
+    """When a build last made this, or began with it."""
     created_at: datetime
     deleted_at: datetime | None = None
 
@@ -293,6 +297,8 @@ class TemplateRecord:
     working_dir: str | None = None
     config: dict[str, Any] | None = field(default=None, repr=False)
     """Changes to the config of its image, in the form of an OCI image's; None for none."""
+    build: dict[str, Any] | None = field(default=None, repr=False)
+    """The steps that it is built of, while it is; None for one that is frozen from a sandbox."""
     created_at: datetime
     deleted_at: datetime | None = None
 

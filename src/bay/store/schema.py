@@ -191,10 +191,15 @@ checkpoints = Table(
     Column("exclusive_bytes", BigInteger),
     Column("inodes", BigInteger),
     _when("measured_at"),
+    # The step of a build that this is the result of, and when a build last began with it; null for others.
+    Column("build_key", String(64)),
+    _when("used_at"),
     _when("created_at", nullable=False),
     _when("deleted_at"),
     sqlite_autoincrement=True,
 )
+_STEPS = text("deleted_at IS NULL AND build_key IS NOT NULL")
+Index("ix_checkpoints_build_key", checkpoints.c.owner, checkpoints.c.build_key, sqlite_where=_STEPS)
 Index("ix_checkpoints_sandbox_id_seq", checkpoints.c.sandbox_id, checkpoints.c.seq)
 Index("ix_checkpoints_owner", checkpoints.c.owner)
 Index("ix_checkpoints_image_id", checkpoints.c.image_id)
@@ -453,6 +458,8 @@ templates = Table(
     Column("working_dir", String(4096)),
     # The changes that a build makes to the config of its image, in the form of OCI; null for none.
     Column("config", JSON(none_as_null=True)),
+    # The steps that it is built of, while it is; null for one that is frozen from a sandbox.
+    Column("build", JSON(none_as_null=True)),
     _when("created_at", nullable=False),
     _when("deleted_at"),
     sqlite_autoincrement=True,

@@ -87,6 +87,7 @@ async def superseded(db: StoreConnection) -> list[TemplateRecord]:
     )
     kept = select(checkpoints.c.image_id).where(
         checkpoints.c.deleted_at.is_(None),
+        checkpoints.c.build_key.is_(None),
         checkpoints.c.persist == "machine",
         checkpoints.c.image_id.is_not(None),
     )

@@ -23,7 +23,7 @@ from bay.server.images.requests import HOST, ImageRequests
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
-from bay.store import events, images, sandboxes, services
+from bay.store import checkpoints, events, images, sandboxes, services
 from bay.store.records import ImageLayer, ImageRecord
 from bay.store.sqlite import StoreConnection
 
@@ -99,6 +99,7 @@ class Puller:
         """Delete an image's row; its files go with the next collection, and a pull of it is cancelled."""
         now = self.core.clock()
         await images.change(db, image.id, deleted_at=now)
+        await checkpoints.hide_steps_of(db, image.id, now)
         await events.add_of_image(db, image.owner, "image.deleted", now, image_id=image.id, ref=image.ref)
 
     async def _looked(self, group: asyncio.TaskGroup) -> float | None:

@@ -79,6 +79,7 @@ class TemplateMaker:
         await templates.change(db, template.id, deleted_at=now)
         if template.image_id is not None:
             await images.change(db, template.image_id, deleted_at=now)
+            await checkpoints.hide_steps_of(db, template.image_id, now)
         if template.checkpoint_id is not None:
             await checkpoints.change(db, template.checkpoint_id, deleted_at=now)
         await events.add_of_image(
