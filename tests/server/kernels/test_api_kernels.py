@@ -27,7 +27,7 @@ from server_harness import (
 
 from bay.ids import new_id
 from bay.models import CELL_EVENT_FIELDS
-from bay.server.sandboxes.pool import fingerprint_of
+from bay.server.sandboxes.pool_kinds import fingerprint_of
 from bay.server.settings import ProfileSettings
 
 pytestmark = pytest.mark.anyio

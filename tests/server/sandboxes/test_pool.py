@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from server_harness import (
 from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.errors import StorageFull
+from bay.server.sandboxes.pool_kinds import PoolKind
 from bay.server.settings import ProfileSettings
 from bay.store import events, sandboxes
 from bay.store.records import NOBODY, SandboxRecord
@@ -259,7 +261,8 @@ async def test_owned_starts_come_before_the_pool(root: Path) -> None:
         made = [await create(alice, profile="eager") for _ in range(3)]
         await within(driver.held.wait())
         await until(lambda: bay.bay.starter.slots.urgent() > 0)
-        bay.bay.pool._profiles["pooled"] = bay.bay.profiles["pooled"]
+        kind = replace(PoolKind.of_profile(bay.bay.profiles["pooled"]), pool_size=1)
+        bay.bay.pool._kinds[kind.fingerprint] = kind
         await bay.bay.pool.tend()
         assert await waiting(bay) == []
         driver.let_go.set()

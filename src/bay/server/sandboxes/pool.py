@@ -1,16 +1,14 @@
 """The pool keeps started sandboxes for future creates: ordinary rows without an owner.
 
-A create claims one in its own transaction; without one here it starts its own. A fingerprint of the profile
-tells that the session is the one it would have started. Old rows, and those that no profile fits, go.
+A create claims one in its own transaction; without one here it starts its own. The fingerprint of its kind
+tells that the session is the one it would have started. Old rows, and those of no kind that is wanted, go.
 A pool with a `pool_max` follows the creates: `pool_demand` says how.
 """
 
 import asyncio
-import hashlib
-import json
 import sys
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,18 +16,17 @@ from functools import partial
 
 import structlog
 
-from bay import __version__
 from bay.backoff import Backoff
 from bay.errors import StorageFull
-from bay.ids import new_id
-from bay.models import PoolState, Profile, to_wire
+from bay.models import PoolState, Profile
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.sandboxes.pool_demand import REMEMBERED, size_wanted
+from bay.server.sandboxes.pool_kinds import PoolKind
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, sandboxes
-from bay.store.records import NOBODY, SandboxRecord
+from bay.store.records import SandboxRecord
 from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.pool")
@@ -42,7 +39,7 @@ _BACKOFF = Backoff(1.0, 60.0)
 
 @dataclass(slots=True)
 class _Tally:
-    """The in-memory state of one profile's pool."""
+    """The in-memory state of one pool."""
 
     ready: int = 0
     """How many waited when last looked at, less those claimed since."""
@@ -59,7 +56,7 @@ class _Tally:
 
 
 class Pool:
-    """Keeps every profile's pool at its size."""
+    """Keeps every pool at its size."""
 
     def __init__(
         self,
@@ -75,12 +72,12 @@ class Pool:
         self._queue = queue
         self._notifier = notifier
         self._images = images
-        self._profiles = {name: p for name, p in core.profiles.items() if _largest(p)}
-        self._fingerprints = {name: fingerprint_of(p) for name, p in self._profiles.items()}
+        self._kinds = _by_fingerprint([PoolKind.of_profile(profile) for profile in core.profiles.values()])
         self._max_age = max_age
         self._is_busy = is_busy
         """Whether owned sandboxes wait for their start: those come first."""
-        self._tallies = {name: _Tally() for name in self._profiles}
+        self._tallies = defaultdict[str, _Tally](_Tally)
+        """By fingerprint."""
         self._poked = asyncio.Event()
         self._spare: int | None = None
         # Guards what is there against what is wanted: two looks at once would both begin what is missing.
@@ -111,24 +108,22 @@ class Pool:
             self.poke()
         self._spare = spare
 
-    async def claim(
-        self, db: StoreConnection, profile: Profile, image_id: str | None
-    ) -> SandboxRecord | None:
-        """A started sandbox of that profile and image, to be claimed in the transaction of `db`, or None."""
-        if profile.id not in self._profiles:
-            return None
-        found = await sandboxes.first_pooled(db, self._fingerprints[profile.id])
+    def kind_of(self, profile: Profile) -> PoolKind | None:
+        """The kind of the sandboxes of that profile, if a pool of them is kept."""
+        return next((kind for kind in self._kinds.values() if kind.profile.id == profile.id), None)
+
+    async def claim(self, db: StoreConnection, kind: PoolKind, image_id: str | None) -> SandboxRecord | None:
+        """A started sandbox of that kind and image, to be claimed in the transaction of `db`, or None."""
+        found = await sandboxes.first_pooled(db, kind.fingerprint)
         return found if found is not None and found.image_id == image_id else None
 
-    def may_have(self, profile: Profile) -> bool:
+    def may_have(self, kind: PoolKind) -> bool:
         """Whether a claim will likely find one: a guess without a look at the database."""
-        tally = self._tallies.get(profile.id)
-        return tally is not None and tally.ready > 0
+        return self._tallies[kind.fingerprint].ready > 0
 
-    def count(self, profile: Profile, *, hit: bool) -> None:
+    def count(self, kind: PoolKind, *, hit: bool) -> None:
         """Note a create that the pool served, or could have, once it is committed; and make up for it."""
-        if (tally := self._tallies.get(profile.id)) is None:
-            return
+        tally = self._tallies[kind.fingerprint]
         tally.hits, tally.misses = tally.hits + hit, tally.misses + (not hit)
         tally.ready = tally.ready - 1 if hit else 0
         tally.creates.append(self._core.clock())
@@ -143,25 +138,24 @@ class Pool:
         async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
             moved = await self._moved(db, found)
-        by_profile = {
-            name: [r for r in found if r.pool == print_ and r not in moved]
-            for name, print_ in self._fingerprints.items()
+        by_kind = {
+            print_: [r for r in found if r.pool == print_ and r not in moved] for print_ in self._kinds
         }
-        unwanted = [r for r in found if r.pool not in self._fingerprints.values() or r in moved]
-        for name, records in by_profile.items():
-            unwanted += self._unwanted(name, records)
-            self._tallies[name].ready = sum(r.phase == "running" for r in records)
+        unwanted = [r for r in found if r.pool not in self._kinds or r in moved]
+        for print_, records in by_kind.items():
+            unwanted += self._unwanted(self._kinds[print_], records)
+            self._tallies[print_].ready = sum(r.phase == "running" for r in records)
         await self._drop(unwanted)
         if not self._is_busy():
             gone = {record.id for record in unwanted}
-            for name, records in by_profile.items():
-                await self._refill(self._profiles[name], [r for r in records if r.id not in gone])
+            for print_, records in by_kind.items():
+                await self._refill(self._kinds[print_], [r for r in records if r.id not in gone])
 
     async def _moved(self, db: StoreConnection, found: list[SandboxRecord]) -> list[SandboxRecord]:
         """Those whose profile names another image by now: a newer one was pulled."""
-        named = {name: p.image for name, p in self._profiles.items() if p.image != HOST}
-        ready = {self._fingerprints[n]: await self._images.ready_for(db, image) for n, image in named.items()}
-        newest = {pool: image.id for pool, image in ready.items() if image is not None}
+        named = {print_: kind.profile.image for print_, kind in self._kinds.items()}
+        ready = {p: await self._images.ready_for(db, image) for p, image in named.items() if image != HOST}
+        newest = {print_: image.id for print_, image in ready.items() if image is not None}
         return [r for r in found if r.pool in newest and newest[r.pool] != r.image_id]
 
     async def drain(self) -> None:
@@ -176,10 +170,9 @@ class Pool:
 
     async def _drain(self) -> None:
         async with self._looking:
-            names = [name for name, profile in self._profiles.items() if profile.pool_max is not None]
-            following = {self._fingerprints[name] for name in names}
-            for name in names:
-                del self._profiles[name], self._fingerprints[name]
+            following = {print_ for print_, kind in self._kinds.items() if kind.follows_demand}
+            for print_ in following:
+                del self._kinds[print_]
             if not following:
                 return
             async with self._core.store.read() as db:
@@ -203,27 +196,26 @@ class Pool:
         await self._drop(found[:1])
         return bool(found)
 
-    def _size(self, name: str) -> int:
+    def _size(self, kind: PoolKind) -> int:
         """How many it should hold now."""
-        profile = self._profiles[name]
-        creates, now = self._tallies[name].creates, self._core.clock()
-        return size_wanted(creates, now, profile.pool_size, _largest(profile))
+        creates, now = self._tallies[kind.fingerprint].creates, self._core.clock()
+        return size_wanted(creates, now, kind.pool_size, kind.largest)
 
     async def state(self) -> list[PoolState]:
         """How full each pool is."""
         async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
         return [
-            self._state(name, [r for r in found if r.pool == self._fingerprints[name]])
-            for name in self._profiles
+            self._state(kind, [r for r in found if r.pool == kind.fingerprint])
+            for kind in self._kinds.values()
         ]
 
-    def _state(self, name: str, records: list[SandboxRecord]) -> PoolState:
-        tally = self._tallies[name]
+    def _state(self, kind: PoolKind, records: list[SandboxRecord]) -> PoolState:
+        tally = self._tallies[kind.fingerprint]
         phases = [r.phase for r in records]
         return PoolState(
-            profile=name,
-            size=self._size(name),
+            profile=kind.profile.id,
+            size=self._size(kind),
             ready=phases.count("running"),
             starting=len(phases) - phases.count("running"),
             oldest_at=min((r.created_at for r in records), default=None),
@@ -234,36 +226,36 @@ class Pool:
             refill_at=tally.refill_at,
         )
 
-    def _unwanted(self, name: str, records: list[SandboxRecord]) -> list[SandboxRecord]:
+    def _unwanted(self, kind: PoolKind, records: list[SandboxRecord]) -> list[SandboxRecord]:
         """Those that failed, those beyond the size, and an old one if the pool is full without it."""
         failed = [r for r in records if r.target != "running"]
-        self._count(name, failed, records)
+        self._count(kind, failed, records)
         good = [r for r in records if r.target == "running"]
-        size = self._size(name)
+        size = self._size(kind)
         if len(good) > size:
             return failed + good[size:]
         old = [r for r in good[:1] if r.created_at + self._max_age <= self._core.clock()]
         return failed + (old if all(r.phase == "running" for r in good) else [])
 
-    def _count(self, name: str, failed: list[SandboxRecord], records: list[SandboxRecord]) -> None:
+    def _count(self, kind: PoolKind, failed: list[SandboxRecord], records: list[SandboxRecord]) -> None:
         """Failed starts delay the next refill with a doubling backoff; one that works resets it."""
-        tally = self._tallies[name]
+        tally = self._tallies[kind.fingerprint]
         new = [r for r in failed if r.id not in tally.seen]
         tally.seen = {r.id for r in failed}
         if new:
-            self._put_off(name, tally, next((r.error.message for r in new if r.error), "it ended by itself"))
+            self._put_off(kind, next((r.error.message for r in new if r.error), "it ended by itself"))
         elif tally.failed_at and any(_started_after(r, tally.failed_at) for r in records):
             tally.failures, tally.failed_at, tally.refill_at = 0, None, None
 
-    def _put_off(self, name: str, tally: _Tally, why: str) -> None:
-        now = self._core.clock()
+    def _put_off(self, kind: PoolKind, why: str) -> None:
+        tally, now = self._tallies[kind.fingerprint], self._core.clock()
         tally.last_error, tally.failed_at = why, now
         if tally.refill_at is not None and now < tally.refill_at:
             return  # one of several that were begun together
         tally.failures += 1
         wait_s = _BACKOFF.pause(tally.failures)
         tally.refill_at = tally.failed_at + timedelta(seconds=wait_s)
-        log.warning("pool.start_failed", profile=name, retry_in_s=wait_s, error=why)
+        log.warning("pool.start_failed", of=kind.name, retry_in_s=wait_s, error=why)
 
     async def _drop(self, records: list[SandboxRecord]) -> None:
         if not records:
@@ -274,42 +266,41 @@ class Pool:
         for record in records:
             self._queue.put(record.id)
 
-    async def _refill(self, profile: Profile, present: list[SandboxRecord]) -> None:
-        missing = min(self._to_begin(profile, present), self._room_in_memory(profile))
-        if missing <= 0 or not await self._has_disk(profile):
+    async def _refill(self, kind: PoolKind, present: list[SandboxRecord]) -> None:
+        missing = min(self._to_begin(kind, present), self._room_in_memory(kind))
+        if missing <= 0 or not await self._has_disk(kind):
             return
-        fresh = [fresh_record(profile, NOBODY, new_id("ws"), self._core.clock()) for _ in range(missing)]
+        profile, fresh = kind.profile, [kind.fresh_record(self._core.clock()) for _ in range(missing)]
         async with self._core.store.write() as db:
             image = None if profile.image == HOST else await self._images.of_profile(db, profile.image)
             if image is not None and image.state != "ready":
                 return
-            of = {"pool": self._fingerprints[profile.id], "image_id": image and image.id}
-            records = [replace(record, **of) for record in fresh]
+            records = [replace(record, image_id=image and image.id) for record in fresh]
             for record in records:
                 await add_cargo(db, record, self._core.cargo.name, profile.disk_mb)
                 await sandboxes.add(db, record)
         for record in records:
             self._queue.put(record.id)
 
-    def _room_in_memory(self, profile: Profile) -> int:
+    def _room_in_memory(self, kind: PoolKind) -> int:
         """How many more are no strain: a pool that follows demand leaves room for as many at work."""
         if self._spare is None or self._spare < 0:
             return 0
-        return sys.maxsize if profile.pool_max is None else self._spare // profile.resources.memory
+        return self._spare // kind.resources.memory if kind.follows_demand else sys.maxsize
 
-    async def _has_disk(self, profile: Profile) -> bool:
+    async def _has_disk(self, kind: PoolKind) -> bool:
         """Whether one more leaves the disk's reserve alone; without room it is asked again after a while."""
         try:
             await self._core.cargo.check_room("one more in the pool")
         except StorageFull as error:
-            self._put_off(profile.id, self._tallies[profile.id], error.message)
+            self._put_off(kind, error.message)
             return False
         return True
 
-    def _to_begin(self, profile: Profile, present: list[SandboxRecord]) -> int:
+    def _to_begin(self, kind: PoolKind, present: list[SandboxRecord]) -> int:
         """How many are begun now. After a failure one goes first, to see whether it works again."""
-        missing = self._size(profile.id) - len(present)
-        due = self._tallies[profile.id].refill_at
+        missing = self._size(kind) - len(present)
+        due = self._tallies[kind.fingerprint].refill_at
         if due is None:
             return missing
         is_trying = any(r.phase != "running" for r in present)
@@ -332,31 +323,10 @@ async def add_cargo(
     )  # fmt: skip
 
 
-def fresh_record(profile: Profile, owner: str, cargo_id: str, now: datetime) -> SandboxRecord:
-    """The row of a new sandbox of that profile, wanted running, with no name and no limit in time."""
-    return SandboxRecord(
-        seq=0, id=new_id("sandbox"), owner=owner, name=None, profile=profile.id, image=profile.image,
-        isolation=profile.isolation, cargo_id=cargo_id, persist=profile.persist, env={}, labels={}, target="running",
-        generation=0, error=None, idle_timeout=None, idle_expires_at=None, expires_at=None, created_at=now,
-        deleted_at=None, session=None,
-    )  # fmt: skip
-
-
-def _largest(profile: Profile) -> int:
-    """The most that its pool holds."""
-    return profile.pool_size if profile.pool_max is None else profile.pool_max
+def _by_fingerprint(kinds: Iterable[PoolKind]) -> dict[str, PoolKind]:
+    return {kind.fingerprint: kind for kind in kinds if kind.largest}
 
 
 def _started_after(record: SandboxRecord, moment: datetime) -> bool:
     session = record.session
     return session is not None and session.started_at is not None and session.started_at > moment
-
-
-def fingerprint_of(profile: Profile) -> str:
-    """Hash of a session's inputs, 32 hex characters: equal ones start the same thing."""
-    session = (
-        profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel, profile.persist,
-        profile.disk_mb, profile.network_policy, profile.user, profile.users,
-    )  # fmt: skip
-    text = json.dumps([__version__, to_wire(list(session))], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -48,7 +48,8 @@ from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.networks.service import check_injected, checked_policy
 from bay.server.ports.gate import host_of
 from bay.server.sandboxes import volumes
-from bay.server.sandboxes.pool import Pool, add_cargo, fresh_record
+from bay.server.sandboxes.pool import Pool, add_cargo
+from bay.server.sandboxes.pool_kinds import PoolKind, fresh_record
 from bay.server.sandboxes.resizing import RESIZED, ResizeOutcome, Resizing
 from bay.server.secrets import rules as secret_rules
 from bay.server.sessions import sizes
@@ -177,13 +178,13 @@ class Sandboxes:
         if new.network_policy is not None:
             wanted = await checked_policy(new.network_policy, self.core.driver.capabilities, self.private)
             new = replace(new, network_policy=wanted)
-        fits_pool = _fits_pool(new, profile)
-        if new.cargo_id is None and not (fits_pool and self.pool.may_have(profile)):
+        kind = self.pool.kind_of(profile) if _fits_pool(new, profile) else None
+        if new.cargo_id is None and not (kind is not None and self.pool.may_have(kind)):
             await self._check_room("a sandbox", request)
         try:
             async with self.core.store.write() as db:
                 earlier = await self._earlier(db, request)
-                sandbox = earlier or await self._insert(db, caller, new, profile, waits=wait_s > 0)
+                sandbox = earlier or await self._insert(db, caller, new, profile, kind, waits=wait_s > 0)
                 audit.about(sandbox.id)
                 if request and earlier is None:
                     await request.claim(db, sandbox.id, to_wire(sandbox), self.core.clock())
@@ -194,8 +195,8 @@ class Sandboxes:
         is_claimed = earlier is None and sandbox.compute == "running"
         if not is_claimed or new.name:  # one from the pool runs, and lacks a name at most
             self.waker.poke(sandbox.id)
-        if earlier is None and fits_pool:
-            self.pool.count(profile, hit=is_claimed)
+        if earlier is None and kind is not None:
+            self.pool.count(kind, hit=is_claimed)
         is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
         if is_ready or not wait_s:
             return sandbox
@@ -402,7 +403,7 @@ class Sandboxes:
                 network = await networks.get(db, source.id)
                 kept = tuple(await services.all_of(db, source.id))
                 likes = [_like(source, name, origin.id, network, kept) for name in names]
-                made = [await self._insert(db, caller, like, profile, waits=True) for like in likes]
+                made = [await self._insert(db, caller, like, profile, None, waits=True) for like in likes]
                 if request is not None:
                     answer = {"items": to_wire(made)}
                     await request.claim(db, source.id, answer, self.core.clock())
@@ -488,8 +489,16 @@ class Sandboxes:
         return from_wire(Sandbox, claim.answer) if claim else None
 
     async def _insert(
-        self, db: StoreConnection, caller: Caller, new: NewSandbox, profile: Profile, *, waits: bool
+        self,
+        db: StoreConnection,
+        caller: Caller,
+        new: NewSandbox,
+        profile: Profile,
+        kind: PoolKind | None,
+        *,
+        waits: bool,
     ) -> Sandbox:
+        """Make the sandbox, or claim one of that kind from the pool."""
         now = self.core.clock()
         await _check_secrets(db, caller, new.secrets)
         await check_injected(db, caller.owner, new.network_policy)
@@ -500,7 +509,7 @@ class Sandboxes:
         starts = waits or profile.start == "eager"
         origin = new.from_checkpoint and await self.snapshots.usable(db, caller, new.from_checkpoint)
         image = await self._image(db, caller, new, profile, origin or None)
-        pooled = await self.pool.claim(db, profile, image and image.id) if _fits_pool(new, profile) else None
+        pooled = None if kind is None else await self.pool.claim(db, kind, image and image.id)
         resources = sizes.resources_of(new.sizes, profile)
         await self.quotas.admit_create(db, caller, resources, starts=starts or pooled is not None)
         if pooled is not None:
