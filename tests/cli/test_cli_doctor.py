@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from bay.server.data_dir import DATABASE
+from bay.store.engine import migrate
+from bay.store.image_totals import ImageTotals
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="without root that is all it says")
 
 BAY = [sys.executable, "-m", "bay", "doctor", "--json"]
 
 
-def runc_row(*options: str, **environment: str) -> dict[str, object]:
+def rows(*options: str, **environment: str) -> dict[str, dict[str, object]]:
     done = subprocess.run(
         [*BAY, *options],
         capture_output=True,
@@ -22,7 +26,11 @@ def runc_row(*options: str, **environment: str) -> dict[str, object]:
         check=False,
         env={**os.environ, **environment},
     )
-    return next(row for row in map(json.loads, done.stdout.splitlines()) if row["name"] == "runc")
+    return {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+
+def runc_row(*options: str, **environment: str) -> dict[str, object]:
+    return rows(*options, **environment)["runc"]
 
 
 @pytest.fixture
@@ -40,6 +48,20 @@ def test_it_looks_at_the_runc_that_a_server_would_use(other: Path, tmp_path: Pat
     assert runc_row()["ok"]
     for row in (runc_row(BAY_RUNC=str(other)), runc_row("--config", str(config))):
         assert (row["ok"], row["found"]) == (False, f"{other} is 1.1.11")
+
+
+def test_images_of_a_data_directory_are_counted_and_none_is_made(tmp_path: Path) -> None:
+    found = rows("--data-dir", str(tmp_path / "data"), BAY_IMAGES_MAX_MB="64")
+    assert {row: found[row]["ok"] for row in ("skopeo", "fetch-cage", "images")} == {
+        "skopeo": True, "fetch-cage": True, "images": True,
+    }  # fmt: skip
+    assert found["images"]["numbers"] == {}
+    assert found["image-limits"]["numbers"] == {"layer_bytes": 64 << 20, "image_bytes": 256 << 20}
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "data").mkdir()
+    migrate(tmp_path / "data" / DATABASE)
+    images = rows("--data-dir", str(tmp_path / "data"))["images"]
+    assert images["numbers"] == dict.fromkeys(ImageTotals.__dataclass_fields__, 0)
 
 
 def test_a_setting_that_cannot_be_is_one_line(tmp_path: Path) -> None:

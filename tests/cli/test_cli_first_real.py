@@ -113,7 +113,7 @@ def test_a_public_port_is_public_at_the_sandbox_s_own_url_too(bay: Bay) -> None:
 
 
 AS_NOBODY = (
-    "import os, sys, bay.server.embedded, bay.drivers.oci.probe, bay.cli.commands.exec, bay.cli.commands.serve, bay.cli.main\n"
+    "import os, sys, bay.server.embedded, bay.server.offline.doctor, bay.cli.commands.exec, bay.cli.commands.serve, bay.cli.main\n"
     f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
     "sys.exit(bay.cli.main.main(sys.argv[1:]))"
 )

@@ -49,6 +49,7 @@ GROUPS = {
     "bay.server.backends": "app",
     "bay.server.control_plane": "app",
     "bay.server.offline.backup": "app",
+    "bay.server.offline.doctor": "app",
     "bay.server.embedded": "app",
     "bay.server.offline.leftover_runs": "app",
     "bay.server.offline.secrets_key": "app",

@@ -185,6 +185,25 @@ def migrate(path: Path) -> None:
         engine.dispose()
 
 
+@asynccontextmanager
+async def reading(path: Path) -> AsyncGenerator[StoreConnection]:
+    """A connection that can only read, also while a Bay uses the database; nothing is made or migrated.
+    Raises DriverUnavailable for a database of another version, and for what is none.
+    """
+    connection = StoreConnection(make_engine(path, read_only=True))
+    try:
+        found = (await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar()
+        if found != await asyncio.to_thread(newest_version):
+            raise DriverUnavailable(
+                f"the database {path} is of another version of Bay; start `bay serve` once, which migrates it"
+            )
+        yield connection
+    except DatabaseError as error:
+        raise DriverUnavailable(f"cannot read the database {path}: {error.orig}") from error
+    finally:
+        await connection.aclose()
+
+
 def newest_version() -> str:
     """The version of the last migration, which its file's name begins with."""
     return max(file.name for file in (MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]

@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
+from urllib.parse import quote
 
 from sqlalchemy import Connection, CursorResult, Engine, Executable, NullPool, create_engine
 
@@ -105,11 +106,12 @@ class StoreConnection:
         return done
 
 
-def make_engine(path: Path) -> Engine:
+def make_engine(path: Path, *, read_only: bool = False) -> Engine:
     """The maker of connections to the database at `path`; each may be used by several threads in turn."""
+    place = f"file:{quote(str(path))}" + ("?mode=ro" if read_only else "")
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path, check_same_thread=False, factory=_FetchingConnection)
+        return sqlite3.connect(place, uri=True, check_same_thread=False, factory=_FetchingConnection)
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool)
 

@@ -1,6 +1,6 @@
 """The commands `serve` and `doctor`: the server on this machine, loaded on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol, cast
 
@@ -11,7 +11,7 @@ from bay.cli.state import JsonOption, load
 
 
 class ServeCheck(Protocol):
-    """One thing the host needs, as the driver's probe found it."""
+    """One thing that was looked at; `numbers` are for programs."""
 
     name: str
     ok: bool
@@ -19,6 +19,7 @@ class ServeCheck(Protocol):
     risk: bool
     found: str
     fix: str
+    numbers: Mapping[str, int]
 
 
 def serve(
@@ -41,10 +42,7 @@ def doctor(
 ) -> int:
     """Check whether this machine can run sandboxes, and say how to fix each problem."""
     given = load("bay.server.settings", "read")(config, data_dir=data_dir)
-    checks = load("bay.drivers.oci.probe", "checks")
-    found = cast(
-        "Sequence[ServeCheck]", checks(given.runc, scratch=given.data_dir, id_base=given.id_range_start)
-    )
+    found = cast("Sequence[ServeCheck]", load("bay.server.offline.doctor", "checks")(given))
     if as_json:
         for check in found:
             print_json({name: getattr(check, name) for name in ServeCheck.__annotations__})

@@ -10,9 +10,9 @@ import resource
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -52,6 +52,7 @@ _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
 class HostCheck:
     """One requirement of the host: the driver does not open without a `required` one.
     `fix` is an operator's way out. `risk`: without it one sandbox can harm the others or the host.
+    `numbers` are those of `found`, for programs.
     """
 
     name: str
@@ -60,6 +61,7 @@ class HostCheck:
     found: str
     fix: str
     risk: bool = False
+    numbers: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = _ID_BASE) -> list[HostCheck]:
@@ -190,15 +192,8 @@ def _extras(scratch: Path | None) -> list[HostCheck]:
             "install libseccomp 2.5 or newer (Debian: apt install libseccomp2); until then starts take longer",
             required=False,
         ),
-        _skopeo(),
         HostCheck("kvm", kvm, False, "usable" if kvm else "none", virtual),
     ]
-
-
-def _skopeo() -> HostCheck:
-    found = shutil.which("skopeo")
-    fix = "apt install skopeo, for images from registries and archives"
-    return HostCheck("skopeo", found is not None, False, found or "none", fix)
 
 
 def _closed_files() -> HostCheck:

@@ -1,0 +1,113 @@
+"""The checks of `bay doctor`: the host's requirements, and the images of the data directory.
+
+The images are read from the database, read-only, so a Bay may be running, or none: the pool that holds the
+files need not be mounted for it.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from bay.clock import utc_now
+from bay.drivers.oci import probe
+from bay.drivers.oci.probe import HostCheck
+from bay.errors import DriverUnavailable
+from bay.images import fetch_cage
+from bay.images.fetch_probe import caged_version
+from bay.images.layer_store import LayerLimits
+from bay.images.library import ImageLimits
+from bay.server.backends import choose_cargo
+from bay.server.data_dir import DATABASE
+from bay.server.settings import Settings
+from bay.store.engine import reading
+from bay.store.image_totals import ImageTotals, totals
+from bay.units import GIB, MIB
+
+_STORES = {
+    "pool": "a btrfs of Bay's own, with quotas",
+    "btrfs": "the data directory's btrfs, with quotas",
+    "directory": "plain directories without quotas, so what a layer takes beside its bytes has no limit",
+}
+
+
+def checks(settings: Settings) -> list[HostCheck]:
+    """All checks, in the order in which to mend them. Blocks for about a second, and leaves nothing."""
+    found = probe.checks(settings.runc, scratch=settings.data_dir, id_base=settings.id_range_start)
+    if not found[0].ok:  # without root the others may fail for want of it
+        return found
+    return [*found, *_fetching(settings), *_images(settings)]
+
+
+def _fetching(settings: Settings) -> Iterator[HostCheck]:
+    fix = "apt install skopeo, for images from registries and archives"
+    place = shutil.which("skopeo", path=fetch_cage.PATH)
+    if place is None:
+        yield HostCheck("skopeo", False, False, "none", fix)
+        return
+    try:
+        version = caged_version(_existing(settings.data_dir), settings.id_range_start)
+    except (OSError, DriverUnavailable) as error:
+        yield HostCheck("skopeo", True, False, place, fix)
+        fix = "see the lines above; until then only the image `host` and those that are here can be used"
+        yield HostCheck("fetch-cage", False, False, str(error), fix)
+        return
+    yield HostCheck("skopeo", True, False, f"{place} is {version}", fix)
+    yield HostCheck("fetch-cage", True, False, "works: skopeo runs in it", "-")
+
+
+def _images(settings: Settings) -> Iterator[HostCheck]:
+    yield _limits(settings)
+    database = settings.data_dir / DATABASE
+    if not database.exists():
+        yield HostCheck("images", True, False, f"none: there is no database {database}", "-")
+        return
+    try:
+        found = asyncio.run(_totals(database))
+    except DriverUnavailable as error:
+        yield HostCheck("images", False, False, error.message, "mend the database, or start `bay serve` once")
+        return
+    yield HostCheck("images", True, False, _in_words(found), "-", numbers=asdict(found))
+
+
+async def _totals(database: Path) -> ImageTotals:
+    async with reading(database) as db:
+        return await totals(db, utc_now())
+
+
+def _in_words(found: ImageTotals) -> str:
+    pulling = f" ({found.pulling} more on the way)" if found.pulling else ""
+    files = f", and {_size(found.workspace_bytes)} of files" if found.templates else ""
+    return (
+        f"{found.images} of registries and archives{pulling}, {found.templates} of templates, "
+        f"{found.layers} layers with {_size(found.layer_bytes)}{files}; "
+        f"`bay image prune` would remove {found.unused}, and free {_size(found.unused_bytes)}"
+    )
+
+
+def _limits(settings: Settings) -> HostCheck:
+    fix = "apt install btrfs-progs; modprobe btrfs loop; then use a new data directory"
+    try:
+        kind = choose_cargo(settings)
+    except DriverUnavailable as error:
+        return HostCheck("image-limits", False, False, error.message, fix)
+    largest = settings.images_max_mb * MIB
+    limits = ImageLimits(archive_bytes=largest, layer=LayerLimits(max_bytes=largest))
+    numbers = {"layer_bytes": limits.layer.max_bytes, "image_bytes": limits.unpacked_bytes}
+    quota = settings.quotas.disk_mb if settings.quotas else None
+    if quota is None:
+        owner = "no quota `disk_mb` for each owner"
+    else:
+        numbers["owner_bytes"] = quota * MIB
+        owner = f"{_size(quota * MIB)} for the files of each owner"
+    found = f"{_STORES[kind]}; {_size(largest)} a layer, {_size(limits.unpacked_bytes)} an image, {owner}"
+    return HostCheck("image-limits", kind != "directory", False, found, fix, numbers=numbers)
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path, *path.absolute().parents) if one.is_dir())
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.1f} MiB"
