@@ -375,3 +375,28 @@ def test_threads_of_a_process_use_nftables_at_the_same_time() -> None:
     """
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done done done done\n", "")
+
+
+CROWDED = """
+import os
+import resource
+
+from bay.errors import DriverUnavailable
+from bay.linux.nftables import Nft
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 2000))
+early = Nft()
+taken = [os.dup(0) for _ in range(1100)]
+print(early.run("list tables"))
+try:
+    Nft()
+except DriverUnavailable as error:
+    print(error.message)
+"""
+
+
+def test_a_process_with_many_descriptors_is_told_and_not_ended() -> None:
+    """The library's select() would abort it. A Bay of a thousand sandboxes opened it before them."""
+    done = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "descriptors open, and libnftables works only below 1024" in done.stdout

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import threading
 from typing import Any
 
@@ -10,6 +11,7 @@ from bay.errors import DriverUnavailable
 LIBRARY = "libnftables.so.1"
 _JSON = 1 << 4
 _TERSE = 1 << 11
+_HIGHEST_DESCRIPTOR = 1023  # FD_SETSIZE
 # The library keeps tables of the process, interfaces among them, and guards none of them: two threads in it,
 # each with a context of its own, end the process or read the other's interfaces.
 _one_at_a_time = threading.Lock()
@@ -18,12 +20,14 @@ _one_at_a_time = threading.Lock()
 class Nft:
     """nftables in the namespace of the thread that makes this. An object is for one thread at a time, and all
     objects of the process wait for each other.
-    Raises DriverUnavailable where the library is missing, or the kernel refuses.
+    Raises DriverUnavailable where the library is missing, the kernel refuses, or this process has 1024
+    descriptors open.
     """
 
     def __init__(self) -> None:
         self._library = _load()
         with _one_at_a_time:
+            _check_descriptors()
             self._context = self._library.nft_ctx_new(0)
         if not self._context:
             raise DriverUnavailable("nftables is unusable: libnftables gave no context")
@@ -68,6 +72,17 @@ def is_installed() -> bool:
     except DriverUnavailable:
         return False
     return True
+
+
+def _check_descriptors() -> None:
+    """The library waits by select(), and ends the process for a socket that this cannot take."""
+    lowest_free = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    os.close(lowest_free)
+    if lowest_free > _HIGHEST_DESCRIPTOR:
+        raise DriverUnavailable(
+            f"nftables is unusable: this process has its first {lowest_free} descriptors open, and libnftables works "
+            f"only below {_HIGHEST_DESCRIPTOR + 1}; close some, or open the network before them"
+        )
 
 
 def _load() -> ctypes.CDLL:
