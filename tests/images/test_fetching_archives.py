@@ -172,7 +172,7 @@ async def test_a_single_image_for_another_platform_is_refused(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no archive at all", bytes(10240), gzip.compress(b"x"), b"\x28\xb5\x2f\xfd", tar_of({"a": b"1"}),
+    [b"", b"no archive at all", bytes(10240), gzip.compress(b"x", mtime=0), b"\x28\xb5\x2f\xfd", tar_of({"a": b"1"}),
      tar_of({"manifest.json": b"[]"}), tar_of({"manifest.json": b"{"}), tar_of({"index.json": b"{}"})],
 )  # fmt: skip
 async def test_a_file_that_is_no_archive_of_an_image_is_refused(
