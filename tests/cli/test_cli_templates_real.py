@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pools import unmounted_after
 
 KEY = "bay_0123456789abcdef0123456789abcdef"
 TEMPLATES = 5
+READY = "wget -q -O /dev/null 127.0.0.1:8000"
 _FREEZER, _STORE = "bay.server.templates.freezing:TemplateFreezer", "bay.images.layer_store:LayerStore"
 DEATHS: dict[str, Death] = {
     "nothing is made": (f"{_FREEZER}._base", "before", 1),
@@ -186,6 +188,49 @@ def test_a_create_waits_until_what_a_template_starts_is_ready(bay: Server) -> No
     assert "main" in bay("services", "ls", "s")
     bay("rm", "--all")
     bay("template", "rm", "serving")
+
+
+def waits(client: Client, count: int) -> None:
+    """Return once so many wait in the pool of the template `pooled`."""
+    until = time.monotonic() + 60
+    while (found := client.templates.get("pooled")).pool_ready != count:
+        assert time.monotonic() < until, found
+        time.sleep(0.1)
+
+
+def test_creates_from_a_template_with_a_pool_get_sandboxes_that_serve(bay: Server) -> None:
+    set_up(bay)
+    serve = "mkdir www; cp app/file www/index.html; httpd -f -p 8000 -h www"
+    bay("template", "create", "pooled", "--from", "dev", "--start", serve, "--ready", READY, "--pool", "3")
+    with Client(bay.environment["BAY_URL"], KEY) as client:
+        waits(client, 3)
+        taken = client.sandboxes.create(template="pooled")
+        assert (taken.info.status, taken.info.compute) == ("ready", "running")
+        assert taken.run(READY).exit_code == 0  # it has been serving for long
+        seen = {taken.id}
+        for _ in range(20):
+            box = client.sandboxes.create(template="pooled", wait=60)
+            seen.add(box.id)
+            said = box.run("wget -q -O - 127.0.0.1:8000; tool; cat app/file")
+            assert said.stdout == "data\ntool\ndata\n"
+            box.delete()
+        assert len(seen) == 21
+        waits(client, 3)
+        [pool] = [one for one in client.admin.pool() if one.template_id]
+        assert pool.hits >= 2
+        assert pool.failures == 0
+    bay.end()
+    bay.start()
+    with Client(bay.environment["BAY_URL"], KEY) as client:
+        waits(client, 3)
+        again = client.sandboxes.create(template="pooled")
+        assert again.run(READY).exit_code == 0
+    assert "/3" in bay("template", "get", "pooled")
+    bay("template", "update", "pooled", "--pool", "1")
+    bay("rm", "--all")
+    bay("template", "rm", "pooled")
+    assert len(bay.kept("layers")) == len(bay.kept("tops")) == 1
+    assert bay.kept("checkpoints") == []
 
 
 @pytest.mark.parametrize("step", DEATHS)

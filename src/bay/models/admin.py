@@ -7,12 +7,14 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
-    """How full the pool of one profile is. The counts of hits, misses and failures are since Bay started.
+    """How full one pool is: a profile's, or that of the template `template_id`, which has that profile. The
+    counts of hits, misses and failures are since Bay started.
 
     `refill_at` is set after failed starts: nothing is started before.
     """
 
     profile: str
+    template_id: str | None = None
     size: int
     ready: int
     starting: int

@@ -15,7 +15,8 @@ class Template:
 
     `name` and `tag` find it; the tag is null once a newer template has taken it. `start_command` runs in each
     of its sandboxes as the service `main`, and `ready_command` ends with 0 once that serves. A template with
-    `shared` may be used by every owner.
+    `shared` may be used by every owner. `pool_size` of its sandboxes wait, started, for creates; with a
+    `pool_max` up to so many, when creates come fast.
     """
 
     id: str
@@ -42,6 +43,12 @@ class Template:
     """The variables of its sandboxes, without their values."""
     user: str | None = None
     working_dir: str | None = None
+    pool_size: int = 0
+    pool_max: int | None = None
+    pool_ready: int = 0
+    """How many wait in its pool now."""
+    pool_error: str | None = None
+    """Why its pool is not full; null while nothing is in its way."""
     error: Failure | None = None
     """Why it could not be made."""
     created_at: datetime

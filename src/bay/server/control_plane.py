@@ -202,6 +202,7 @@ class ControlPlane:
             queue,
             notifier=self.changes,
             images=self.image_requests,
+            quotas=self.quotas,
             max_age=timedelta(seconds=settings.pool_max_age),
             is_busy=lambda: self.starter.slots.urgent() > 0,
         )
@@ -390,6 +391,8 @@ class ControlPlane:
             notifier=self.changes,
             quotas=self.quotas,
             profiles=self.profiles,
+            seen_pool=self.pool.seen,
+            empty_pool=self.pool.remove_of,
             clock=self.clock,
         )
         made = (

@@ -117,7 +117,7 @@ class SandboxRecord:
     generation: int
     error: Failure | None
     pool: str | None = None
-    """While it waits in the pool: the fingerprint of the profile that it was started for."""
+    """While it waits in the pool: the fingerprint of the profile or the template that it was started for."""
     idle_timeout: int | None
     idle_expires_at: datetime | None
     warm_timeout: int | None = None
@@ -299,6 +299,10 @@ class TemplateRecord:
     """Changes to the config of its image, in the form of an OCI image's; None for none."""
     build: dict[str, Any] | None = field(default=None, repr=False)
     """The steps that it is built of, while it is; None for one that is frozen from a sandbox."""
+    pool_size: int = 0
+    pool_max: int | None = None
+    pool_key_id: str | None = None
+    """The key that asked for the pool, for that key's quotas."""
     created_at: datetime
     deleted_at: datetime | None = None
 
@@ -311,6 +315,11 @@ class TemplateRecord:
     def sizes(self) -> Sizes:
         """The sizes of its sandboxes, None for the profile's."""
         return Sizes(cpus=self.cpus, memory_mb=self.memory_mb, disk_mb=self.disk_mb, pids=self.pids)
+
+    @property
+    def pool_largest(self) -> int:
+        """The most sandboxes that its pool holds."""
+        return self.pool_size if self.pool_max is None else self.pool_max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

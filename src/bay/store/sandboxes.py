@@ -283,6 +283,12 @@ async def pooled(db: StoreConnection) -> list[SandboxRecord]:
     return await _all(db, _POOLED)
 
 
+async def pooled_of(db: StoreConnection, image_id: str) -> list[str]:
+    """Ids of the sandboxes of an image that are in the pool, or on their way out of it."""
+    query = select(_S.id).where(_S.image_id == image_id, _S.owner == NOBODY, _S.deleted_at.is_(None))
+    return list((await db.execute(query)).scalars())
+
+
 async def first_pooled(db: StoreConnection, fingerprint: str) -> SandboxRecord | None:
     """The oldest sandbox of that fingerprint that runs and waits in the pool."""
     return await _first(db, _FIRST_POOLED, {"of_pool": fingerprint})

@@ -460,12 +460,18 @@ templates = Table(
     Column("config", JSON(none_as_null=True)),
     # The steps that it is built of, while it is; null for one that is frozen from a sandbox.
     Column("build", JSON(none_as_null=True)),
+    Column("pool_size", Integer, nullable=False, server_default="0"),
+    Column("pool_max", Integer),
+    # The key that asked for the pool, for that key's quotas.
+    Column("pool_key_id", String(64)),
     _when("created_at", nullable=False),
     _when("deleted_at"),
     sqlite_autoincrement=True,
 )
 Index("ix_templates_image_id", templates.c.image_id, sqlite_where=_ALIVE)
 Index("ix_templates_checkpoint_id", templates.c.checkpoint_id, sqlite_where=_ALIVE)
+_HAS_POOL = text("deleted_at IS NULL AND (pool_size > 0 OR pool_max > 0)")
+Index("ix_templates_pool", templates.c.owner, sqlite_where=_HAS_POOL)
 _tagged = templates.c.owner, templates.c.name, templates.c.tag
 _READY = text("deleted_at IS NULL AND state = 'ready'")
 Index("uq_templates_owner_name_tag", *_tagged, unique=True, sqlite_where=_READY)

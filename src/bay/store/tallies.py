@@ -6,11 +6,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
+from bay.store.records import NOBODY
 from bay.store.sandboxes import has_volume
-from bay.store.schema import cargos, checkpoints, image_layers, images, sandboxes, sessions
+from bay.store.schema import cargos, checkpoints, image_layers, images, sandboxes, sessions, templates
 from bay.store.sqlite import StoreConnection
+from bay.store.templates import HAS_POOL
 
 _S = sandboxes.c
+_T = templates.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,22 @@ async def by_profile(
     return [ProfileUsage(*row) for row in await db.execute(query)]
 
 
+async def pools(db: StoreConnection, whose: UsageScope, besides: str | None) -> list[ProfileUsage]:
+    """The pools of templates, as if each were full; without that of the template `besides`."""
+    size = func.sum(func.coalesce(_T.pool_max, _T.pool_size))
+    sizes = _T.cpus, _T.memory_mb
+    query = (
+        select(_T.profile, *sizes, *sizes, size, size, size)
+        .where(HAS_POOL, *_pools_of(whose), _T.state != "failed", _T.id != (besides or ""))
+        .group_by(_T.profile, *sizes)
+    )
+    return [ProfileUsage(*row) for row in await db.execute(query)]
+
+
 async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
-    """Bytes of the cargos (a key's: of its sandboxes), of what only checkpoints hold, as measured, and of an
-    owner's images. A layer of two images counts once, and an archive until it is an image.
+    """Bytes of the cargos (a key's: of its sandboxes), also in the pools of templates, of what only
+    checkpoints hold, as measured, and of an owner's images. A layer of two images counts once, and an archive
+    until it is an image.
     """
     held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
@@ -90,7 +106,11 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
         its = and_(*_of(whose), _S.deleted_at.is_(None))
         files = files.where(cargos.c.id.in_(select(_S.cargo_id).where(its)))
         copies = copies.where(checkpoints.c.sandbox_id.in_(select(_S.id).where(its)))
-    return sum([(await db.execute(query)).scalar_one() for query in (files, copies, kept, archives)])
+    its_images = select(_T.image_id).where(*_pools_of(whose), _T.image_id.is_not(None))
+    in_pools = select(_S.id).where(_S.owner == NOBODY, _S.pool.is_not(None), _S.image_id.in_(its_images))
+    waiting = select(func.coalesce(func.sum(held), 0))
+    waiting = waiting.where(cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.in_(in_pools))
+    return sum([(await db.execute(query)).scalar_one() for query in (files, waiting, copies, kept, archives)])
 
 
 async def external_cargos(db: StoreConnection, owner: str) -> int:
@@ -131,6 +151,11 @@ def _of(whose: UsageScope) -> list[ColumnElement[bool]]:
     # The owner also where the key would do: the index is on that.
     mine = [_S.owner == whose.owner]
     return mine if whose.key_id is None else [*mine, _S.key_id == whose.key_id]
+
+
+def _pools_of(whose: UsageScope) -> list[ColumnElement[bool]]:
+    mine = [_T.owner == whose.owner]
+    return mine if whose.key_id is None else [*mine, _T.pool_key_id == whose.key_id]
 
 
 def _held(name: str) -> ColumnElement[Any]:

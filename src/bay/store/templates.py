@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, text, update
 
 from bay.ids import is_id
 from bay.models import Failure, from_wire, to_wire
@@ -15,6 +15,11 @@ from bay.store.sqlite import StoreConnection
 _T = templates.c
 _COLUMNS = columns_of(templates)
 _ALIVE = _T.deleted_at.is_(None)
+HAS_POOL = and_(
+    text("templates.deleted_at IS NULL AND (templates.pool_size > 0 OR templates.pool_max > 0)"),
+    _T.tag.is_not(None),
+)
+"""In the words of the index."""
 
 
 async def add(db: StoreConnection, record: TemplateRecord) -> None:
@@ -67,11 +72,17 @@ async def building(db: StoreConnection) -> list[TemplateRecord]:
     return [_record(row) for row in await db.execute(query)]
 
 
+async def pooled(db: StoreConnection) -> list[TemplateRecord]:
+    """Every template of which started sandboxes are to wait, oldest first."""
+    query = select(*_COLUMNS).where(HAS_POOL, _T.state == "ready").order_by(_T.seq)
+    return [_record(row) for row in await db.execute(query)]
+
+
 async def take_tag(db: StoreConnection, template: TemplateRecord, tag: str | None) -> None:
-    """Have no other ready template of the owner be found by that tag of its name."""
+    """Have no other ready template of the owner be found by that tag of its name, nor keep a pool."""
     same = and_(_T.owner == template.owner, _T.name == template.name, _T.tag == tag)
     others = update(templates).where(same, _ALIVE, _T.state == "ready", _T.id != template.id)
-    await db.execute(others.values(tag=None))
+    await db.execute(others.values(tag=None, pool_size=0, pool_max=None))
 
 
 async def drop_failed(db: StoreConnection, template: TemplateRecord, now: datetime) -> None:

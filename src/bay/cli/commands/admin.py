@@ -196,20 +196,20 @@ def _known_tasks(given: list[str]) -> "list[GarbageTask]":
 
 @admin.command()
 def pool(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show the pool of each profile; the counts are since the server started."""
+    """Show the pools of profiles and templates; the counts are since the server started."""
     with connect(ctx) as client:
         found = client.admin.pool()
-    heads = ("PROFILE", "SIZE", "READY", "STARTING", "HITS", "MISSES", "FAILURES")
+    heads = ("PROFILE", "TEMPLATE", "SIZE", "READY", "STARTING", "HITS", "MISSES", "FAILURES")
     print_list(found, as_json, heads, _pool_row)
     for state in found:
         if state.refill_at is not None and not as_json:
             at = f"{state.refill_at:%H:%M:%S} UTC"
-            note(f"{state.profile} is not filled up before {at}: {state.last_error}")
+            note(f"{state.template_id or state.profile} is not filled up before {at}: {state.last_error}")
 
 
 def _pool_row(state: "PoolState") -> tuple[str, ...]:
     numbers = (state.size, state.ready, state.starting, state.hits, state.misses, state.failures)
-    return (state.profile, *map(str, numbers))
+    return (state.profile, state.template_id or "-", *map(str, numbers))
 
 
 class CargoFinding(Protocol):

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 template = Tree(help="Freeze sandboxes into templates that others start from.")
 
+PoolOption = Annotated[
+    int | None,
+    typer.Option("--pool", metavar="N", min=0, help="So many of its sandboxes wait, started, for creates."),
+]
+PoolMaxOption = Annotated[
+    int | None, typer.Option(metavar="N", min=0, help="Up to so many wait when creates come fast.")
+]
 RefArgument = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Its name, name:tag, or id.")]
 
 
@@ -62,6 +69,8 @@ def create(
     pids: PidsOption = None,
     user: Annotated[str | None, typer.Option(metavar="USER", help="USER of its image.")] = None,
     workdir: Annotated[str | None, typer.Option(metavar="PATH", help="WORKDIR of its image.")] = None,
+    pool: PoolOption = None,
+    pool_max: PoolMaxOption = None,
     shared: Annotated[
         bool, typer.Option("--shared", help="Let every owner use it. Needs an admin key.")
     ] = False,
@@ -81,6 +90,8 @@ def create(
             **sizes(cpus, memory, disk, pids),
             user=user,
             working_dir=workdir,
+            pool_size=pool,
+            pool_max=pool_max,
             shared=shared,
         )
     print_json(made) if as_json else print_line(made.id)
@@ -95,7 +106,7 @@ def ls(
 ) -> None:
     """List templates, oldest first: yours, and those that are shared."""
     with connect(ctx) as client:
-        heads = ("ID", "NAME", "TAG", "STATE", "PROFILE", "AGE", "SHARED", "START")
+        heads = ("ID", "NAME", "TAG", "STATE", "PROFILE", "AGE", "SHARED", "POOL", "START")
         row = partial(_row, utc_now())
         found = client.templates.list(name=name)
         print_list(found, as_json, heads, row, quiet=attrgetter("id") if quiet else None)
@@ -128,6 +139,24 @@ def tag(
     print_json(found) if as_json else print_line(f"{found.name}:{found.tag}")
 
 
+@template.command("update")
+def update(
+    ctx: typer.Context,
+    ref: RefArgument,
+    pool: PoolOption = None,
+    pool_max: PoolMaxOption = None,
+    shared: Annotated[
+        bool | None,
+        typer.Option("--shared/--no-shared", help="Whether every owner may use it. Needs an admin key."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a template's pool, or who may use it."""
+    with connect(ctx) as client:
+        found = client.templates.update(ref, shared=shared, pool_size=pool, pool_max=pool_max)
+    print_json(found) if as_json else print_line(found.id)
+
+
 @template.command("rm")
 def rm(
     ctx: typer.Context,
@@ -143,8 +172,14 @@ def _row(now: datetime, one: "Template") -> tuple[str, ...]:
     start = printable(" ".join(one.start_command or ()))[:40]
     return (
         one.id, one.name, dash(one.tag), one.state, one.profile, age(one.created_at, now),
-        "yes" if one.shared else "-", start or "-",
+        "yes" if one.shared else "-", _pool(one) or "-", start or "-",
     )  # fmt: skip
+
+
+def _pool(one: "Template") -> str:
+    """How many wait of how many; empty without a pool."""
+    most = one.pool_size if one.pool_max in (None, one.pool_size) else f"{one.pool_size}-{one.pool_max}"
+    return f"{one.pool_ready}/{most}" if one.pool_size or one.pool_max else ""
 
 
 def _facts(one: "Template") -> list[tuple[str, str]]:
@@ -153,6 +188,7 @@ def _facts(one: "Template") -> list[tuple[str, str]]:
         "sandbox": one.sandbox_id, "image": one.image_id, "start": " ".join(one.start_command or ()),
         "ready": " ".join(one.ready_command or ()), "cpus": one.cpus, "memory_mb": one.memory_mb,
         "disk_mb": one.disk_mb, "pids": one.pids, "env": " ".join(one.env), "user": one.user,
-        "workdir": one.working_dir, "shared": "yes" if one.shared else "", "error": one.error and one.error.message,
+        "workdir": one.working_dir, "shared": "yes" if one.shared else "", "pool": _pool(one),
+        "pool error": one.pool_error, "error": one.error and one.error.message,
     }  # fmt: skip
     return [(name, printable(str(value))) for name, value in shown.items() if value]

@@ -12,7 +12,7 @@ class AsyncAdmin(AsyncNoun):
     """The host behind the sandboxes."""
 
     async def pool(self) -> list[PoolState]:
-        """How full the pool of each profile that has one is, and what keeps it from being full."""
+        """How full the pools of profiles and templates are, and what keeps each from being full."""
         return await self._http.all(PoolState, Call.get("/v1/admin/pool"))
 
     async def collect_garbage(self, tasks: Sequence[GarbageTask] | None = None) -> GarbageRun:

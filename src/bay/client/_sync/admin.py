@@ -14,7 +14,7 @@ class Admin(Noun):
     """The host behind the sandboxes."""
 
     def pool(self) -> list[PoolState]:
-        """How full the pool of each profile that has one is, and what keeps it from being full."""
+        """How full the pools of profiles and templates are, and what keeps each from being full."""
         return self._http.all(PoolState, Call.get("/v1/admin/pool"))
 
     def collect_garbage(self, tasks: Sequence[GarbageTask] | None = None) -> GarbageRun:

@@ -43,6 +43,8 @@ class Templates(Noun):
         pids: int | None = None,
         user: str | None = None,
         working_dir: str | None = None,
+        pool_size: int | None = None,
+        pool_max: int | None = None,
         shared: bool = False,
         idempotency_key: str | None = None,
     ) -> Template:
@@ -51,13 +53,15 @@ class Templates(Noun):
         `tag` is ``"latest"`` unless given, and taken from an older template of that name. `start_command`
         runs in each of its sandboxes as the service ``main``, which serves once `ready_command` ends with 0;
         a text is run by a shell, a sequence as it is. `profile` and the sizes are the sandbox's unless given.
-        `shared` lets every owner use it, and needs an admin key. Raises Conflict for a sandbox without an
-        image, or of a profile that does not keep the machine, and the error of a freeze that failed.
+        `pool_size` of its sandboxes, up to `pool_max` when creates come fast, wait started for creates, and
+        count in your quotas. `shared` lets every owner use it, and needs an admin key. Raises Conflict for a
+        sandbox without an image, or of a profile that does not keep the machine, QuotaExceeded, and the error
+        of a freeze that failed.
         """
         wanted = given(
             name=name, sandbox=sandbox, tag=tag, profile=profile, start_command=_command(start_command),
             ready_command=_command(ready_command), env=env, cpus=cpus, memory_mb=memory_mb, disk_mb=disk_mb, pids=pids,
-            user=user, working_dir=working_dir,
+            user=user, working_dir=working_dir, pool_size=pool_size, pool_max=pool_max,
         )  # fmt: skip
         call = Call.once("/v1/templates", {**wanted, "shared": shared}, idempotency_key)
         return self.wait((self._http.one(Template, call)).id)
@@ -88,12 +92,21 @@ class Templates(Noun):
         """The template of that id, ``"name"`` or ``"name:tag"``. Raises NotFound."""
         return self._http.one(Template, Call.get(noun_path("templates", ref)))
 
-    def update(self, ref: str, *, tag: str | None = None, shared: bool | None = None) -> Template:
-        """Give a template another tag, which any other of its name then loses, or share it with every owner,
-        which needs an admin key. Raises Conflict for a tag of one that is not ready.
+    def update(
+        self,
+        ref: str,
+        *,
+        tag: str | None = None,
+        shared: bool | None = None,
+        pool_size: int | None = None,
+        pool_max: int | None = None,
+    ) -> Template:
+        """Give a template another tag, which any other of its name then loses, share it with every owner,
+        which needs an admin key, or give its pool another size; 0 for none. Raises Conflict for a tag of one
+        that is not ready, and QuotaExceeded.
         """
-        call = Call("PATCH", noun_path("templates", ref), body=given(tag=tag, shared=shared), safe=True)
-        return self._http.one(Template, call)
+        changes = given(tag=tag, shared=shared, pool_size=pool_size, pool_max=pool_max)
+        return self._http.one(Template, Call("PATCH", noun_path("templates", ref), body=changes, safe=True))
 
     def delete(self, ref: str) -> None:
         """Remove a template with its image and files. Raises Conflict while a sandbox needs it."""

@@ -22,12 +22,12 @@ class Collect(Body):
 
 
 class PoolList(Items[PoolState]):
-    """Every profile that has a pool."""
+    """Every pool: of profiles, and of templates."""
 
 
 @router.get("/pool", response_model=PoolList)
 async def get_pool(_caller: Admin, pool: PoolDep) -> WireResponse:
-    """The pools of all profiles, with the errors that block their refill."""
+    """All pools, with the errors that block their refill."""
     return WireResponse({"items": await pool.state()})
 
 

@@ -13,20 +13,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 
 from bay.backoff import Backoff
-from bay.errors import StorageFull
-from bay.models import PoolState, Profile
+from bay.errors import QuotaExceeded, StorageFull
+from bay.models import PoolState
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.sandboxes.pool_demand import REMEMBERED, size_wanted
 from bay.server.sandboxes.pool_kinds import PoolKind
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
+from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.work_queue import WorkQueue
-from bay.store import cargos, sandboxes
-from bay.store.records import SandboxRecord
+from bay.store import cargos, images, sandboxes, services, templates
+from bay.store.records import ImageRecord, SandboxRecord, TemplateRecord
 from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.pool")
@@ -65,6 +67,7 @@ class Pool:
         *,
         notifier: Notifier,
         images: ImageRequests,
+        quotas: Quotas,
         max_age: timedelta,
         is_busy: Callable[[], bool],
     ) -> None:
@@ -72,7 +75,11 @@ class Pool:
         self._queue = queue
         self._notifier = notifier
         self._images = images
-        self._kinds = _by_fingerprint([PoolKind.of_profile(profile) for profile in core.profiles.values()])
+        self._quotas = quotas
+        self._of_profiles = [PoolKind.of_profile(profile) for profile in core.profiles.values()]
+        self._kinds = _by_fingerprint(self._of_profiles)
+        """By fingerprint; those of templates as they were when last looked at."""
+        self._is_ending = False
         self._max_age = max_age
         self._is_busy = is_busy
         """Whether owned sandboxes wait for their start: those come first."""
@@ -108,9 +115,18 @@ class Pool:
             self.poke()
         self._spare = spare
 
-    def kind_of(self, profile: Profile) -> PoolKind | None:
-        """The kind of the sandboxes of that profile, if a pool of them is kept."""
-        return next((kind for kind in self._kinds.values() if kind.profile.id == profile.id), None)
+    def kind_of(self, profile_id: str, template_id: str | None) -> PoolKind | None:
+        """The kind of the sandboxes of that profile and that template, if a pool of them is kept."""
+        wanted = profile_id, template_id
+        return next((k for k in self._kinds.values() if (k.profile.id, k.template_id) == wanted), None)
+
+    def seen(self, template_id: str) -> tuple[int, str | None]:
+        """How many waited in the pool of a template when last looked at, and why it is not full."""
+        kind = next((kind for kind in self._kinds.values() if kind.template_id == template_id), None)
+        if kind is None:
+            return 0, None
+        tally = self._tallies[kind.fingerprint]
+        return tally.ready, tally.last_error if tally.failures else None
 
     async def claim(self, db: StoreConnection, kind: PoolKind, image_id: str | None) -> SandboxRecord | None:
         """A started sandbox of that kind and image, to be claimed in the transaction of `db`, or None."""
@@ -136,8 +152,11 @@ class Pool:
 
     async def _tend(self) -> None:
         async with self._core.store.read() as db:
+            self._kinds = await self._present_kinds(db)
             found = await sandboxes.pooled(db)
             moved = await self._moved(db, found)
+        for print_ in self._tallies.keys() - self._kinds.keys():
+            del self._tallies[print_]
         by_kind = {
             print_: [r for r in found if r.pool == print_ and r not in moved] for print_ in self._kinds
         }
@@ -145,15 +164,20 @@ class Pool:
         for print_, records in by_kind.items():
             unwanted += self._unwanted(self._kinds[print_], records)
             self._tallies[print_].ready = sum(r.phase == "running" for r in records)
-        await self._drop(unwanted)
+        await self._drop([record.id for record in unwanted])
         if not self._is_busy():
             gone = {record.id for record in unwanted}
             for print_, records in by_kind.items():
                 await self._refill(self._kinds[print_], [r for r in records if r.id not in gone])
 
+    async def _present_kinds(self, db: StoreConnection) -> dict[str, PoolKind]:
+        of_templates = [PoolKind.of_template(t, self._core.profiles) for t in await templates.pooled(db)]
+        found = _by_fingerprint([*self._of_profiles, *(kind for kind in of_templates if kind is not None)])
+        return {p: kind for p, kind in found.items() if not (self._is_ending and kind.follows_demand)}
+
     async def _moved(self, db: StoreConnection, found: list[SandboxRecord]) -> list[SandboxRecord]:
         """Those whose profile names another image by now: a newer one was pulled."""
-        named = {print_: kind.profile.image for print_, kind in self._kinds.items()}
+        named = {p: kind.profile.image for p, kind in self._kinds.items() if kind.template is None}
         ready = {p: await self._images.ready_for(db, image) for p, image in named.items() if image != HOST}
         newest = {print_: image.id for print_, image in ready.items() if image is not None}
         return [r for r in found if r.pool in newest and newest[r.pool] != r.image_id]
@@ -170,18 +194,28 @@ class Pool:
 
     async def _drain(self) -> None:
         async with self._looking:
-            following = {print_ for print_, kind in self._kinds.items() if kind.follows_demand}
-            for print_ in following:
-                del self._kinds[print_]
-            if not following:
-                return
             async with self._core.store.read() as db:
-                gone = [r for r in await sandboxes.pooled(db) if r.pool in following]
+                kinds = await self._present_kinds(db)
+                following = {print_ for print_, kind in kinds.items() if kind.follows_demand}
+                gone = [r.id for r in await sandboxes.pooled(db) if r.pool in following]
+            self._is_ending = True
+            self._kinds = {print_: kind for print_, kind in kinds.items() if not kind.follows_demand}
             await self._drop(gone)
+        await self._wait_removed(gone)
+
+    async def remove_of(self, image_id: str) -> None:
+        """Remove, within a bound, what waits of an image whose template keeps no pool by now."""
+        async with self._looking:
+            async with self._core.store.read() as db:
+                gone = await sandboxes.pooled_of(db, image_id)
+            await self._drop(gone)
+        await self._wait_removed(gone)
+
+    async def _wait_removed(self, sandbox_ids: list[str]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):
-                for record in gone:
-                    await self._notifier.wait_for(record.id, partial(self._is_removed, record.id), _DRAIN_S)
+                for one in sandbox_ids:
+                    await self._notifier.wait_for(one, partial(self._is_removed, one), _DRAIN_S)
 
     async def _is_removed(self, sandbox_id: str) -> bool | None:
         """Whether it is gone, or was claimed meanwhile; None while it is not."""
@@ -193,7 +227,7 @@ class Pool:
         """Give back the memory of one that waits; whether there was one."""
         async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
-        await self._drop(found[:1])
+        await self._drop([record.id for record in found[:1]])
         return bool(found)
 
     def _size(self, kind: PoolKind) -> int:
@@ -215,6 +249,7 @@ class Pool:
         phases = [r.phase for r in records]
         return PoolState(
             profile=kind.profile.id,
+            template_id=kind.template_id,
             size=self._size(kind),
             ready=phases.count("running"),
             starting=len(phases) - phases.count("running"),
@@ -255,38 +290,70 @@ class Pool:
         tally.failures += 1
         wait_s = _BACKOFF.pause(tally.failures)
         tally.refill_at = tally.failed_at + timedelta(seconds=wait_s)
-        log.warning("pool.start_failed", of=kind.name, retry_in_s=wait_s, error=why)
+        log.warning(
+            "pool.start_failed",
+            profile=kind.profile.id,
+            template=kind.template_id,
+            retry_in_s=wait_s,
+            error=why,
+        )
 
-    async def _drop(self, records: list[SandboxRecord]) -> None:
-        if not records:
+    async def _drop(self, sandbox_ids: list[str]) -> None:
+        if not sandbox_ids:
             return
         async with self._core.store.write() as db:
-            for record in records:
-                await sandboxes.drop_pooled(db, record.id)
-        for record in records:
-            self._queue.put(record.id)
+            for one in sandbox_ids:
+                await sandboxes.drop_pooled(db, one)
+        for one in sandbox_ids:
+            self._queue.put(one)
 
     async def _refill(self, kind: PoolKind, present: list[SandboxRecord]) -> None:
         missing = min(self._to_begin(kind, present), self._room_in_memory(kind))
         if missing <= 0 or not await self._has_disk(kind):
             return
-        profile, fresh = kind.profile, [kind.fresh_record(self._core.clock()) for _ in range(missing)]
-        async with self._core.store.write() as db:
-            image = None if profile.image == HOST else await self._images.of_profile(db, profile.image)
-            if image is not None and image.state != "ready":
-                return
-            records = [replace(record, image_id=image and image.id) for record in fresh]
-            for record in records:
-                await add_cargo(db, record, self._core.cargo.name, profile.disk_mb)
-                await sandboxes.add(db, record)
+        try:
+            async with self._core.store.write() as db:
+                begun = await self._begin(db, kind, missing)
+        except QuotaExceeded as error:
+            self._put_off(kind, error.message)
+            return
+        for sandbox_id in begun:
+            self._queue.put(sandbox_id)
+
+    async def _begin(self, db: StoreConnection, kind: PoolKind, count: int) -> list[str]:
+        """Ids of the new rows; none while their image is not here, or once their template keeps no pool."""
+        of: dict[str, Any] = {}
+        if kind.template is not None or kind.profile.image != HOST:
+            image = await self._image(db, kind)
+            if image is None or image.state != "ready":
+                return []
+            of = {"image": image.ref, "image_id": image.id}
+        files = None if kind.template is None else kind.template.checkpoint_id
+        records = [replace(kind.fresh_record(self._core.clock()), **of) for _ in range(count)]
         for record in records:
-            self._queue.put(record.id)
+            await add_cargo(db, record, self._core.cargo.name, kind.disk_mb, files)
+            await sandboxes.add(db, record)
+            for spec in kind.services:
+                await services.put(db, record.id, spec)
+        return [record.id for record in records]
+
+    async def _image(self, db: StoreConnection, kind: PoolKind) -> ImageRecord | None:
+        if kind.template is None:
+            return await self._images.of_profile(db, kind.profile.image)
+        present = await templates.get(db, kind.template.id)
+        if present is None or present.image_id is None or not _is_kept(present):
+            return None
+        await self._quotas.admit_pooled(db, present)
+        return await images.get(db, present.image_id)
 
     def _room_in_memory(self, kind: PoolKind) -> int:
-        """How many more are no strain: a pool that follows demand leaves room for as many at work."""
+        """How many more are no strain. The pool that an operator has given a size has it while there is any;
+        each other leaves room for as many at work.
+        """
         if self._spare is None or self._spare < 0:
             return 0
-        return self._spare // kind.resources.memory if kind.follows_demand else sys.maxsize
+        is_fixed = kind.template is None and not kind.follows_demand
+        return sys.maxsize if is_fixed else self._spare // kind.resources.memory
 
     async def _has_disk(self, kind: PoolKind) -> bool:
         """Whether one more leaves the disk's reserve alone; without room it is asked again after a while."""
@@ -325,6 +392,11 @@ async def add_cargo(
 
 def _by_fingerprint(kinds: Iterable[PoolKind]) -> dict[str, PoolKind]:
     return {kind.fingerprint: kind for kind in kinds if kind.largest}
+
+
+def _is_kept(template: TemplateRecord) -> bool:
+    """Whether its pool is wanted still."""
+    return template.deleted_at is None and template.tag is not None and template.pool_largest > 0
 
 
 def _started_after(record: SandboxRecord, moment: datetime) -> bool:

@@ -74,6 +74,7 @@ from bay.store.records import (
     Page,
     SandboxRecord,
     SessionRecord,
+    TemplateRecord,
 )
 from bay.store.sandboxes import KEEP
 from bay.store.sqlite import StoreConnection
@@ -166,10 +167,12 @@ class Sandboxes:
     ) -> Sandbox:
         """Make a sandbox; answers once it is ready or failed, or after `wait_s`. Raises StorageFull."""
         request = idempotency.request(caller, idempotency_key, "POST /v1/sandboxes", to_wire(new))
+        asked, template = new, None
         if new.template is not None:
             if (claim := await self._claim_of(request)) is not None:
                 return from_wire(Sandbox, claim.answer)
-            new = await self._of_template(caller, new, new.template)
+            template = await self._template(caller, new, new.template)
+            new = _laid_over(template, new)
         mounted = volumes.checked(new.volumes, new.cargo_id)
         new = replace(new, secrets=secret_rules.checked(new.secrets, new.env), volumes=mounted)
         profile = self._profile(new)
@@ -178,7 +181,11 @@ class Sandboxes:
         if new.network_policy is not None:
             wanted = await checked_policy(new.network_policy, self.core.driver.capabilities, self.private)
             new = replace(new, network_policy=wanted)
-        kind = self.pool.kind_of(profile) if _fits_pool(new, profile) else None
+        kind = self.pool.kind_of(profile.id, template and template.id)
+        if not (
+            _fits_pool(new, profile) if template is None else _fits_pool_of(template, asked, new, profile)
+        ):
+            kind = None
         if new.cargo_id is None and not (kind is not None and self.pool.may_have(kind)):
             await self._check_room("a sandbox", request)
         try:
@@ -198,12 +205,12 @@ class Sandboxes:
         if earlier is None and kind is not None:
             self.pool.count(kind, hit=is_claimed)
         is_ready = earlier is None and sandbox.status == "ready"  # it was claimed from the pool
-        if is_ready or not wait_s:
+        if (is_ready and not _checked_main(new)) or not wait_s:
             return sandbox
         return await self._settled(sandbox, wait_s, serving=_checked_main(new))
 
-    async def _of_template(self, caller: Caller, new: NewSandbox, ref: str) -> NewSandbox:
-        """The create with what the template says. Raises NotFound, and Conflict for one that is not ready."""
+    async def _template(self, caller: Caller, new: NewSandbox, ref: str) -> TemplateRecord:
+        """The template of a create. Raises NotFound, and Conflict for one that is not ready."""
         async with self.core.store.read() as db:
             template = await templates.find(db, caller.owner, ref)
         if template is None:
@@ -213,20 +220,7 @@ class Sandboxes:
         if template.state != "ready":
             why = f": {template.error.message}" if template.error else "; wait for it"
             raise Conflict(f"template {template.ref} is {template.state}{why}")
-        named = {spec.name for spec in new.services}
-        if new.entrypoint is not None:
-            named.add(entrypoints.NAME)
-        kept = (spec for spec in template_services(template) if spec.name not in named)
-        return replace(
-            new,
-            profile=new.profile or template.profile,
-            image=template.image_id,
-            pull="missing",
-            from_checkpoint=new.from_checkpoint or (None if new.cargo_id else template.checkpoint_id),
-            env={**template.env, **new.env},
-            sizes=new.sizes if new.profile else sizes.over(new.sizes, template.sizes),
-            services=(*kept, *new.services),
-        )
+        return template
 
     async def fork(
         self, caller: Caller, ref: str, forks: Forks, idempotency_key: str | None
@@ -723,6 +717,24 @@ def _check_offered(what: str, wanted: str, offered: tuple[str, ...]) -> None:
         )
 
 
+def _laid_over(template: TemplateRecord, new: NewSandbox) -> NewSandbox:
+    """The create with what the template says, where it says nothing else itself."""
+    named = {spec.name for spec in new.services}
+    if new.entrypoint is not None:
+        named.add(entrypoints.NAME)
+    kept = (spec for spec in template_services(template) if spec.name not in named)
+    return replace(
+        new,
+        profile=new.profile or template.profile,
+        image=template.image_id,
+        pull="missing",
+        from_checkpoint=new.from_checkpoint or (None if new.cargo_id else template.checkpoint_id),
+        env={**template.env, **new.env},
+        sizes=new.sizes if new.profile else sizes.over(new.sizes, template.sizes),
+        services=(*kept, *new.services),
+    )
+
+
 def _checked_main(new: NewSandbox) -> bool:
     """Whether its template has it start with a service that says when it is ready."""
     has_check = any(spec.name == MAIN and spec.health is not None for spec in new.services)
@@ -750,6 +762,17 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     is_plain = is_plain and not new.volumes and not new.entrypoint
     # The pool's run for nobody, who has no secrets.
     return is_plain and not wants_other and not has_headers(profile.network_policy)
+
+
+def _fits_pool_of(template: TemplateRecord, asked: NewSandbox, new: NewSandbox, profile: Profile) -> bool:
+    """Whether the sandboxes of a template's pool fit the request. Its service has been given the template's
+    variables, and no secrets: it may run already.
+    """
+    own = {name: getattr(asked, name) for name in ("image", "from_checkpoint", "services")}
+    is_plain = _fits_pool(replace(new, **own, sizes=PROFILES_OWN), profile)
+    is_same = profile.id == template.profile and new.sizes == sizes.checked(template.sizes, profile)
+    comes_later = template.start_command is None or (new.env == template.env and not new.secrets)
+    return is_plain and is_same and comes_later
 
 
 def _like(

@@ -2,7 +2,7 @@
 
 Checked inside the transaction that writes the intent. The database has one writer, so however many calls come
 at once, the sum never passes a limit. Rejected: counters beside the rows, which a crash makes wrong.
-Sandboxes of the pool have no owner and count for none.
+A profile's pool counts for no owner, and a template's for the template's, as if it were full.
 """
 
 import math
@@ -17,7 +17,7 @@ from bay.models import Limits, Profile, Resources, Sizes
 from bay.server.sessions.sizes import resources_of
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
-from bay.store.records import NOBODY, SandboxRecord
+from bay.store.records import NOBODY, SandboxRecord, TemplateRecord
 from bay.store.sqlite import StoreConnection
 from bay.store.tallies import ProfileUsage, UsageScope
 from bay.units import MIB
@@ -131,6 +131,22 @@ class Quotas:
         for bound in self._bounds(owner, None) if owner != NOBODY else ():
             await self._check_disk(db, bound, own_bytes)
 
+    async def admit_pool(self, db: StoreConnection, caller: Caller, template: TemplateRecord) -> None:
+        """Let the pool of the caller's template be as large as the record says, full or not. Raises
+        QuotaExceeded.
+        """
+        size, one = template.pool_largest, _compute(self._resources(template.profile, template.sizes))
+        need = _Need(
+            sandboxes=size, running=size, cpus=round(size * one.cpus, 6), memory_mb=size * one.memory_mb
+        )
+        for bound in self._bounds(caller.owner, caller.key_id):
+            await self._check_present(db, bound, self._clock(), need, besides=template.id)
+
+    async def admit_pooled(self, db: StoreConnection, template: TemplateRecord) -> None:
+        """Let more sandboxes of the template, with its files, wait in its pool. Raises QuotaExceeded."""
+        for bound in self._bounds(template.owner, template.pool_key_id):
+            await self._check_disk(db, bound)
+
     async def admit_running(self, db: StoreConnection, sandbox: SandboxRecord) -> None:
         """Let the sandbox have compute; one that has or wants it already may go on. Raises QuotaExceeded. Its
         files are no reason to refuse: an owner over the limit must get at them to remove some.
@@ -186,7 +202,9 @@ class Quotas:
     async def _check_present(
         self, db: StoreConnection, bound: _Bound, now: datetime, need: _Need, besides: str | None = None
     ) -> None:
+        """`besides`: the sandbox, or the template with a pool, that the need is all of."""
         found = await tallies.by_profile(db, bound.whose, now, besides)
+        found += await tallies.pools(db, bound.whose, besides)
         bound.check("sandboxes", sum(t.sandboxes for t in found), need.sandboxes)
         bound.check("running", sum(t.running for t in found), need.running)
         bound.check("cpus", self._cpus(found), need.cpus)

@@ -6,7 +6,7 @@ from fastapi import Query, Response
 from pydantic import Field, StringConstraints, model_validator
 
 from bay.models import Sizes, Template
-from bay.server.templates.service import LATEST, NewTemplate, Templates
+from bay.server.templates.service import LATEST, MAX_POOL, NewTemplate, Templates
 from bay.server.web.bodies import Body, Most
 from bay.server.web.dependencies import (
     Env,
@@ -34,6 +34,13 @@ Command = (
 Line = Annotated[str, StringConstraints(max_length=131_072, pattern=r"^[^\x00]*$")]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 Nanoseconds = Annotated[int, Field(ge=0, le=1 << 62)]
+PoolSize = Annotated[
+    int, Field(ge=0, le=MAX_POOL, description="Started sandboxes of it that wait for creates")
+]
+PoolMax = Annotated[
+    int | None,
+    Field(ge=0, le=MAX_POOL, description="As many of them at most, as creates come fast; null: `pool_size`"),
+]
 Shared = Annotated[bool, Field(description="Let every owner use it; needs an admin key")]
 
 
@@ -103,6 +110,8 @@ class CreateTemplate(Body):
         str | None,
         Field(max_length=4095, pattern=r"^/[^\x00]*$", description="WORKDIR of its image, absolute"),
     ] = None
+    pool_size: PoolSize = 0
+    pool_max: PoolMax = None
 
     config: Annotated[
         ImageConfigBody | None,
@@ -134,6 +143,8 @@ class UpdateTemplate(Body):
         LATEST
     )
     shared: Shared = False
+    pool_size: PoolSize = 0
+    pool_max: PoolMax = None
 
 
 class TemplateList(PageOf[Template]):
@@ -178,7 +189,7 @@ async def get_template(
 async def update_template(
     caller: Writer, templates: TemplatesDep, template_ref: str, body: UpdateTemplate
 ) -> WireResponse:
-    """Change its tag, or who may use it."""
+    """Change its tag, who may use it, or its pool."""
     return WireResponse(await templates.update(caller, template_ref, body.model_dump(exclude_unset=True)))
 
 

@@ -1,7 +1,8 @@
 """The template service: make, list, change and delete the templates of an owner."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bay.clock import Clock
@@ -16,14 +17,17 @@ from bay.server.sessions.sizes import PROFILES_OWN
 from bay.server.sessions.waker import Waker
 from bay.server.templates.freezing import changes_of
 from bay.server.templates.maker import TemplateMaker
+from bay.server.templates.services import can_have_pool
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
-from bay.store import audit, events, images, templates
+from bay.store import audit, events, images, sandboxes, templates
 from bay.store.engine import Store
 from bay.store.records import Page, SandboxRecord, TemplateRecord
 from bay.store.sqlite import StoreConnection
 
 LATEST = "latest"
+MAX_POOL = 100
+"""Sandboxes in the pool of one template."""
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 _SHOWN = 20
 
@@ -45,6 +49,8 @@ class NewTemplate:
     working_dir: str | None = None
     config: dict[str, Any] | None = field(default=None, repr=False)
     """Changes to the config of its image, in the form of an OCI image's."""
+    pool_size: int = 0
+    pool_max: int | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,6 +63,10 @@ class Templates:
     notifier: Notifier
     quotas: Quotas
     profiles: dict[str, Profile]
+    seen_pool: Callable[[str], tuple[int, str | None]]
+    """How many wait in the pool of a template, and why it is not full."""
+    empty_pool: Callable[[str], Awaitable[None]]
+    """Removes what waits of an image whose template keeps no pool by now."""
     clock: Clock
 
     async def create(
@@ -76,10 +86,12 @@ class Templates:
         self.waker.refuse_expired(sandbox)
         _check_can_freeze(sandbox)
         made = self._record(caller, new, sandbox)
+        self._check_pool(made)
         async with self.store.write() as db:
             if request is not None and (claim := await request.earlier(db)) is not None:
                 return await self._again(db, claim.resource_id)
             await self.quotas.admit_files(db, caller)
+            await self.quotas.admit_pool(db, caller, made)
             await self._add(db, made)
             if request is not None:
                 await request.claim(db, made.id, to_wire(view_of(made)), self.clock())
@@ -91,7 +103,7 @@ class Templates:
         """Part of the templates that the caller may use, oldest first."""
         async with self.store.read() as db:
             found = await templates.page(db, caller.owner, name=name, after=after, limit=limit)
-        return Page(items=tuple(map(view_of, found.items)), next_cursor=found.next_cursor)
+        return Page(items=tuple(map(self._view, found.items)), next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, ref: str, wait_s: float) -> Template:
         """One template by id, `name` or `name:tag`; with `wait_s` once it is ready or failed. Raises
@@ -105,8 +117,8 @@ class Templates:
         return await self._waited(found, wait_s)
 
     async def update(self, caller: Caller, ref: str, changes: dict[str, Any]) -> Template:
-        """Change its `tag`, which it takes from another of that name, or `shared`.
-        Raises NotFound, Forbidden, InvalidArgument or Conflict.
+        """Change its `tag`, which it takes from another of that name, `shared`, or its pool.
+        Raises NotFound, Forbidden, InvalidArgument, Conflict or QuotaExceeded.
         """
         _check_may_share(caller, bool(changes.get("shared")))
         if "tag" in changes:
@@ -116,6 +128,7 @@ class Templates:
             if "tag" in changes:
                 _check_ready(found)
                 await templates.take_tag(db, found, changes["tag"])
+            changes = {**changes, **await self._change_of_pool(db, caller, found, changes)}
             if changes:
                 await templates.change(db, found.id, **changes)
             if "shared" in changes and found.image_id is not None:
@@ -123,7 +136,7 @@ class Templates:
             present = await templates.get(db, found.id) or found
         audit.about(found.id)
         self.maker.poke()
-        return view_of(present)
+        return self._view(present)
 
     async def delete(self, caller: Caller, ref: str) -> None:
         """Remove one of the caller's templates; idempotent by id. Raises Conflict while sandboxes or
@@ -134,9 +147,20 @@ class Templates:
             if gone is not None and gone.deleted_at is not None:
                 return
             found = await self._own(db, caller, ref)
-            await _check_unused(db, found)
-            await self.maker.hide(db, found)
+            pooled = await sandboxes.pooled_of(db, found.image_id) if found.image_id else []
+            await _check_unused(db, found, besides=pooled)
+            if pooled:
+                await templates.change(db, found.id, pool_size=0, pool_max=None)
+            else:
+                await self.maker.hide(db, found)
         audit.about(found.id)
+        if pooled and found.image_id:  # they have its layers mounted
+            await self.empty_pool(found.image_id)
+            async with self.store.write() as db:
+                present = await templates.get(db, found.id)
+                if present is not None and present.deleted_at is None:
+                    await _check_unused(db, found)
+                    await self.maker.hide(db, found)
         self.notifier.announce(found.id)
         await self.maker.collect()
 
@@ -151,7 +175,38 @@ class Templates:
         found = await templates.get(db, template_id)
         if found is None:
             raise not_found(template_id)
-        return view_of(found)
+        return self._view(found)
+
+    def _check_pool(self, template: TemplateRecord) -> None:
+        """Raises InvalidArgument or Conflict for a pool that there cannot be."""
+        if template.pool_max is not None and template.pool_max < template.pool_size:
+            raise InvalidArgument(
+                f"pool_max is {template.pool_max}, less than pool_size, {template.pool_size}; give {template.pool_size} "
+                "or more, or null for a pool that does not grow",
+                details={"field": "body.pool_max"},
+            )
+        if template.pool_largest and template.tag is None:
+            raise Conflict(
+                f"template {template.id} has lost its tag, so it keeps no pool; give it a tag as well"
+            )
+        if template.pool_largest and not can_have_pool(self._profile(template.profile)):
+            raise Conflict(
+                f"profile {template.profile} adds headers with secrets, which are an owner's, and a pool belongs to "
+                "nobody; use another profile, or pool_size 0"
+            )
+
+    async def _change_of_pool(
+        self, db: StoreConnection, caller: Caller, found: TemplateRecord, changes: dict[str, Any]
+    ) -> dict[str, Any]:
+        """More to change with a pool that the changes make larger: the key whose quotas it counts in."""
+        if not changes.keys() & {"pool_size", "pool_max"}:
+            return {}
+        wanted = replace(found, **changes)
+        self._check_pool(wanted)
+        if wanted.pool_largest <= found.pool_largest:
+            return {}
+        await self.quotas.admit_pool(db, caller, wanted)
+        return {"pool_key_id": caller.key_id}
 
     async def _add(self, db: StoreConnection, made: TemplateRecord) -> None:
         await templates.add(db, made)
@@ -181,7 +236,8 @@ class Templates:
             id=new_id("tmpl"), owner=caller.owner, name=new.name, tag=new.tag, shared=new.shared, sandbox_id=sandbox.id,
             profile=profile.id, start_command=new.start_command, ready_command=new.ready_command,
             cpus=own.cpus, memory_mb=own.memory_mb, disk_mb=own.disk_mb, pids=own.pids, env=new.env, user=new.user,
-            working_dir=new.working_dir, config=new.config, created_at=self.clock(),
+            working_dir=new.working_dir, config=new.config, pool_size=new.pool_size, pool_max=new.pool_max,
+            pool_key_id=caller.key_id, created_at=self.clock(),
         )  # fmt: skip
 
     def _profile(self, name: str) -> Profile:
@@ -199,17 +255,22 @@ class Templates:
             return found if found is None or found.state != "building" or found.deleted_at else None
 
         found = await self.notifier.wait_for(template.id, ended, wait_s) if wait_s else None
-        return view_of(found or template)
+        return self._view(found or template)
+
+    def _view(self, record: TemplateRecord) -> Template:
+        ready, error = self.seen_pool(record.id)
+        return replace(view_of(record), pool_ready=ready, pool_error=error)
 
 
 def view_of(record: TemplateRecord) -> Template:
-    """A template as its owner sees it."""
+    """A template as its owner sees it, but for the present state of its pool."""
     return Template(
         id=record.id, name=record.name, tag=record.tag, state=record.state, shared=record.shared, profile=record.profile,
         sandbox_id=record.sandbox_id, image_id=record.image_id, has_files=record.checkpoint_id is not None,
         start_command=record.start_command, ready_command=record.ready_command, cpus=record.cpus,
         memory_mb=record.memory_mb, disk_mb=record.disk_mb, pids=record.pids, env=dict.fromkeys(record.env, "***"),
-        user=record.user, working_dir=record.working_dir, error=record.error,
+        user=record.user, working_dir=record.working_dir, pool_size=record.pool_size, pool_max=record.pool_max,
+        error=record.error,
         created_at=record.created_at,
     )  # fmt: skip
 
@@ -261,9 +322,9 @@ def _check_may_share(caller: Caller, shared: bool) -> None:
         )
 
 
-async def _check_unused(db: StoreConnection, template: TemplateRecord) -> None:
+async def _check_unused(db: StoreConnection, template: TemplateRecord, besides: Sequence[str] = ()) -> None:
     found = await images.users(db, template.image_id) if template.image_id else []
-    users = [one for one in found if one != template.id]
+    users = [one for one in found if one != template.id and one not in besides]
     if users:
         shown = ", ".join(users[:_SHOWN])
         raise Conflict(
