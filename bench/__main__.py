@@ -1,4 +1,5 @@
-"""`python -m bench [NAMES] [--scale X] [--count N] [--json FILE]`: measure, print a table, write JSON.
+"""`python -m bench [NAMES] [--scale X] [--count N] [--size N] [--json FILE]`: measure, print a table, write
+JSON.
 
 It starts a Bay of its own, and compares with Docker where a daemon answers. Nothing here is a test: the
 budgets are in SPECIFICATION.md, and a person looks at both.
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from bay import __version__
 from bench.base import Bench
-from bench.cases import CASES
+from bench.cases import CASES, GROUPS
 from bench.docker import Docker, NoDocker, docker
 from bench.figures import Absent, Figure, Ratio, Result, Score
 from bench.processor import speed
@@ -54,8 +55,9 @@ def main() -> int:
 
 def _measure(options: argparse.Namespace, console: Console, found: dict[str, list[Result]]) -> None:
     with docker_or_none() as peer, own_server("bay-bench-", CONFIG) as server, server.client() as client:
-        bench = Bench(server, client, peer, options.scale, options.count)
-        for name in options.names or CASES:
+        bench = Bench(server, client, peer, options.scale, options.count, options.size)
+        wanted = [one for name in options.names for one in GROUPS.get(name, (name,))]
+        for name in wanted or CASES:
             console.print(f"[dim]measuring {name}[/]")
             found[name] = CASES[name](bench)
 
@@ -63,7 +65,10 @@ def _measure(options: argparse.Namespace, console: Console, found: dict[str, lis
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Bay on this machine.")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(CASES)}; all without one"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which: {', '.join((*CASES, *GROUPS))}; all without one",
     )
     parser.add_argument(
         "--scale",
@@ -72,11 +77,15 @@ def _options() -> argparse.Namespace:
         help="take this share of the usual counts and times; 0.1 for a quick look",
     )
     parser.add_argument("--count", type=_count, help="how many sandboxes `density` has; 1,000 without it")
+    parser.add_argument(
+        "--size", type=_bytes, help="bytes of the image of `image-pull`, as 6g; 1g without it"
+    )
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parser.add_argument("--json", type=Path, default=RESULTS / f"{stamp}.json", help="where the figures go")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(CASES):
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    if unknown := set(options.names) - set(CASES) - set(GROUPS):
+        known = ", ".join((*CASES, *GROUPS))
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {known}")
     return options
 
 
@@ -84,6 +93,11 @@ def _count(text: str) -> int:
     if (count := int(text)) < 1:
         raise ValueError
     return count
+
+
+def _bytes(text: str) -> int:
+    unit = {"m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 1)
+    return _count(text if unit == 1 else text[:-1]) * unit
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from bench.figures import Absent, Figure, Ratio, Result
 class Bench:
     """What a benchmark may use.
 
-    `docker` is None where no daemon answers; `scale` shrinks the counts for a quick look, and `exactly` is
-    how many sandboxes `density` was asked to have.
+    `docker` is None where no daemon answers; `scale` shrinks the counts for a quick look, `exactly` is how
+    many sandboxes `density` was asked to have, and `size` the bytes of the image of `image-pull`.
     """
 
     server: OwnServer
@@ -25,6 +25,7 @@ class Bench:
     docker: Docker | None
     scale: float = 1.0
     exactly: int | None = None
+    size: int | None = None
 
     def count(self, full: int) -> int:
         """How many of `full` to take at this scale, at least one."""
@@ -57,9 +58,11 @@ def running_box(client: Client) -> Generator[Box, None, None]:
         yield box
 
 
-def create_and_run(client: Client, profile: str | None = None) -> Box:
+def create_and_run(
+    client: Client, profile: str | None = None, image: str | None = None, template: str | None = None
+) -> Box:
     """A new sandbox that has answered `true`."""
-    box = client.sandboxes.create(profile=profile)
+    box = client.sandboxes.create(profile=profile, image=image, template=template)
     box.run(["true"], timeout_s=60, check=True)
     return box
 

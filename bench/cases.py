@@ -8,6 +8,7 @@ from bench.base import Case
 from bench.density import density
 from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
+from bench.images import builds, pulls, shared_pages, starts, templates
 from bench.layers import layers
 from bench.listing import listing
 from bench.network import network
@@ -48,4 +49,11 @@ CASES: dict[str, Case] = {
     "ports": ports,
     "network": network,
     "layers": layers,
+    "image-pull": pulls,
+    "image-start": starts,
+    "templates": templates,
+    "shared-pages": shared_pages,
+    "image-build": builds,
 }
+GROUPS = {"images": ("image-pull", "image-start", "templates", "shared-pages", "image-build")}
+"""Names for several at once."""

@@ -37,6 +37,19 @@ class Docker:
         """`docker run --rm IMAGE true`."""
         _docker("run", "--rm", *self.network, IMAGE, "/usr/bin/true")
 
+    def pull(self, reference: str) -> None:
+        """`docker pull`, of an image that is not there."""
+        _docker("pull", "--quiet", reference, timeout_s=3600)
+
+    def forget(self, reference: str) -> None:
+        """Remove an image."""
+        _docker("rmi", "--force", reference, timeout_s=600)
+
+    def daemon(self) -> int:
+        """The process of the daemon. Raises StopIteration where it is not on this machine."""
+        names = ((path, path.read_text().strip()) for path in Path("/proc").glob("[0-9]*/comm"))
+        return next(int(path.parent.name) for path, name in names if name == "dockerd")
+
     @contextmanager
     def container(self) -> Generator[str, None, None]:
         """A running container for the length of the block."""
@@ -67,8 +80,10 @@ def docker() -> Generator[Docker, None, None]:
         _docker("rmi", "--force", IMAGE)
 
 
-def _docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, check=True)
+def _docker(*arguments: str, timeout_s: float = 120) -> str:
+    done = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, check=True
+    )
     return done.stdout
 
 

@@ -43,17 +43,17 @@ class View:
         hidden = [path for path in found if path.name.startswith(".")]
         return [path for path in found if path not in hidden] + [p for h in hidden for p in _children(h)]
 
+    def parent_groups(self) -> list[Path]:
+        """The control groups of all its sessions together, in every hierarchy that is mounted: they count
+        what sessions used that are gone, too.
+        """
+        places = [CGROUPS, *_children(CGROUPS)] if self.instance else []
+        return [place / "bay" / self.instance for place in places]
+
     def cgroups(self) -> list[Path]:
         """The control groups of its sessions, in every hierarchy that is mounted."""
-        if not self.instance:
-            return []
-        places = [CGROUPS, *_children(CGROUPS)]
-        return [
-            group
-            for place in places
-            for group in _children(place / "bay" / self.instance)
-            if _SESSION.fullmatch(group.name)
-        ]
+        groups = [group for parent in self.parent_groups() for group in _children(parent)]
+        return [group for group in groups if _SESSION.fullmatch(group.name)]
 
     def processes(self) -> dict[int, str]:
         """The processes in its sessions, each with the session's id."""
@@ -95,9 +95,9 @@ def available_mib() -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time that a process has used, user and system, in seconds."""
+    """Processor time that a process has used, user and system, in seconds; none of one that is gone."""
     after_name = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, after_name[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def exact_cpu_s(pid: int) -> float:
@@ -108,7 +108,7 @@ def exact_cpu_s(pid: int) -> float:
 def children_cpu_s(pid: int) -> float:
     """Processor time of its children that have ended and were waited for, in seconds, by hundredths."""
     after_name = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return (int(after_name[13]) + int(after_name[14])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, after_name[13:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def group_cpu_s(group: Path) -> float:
@@ -117,6 +117,35 @@ def group_cpu_s(group: Path) -> float:
         return int(usage) / 1e9
     stat = dict(line.split() for line in _lines(group / "cpu.stat"))
     return int(stat.get("usage_usec", 0)) / 1e6
+
+
+def parents() -> dict[int, int]:
+    """Each process of this host with its parent."""
+    pids = [int(path.name) for path in _children(Path("/proc")) if path.name.isdecimal()]
+    stats = {pid: _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() for pid in pids}
+    return {pid: int(stat[1]) for pid, stat in stats.items() if stat}
+
+
+def mapped_mib(pid: int, ending: str) -> tuple[float, float]:
+    """The pages that a process has of the mapped files whose paths end so, in MiB, and its proportional share
+    of them (proc(5), smaps).
+    """
+    resident = share = 0
+    is_meant = False
+    for line in _lines(Path(f"/proc/{pid}/smaps")):
+        words = line.split()
+        if not words[0].endswith(":"):
+            is_meant = len(words) > 5 and words[-1].endswith(ending)
+        elif is_meant and words[0] == "Rss:":
+            resident += int(words[1])
+        elif is_meant and words[0] == "Pss:":
+            share += int(words[1])
+    return resident / KIB_PER_MIB, share / KIB_PER_MIB
+
+
+def cached_mib() -> float:
+    """The page cache of this host, in MiB."""
+    return _field_kib(Path("/proc/meminfo"), "Cached:") / KIB_PER_MIB
 
 
 def takes_signals(pid: int) -> bool:

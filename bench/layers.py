@@ -66,11 +66,11 @@ def _by_tar(place: Path, blob: Path, codec: str) -> Result:
     return Figure(name, "s", (wall,), processor_ms=(processor,))
 
 
-def make_layer(blob: Path, codec: str, size: int) -> tuple[str, int]:
-    """Write a layer with `size` bytes of files; gives its diff-id and how many there are."""
+def make_layer(blob: Path, codec: str, size: int, top: str = "usr/lib") -> tuple[str, int]:
+    """Write a layer with `size` bytes of files below `top`; gives its diff-id and how many there are."""
     compressor, seen, files = COMPRESSORS[codec](), hashlib.sha256(), 0
     with blob.open("wb") as out:
-        for piece in _members(size):
+        for piece in _members(size, top):
             seen.update(piece)
             out.write(compressor.compress(piece))
             files += 1
@@ -79,11 +79,11 @@ def make_layer(blob: Path, codec: str, size: int) -> tuple[str, int]:
     return f"sha256:{seen.hexdigest()}", files
 
 
-def _members(size: int) -> Iterator[bytes]:
+def _members(size: int, top: str) -> Iterator[bytes]:
     pool = _content()
     number = 0
     while size > 0:
-        directory = f"usr/lib/package-{number // FILES_PER_DIRECTORY}"
+        directory = f"{top}/package-{number // FILES_PER_DIRECTORY}"
         head = (
             b"" if number % FILES_PER_DIRECTORY else header(directory, DIRECTORY, mode=0o755, mtime_ns=10**18)
         )

@@ -32,9 +32,9 @@ def speed() -> tuple[Figure, Figure]:
 
 def program_ms(*command: str | Path, timeout_s: float = 60) -> float:
     """The processor time of a program, and of what it started and waited for."""
-    before = _children_s()
+    before = children_s()
     subprocess.run(command, stdout=subprocess.DEVNULL, timeout=timeout_s, check=True)
-    return (_children_s() - before) * 1000
+    return (children_s() - before) * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ def _loop_ms() -> float:
     return (time.process_time() - began) * 1000
 
 
-def _children_s() -> float:
+def children_s() -> float:
+    """The processor time of all children of this program that have ended, and of theirs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

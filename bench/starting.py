@@ -5,6 +5,7 @@ at once.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from bay.client import Box, Client
 from bay.errors import BayError
@@ -76,14 +77,15 @@ def patterns(bench: Bench) -> list[Result]:
     with pooled_server(PATTERN_POOL) as server, server.client() as client, Raw(server) as raw:
         for profile, name in ((POOLED, f"pool of {PATTERN_POOL}"), (BARE, "no pool")):
             wait_full(raw)
-            results += _scored(f"{count} one by one, {name}", _sequential(client, profile, count), count)
+            results += scored(f"{count} one by one, {name}", _sequential(client, profile, count), count)
             wait_full(raw)
-            results += _scored(
-                f"{count} every 200 ms, {name}", _spread(client, profile, count, STAGGER_S)[1], count
+            start = partial(create_and_run, client, profile)
+            results += scored(
+                f"{count} every 200 ms, {name}", spread(client, start, count, STAGGER_S)[1], count
             )
             wait_full(raw)
-            wall, taken = _spread(client, profile, count, 0)
-            results += _scored(f"{count} at once, {name}", taken, count)
+            wall, taken = spread(client, start, count, 0)
+            results += scored(f"{count} at once, {name}", taken, count)
             results += _beside_docker_runs(
                 bench, Figure(f"{count} at once, {name}, until all answered", "ms", (wall,)), count
             )
@@ -130,16 +132,18 @@ def _sequential(client: Client, profile: str, count: int) -> list[float]:
     return taken
 
 
-def _spread(client: Client, profile: str, count: int, every_s: float) -> tuple[float, list[float]]:
+def spread(
+    client: Client, start: Callable[[], object], count: int, every_s: float
+) -> tuple[float, list[float]]:
     """`count` starts, one every `every_s`: milliseconds until all are done, and those of each that was
-    answered.
+    answered. All sandboxes are deleted afterwards.
     """
     with ThreadPoolExecutor(count) as threads:
         began = time.perf_counter()
         futures: list[Future[float]] = []
         for number in range(count):
             time.sleep(max(0.0, began + number * every_s - time.perf_counter()))
-            futures.append(threads.submit(ms, lambda: create_and_run(client, profile)))
+            futures.append(threads.submit(ms, start))
         failures = [error for future in futures if (error := future.exception())]
         wall = (time.perf_counter() - began) * 1000
     for error in failures:
@@ -148,7 +152,8 @@ def _spread(client: Client, profile: str, count: int, every_s: float) -> tuple[f
     return wall, [future.result() for future in futures if not future.exception()]
 
 
-def _scored(name: str, taken: list[float], tried: int) -> list[Result]:
+def scored(name: str, taken: list[float], tried: int) -> list[Result]:
+    """The times of the starts that were answered, and their score."""
     if not taken:
         return [Absent(name, f"none of {tried} was answered")]
     figure = Figure(name, "ms", tuple(taken), f"{len(taken)} of {tried} succeeded")
