@@ -20,6 +20,7 @@ class CopyingCargo:
     """Keeps cargos in `root`, checkpoints in `.checkpoints`, and unfinished trees in `.making`."""
 
     name = "copying"
+    shares_blocks = False
 
     def __init__(self, root: Path) -> None:
         self._root = root
