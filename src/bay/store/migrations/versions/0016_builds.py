@@ -1,4 +1,4 @@
-"""Builds: a template that is wanted of steps, and the snapshots after steps that the next build begins with."""
+"""Builds: a template that is wanted of steps, and the snapshots after steps, where the next build begins."""
 
 import sqlalchemy as sa
 from alembic import op
