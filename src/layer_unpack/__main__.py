@@ -69,14 +69,14 @@ def _take(source: Source, top: int | None, max_entries: int) -> dict[str, object
     """Make the tree in the directory `top`, if any."""
     if top is None:
         return {}
-    tree = LayerTree(top, max_entries)
     reader = Reader(RULES)
-    while not reader.ended and (data := source.read()):
-        for event in reader.feed(data):
-            tree.take(event)
-    if not (reader.ended or reader.is_between):
-        raise BadArchive("it ends too early")
-    return {"opaque": tree.finish(), "entries": tree.entries, "skipped": tree.skipped}
+    with contextlib.closing(LayerTree(top, max_entries)) as tree:
+        while not reader.ended and (data := source.read()):
+            for event in reader.feed(data):
+                tree.take(event)
+        if not (reader.ended or reader.is_between):
+            raise BadArchive("it ends too early")
+        return {"opaque": tree.finish(), "entries": tree.entries, "skipped": tree.skipped}
 
 
 @contextlib.contextmanager

@@ -62,9 +62,14 @@ class Directories:
         self._levels[0] = _level("", top.fd)
         return top.fd
 
-    def close(self) -> None:
-        """Leave all."""
+    def finish(self) -> None:
+        """Leave all, and put their times back."""
         self._leave(0)
+
+    def close(self) -> None:
+        """Let go of what is still open."""
+        while self._levels:
+            os.close(self._levels.pop().fd)
 
     def _walk(self, parts: Parts) -> bool:
         """Go there; False when a link was on the way."""

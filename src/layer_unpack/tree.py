@@ -43,7 +43,9 @@ _HOST = (
 
 
 class LayerTree:
-    """Takes what a `Reader` gives, in order. `finish` ends it. Raises Refused."""
+    """Takes what a `Reader` gives, in order. `finish` ends it; `close` lets go of it at any time. Raises
+    Refused.
+    """
 
     def __init__(self, top: int, max_entries: int) -> None:
         self.entries = 0
@@ -72,10 +74,17 @@ class LayerTree:
     def finish(self) -> list[str]:
         """Put back the times that are left; gives the places of opaque directories. Nothing more comes."""
         try:
-            self._directories.close()
+            self._directories.finish()
             return ["/".join(parts) for parts in sorted(self._opaque) if self._is_there(parts)]
         except OSError as error:
             raise self._blamed(error) from error
+
+    def close(self) -> None:
+        """Close what is still open, after a refusal too."""
+        self._directories.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _begin(self, member: Member) -> None:
         self._count()

@@ -82,8 +82,11 @@ def unpacked(content: bytes) -> None:
 
 
 def _unpack(content: bytes, top: Path) -> None:
-    with closing(os.open(top, os.O_RDONLY | os.O_DIRECTORY)) as opened:
-        tree, reader = LayerTree(opened, 200), Reader(RULES)
+    reader = Reader(RULES)
+    with (
+        closing(os.open(top, os.O_RDONLY | os.O_DIRECTORY)) as opened,
+        contextlib.closing(LayerTree(opened, 200)) as tree,
+    ):
         for event in reader.feed(content):
             tree.take(event)
         tree.finish()

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import tarfile
 from array import array
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,12 @@ class Made:
         umask = os.umask(0)
         top = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self.tree, reader = LayerTree(top, max_entries), Reader(RULES)
-            for event in reader.feed(content):
-                self.tree.take(event)
-            assert reader.ended or reader.is_between
-            self.opaque = self.tree.finish()
+            reader = Reader(RULES)
+            with closing(LayerTree(top, max_entries)) as self.tree:
+                for event in reader.feed(content):
+                    self.tree.take(event)
+                assert reader.ended or reader.is_between
+                self.opaque = self.tree.finish()
         finally:
             os.umask(umask)
             os.close(top)
@@ -475,5 +477,15 @@ def test_times_of_any_size_are_taken(made: Made) -> None:
     made.unpack(b"".join(contents))
     assert (made.top / "old").stat().st_mtime == -5
     top = os.open(made.top, os.O_RDONLY)
-    LayerTree(top, 5).take(member)
+    with closing(LayerTree(top, 5)) as tree:
+        tree.take(member)
     os.close(top)
+
+
+def test_a_refusal_leaves_nothing_open(made: Made) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    deep = [entry("/".join(["d"] * count) + "/f", b"") for count in range(1, 300)]
+    for _ in range(3):
+        with pytest.raises(Refused):
+            made.unpack(tar(*deep))
+    assert len(os.listdir("/proc/self/fd")) == before
