@@ -173,6 +173,13 @@ def test_sandboxes_of_a_template_are_as_their_source_was(bay: Server) -> None:
     assert said == "2\ndata\nmore\ngone\n"
     assert bay("exec", "t1", "--", "tool") == "tool\n"  # the first template is as it was
     assert "used by sandbox-" in bay("template", "rm", "app", code=2)
+    bay("template", "tag", "app:v2", "other:1")
+    assert bay("run", "--template", "other:1", "--", "cat", "app/more") == "more\n"
+    bay("template", "update", "app:v2", "--tag", "v3")
+    assert "other:1" in bay("template", "get", "app:v3")
+    bay("template", "rm", "app:v3")  # the name alone
+    bay("template", "tag", "other:1", "app:v2")
+    bay("template", "rm", "other:1")
     bay("rm", "--all")
     bay("template", "rm", "app", "app:v2")
     assert bay("template", "ls", "-q") == ""

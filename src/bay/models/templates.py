@@ -13,7 +13,8 @@ TemplateState = Literal["building", "ready", "failed"]
 class Template:
     """A template: the files of a sandbox as they were, and how sandboxes from it begin.
 
-    `name` and `tag` find it; the tag is null once a newer template has taken it. `start_command` runs in each
+    `name` and `tag` find it, and so do its `aliases`, each a `name:tag`; the tag is null once other templates
+    have taken all of them. `start_command` runs in each
     of its sandboxes as the service `main`, and `ready_command` ends with 0 once that serves. A template with
     `shared` may be used by every owner. `pool_size` of its sandboxes wait, started, for creates; with a
     `pool_max` up to so many, when creates come fast.
@@ -22,6 +23,7 @@ class Template:
     id: str
     name: str
     tag: str | None
+    aliases: tuple[str, ...] = ()
     state: TemplateState
     shared: bool
     profile: str

@@ -275,7 +275,9 @@ class TemplateRecord:
     owner: str
     name: str
     tag: str | None
-    """None once another template has taken it."""
+    """None once another template has taken the last of its names."""
+    aliases: tuple[str, ...] = ()
+    """Further names, each `name:tag`, the oldest first."""
     shared: bool = False
     state: TemplateState = "building"
     error: Failure | None = None

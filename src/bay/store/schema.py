@@ -476,6 +476,20 @@ _tagged = templates.c.owner, templates.c.name, templates.c.tag
 _READY = text("deleted_at IS NULL AND state = 'ready'")
 Index("uq_templates_owner_name_tag", *_tagged, unique=True, sqlite_where=_READY)
 
+# Further names of templates: a name and tag of an owner is in one row, here or of a ready template.
+template_aliases = Table(
+    "template_aliases",
+    metadata,
+    _seq(),
+    Column("owner", String(128), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("tag", String(63), nullable=False),
+    Column("template_id", String(64), nullable=False),
+    UniqueConstraint("owner", "name", "tag"),
+    sqlite_autoincrement=True,
+)
+Index("ix_template_aliases_template_id", template_aliases.c.template_id)
+
 facts = Table(
     "facts", metadata, Column("name", String(64), primary_key=True), Column("value", JSON, nullable=False)
 )

@@ -1,19 +1,32 @@
-"""Database queries on templates. One that is being made takes its tag when it is ready."""
+"""Database queries on templates. One that is being made takes its tag when it is ready.
 
+A row has one name and tag, and its aliases have rows of their own. When it loses the former, it gets the
+oldest of the latter in its place: so a template without a tag has no name at all.
+"""
+
+import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, text, update
 
 from bay.ids import is_id
 from bay.models import Failure, from_wire, to_wire
 from bay.store.records import Page, TemplateRecord
 from bay.store.rows import columns_of, page_of, values_of, without_seq
-from bay.store.schema import checkpoints, sandboxes, templates
+from bay.store.schema import checkpoints, sandboxes, template_aliases, templates
 from bay.store.sqlite import StoreConnection
 
 _T = templates.c
-_COLUMNS = columns_of(templates)
+_A = template_aliases.c
+_ALIASES = (
+    select(func.json_group_array(func.json_array(_A.seq, _A.name + ":" + _A.tag)))
+    .where(_A.template_id == _T.id)
+    .correlate(templates)
+    .scalar_subquery()
+    .label("aliases")
+)
+_COLUMNS = (*columns_of(templates), _ALIASES)
 _ALIVE = _T.deleted_at.is_(None)
 HAS_POOL = and_(
     text("templates.deleted_at IS NULL AND (templates.pool_size > 0 OR templates.pool_max > 0)"),
@@ -61,7 +74,7 @@ async def page(
     """
     query = select(_T.seq, *_COLUMNS).where(_ALIVE, _may_use(owner), _T.seq > after)
     if name is not None:
-        query = query.where(_T.name == name)
+        query = query.where(or_(_T.name == name, _has_alias(_A.name == name)))
     rows = (await db.execute(query.order_by(_T.seq).limit(limit + 1))).all()
     return page_of(rows, limit, _record)
 
@@ -78,11 +91,45 @@ async def pooled(db: StoreConnection) -> list[TemplateRecord]:
     return [_record(row) for row in await db.execute(query)]
 
 
-async def take_tag(db: StoreConnection, template: TemplateRecord, tag: str | None) -> None:
-    """Have no other ready template of the owner be found by that tag of its name, nor keep a pool."""
-    same = and_(_T.owner == template.owner, _T.name == template.name, _T.tag == tag)
-    others = update(templates).where(same, _ALIVE, _T.state == "ready", _T.id != template.id)
-    await db.execute(others.values(tag=None, pool_size=0, pool_max=None))
+async def take_name(db: StoreConnection, template: TemplateRecord, name: str, tag: str | None) -> None:
+    """Have no other ready template of the owner be found by that name and tag."""
+    await db.execute(
+        delete(template_aliases).where(_A.owner == template.owner, _A.name == name, _A.tag == tag)
+    )
+    same = and_(_T.owner == template.owner, _T.name == name, _T.tag == tag)
+    others = select(*_COLUMNS).where(same, _ALIVE, _T.state == "ready", _T.id != template.id)
+    for row in (await db.execute(others)).all():
+        await drop_name(db, _record(row), name, tag)
+
+
+async def add_name(db: StoreConnection, template: TemplateRecord, name: str, tag: str) -> None:
+    """Have a ready template, which has not got that name and tag, be found by it, and no other."""
+    await take_name(db, template, name, tag)
+    if template.tag is None:
+        await change(db, template.id, name=name, tag=tag)
+    else:
+        row = {"owner": template.owner, "name": name, "tag": tag, "template_id": template.id}
+        await db.execute(insert(template_aliases).values(row))
+
+
+async def drop_name(db: StoreConnection, template: TemplateRecord, name: str, tag: str | None) -> None:
+    """Take one of its names from a template. With the last one it loses its pool."""
+    own = select(_A.seq, _A.name, _A.tag).where(_A.template_id == template.id).order_by(_A.seq)
+    is_alias = (template.name, template.tag) != (name, tag)
+    if is_alias:
+        own = own.where(_A.name == name, _A.tag == tag)
+    alias = (await db.execute(own.limit(1))).first()
+    if alias is not None:
+        await db.execute(delete(template_aliases).where(_A.seq == alias.seq))
+        if not is_alias:
+            await change(db, template.id, name=alias.name, tag=alias.tag)
+    elif not is_alias:
+        await change(db, template.id, tag=None, pool_size=0, pool_max=None)
+
+
+async def drop_aliases(db: StoreConnection, template_id: str) -> None:
+    """Forget the aliases of a template that is deleted."""
+    await db.execute(delete(template_aliases).where(_A.template_id == template_id))
 
 
 async def drop_failed(db: StoreConnection, template: TemplateRecord, now: datetime) -> None:
@@ -92,7 +139,7 @@ async def drop_failed(db: StoreConnection, template: TemplateRecord, now: dateti
 
 
 async def superseded(db: StoreConnection) -> list[TemplateRecord]:
-    """Templates whose tag another has taken, and that no sandbox and no checkpoint needs."""
+    """Templates whose names others have taken, and that no sandbox and no checkpoint needs."""
     used = select(sandboxes.c.image_id).where(
         sandboxes.c.deleted_at.is_(None), sandboxes.c.image_id.is_not(None)
     )
@@ -113,11 +160,22 @@ async def shares(db: StoreConnection, checkpoint_id: str) -> bool:
     return (await db.execute(query.limit(1))).first() is not None
 
 
+def split(ref: str) -> tuple[str, str]:
+    """The name and the tag of `name` or `name:tag`."""
+    name, _, tag = ref.partition(":")
+    return name, tag or "latest"
+
+
 def _named(ref: str) -> ColumnElement[bool]:
     if is_id(ref):
         return _T.id == ref
-    name, _, tag = ref.partition(":")
-    return and_(_T.name == name, _T.tag == (tag or "latest"))
+    name, tag = split(ref)
+    return or_(and_(_T.name == name, _T.tag == tag), _has_alias(_A.name == name, _A.tag == tag))
+
+
+def _has_alias(*which: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a template has such an alias: of its owner, whose names are no other's."""
+    return _T.id.in_(select(_A.template_id).where(*which))
 
 
 def _may_use(owner: str) -> ColumnElement[bool]:
@@ -128,6 +186,7 @@ def _record(row: Row[Any]) -> TemplateRecord:
     values = without_seq(row)
     for name in ("start_command", "ready_command"):
         values[name] = values[name] and tuple(values[name])
+    values["aliases"] = tuple(alias for _, alias in sorted(json.loads(values["aliases"])))
     error = values.pop("error")
     return TemplateRecord(**values, error=from_wire(Failure, error) if error else None)
 

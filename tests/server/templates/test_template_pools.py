@@ -272,6 +272,23 @@ async def test_a_tag_that_moves_takes_the_pool_of_the_older_away(
     await full(bay, 2)
 
 
+async def test_a_pool_stays_while_its_template_has_a_name(bay: World, root_client: httpx.AsyncClient) -> None:
+    box = await source(root_client)
+    old = await make(root_client, box["id"], pool_size=1)
+    answer = await root_client.post("/v1/templates/web/aliases", json={"name": "stable"})
+    assert answer.status_code == 200, answer.text
+    [before] = await full(bay, 1)
+    await make(root_client, box["id"])
+    await bay.bay.pool.tend()
+    assert (await shown(root_client, "stable"))["pool_size"] == 1
+    made = await create(root_client, template="stable")
+    assert (made["id"], made["image_id"]) == (before.id, old["image_id"])
+    await full(bay, 1)
+    answer = await root_client.post("/v1/templates/web/aliases", json={"name": "stable"})
+    assert answer.status_code == 200, answer.text
+    await full(bay, 0)
+
+
 async def test_a_template_that_only_its_pool_uses_can_be_deleted(
     bay: World, root_client: httpx.AsyncClient
 ) -> None:

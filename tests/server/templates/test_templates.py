@@ -228,6 +228,111 @@ async def test_a_tag_can_be_changed_and_taken(bay: World, admin: httpx.AsyncClie
         assert answer.status_code in (400, 422), tag
 
 
+async def alias(client: httpx.AsyncClient, ref: str, name: str, tag: str = "latest") -> Json:
+    answer = await client.post(f"/v1/templates/{ref}/aliases", json={"name": name, "tag": tag})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def names_of(template: Json) -> list[str]:
+    return [f"{template['name']}:{template['tag']}", *template["aliases"]]
+
+
+async def test_a_template_is_found_by_each_of_its_names(bay: World, admin: httpx.AsyncClient) -> None:
+    box = await source(admin)
+    made = await make(admin, box["id"], tag="v1")
+    other = await make(admin, box["id"], "other")
+    found = await alias(admin, "web:v1", "web")
+    assert names_of(found) == ["web:v1", "web:latest"]
+    assert names_of(await alias(admin, "web", "stable", "2026")) == ["web:v1", "web:latest", "stable:2026"]
+    assert await alias(admin, made["id"], "web", "v1") == await alias(admin, made["id"], "stable", "2026")
+    for ref in ("web:v1", "web", "stable:2026", made["id"]):
+        assert (await shown(admin, ref))["id"] == made["id"]
+        assert (await create(admin, template=ref))["image_id"] == made["image_id"]
+    assert_error(await admin.get("/v1/templates/stable"), 404, "not_found")
+    listed = (await admin.get("/v1/templates", params={"name": "stable"})).json()["items"]
+    assert [t["id"] for t in listed] == [made["id"]]
+    listed = (await admin.get("/v1/templates")).json()["items"]
+    assert [names_of(t) for t in listed] == [names_of(await shown(admin, "web")), names_of(other)]
+
+
+async def test_a_name_moves_to_the_template_that_is_given_it_last(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    box = await source(admin)
+    one, two = await make(admin, box["id"], tag="v1"), await make(admin, box["id"], tag="v2")
+    user = await create(admin, template=one["id"])
+    await alias(admin, "web:v1", "web")
+    assert names_of(await alias(admin, "web:v2", "web")) == ["web:v2", "web:latest"]
+    assert names_of(await shown(admin, "web:v1")) == ["web:v1"]
+    await alias(admin, "web:v1", "old")
+    three = await make(admin, box["id"], tag="v1")
+    assert names_of(await shown(admin, one["id"])) == ["old:latest"]  # the newer one has taken its first
+    assert (await shown(admin, "web:v1"))["id"] == three["id"]
+    four = await make(admin, box["id"])
+    assert ((await shown(admin, "web"))["id"], names_of(await shown(admin, two["id"]))) == (
+        four["id"],
+        ["web:v2"],
+    )
+    assert names_of(await alias(admin, four["id"], "old")) == ["web:latest", "old:latest"]
+    lost = await shown(admin, one["id"])
+    assert (lost["tag"], lost["aliases"]) == (None, [])
+    assert names_of(await alias(admin, one["id"], "back", "x")) == ["back:x"]
+    answer = await admin.patch(f"/v1/templates/{four['id']}", json={"tag": "v2"})
+    assert names_of(answer.json()) == ["web:v2", "old:latest"]
+    assert (await shown(admin, two["id"]))["tag"] is None
+    assert user["image_id"] == one["image_id"]
+
+
+async def test_a_delete_by_one_name_of_several_takes_that_name_alone(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    box = await source(admin)
+    made = await make(admin, box["id"])
+    user = await create(admin, template="web")
+    for name in ("a", "b", "c"):
+        await alias(admin, "web", name)
+    assert (await admin.delete("/v1/templates/b")).status_code == 204
+    assert names_of(await shown(admin, "web")) == ["web:latest", "a:latest", "c:latest"]
+    assert (await admin.delete("/v1/templates/web")).status_code == 204
+    assert names_of(await shown(admin, "a")) == ["a:latest", "c:latest"]
+    assert_error(await admin.get("/v1/templates/web"), 404, "not_found")
+    assert_error(await admin.delete("/v1/templates/web"), 404, "not_found")
+    assert_error(await admin.delete(f"/v1/templates/{made['id']}"), 409, "conflict")
+    assert (await admin.delete("/v1/templates/a")).status_code == 204
+    assert_error(await admin.delete("/v1/templates/c"), 409, "conflict")
+    await gone(admin, user["id"])
+    await alias(admin, "c", "d")
+    assert (await admin.delete(f"/v1/templates/{made['id']}")).status_code == 204
+    assert (await admin.get("/v1/templates")).json()["items"] == []
+    assert await bay.sql("SELECT count(*) FROM template_aliases") == [(0,)]
+    assert names_of(await make(admin, box["id"], "d")) == ["d:latest"]
+
+
+async def test_only_its_owner_names_a_template_that_is_ready_and_not_without_end(
+    bay: World, admin: httpx.AsyncClient
+) -> None:
+    box = await source(admin)
+    made = await make(admin, box["id"], shared=True)
+    alice = await bay.client("alice")
+    body = {"name": "mine"}
+    assert_error(await alice.post("/v1/templates/web/aliases", json=body), 403, "forbidden")
+    assert (await alias(admin, "web", "other"))["aliases"] == ["other:latest"]
+    assert (await create(alice, template="other", wait=10))["image_id"] == made["image_id"]
+    for wrong in ({"name": "Web"}, {"name": "a", "tag": "a/b"}, {"name": made["id"]}, {}):
+        answer = await admin.post("/v1/templates/web/aliases", json=wrong)
+        assert answer.status_code in (400, 422), wrong
+    for number in range(99):
+        await alias(admin, "web", "many", str(number))
+    assert_error(await admin.post("/v1/templates/web/aliases", json=body), 409, "conflict")
+    assert len((await alias(admin, "web", "many", "98"))["aliases"]) == 100
+    bay.library.let_go.clear()
+    building = await make(admin, box["id"], "new", wait=0)
+    answer = await admin.post(f"/v1/templates/{building['id']}/aliases", json=body)
+    assert_error(answer, 409, "conflict")
+    bay.library.let_go.set()
+
+
 async def test_a_template_in_use_cannot_be_deleted_nor_can_its_image(
     bay: World, admin: httpx.AsyncClient
 ) -> None:

@@ -106,7 +106,7 @@ def ls(
 ) -> None:
     """List templates, oldest first: yours, and those that are shared."""
     with connect(ctx) as client:
-        heads = ("ID", "NAME", "TAG", "STATE", "PROFILE", "AGE", "SHARED", "POOL", "START")
+        heads = ("ID", "NAME", "TAG", "ALIASES", "STATE", "PROFILE", "AGE", "SHARED", "POOL", "START")
         row = partial(_row, utc_now())
         found = client.templates.list(name=name)
         print_list(found, as_json, heads, row, quiet=attrgetter("id") if quiet else None)
@@ -128,21 +128,24 @@ def get(ctx: typer.Context, ref: RefArgument, as_json: JsonOption = False) -> No
 def tag(
     ctx: typer.Context,
     ref: RefArgument,
-    new: Annotated[
-        str, typer.Argument(metavar="TAG", help="Its tag from now on; another of its name loses it.")
+    target: Annotated[
+        str, typer.Argument(metavar="NAME[:TAG]", help="One more name of it; another template loses it.")
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Give a template another tag."""
+    """Give a template one more name."""
     with connect(ctx) as client:
-        found = client.templates.update(ref, tag=new)
-    print_json(found) if as_json else print_line(f"{found.name}:{found.tag}")
+        found = client.templates.tag(ref, target)
+    print_json(found) if as_json else print_line(found.id)
 
 
 @template.command("update")
 def update(
     ctx: typer.Context,
     ref: RefArgument,
+    new_tag: Annotated[
+        str | None, typer.Option("--tag", metavar="TAG", help="Its tag from now on, in place of the present.")
+    ] = None,
     pool: PoolOption = None,
     pool_max: PoolMaxOption = None,
     shared: Annotated[
@@ -151,9 +154,9 @@ def update(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a template's pool, or who may use it."""
+    """Change a template's tag, its pool, or who may use it."""
     with connect(ctx) as client:
-        found = client.templates.update(ref, shared=shared, pool_size=pool, pool_max=pool_max)
+        found = client.templates.update(ref, tag=new_tag, shared=shared, pool_size=pool, pool_max=pool_max)
     print_json(found) if as_json else print_line(found.id)
 
 
@@ -163,7 +166,7 @@ def rm(
     refs: Annotated[list[str], typer.Argument(metavar="TEMPLATE", help="Names, name:tag or ids.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Remove templates that no sandbox needs."""
+    """Remove templates that no sandbox needs, or one name of several."""
     with connect(ctx) as client:
         act_on_each(refs, client.templates.delete, as_json, "template", "deleted")
 
@@ -171,7 +174,7 @@ def rm(
 def _row(now: datetime, one: "Template") -> tuple[str, ...]:
     start = printable(" ".join(one.start_command or ()))[:40]
     return (
-        one.id, one.name, dash(one.tag), one.state, one.profile, age(one.created_at, now),
+        one.id, one.name, dash(one.tag), " ".join(one.aliases) or "-", one.state, one.profile, age(one.created_at, now),
         "yes" if one.shared else "-", _pool(one) or "-", start or "-",
     )  # fmt: skip
 
@@ -184,7 +187,7 @@ def _pool(one: "Template") -> str:
 
 def _facts(one: "Template") -> list[tuple[str, str]]:
     shown = {
-        "id": one.id, "name": one.name, "tag": one.tag, "state": one.state, "profile": one.profile,
+        "id": one.id, "name": one.name, "tag": one.tag, "aliases": " ".join(one.aliases), "state": one.state, "profile": one.profile,
         "sandbox": one.sandbox_id, "image": one.image_id, "start": " ".join(one.start_command or ()),
         "ready": " ".join(one.ready_command or ()), "cpus": one.cpus, "memory_mb": one.memory_mb,
         "disk_mb": one.disk_mb, "pids": one.pids, "env": " ".join(one.env), "user": one.user,

@@ -101,15 +101,26 @@ class Templates(Noun):
         pool_size: int | None = None,
         pool_max: int | None = None,
     ) -> Template:
-        """Give a template another tag, which any other of its name then loses, share it with every owner,
-        which needs an admin key, or give its pool another size; 0 for none. Raises Conflict for a tag of one
-        that is not ready, and QuotaExceeded.
+        """Put another tag in the place of a template's own, which any other of its name then loses, share it
+        with every owner, which needs an admin key, or give its pool another size; 0 for none. Raises Conflict
+        for a tag of one that is not ready, and QuotaExceeded.
         """
         changes = given(tag=tag, shared=shared, pool_size=pool_size, pool_max=pool_max)
         return self._http.one(Template, Call("PATCH", noun_path("templates", ref), body=changes, safe=True))
 
+    def tag(self, ref: str, target: str) -> Template:
+        """Have a template be found by one more name, ``"name"`` or ``"name:tag"``, which any other template
+        of yours then loses. Raises Conflict for one that is not ready.
+        """
+        name, colon, tag = target.partition(":")
+        body = {"name": name, "tag": tag} if colon else {"name": name}
+        call = Call("POST", f"{noun_path('templates', ref)}/aliases", body=body, safe=True)
+        return self._http.one(Template, call)
+
     def delete(self, ref: str) -> None:
-        """Remove a template with its image and files. Raises Conflict while a sandbox needs it."""
+        """Remove a template with its image and files, or by one of several names that name alone. Raises
+        Conflict while a sandbox needs what would go.
+        """
         self._http.json(Call("DELETE", noun_path("templates", ref)))
 
     def list(self, *, name: str | None = None, limit: int | None = None) -> Generator[Template, None, None]:

@@ -159,7 +159,7 @@ class TemplateFreezer:
             raise Conflict(f"template {template.id} was deleted while it was made")
         await self._add_image(db, present, frozen)
         await self._add_files(db, present, checkpoint, frozen)
-        await templates.take_tag(db, present, present.tag)
+        await templates.take_name(db, present, present.name, present.tag)
         await templates.drop_failed(db, present, self.core.clock())
         made = {
             "state": "ready",

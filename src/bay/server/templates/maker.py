@@ -77,6 +77,7 @@ class TemplateMaker:
         """Delete a template's row, and with it its image and its files, which nothing else uses."""
         now = self.core.clock()
         await templates.change(db, template.id, deleted_at=now)
+        await templates.drop_aliases(db, template.id)
         if template.image_id is not None:
             await images.change(db, template.image_id, deleted_at=now)
             await checkpoints.hide_steps_of(db, template.image_id, now)

@@ -147,6 +147,13 @@ class UpdateTemplate(Body):
     pool_max: PoolMax = None
 
 
+class AddAlias(Body):
+    """One more name of a template."""
+
+    name: Annotated[str, Field(max_length=63, description="a-z, 0-9 and inner hyphens")]
+    tag: Annotated[str, Field(max_length=63)] = LATEST
+
+
 class TemplateList(PageOf[Template]):
     """A page of templates, oldest first."""
 
@@ -193,9 +200,17 @@ async def update_template(
     return WireResponse(await templates.update(caller, template_ref, body.model_dump(exclude_unset=True)))
 
 
+@router.post("/{template_ref}/aliases", response_model=Template)
+async def add_alias(
+    caller: Writer, templates: TemplatesDep, template_ref: str, body: AddAlias
+) -> WireResponse:
+    """Have it be found by one more name and tag, which any other template loses."""
+    return WireResponse(await templates.add_alias(caller, template_ref, body.name, body.tag))
+
+
 @router.delete("/{template_ref}", status_code=204)
 async def delete_template(caller: Writer, templates: TemplatesDep, template_ref: str) -> Response:
-    """Remove a template that no sandbox needs; a second call by id succeeds too."""
+    """Remove a template that no sandbox needs, or one name of several; a second call by id succeeds too."""
     await templates.delete(caller, template_ref)
     return Response(status_code=204)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound
-from bay.ids import is_name, new_id
+from bay.ids import is_id, is_name, new_id
 from bay.models import Profile, Sizes, Template, to_wire
 from bay.server.images.requests import HOST
 from bay.server.sessions import sizes
@@ -26,6 +26,8 @@ from bay.store.records import Page, SandboxRecord, TemplateRecord
 from bay.store.sqlite import StoreConnection
 
 LATEST = "latest"
+MAX_ALIASES = 100
+"""Further names of one template."""
 MAX_POOL = 100
 """Sandboxes in the pool of one template."""
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
@@ -127,7 +129,8 @@ class Templates:
             found = await self._own(db, caller, ref)
             if "tag" in changes:
                 _check_ready(found)
-                await templates.take_tag(db, found, changes["tag"])
+                await templates.take_name(db, found, found.name, changes["tag"])
+                found = await templates.get(db, found.id) or found
             changes = {**changes, **await self._change_of_pool(db, caller, found, changes)}
             if changes:
                 await templates.change(db, found.id, **changes)
@@ -138,15 +141,36 @@ class Templates:
         self.maker.poke()
         return self._view(present)
 
+    async def add_alias(self, caller: Caller, ref: str, name: str, tag: str) -> Template:
+        """Have one of the caller's templates be found by one more name, taken from any other; one that it has
+        changes nothing. Raises NotFound, Forbidden, InvalidArgument or Conflict.
+        """
+        check_name(name)
+        check_tag(tag)
+        async with self.store.write() as db:
+            found = await self._own(db, caller, ref)
+            _check_ready(found)
+            if f"{name}:{tag}" not in (found.ref, *found.aliases):
+                _check_may_have_more(found)
+                await templates.add_name(db, found, name, tag)
+            present = await templates.get(db, found.id) or found
+        audit.about(found.id)
+        self.maker.poke()  # another may have lost its last name
+        return self._view(present)
+
     async def delete(self, caller: Caller, ref: str) -> None:
-        """Remove one of the caller's templates; idempotent by id. Raises Conflict while sandboxes or
-        checkpoints need it.
+        """Remove one of the caller's templates, or only that name of one with several; idempotent by id.
+        Raises Conflict while sandboxes or checkpoints need what would go.
         """
         async with self.store.write() as db:
             gone = await templates.find_own(db, caller.owner, ref)
             if gone is not None and gone.deleted_at is not None:
                 return
             found = await self._own(db, caller, ref)
+            if found.aliases and not is_id(ref):
+                audit.about(found.id)
+                await templates.drop_name(db, found, *templates.split(ref))
+                return
             pooled = await sandboxes.pooled_of(db, found.image_id) if found.image_id else []
             await _check_unused(db, found, besides=pooled)
             if pooled:
@@ -265,7 +289,7 @@ class Templates:
 def view_of(record: TemplateRecord) -> Template:
     """A template as its owner sees it, but for the present state of its pool."""
     return Template(
-        id=record.id, name=record.name, tag=record.tag, state=record.state, shared=record.shared, profile=record.profile,
+        id=record.id, name=record.name, tag=record.tag, aliases=record.aliases, state=record.state, shared=record.shared, profile=record.profile,
         sandbox_id=record.sandbox_id, image_id=record.image_id, has_files=record.checkpoint_id is not None,
         start_command=record.start_command, ready_command=record.ready_command, cpus=record.cpus,
         memory_mb=record.memory_mb, disk_mb=record.disk_mb, pids=record.pids, env=dict.fromkeys(record.env, "***"),
@@ -313,6 +337,13 @@ def _check_can_freeze(sandbox: SandboxRecord) -> None:
 def _check_ready(template: TemplateRecord) -> None:
     if template.state != "ready":
         raise Conflict(f"template {template.id} is {template.state}; only one that is ready can take a tag")
+
+
+def _check_may_have_more(template: TemplateRecord) -> None:
+    if len(template.aliases) >= MAX_ALIASES:
+        raise Conflict(
+            f"template {template.ref} has {MAX_ALIASES} aliases, the limit; delete some by their names"
+        )
 
 
 def _check_may_share(caller: Caller, shared: bool) -> None:
