@@ -2,8 +2,7 @@
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,14 +12,12 @@ import registry
 from forked_bay import Death
 from image_bay import KEY, environment_for, serving, started
 from image_files import ImageFile, layer_of
+from image_remains import becomes, left
 from registry import Registry
 
 from bay import Client
-from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
 from bay.images import fetch_cage
-from bay.linux.processes import owned_by
 from bay.models import ContainerImage
-from bay.server.settings import Settings
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -68,9 +65,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
 def environment(hub: Registry) -> Generator[dict[str, str]]:
     with environment_for(hub) as own:
         yield own
-
-
-Left = tuple[set[Path], set[Path], set[Path | int]]
 
 
 def image_of(step: str) -> ImageFile:
@@ -124,28 +118,3 @@ def check(
     assert list(client.images.list()) == [found]
     client.images.delete(found.id)
     assert left(images, environment) == (set(), set(), set())
-
-
-def left(images: Path, environment: dict[str, str]) -> Left:
-    """The layers, the tops, and whatever else there is: parts, fetches, claims of ids, and processes."""
-    run = Path(environment["BAY_RUN_DIR"])
-    ranges = IdRanges(IDS_DIR, Settings.model_fields["id_range_start"].default, ID_RANGES)
-    claimed = {
-        number: path
-        for number, path in ranges.holders().items()
-        if {run, images} & set(path.parents) and path.parent.name != "sessions"
-    }
-    parts = [part for name in ("spools", "tmp", "trash", "uploads") for part in (images / name).iterdir()]
-    running = [pid for n in claimed for pid in owned_by(range(ranges.first_of(n), ranges.first_of(n + 1)))]
-    return (
-        set((images / "layers").iterdir()),
-        set((images / "tops").iterdir()),
-        {*parts, *claimed.values(), *run.rglob("fetch-*"), *running},
-    )
-
-
-def becomes(expected: Left, look: Callable[[], Left]) -> None:
-    end = time.monotonic() + 30
-    while (found := look()) != expected and time.monotonic() < end:
-        time.sleep(0.05)
-    assert found == expected
