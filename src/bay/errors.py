@@ -150,7 +150,9 @@ class RangeNotSatisfiable(CallerError, code="range_not_satisfiable", status=416)
 
 
 class ImageNotFound(NotFound, code="image_not_found"):
-    """The registry has no such repository, tag or digest. Check the reference for a slip."""
+    """The registry has no such repository, tag or digest, or lacks a layer of it. Check the reference for a
+    slip, or push the image again.
+    """
 
 
 class ImageDenied(CallerError, code="image_denied", status=403):

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.anyio
 
 LAYERS = (layer_of({"a": b"1" * 5000}), layer_of({"b": b"2" * 3000}))
 IMAGE = ImageFile(LAYERS)
+UNKNOWN = as_json({"errors": [{"code": "BLOB_UNKNOWN", "message": "no"}]})
 BLOB = f"/blobs/{LAYERS[0].digest}"
 SECRET = "a-very-secret-word"
 CREDENTIALS = Credentials(username="ann", password=SECRET)
@@ -185,6 +186,17 @@ async def test_a_blob_that_breaks_off_is_fetched_again(make_fetcher: MakeFetcher
         found = await fetcher.fetch(parse(f"{registry.host}/some/image:v1"), spool)
         assert found.digest == IMAGE.digest
         assert list(spool.glob("oci-put-blob*")) == []
+
+
+@pytest.mark.parametrize("part", [f"/blobs/{digest_of(IMAGE.config_bytes)}", BLOB])
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize("body", [UNKNOWN, b"<html>"], ids=["in words", "without"])
+async def test_an_image_of_which_the_registry_lacks_a_blob_is_refused_at_once(
+    make_fetcher: MakeFetcher, spool: Path, part: str, status: int, body: bytes
+) -> None:
+    with hostile(IMAGE, at(part, lambda request: request.send(status, body))) as registry:
+        assert "lacks a layer or the config" in await refused(make_fetcher, registry, spool, ImageNotFound)
+        assert len(registry.asked(part)) == 1
 
 
 async def test_content_that_is_not_its_digest_is_refused(make_fetcher: MakeFetcher, spool: Path) -> None:

@@ -105,6 +105,11 @@ _OF_REGISTRIES = (
         "given; some registries answer so for an image that does not exist",
     ),
     _Meaning(
+        rf"blob unknown|fetching blob: {_STATUS}4(?:04|10)",
+        ImageNotFound,
+        "the registry has {}, and lacks a layer or the config of it; push it again",
+    ),
+    _Meaning(
         rf"manifest unknown|name unknown|repository name not known|{_STATUS}404|not found",
         ImageNotFound,
         "the registry has no {}; check the reference for a slip",
