@@ -1,5 +1,5 @@
-"""A TCP proxy whose address stays while what is behind it comes and goes, and whose connections can be cut at
-any byte.
+"""A TCP proxy whose address stays while what is behind it comes and goes. Its connections can be cut or held
+at any byte, and it can be away itself.
 """
 
 import asyncio
@@ -22,7 +22,10 @@ class CuttingProxy:
         self.port = 0
         self.cuts = 0
         """How many connections it has cut."""
+        self.held = threading.Event()
+        """Set once answers are held."""
         self._left: int | None = None
+        self._until_held: int | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -31,19 +34,44 @@ class CuttingProxy:
         """Cut all connections once `count` more bytes have gone to the clients."""
         self._loop.call_soon_threadsafe(setattr, self, "_left", count)
 
+    def hold_after(self, count: int) -> None:
+        """Hold all answers once `count` more bytes have gone to the clients, until `refuse`."""
+        self.held.clear()
+        self._loop.call_soon_threadsafe(setattr, self, "_until_held", count)
+
+    def refuse(self) -> None:
+        """Cut all connections, and have the kernel refuse new ones until `listen`."""
+        asyncio.run_coroutine_threadsafe(self._refuse(), self._loop).result(10)
+
+    def listen(self) -> None:
+        """Take connections again."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+
     def _run(self) -> None:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._stop = asyncio.Event()
-        self._listening.set()
-        await self._stop.wait()
-        server.close()
+        self._stop, self._go = asyncio.Event(), asyncio.Event()
+        with socket.socket() as place:  # never listens, and keeps the port from others while nothing does
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            place.bind(("127.0.0.1", 0))
+            self.port = place.getsockname()[1]
+            await self._listen()
+            self._listening.set()
+            await self._stop.wait()
+            await self._refuse()
+            await self._server.wait_closed()
+
+    async def _listen(self) -> None:
+        self._go.clear()
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port, reuse_port=True)
+
+    async def _refuse(self) -> None:
+        self._server.close()
         self._cut_all()
-        await server.wait_closed()
+        self._until_held = None
+        self._go.set()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
@@ -75,9 +103,19 @@ class CuttingProxy:
                 return
             if self._left is not None:
                 self._left -= len(data)
+            await self._hold(len(data))
             writer.write(data)
             await writer.drain()
         self._cut(writer)
+
+    async def _hold(self, count: int) -> None:
+        """Return when so many bytes may go on."""
+        if self._until_held is None:
+            return
+        self._until_held -= count
+        if self._until_held < 0:
+            self.held.set()
+            await self._go.wait()
 
     def _cut_all(self) -> None:
         self.cuts += 1
