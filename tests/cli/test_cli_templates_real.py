@@ -6,10 +6,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import forked_bay
 import httpx
@@ -84,6 +85,19 @@ class Server:
         done = forked_bay.run(list(arguments), self.environment, b"")
         assert done.returncode == code, done.stderr.decode()
         return (done.stdout or done.stderr).decode()
+
+    @contextmanager
+    def begun(self, *arguments: str) -> Generator[forked_bay.ForkedBay]:
+        """The same until the end of the block, without waiting; what it says is not kept."""
+        with open(os.devnull, "wb") as null:
+            process = forked_bay.fork(list(arguments), self.environment, null.fileno())
+        assert process.stdout is not None
+        with process.stdout:
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait(60)
 
     def json(self, *arguments: str) -> dict[str, object]:
         return json.loads(self(*arguments, "--json"))
@@ -188,13 +202,35 @@ def test_sandboxes_of_a_template_are_as_their_source_was(bay: Server) -> None:
 
 def test_a_create_waits_until_what_a_template_starts_is_ready(bay: Server) -> None:
     bay("create", "dev", "--image", "small:1", "--wait", "60")
-    start, ready = "sleep 1; echo up > /workspace/up; sleep 1000", "test -e /workspace/up"
-    bay("template", "create", "serving", "--from", "dev", "--start", start, "--ready", ready)
-    bay("create", "s", "--template", "serving", "--wait", "60")
-    assert bay("exec", "s", "--", "cat", "up") == "up\n"
-    assert "main" in bay("services", "ls", "s")
+    fifo = "cd /workspace; test -p go || mkfifo go"
+    start = f"{fifo}; read word < go; echo $word > up; exec sleep 1000"
+    bay(
+        "template", "create", "serving", "--from", "dev", "--start", start, "--ready", "test -e /workspace/up"
+    )
+    with bay.begun("create", "s", "--template", "serving", "--wait", "60") as create:
+        within(lambda: "s" in bay("ls").split(), "the sandbox")
+        within(lambda: services(bay, "s")["main"]["state"] == "running", "what the template starts")
+        assert create.poll() is None
+        bay("exec", "s", "--", "sh", "-c", f"{fifo}; test ! -e up; echo $? > go")  # waits until that is read
+        assert create.wait(60) == 0
+    assert services(bay, "s")["main"]["healthy"] is True
+    assert bay("exec", "s", "--", "cat", "up") == "0\n"
     bay("rm", "--all")
     bay("template", "rm", "serving")
+
+
+def services(bay: Server, box: str) -> dict[str, Any]:
+    """The services of a sandbox, by name."""
+    found = map(json.loads, bay("services", "ls", box, "--json").splitlines())
+    return {one["name"]: one for one in found}
+
+
+def within(is_so: Callable[[], bool], what: str) -> None:
+    """Return once it is so, of which nothing tells."""
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
 
 
 def waits(client: Client, count: int) -> None:
