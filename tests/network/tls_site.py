@@ -19,6 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from world import Place
 
+_SIGNS = x509.KeyUsage(
+    key_cert_sign=True, crl_sign=False, digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
 
 @dataclass(slots=True)
 class TlsSite:
@@ -137,12 +142,14 @@ def tls_site(
 
 
 def _make(names: list[str], trust: Path, chain: Path) -> None:
-    """An authority, and a certificate of it with its key."""
+    """An authority, and a certificate of it with its key, with what a strict client wants of both."""
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "The test's own authority")])
     ca = (
         _begun(root, root, authority)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_SIGNS, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
         .sign(authority, hashes.SHA256())
     )
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -150,6 +157,9 @@ def _make(names: list[str], trust: Path, chain: Path) -> None:
     leaf = (
         _begun(subject, root, key)
         .add_extension(alternatives, critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False
+        )
         .sign(authority, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
