@@ -86,8 +86,9 @@ async def building(db: StoreConnection) -> list[TemplateRecord]:
 
 
 async def pooled(db: StoreConnection) -> list[TemplateRecord]:
-    """Every template of which started sandboxes are to wait, oldest first."""
-    query = select(*_COLUMNS).where(HAS_POOL, _T.state == "ready").order_by(_T.seq)
+    """Every template of which started sandboxes are to wait: an owner's together, oldest first."""
+    # In the order of the index: by `seq` alone SQLite reads the whole table, and it is asked each second.
+    query = select(*_COLUMNS).where(HAS_POOL, _T.state == "ready").order_by(_T.owner, _T.seq)
     return [_record(row) for row in await db.execute(query)]
 
 

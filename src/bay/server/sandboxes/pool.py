@@ -36,6 +36,7 @@ log = structlog.get_logger("bay.pool")
 _PERIOD_S = 1.0
 _BREATH_S = 0.2  # the claimer is about to use its sandbox: it gets the processor first
 _DRAIN_S = 5.0
+_REMOVE_S = 60.0
 _BACKOFF = Backoff(1.0, 60.0)
 
 
@@ -201,7 +202,7 @@ class Pool:
             self._is_ending = True
             self._kinds = {print_: kind for print_, kind in kinds.items() if not kind.follows_demand}
             await self._drop(gone)
-        await self._wait_removed(gone)
+        await self._wait_removed(gone, _DRAIN_S)
 
     async def remove_of(self, image_id: str) -> None:
         """Remove, within a bound, what waits of an image whose template keeps no pool by now."""
@@ -209,13 +210,13 @@ class Pool:
             async with self._core.store.read() as db:
                 gone = await sandboxes.pooled_of(db, image_id)
             await self._drop(gone)
-        await self._wait_removed(gone)
+        await self._wait_removed(gone, _REMOVE_S)
 
-    async def _wait_removed(self, sandbox_ids: list[str]) -> None:
+    async def _wait_removed(self, sandbox_ids: list[str], most_s: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
+            async with asyncio.timeout(most_s):
                 for one in sandbox_ids:
-                    await self._notifier.wait_for(one, partial(self._is_removed, one), _DRAIN_S)
+                    await self._notifier.wait_for(one, partial(self._is_removed, one), most_s)
 
     async def _is_removed(self, sandbox_id: str) -> bool | None:
         """Whether it is gone, or was claimed meanwhile; None while it is not."""

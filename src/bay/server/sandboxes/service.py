@@ -182,9 +182,7 @@ class Sandboxes:
             wanted = await checked_policy(new.network_policy, self.core.driver.capabilities, self.private)
             new = replace(new, network_policy=wanted)
         kind = self.pool.kind_of(profile.id, template and template.id)
-        if not (
-            _fits_pool(new, profile) if template is None else _fits_pool_of(template, asked, new, profile)
-        ):
+        if kind is not None and not _fits(kind, asked, new):
             kind = None
         if new.cargo_id is None and not (kind is not None and self.pool.may_have(kind)):
             await self._check_room("a sandbox", request)
@@ -764,15 +762,17 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     return is_plain and not wants_other and not has_headers(profile.network_policy)
 
 
-def _fits_pool_of(template: TemplateRecord, asked: NewSandbox, new: NewSandbox, profile: Profile) -> bool:
-    """Whether the sandboxes of a template's pool fit the request. Its service has been given the template's
-    variables, and no secrets: it may run already.
+def _fits(kind: PoolKind, asked: NewSandbox, new: NewSandbox) -> bool:
+    """Whether the kind's sandboxes fit the request `asked`, which is `new` with what the template says. The
+    service of a template has been given its variables, and no secrets: it may run already.
     """
+    if (template := kind.template) is None:
+        return _fits_pool(new, kind.profile)
     own = {name: getattr(asked, name) for name in ("image", "from_checkpoint", "services")}
-    is_plain = _fits_pool(replace(new, **own, sizes=PROFILES_OWN), profile)
-    is_same = profile.id == template.profile and new.sizes == sizes.checked(template.sizes, profile)
+    is_plain = _fits_pool(replace(new, **own, sizes=PROFILES_OWN), kind.profile)
+    has_sizes = new.sizes == sizes.checked(template.sizes, kind.profile)
     comes_later = template.start_command is None or (new.env == template.env and not new.secrets)
-    return is_plain and is_same and comes_later
+    return is_plain and has_sizes and comes_later
 
 
 def _like(

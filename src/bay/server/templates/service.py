@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound
+from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound, Timeout
 from bay.ids import is_id, is_name, new_id
 from bay.models import Profile, Sizes, Template, to_wire
 from bay.server.images.requests import HOST
@@ -181,6 +181,10 @@ class Templates:
         if pooled and found.image_id:  # they have its layers mounted
             await self.empty_pool(found.image_id)
             async with self.store.write() as db:
+                if await sandboxes.pooled_of(db, found.image_id):
+                    raise Timeout(
+                        f"the pool of template {found.ref} takes long to go; delete it again in a while"
+                    )
                 present = await templates.get(db, found.id)
                 if present is not None and present.deleted_at is None:
                     await _check_unused(db, found)
