@@ -90,6 +90,7 @@ MAY = {
         "linux",
         "words",
         "protocol",
+        "tar",
     },
     "app": {
         "root",
@@ -139,7 +140,10 @@ SERVER_MAY: dict[str, set[str]] = {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
         *("secrets", "templates"),
     },
-    "templates": {"web", "sessions", "checkpoints", "images"},
+    "templates": {"web", "sessions", "checkpoints", "images", "secrets"},
+    "builds": {
+        *("web", "ship", "sessions", "checkpoints", "images", "execs", "files", "templates", "sandboxes"),
+    },
     "reconciler": {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
     },

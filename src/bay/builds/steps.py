@@ -85,6 +85,35 @@ class BuildConfig:
             labels=dict(config.get("labels") or {}),
         )  # fmt: skip
 
+    def to_oci(self) -> dict[str, Any]:
+        """The same in the form that OCI images have.
+        https://github.com/opencontainers/image-spec/blob/main/config.md
+        """
+        found: dict[str, Any] = {
+            "Env": [f"{name}={value}" for name, value in self.env.items()],
+            "User": self.user or None,
+            "WorkingDir": self.working_dir or None,
+            "Entrypoint": list(self.entrypoint),
+            "Cmd": list(self.cmd),
+            "StopSignal": self.stop_signal,
+            "ExposedPorts": {port: {} for port in self.exposed_ports} or None,
+            "Labels": dict(self.labels) or None,
+            "Healthcheck": None if self.healthcheck is None else _health(self.healthcheck),
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+
+_PERIODS = {
+    "Interval": "interval_s", "Timeout": "timeout_s", "StartPeriod": "start_period_s",
+    "StartInterval": "start_interval_s",
+}  # fmt: skip
+
+
+def _health(check: Mapping[str, Any]) -> dict[str, Any]:
+    """Periods are in nanoseconds there, and 0 is the default."""
+    periods = {key: round((check.get(name) or 0) * 1_000_000_000) for key, name in _PERIODS.items()}
+    return {"Test": list(check["test"]), **periods, "Retries": check.get("retries") or 0}
+
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:

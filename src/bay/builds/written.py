@@ -12,14 +12,14 @@ from bay.builds.planner import Planner
 from bay.builds.steps import BuildConfig, BuildPlan
 from bay.errors import InvalidArgument
 
-MOST = 1000
+MAX_STEPS = 1000
 """Steps of one build."""
 
 
 def plan_steps(steps: Sequence[Mapping[str, Any]], base: BuildConfig) -> BuildPlan:
     """The plan of those steps. Raises InvalidArgument with the number of the first that is wrong."""
-    if len(steps) > MOST:
-        raise InvalidArgument(f"there are {len(steps)} steps; the limit is {MOST}")
+    if len(steps) > MAX_STEPS:
+        raise InvalidArgument(f"there are {len(steps)} steps; the limit is {MAX_STEPS}")
     planner = Planner(base)
     for number, step in enumerate(steps):
         try:

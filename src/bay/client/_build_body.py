@@ -1,23 +1,22 @@
-"""The options of a build, and the body of the call at its end: with a config in the form of OCI images.
-
-https://github.com/opencontainers/image-spec/blob/main/config.md
-"""
+"""The options of a build, its files, and the body of the call that asks for it."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict
 
 from bay.builds.dockerfile import Dockerfile
-from bay.builds.ignored import Ignored
-from bay.builds.steps import BuildConfig, BuildPlan
+from bay.builds.steps import BuildConfig, Step
 from bay.builds.written import plan_steps
-from bay.client._context import read_dockerfile, read_ignored
+from bay.client._context import context_of, copied, read_dockerfile, read_ignored
+from bay.client._local import Meter
+from bay.client._options import secret_bodies
+from bay.client._pack import packed_files
 from bay.errors import InvalidArgument
 from bay.ids import is_name
-from bay.models import ContainerImage, Pull, SandboxSecret
+from bay.models import Pull, SandboxSecret
 
 OnLog = Callable[[str], None]
 """A callback for the log of a build: parts of it as they come, which may end within a line."""
@@ -50,12 +49,6 @@ class BuildOptions(TypedDict, total=False):
     shared: bool | None
 
 
-_PERIODS = {
-    "Interval": "interval_s", "Timeout": "timeout_s", "StartPeriod": "start_period_s",
-    "StartInterval": "start_interval_s",
-}  # fmt: skip
-
-
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 
 
@@ -68,26 +61,15 @@ def check_ref(ref: str) -> None:
         )
 
 
-def known_config(image: ContainerImage) -> BuildConfig:
-    """The config that a build begins with. It lacks what only the server needs to know of the base."""
-    return BuildConfig(
-        env=image.env,
-        user=image.user or "",
-        working_dir=image.working_dir or "",
-        entrypoint=image.entrypoint,
-        cmd=image.cmd,
-        exposed_ports=image.exposed_ports,
-        labels=image.labels,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The source of a plan: a Dockerfile, or steps on top of the image `base`."""
+    """The source of a build: the text of a Dockerfile, or steps on top of an image; and the files that it may
+    copy, by their names below the context's top.
+    """
 
-    base: str
-    ignored: Ignored
-    source: Dockerfile | Sequence[Mapping[str, Any]]
+    dockerfile: str | None
+    steps: Sequence[Mapping[str, Any]] | None
+    files: Sequence[tuple[str, Path]]
 
     @classmethod
     def of(cls, context: Path, options: BuildOptions) -> "Recipe":
@@ -95,51 +77,48 @@ class Recipe:
         image, steps, given = options.get("image"), options.get("steps"), options.get("dockerfile")
         if (image is None) != (steps is None) or (steps is not None and given is not None):
             raise InvalidArgument("a build takes a Dockerfile, or an image and steps; name one of the two")
-        if image is not None and steps is not None:
-            return cls(image, read_ignored(context / ".dockerignore"), steps)
-        text, ignored = read_dockerfile(context, Path(given) if given else None)
-        file = Dockerfile.read(text, options.get("args"))
-        return cls(file.base, ignored, file)
+        if steps is not None:
+            text, ignored = None, read_ignored(context / ".dockerignore")
+            known = plan_steps(steps, BuildConfig()).steps
+        else:
+            text, ignored = read_dockerfile(context, Path(given) if given else None)
+            known = _steps_of(Dockerfile.read(text, options.get("args")))
+        entries = context_of(context, ignored)
+        wanted = entries if known is None else copied(entries, known)
+        return cls(text, steps, [(one.path, context / one.path) for one in wanted])
 
-    def plan(self, image: ContainerImage) -> BuildPlan:
-        """The plan on top of the base, which is here now. Raises InvalidArgument."""
-        if isinstance(self.source, Dockerfile):
-            return self.source.plan(known_config(image), image.platform or "linux/amd64")
-        return plan_steps(self.source, known_config(image))
+    def stream(self, meter: Meter) -> Generator[bytes, None, None]:
+        """The tar of the files."""
+        return packed_files(self.files, meter)
 
-
-def freeze_body(sandbox_id: str, ref: str, plan: BuildPlan, options: BuildOptions) -> dict[str, Any]:
-    """The body of the call that makes the template `ref`, a name or `name:tag`."""
-    name, _, tag = ref.partition(":")
-    start = options.get("start_command") or plan.start_command
-    asked = {
-        "tag": tag or None,
-        "profile": options.get("profile"),
-        "start_command": start if start is None or isinstance(start, str) else list(start),
-        "ready_command": options.get("ready_command"),
-        "shared": options.get("shared"),
-    }
-    given = {key: value for key, value in asked.items() if value is not None}
-    return {"name": name, "sandbox": sandbox_id, "config": _oci(plan.config), **given}
-
-
-def _oci(config: BuildConfig) -> dict[str, Any]:
-    """The config as a build says it; the rest is the base's."""
-    found: dict[str, Any] = {
-        "Env": [f"{name}={value}" for name, value in config.env.items()],
-        "User": config.user or None,
-        "WorkingDir": config.working_dir or None,
-        "Entrypoint": list(config.entrypoint),
-        "Cmd": list(config.cmd),
-        "StopSignal": config.stop_signal,
-        "ExposedPorts": {port: {} for port in config.exposed_ports} or None,
-        "Labels": dict(config.labels) or None,
-        "Healthcheck": None if config.healthcheck is None else _health(config.healthcheck),
-    }
-    return {key: value for key, value in found.items() if value is not None}
+    def body(self, ref: str, options: BuildOptions) -> dict[str, Any]:
+        """The body of the call that asks for the template `ref`, a name or `name:tag`."""
+        name, _, tag = ref.partition(":")
+        secrets = options.get("secrets")
+        start, ready = options.get("start_command"), options.get("ready_command")
+        asked = {
+            "dockerfile": self.dockerfile,
+            "image": options.get("image"),
+            "steps": None if self.steps is None else [dict(step) for step in self.steps],
+            "tag": tag or None,
+            "profile": options.get("profile"),
+            "args": options.get("args"),
+            "secrets": None if secrets is None else secret_bodies(secrets),
+            "pull": options.get("pull"),
+            "step_timeout": options.get("step_timeout_s"),
+            "start_command": start if start is None or isinstance(start, str) else list(start),
+            "ready_command": ready if ready is None or isinstance(ready, str) else list(ready),
+            "shared": options.get("shared"),
+            "context": bool(self.files),
+        }
+        return {"name": name, **{key: value for key, value in asked.items() if value is not None}}
 
 
-def _health(check: Mapping[str, Any]) -> dict[str, Any]:
-    """Periods are in nanoseconds there, and 0 is the default."""
-    periods = {key: round((check[name] or 0) * 1_000_000_000) for key, name in _PERIODS.items()}
-    return {"Test": list(check["test"]), **periods, "Retries": check["retries"] or 0}
+def _steps_of(file: Dockerfile) -> Sequence[Step] | None:
+    """The steps; None where a variable of the base image, which only the server knows, may choose files."""
+    if any("$" in one.text for one in file.instructions if one.keyword in ("COPY", "ADD")):
+        return None
+    try:
+        return file.plan(BuildConfig()).steps
+    except InvalidArgument:  # it may be right on top of the base
+        return None

@@ -151,9 +151,13 @@ def _on_wire(name: str, value: object) -> object:
     if isinstance(value, Checkpoint | Template):
         return value.id
     if name == "secrets" and isinstance(value, list | tuple):
-        given_ones = cast("Sequence[SandboxSecret | str]", value)
-        return [{"name": one} if isinstance(one, str) else bare(one) for one in given_ones]
+        return secret_bodies(cast("Sequence[SandboxSecret | str]", value))
     return bare(PortSettings(port=value) if name == "url" and isinstance(value, int) else value)
+
+
+def secret_bodies(secrets: Sequence[SandboxSecret | str]) -> list[Any]:
+    """Secrets as requests have them; a text is the name of one."""
+    return [{"name": one} if isinstance(one, str) else bare(one) for one in secrets]
 
 
 def bare(value: object) -> Any:

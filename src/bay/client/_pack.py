@@ -25,9 +25,9 @@ def packed(root: Path, meter: Meter, left_out: LeftOut | None) -> Generator[byte
     yield from _gathered(_pieces(root, _Packing(meter, left_out or _nobody)))
 
 
-def packed_files(files: Iterable[tuple[str, Path | bytes]], meter: Meter) -> Generator[bytes, None, None]:
-    """The stream of those files, directories and links under those names; bytes are a file's content."""
-    yield from _gathered(_named(files, _Packing(meter, _nobody)))
+def packed_files(files: Iterable[tuple[str, Path]], meter: Meter) -> Generator[bytes, None, None]:
+    """The stream of those files, directories and links under those names; each link stays one."""
+    yield from _gathered(_named(files, _Packing(meter, _nobody, keeps_links=True)))
 
 
 def _gathered(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
@@ -46,13 +46,9 @@ def _pieces(root: Path, packing: "_Packing") -> Iterator[bytes]:
     yield END
 
 
-def _named(files: Iterable[tuple[str, Path | bytes]], packing: "_Packing") -> Iterator[bytes]:
+def _named(files: Iterable[tuple[str, Path]], packing: "_Packing") -> Iterator[bytes]:
     for name, path in files:
-        if isinstance(path, bytes):
-            yield header(name, FILE, mode=0o644, mtime_ns=0, size=len(path), link="")
-            yield path + padding(len(path))
-        else:
-            yield from packing.entry(path, name, path.lstat())
+        yield from packing.entry(path, name, path.lstat())
     yield END
 
 
@@ -75,8 +71,9 @@ def _failed(error: OSError) -> None:
 class _Packing:
     """One stream. Remembers the files that have more than one name."""
 
-    def __init__(self, meter: Meter, left_out: LeftOut) -> None:
+    def __init__(self, meter: Meter, left_out: LeftOut, *, keeps_links: bool = False) -> None:
         self._meter = meter
+        self._keeps_links = keeps_links
         self._left_out = left_out
         self._linked: dict[tuple[int, int], str] = {}
 
@@ -92,7 +89,7 @@ class _Packing:
 
     def _link(self, path: Path, name: str, found: os.stat_result) -> Iterator[bytes]:
         target = os.readlink(path)
-        if leads_inside(name, target):
+        if self._keeps_links or leads_inside(name, target):
             yield _header(name, found, SYMLINK, link=target)
         elif path.is_file():
             yield from self._content(path, name)

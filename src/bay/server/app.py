@@ -13,6 +13,7 @@ from bay.drivers.base import Driver
 from bay.errors import BayError
 from bay.images.base import ImageLibrary
 from bay.server.backends import make_driver, make_library, make_network
+from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
 from bay.server.control_plane import ControlPlane
@@ -56,6 +57,7 @@ _APIS = (
     images_api,
     registries_api,
     templates_api,
+    builds_api,
     execs_api,
     attach_api,
     network_api,

@@ -14,6 +14,9 @@ from bay.drivers.base import Driver, HeaderBroker
 from bay.images.base import ImageLibrary
 from bay.models import Limits
 from bay.server.backends import choose_cargo
+from bay.server.builds.builder import Builder
+from bay.server.builds.files import BuildFiles
+from bay.server.builds.service import Builds
 from bay.server.cargos.service import Cargos
 from bay.server.cargos.usage import Usage
 from bay.server.checkpoints import policy
@@ -21,7 +24,7 @@ from bay.server.checkpoints.garbage import CheckpointGarbage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
-from bay.server.data_dir import DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
+from bay.server.data_dir import BUILDS, DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
 from bay.server.events.webhook_delivery import Deliverer, Poster
@@ -278,6 +281,73 @@ class ControlPlane:
             puller=self.puller,
             notifier=self.changes,
         )
+        self.sandboxes = Sandboxes(
+            core=self.core,
+            waker=self.waker,
+            snapshots=self.snapshots,
+            pool=self.pool,
+            quotas=self.quotas,
+            images=self.image_requests,
+            puller=self.puller,
+            resizing=self.resizing,
+            syncer=self.service_syncer,
+            ship=self.ship,
+            request_probe=self.reconciler.request_probe,
+            view=self.view,
+            private=settings.network_private,
+        )
+        self.locator = ExecLocator(store=self.store, deferred=self.deferred, waker=self.waker)
+        self.execs = Execs(
+            store=self.store,
+            deferred=self.deferred,
+            waker=self.waker,
+            locator=self.locator,
+            ship=self.ship,
+            connections=self.connections,
+            clock=clock,
+        )
+        self.sandbox_files = SandboxFiles(
+            waker=self.waker, ship=FileClient(self.ship), connections=self.connections
+        )
+        self.images = Images(
+            store=self.store,
+            library=library,
+            puller=self.puller,
+            requests=self.image_requests,
+            notifier=self.changes,
+            quotas=self.quotas,
+            clock=clock,
+        )
+        build_files = BuildFiles(settings.data_dir / BUILDS, self.changes, settings.max_context_mb * MIB)
+        self.template_maker.builds = Builder(
+            core=self.core,
+            sandboxes=self.sandboxes,
+            execs=self.execs,
+            sandbox_files=self.sandbox_files,
+            images=self.images,
+            snapshots=self.snapshots,
+            files=build_files,
+            holds=self.holds,
+            keep=timedelta(days=settings.build_cache_days),
+        )
+        self.templates = Templates(
+            store=self.store,
+            waker=self.waker,
+            maker=self.template_maker,
+            notifier=self.changes,
+            quotas=self.quotas,
+            profiles=self.profiles,
+            seen_pool=self.pool.seen,
+            empty_pool=self.pool.remove_of,
+            clock=clock,
+        )
+        self.builds = Builds(
+            store=self.store,
+            templates=self.templates,
+            files=build_files,
+            notifier=self.changes,
+            connections=self.connections,
+        )
         self.feed = EventNotifier()
         self.store.on_change.append(lambda _changed: self.feed.wake())
         self.seals = Seals()
@@ -302,35 +372,10 @@ class ControlPlane:
             private=self.settings.network_private,
             clock=self.clock,
         )
-        sandboxes = Sandboxes(
-            core=self.core,
-            waker=self.waker,
-            snapshots=self.snapshots,
-            pool=self.pool,
-            quotas=self.quotas,
-            images=self.image_requests,
-            puller=self.puller,
-            resizing=self.resizing,
-            syncer=self.service_syncer,
-            ship=self.ship,
-            request_probe=self.reconciler.request_probe,
-            view=self.view,
-            private=self.settings.network_private,
-        )
-        locator = ExecLocator(store=self.store, deferred=self.deferred, waker=self.waker)
-        execs = Execs(
-            store=self.store,
-            deferred=self.deferred,
-            waker=self.waker,
-            locator=locator,
-            ship=self.ship,
-            connections=self.connections,
-            clock=self.clock,
-        )
         attachments = Attachments(
             waker=self.waker,
-            locator=locator,
-            execs=execs,
+            locator=self.locator,
+            execs=self.execs,
             ship=self.ship,
             screens=self.screens,
             connections=self.connections,
@@ -375,34 +420,15 @@ class ControlPlane:
             most_mb=self.settings.max_cargo_mb,
             clock=self.clock,
         )
-        images = Images(
-            store=self.store,
-            library=self.core.images,
-            puller=self.puller,
-            requests=self.image_requests,
-            notifier=self.changes,
-            quotas=self.quotas,
-            clock=self.clock,
-        )
-        templates = Templates(
-            store=self.store,
-            waker=self.waker,
-            maker=self.template_maker,
-            notifier=self.changes,
-            quotas=self.quotas,
-            profiles=self.profiles,
-            seen_pool=self.pool.seen,
-            empty_pool=self.pool.remove_of,
-            clock=self.clock,
-        )
         made = (
-            sandboxes,
-            images,
+            self.sandboxes,
+            self.images,
             self.logins,
-            templates,
+            self.templates,
+            self.builds,
             checkpoints,
             cargos,
-            execs,
+            self.execs,
             attachments,
             Processes(waker=self.waker, ship=self.ship),
             Kernels(
@@ -414,7 +440,7 @@ class ControlPlane:
                 clock=self.clock,
             ),
             files,
-            SandboxFiles(waker=self.waker, ship=file_client, connections=self.connections),
+            self.sandbox_files,
             networks,
             Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
             Ports(

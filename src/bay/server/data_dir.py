@@ -23,6 +23,7 @@ KEY_FILE = "admin.key"
 PORTS_KEY_FILE = "ports.key"
 SECRETS_KEY_FILE = "secrets.key"
 SPOOL = "spool"
+BUILDS = "builds"
 
 
 def configured(given: Path | None) -> Path:

@@ -287,6 +287,10 @@ class Settings(SettingFields, BaseSettings):
     images_keep_days: int | None = Field(
         30, ge=0, description="days an image stays that nothing uses; unset = until it is deleted"
     )
+    build_cache_days: int = Field(
+        7, ge=0, description="days a snapshot after a step of a build stays that no build uses"
+    )
+    max_context_mb: int = Field(512, ge=1, description="largest context of a build, MiB")
     image_pulls: int = Field(2, ge=1, le=16, description="images pulled at once; more are queued")
     image_unpacks: int = Field(2, ge=1, le=32, description="layers unpacked at once; more are queued")
     network_private: tuple[IPv4Network | IPv6Network, ...] = Field(

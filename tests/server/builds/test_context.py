@@ -1,16 +1,17 @@
-"""The context of a build: the files that a copy takes from a local directory."""
+"""The context of a build on the server: what a copy takes of a tar that a caller made."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from bay.builds.ignored import Ignored
 from bay.builds.steps import Copy, InlineFile
-from bay.client._context import BuildContext, Staging, read_dockerfile
-from bay.client._local import Meter
 from bay.errors import InvalidArgument
+from bay.server.builds import context as contexts
+from bay.server.builds.context import BuildContext, Staging
+from bay.server.builds.step_keys import step_keys
 
 pytestmark = pytest.mark.pure
 
@@ -21,11 +22,10 @@ def copy(
     return Copy(text="COPY", sources=sources, target=target, inline=inline, refuses_archives=is_add, line=3)
 
 
-def content(staging: Staging) -> dict[str, str | bytes]:
+def content(made: BuildContext, staging: Staging) -> dict[str, str | bytes]:
     """The members of the tar: a link's target, a file's bytes, "" for a directory."""
-    data = b"".join(staging.stream(Meter(None, None)))
     found: dict[str, str | bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(made.tar(staging)))) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None
             found[member.name] = file.read() if file else member.linkname
@@ -43,19 +43,39 @@ def root(tmp_path: Path) -> Path:
     (top / "src" / "away").symlink_to("/etc/passwd")
     (top / "named").symlink_to("src/x.py")
     (top / "folder").symlink_to("src/deep")
+    (top / "through").symlink_to("folder/up")
     (top / "out").symlink_to("../secret")
     (top / "dead").symlink_to("nothing")
+    (top / "circle").symlink_to("circle")
     (tmp_path / "secret").write_text("secret")
     return top
 
 
-def context(root: Path, ignored: str = "") -> BuildContext:
-    return BuildContext.of(root, Ignored.read(ignored))
+def context(root: Path) -> BuildContext:
+    """The context whose tar has all below `root`."""
+    with tarfile.open(root.parent / "context.tar", "w") as tar:
+        tar.add(root, ".")
+    return BuildContext.read(root.parent / "context.tar")
+
+
+def tar_of(place: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(place, "w") as tar:
+        for member, data in members:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return place
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.mode = kind, link, mode
+    return made
 
 
 def test_of_a_directory_the_content_goes_and_a_link_stays_a_link(root: Path) -> None:
-    staging = context(root).staging(copy("src", "a.txt"))
-    assert content(staging) == {
+    made = context(root)
+    staging = made.staging(copy("src", "a.txt"))
+    assert content(made, staging) == {
         "0": "",
         "0/x.py": b"x",
         "0/deep": "",
@@ -69,44 +89,25 @@ def test_of_a_directory_the_content_goes_and_a_link_stays_a_link(root: Path) -> 
     ]
 
 
-def test_a_context_may_be_reached_by_a_link(root: Path) -> None:
-    link = root.parent / "link"
-    link.symlink_to(root)
-    assert content(context(link).staging(copy(".")))["0/a.txt"] == b"a"
-
-
 def test_a_link_that_is_named_is_taken_for_its_target(root: Path) -> None:
-    staging = context(root).staging(copy("named", "folder"))
-    assert content(staging) == {"0/named": b"x", "1": "", "1/up": "../x.py"}
+    made = context(root)
+    staging = made.staging(copy("named", "folder", "through"))
+    assert content(made, staging) == {"0/named": b"x", "1": "", "1/up": "../x.py", "2/through": "0/named"}
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("out", "leads out of the context"), ("dead", "leads to nothing")]
+    ("name", "words"),
+    [("out", "leads out of the context"), ("dead", "leads to nothing"), ("circle", "in a circle")],
 )
 def test_a_link_that_is_named_does_not_lead_out(root: Path, name: str, words: str) -> None:
     with pytest.raises(InvalidArgument, match=f"Dockerfile line 3: .*{words}"):
         context(root).staging(copy(name))
 
 
-def test_files_that_are_left_out_are_not_there(root: Path) -> None:
-    made = context(root, "src\n!src/deep\n*.txt")
-    assert [entry.path for entry in made.entries if entry.path.startswith(("src", "a"))] == [
-        "src/deep",
-        "src/deep/up",
-    ]
-    assert content(made.staging(copy(".")))["0/src/deep/up"] == "../x.py"
-    with pytest.raises(InvalidArgument, match=r"the context has no file a\.txt"):
-        made.staging(copy("a.txt"))
-
-
-def test_a_directory_that_is_left_out_is_not_walked(root: Path) -> None:
-    (root / "empty").chmod(0)
-    assert "empty" not in {entry.path for entry in context(root, "empty").entries}
-
-
 def test_text_of_the_dockerfile_is_a_file(root: Path) -> None:
-    staging = context(root).staging(copy(target="/etc/motd", inline=(InlineFile("EOF", "hi\n"),)))
-    assert content(staging) == {"0/EOF": b"hi\n"}
+    made = BuildContext.read(None)
+    staging = made.staging(copy(target="/etc/motd", inline=(InlineFile("EOF", "hi\n"),)))
+    assert content(made, staging) == {"0/EOF": b"hi\n"}
     assert (staging.sources[0].only, staging.sources[0].below) == ("EOF", False)
 
 
@@ -119,25 +120,103 @@ def test_add_refuses_what_docker_would_unpack(root: Path) -> None:
     for name in ("plain.tar", "packed.tgz"):
         with pytest.raises(InvalidArgument, match="unpack it in a RUN step"):
             made.staging(copy(name, is_add=True))
-        assert list(content(made.staging(copy(name)))) == [f"0/{name}"]
-    assert content(made.staging(copy("a.txt", is_add=True))) == {"0/a.txt": b"a"}
+        assert list(content(made, made.staging(copy(name)))) == [f"0/{name}"]
+    assert content(made, made.staging(copy("a.txt", is_add=True))) == {"0/a.txt": b"a"}
 
 
-def test_the_dockerfile_has_its_own_patterns_or_those_of_the_context(root: Path) -> None:
-    (root / "Dockerfile").write_text("FROM a")
-    (root / ".dockerignore").write_text("a.txt")
-    assert read_dockerfile(root, None)[1].covers("a.txt")
-    other = root / "Other"
-    other.write_text("FROM b")
-    (root / "Other.dockerignore").write_text("src")
-    text, ignored = read_dockerfile(root, other)
-    assert text == "FROM b"
-    assert (ignored.covers("a.txt"), ignored.covers("src")) == (False, True)
+def test_hard_links_have_the_content_of_their_first_name(tmp_path: Path) -> None:
+    place = tar_of(
+        tmp_path / "t",
+        (member("a"), b"both"),
+        (member("d/b", tarfile.LNKTYPE, "a"), b""),
+        (member("c"), b"own"),
+    )
+    made = BuildContext.read(place)
+    assert content(made, made.staging(copy("."))) == {
+        "0": "",
+        "0/d": "",
+        "0/a": b"both",
+        "0/d/b": "0/a",
+        "0/c": b"own",
+    }
+    assert content(made, made.staging(copy("d/b"))) == {"0/b": b"both"}
 
 
-@pytest.mark.parametrize(("data", "words"), [(None, "there is no file"), (b"\xff", "no UTF-8")])
-def test_a_dockerfile_that_cannot_be_read_is_told(root: Path, data: bytes | None, words: str) -> None:
-    if data is not None:
-        (root / "Dockerfile").write_bytes(data)
+def test_a_file_that_is_copied_twice_is_there_twice(root: Path) -> None:
+    made = context(root)
+    staging = made.staging(copy("a.txt", "a.txt"))
+    assert content(made, staging) == {"0/a.txt": b"a", "1/a.txt": "0/a.txt"}
+
+
+def test_the_host_is_not_asked_for_what_a_tar_names(root: Path) -> None:
+    """All that is read is the tar: a member with the path of a file of the host is refused, or its own."""
+    made = context(root)
+    assert {one.kind for path, one in made.known.items() if path.startswith("src/away")} == {"link"}
+    assert "/etc/passwd" not in made.known
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (((member("/etc/passwd"), b""),), "not below its top"),
+        (((member("a/../../b"), b""),), "not below its top"),
+        (((member("a"), b"1"), (member("./a"), b"2")), "names a twice"),
+        (((member("a"), b"1"), (member("a/b"), b"2")), "below a, which is no directory"),
+        (
+            ((member("a", tarfile.SYMTYPE, "/etc"), b""), (member("a/passwd"), b"2")),
+            "below a, which is no directory",
+        ),
+        (((member("a", tarfile.LNKTYPE, "/etc/passwd"), b""),), "not below its top"),
+        (((member("a", tarfile.LNKTYPE, "b"), b""),), "does not stand before it"),
+    ],
+)
+def test_a_tar_that_lies_is_refused(
+    tmp_path: Path, members: tuple[tuple[tarfile.TarInfo, bytes], ...], words: str
+) -> None:
     with pytest.raises(InvalidArgument, match=words):
-        read_dockerfile(root, None)
+        BuildContext.read(tar_of(tmp_path / "t", *members))
+
+
+def test_devices_and_pipes_are_left_out(tmp_path: Path) -> None:
+    made = BuildContext.read(
+        tar_of(
+            tmp_path / "t", (member("pipe", tarfile.FIFOTYPE), b""), (member("disk", tarfile.BLKTYPE), b"")
+        )
+    )
+    assert made.known == {}
+
+
+def test_a_body_that_is_no_whole_tar_is_refused(root: Path) -> None:
+    context(root)
+    place = root.parent / "context.tar"
+    for body in (place.read_bytes()[:700], b"no tar" * 200):
+        place.write_bytes(body)
+        with pytest.raises(InvalidArgument, match="no whole tar archive"):
+            BuildContext.read(place)
+    place.write_bytes(b"")
+    assert BuildContext.read(place).known == {}
+
+
+def test_a_context_of_too_many_files_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "MAX_ENTRIES", 5)
+    with pytest.raises(InvalidArgument, match="more than 5 files"):
+        context(root)
+
+
+def test_set_id_bits_do_not_come_along(tmp_path: Path) -> None:
+    made = BuildContext.read(tar_of(tmp_path / "t", (member("a", mode=0o6755), b"")))
+    with tarfile.open(fileobj=io.BytesIO(b"".join(made.tar(made.staging(copy("a")))))) as tar:
+        assert [one.mode for one in tar] == [0o755]
+
+
+def test_the_key_of_a_step_follows_what_is_copied_and_not_when_it_was_written(root: Path) -> None:
+    steps = [copy("a.txt"), copy("src")]
+    keys = step_keys(["img-1"], steps, context(root))
+    os.utime(root / "a.txt", (1, 1))
+    assert step_keys(["img-1"], steps, context(root)) == keys
+    (root / "src" / "x.py").write_text("y")
+    changed = step_keys(["img-1"], steps, context(root))
+    assert (changed[0], changed[1] != keys[1]) == (keys[0], True)
+    (root / "a.txt").chmod(0o600)
+    assert step_keys(["img-1"], steps, context(root))[0] != keys[0]
+    assert step_keys(["img-2"], steps, context(root))[0] != step_keys(["img-1"], steps, context(root))[0]

@@ -1,5 +1,6 @@
 """The commands `template`: named images of sandboxes, from which others start."""
 
+import sys
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
@@ -122,6 +123,13 @@ def get(ctx: typer.Context, ref: RefArgument, as_json: JsonOption = False) -> No
         return
     for name, value in _facts(found):
         print_line(f"{name:<10} {value}")
+
+
+@template.command("log")
+def log(ctx: typer.Context, ref: RefArgument) -> None:
+    """Print what the steps of a template's build have printed."""
+    with connect(ctx) as client:
+        sys.stdout.write(client.templates.log(ref))
 
 
 @template.command("tag")

@@ -132,7 +132,7 @@ class AsyncClient:
         self.cargos = AsyncCargos(self._http)
         self.secrets = AsyncSecrets(self._http)
         self.images = AsyncImages(self._http)
-        self.templates = AsyncTemplates(self._http, self)
+        self.templates = AsyncTemplates(self._http)
         self.registries = AsyncRegistries(self._http)
         self.webhooks = AsyncWebhooks(self._http)
         self.keys = AsyncKeys(self._http)

@@ -2,28 +2,21 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
-from bay.client._async.builds import built
-from bay.client._async.http import AsyncHttp, AsyncNoun
+from bay.client._async.builds import begin_build, cancel_build, follow_build
+from bay.client._async.http import AsyncNoun
 from bay.client._build_body import BuildOptions
 from bay.client._calls import Call, given, list_params
 from bay.client._paths import noun_path
-from bay.errors import error_from_wire
+from bay.errors import BayError, error_from_wire
 from bay.models import Template
-
-if TYPE_CHECKING:
-    from bay.client._async.client import AsyncClient
 
 _WAIT_S = 30.0
 
 
 class AsyncTemplates(AsyncNoun):
     """The templates of the key's owner, and those that are shared with all owners."""
-
-    def __init__(self, http: AsyncHttp, client: "AsyncClient") -> None:
-        super().__init__(http)
-        self._client = client
 
     async def create(
         self,
@@ -69,14 +62,27 @@ class AsyncTemplates(AsyncNoun):
     ) -> Template:
         """Build the template `name`, or `name:tag`, of the Dockerfile in the local directory `context`.
 
-        The steps run in a sandbox of its own, which is deleted at the end, also of a build that fails or is
-        cancelled. Raises InvalidArgument for a Dockerfile that breaks a rule or needs more than Bay's subset,
-        and BuildFailed for a step that fails.
+        The server does the steps in a sandbox of yours, which is deleted at the end; a caller that leaves
+        cancels the build. Raises InvalidArgument for a Dockerfile that breaks a rule or needs more than Bay's
+        subset, and BuildFailed for a step that fails.
         """
-        async with built(self._client, self._http, context, name, options) as body:
-            return await self.wait(
-                (await self._http.one(Template, Call.once("/v1/templates", body, None))).id
-            )
+        made = await begin_build(self._http, context, name, options)
+        try:
+            await follow_build(self._http, made.id, options.get("log") or _silent)
+            return await self.wait(made.id)
+        except BayError:
+            raise
+        except BaseException:
+            await cancel_build(self._http, made.id)
+            raise
+
+    async def log(self, ref: str) -> str:
+        """The output of the steps of a template's build so far, 16 MiB at most. Raises NotFound for a
+        template that was not built.
+        """
+        parts: list[str] = []
+        await follow_build(self._http, ref, parts.append, to_the_end=False)
+        return "".join(parts)
 
     async def wait(self, ref: str) -> Template:
         """The template once it is made. Raises the error that it failed with."""
@@ -130,6 +136,10 @@ class AsyncTemplates(AsyncNoun):
     def list(self, *, name: str | None = None, limit: int | None = None) -> AsyncGenerator[Template, None]:
         """Every template that you may use, or of that name, oldest first; `limit` is the size of a page."""
         return self._http.paged(Template, "/v1/templates", {"name": name, "limit": limit})
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _command(command: str | Sequence[str] | None) -> str | Sequence[str] | None:

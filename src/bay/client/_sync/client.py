@@ -134,7 +134,7 @@ class Client:
         self.cargos = Cargos(self._http)
         self.secrets = Secrets(self._http)
         self.images = Images(self._http)
-        self.templates = Templates(self._http, self)
+        self.templates = Templates(self._http)
         self.registries = Registries(self._http)
         self.webhooks = Webhooks(self._http)
         self.keys = Keys(self._http)

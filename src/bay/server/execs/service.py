@@ -208,15 +208,33 @@ class Execs:
             ):
                 yield self._followed(caller, found, chunks) if follow else chunks
 
+    @asynccontextmanager
+    async def unattended_output(
+        self, caller: Caller, ref: str, exec_id: str
+    ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
+        """All output to the end, for work of Bay's own: it is the reader that the exec waits for, and neither
+        a revoked key nor the owner's other followers end it.
+        """
+        async with (
+            self._locator.locate(caller, ref, exec_id, thaw=True, follower=True) as found,
+            self._ship.output(found.live_peer, exec_id, 0, True, claims=True) as chunks,
+            aclosing(self._until_over(found, chunks)) as items,
+        ):
+            yield items
+
+    def _until_over(
+        self, found: Located, chunks: AsyncIterator[OutputChunk | OutputEnd]
+    ) -> AsyncGenerator[OutputChunk | OutputEnd]:
+        """The chunks, and that the exec is lost when they break off because its session is over."""
+        return self._waker.until_over(found.sandbox_id, found.live_peer.session_id, chunks, lambda: LOST)
+
     async def _followed(
         self, caller: Caller, found: Located, chunks: AsyncIterator[OutputChunk | OutputEnd]
     ) -> AsyncGenerator[OutputChunk | OutputEnd]:
-        """The chunks, and that the exec is lost when they break off because its session is over."""
+        """The same while the caller's key is valid."""
         async with (
             aclosing(self._connections.allowed(caller, chunks)) as allowed,
-            aclosing(
-                self._waker.until_over(found.sandbox_id, found.live_peer.session_id, allowed, lambda: LOST)
-            ) as items,
+            aclosing(self._until_over(found, allowed)) as items,
         ):
             async for chunk in items:
                 yield chunk

@@ -18,7 +18,6 @@ from bay.models import (
     PortSettings,
     Pull,
     Sandbox,
-    SandboxSecret,
     Sizes,
     Status,
     Volume,
@@ -27,9 +26,11 @@ from bay.server.managed_services.routes import NamedService
 from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.networks.routes import NetworkPolicyBody
 from bay.server.ports.service import MAX_PORTS
-from bay.server.sandboxes.service import DEFAULT_PROFILE, Forks, NewSandbox, SandboxChanges, Sandboxes
+from bay.server.sandboxes.service import Forks, NewSandbox, SandboxChanges, Sandboxes
 from bay.server.sandboxes.volumes import MAX_PATH, MAX_VOLUMES
-from bay.server.secrets.rules import MAX_IN_SANDBOX, NAME
+from bay.server.secrets.bodies import SecretBody
+from bay.server.secrets.rules import MAX_IN_SANDBOX
+from bay.server.sessions.core import DEFAULT_PROFILE
 from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
     MAX_WAIT_S,
@@ -99,22 +100,6 @@ class VolumeBody(Body):
     def to_noun(self) -> Volume:
         """The class that the services take."""
         return Volume(**self.model_dump())
-
-
-class SecretBody(Body):
-    """A secret, and the place where the sandbox finds it: a variable of its own name, unless one is given."""
-
-    name: Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
-    env: Annotated[
-        str | None, Field(max_length=128, description="The variable of each command that holds it")
-    ] = None
-    file: Annotated[
-        str | None, Field(max_length=256, description="A file below `/run/secrets`, kept in memory alone")
-    ] = None
-
-    def to_noun(self) -> SandboxSecret:
-        """The class that the services take."""
-        return SandboxSecret(**self.model_dump())
 
 
 def _each_once(ports: tuple[PortBody, ...]) -> tuple[PortBody, ...]:

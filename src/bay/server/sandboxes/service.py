@@ -53,7 +53,7 @@ from bay.server.sandboxes.pool_kinds import PoolKind, fresh_record
 from bay.server.sandboxes.resizing import RESIZED, ResizeOutcome, Resizing
 from bay.server.secrets import rules as secret_rules
 from bay.server.sessions import sizes
-from bay.server.sessions.core import Core
+from bay.server.sessions.core import DEFAULT_PROFILE, Core
 from bay.server.sessions.effective_policy import has_headers
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import peer_of
@@ -78,8 +78,6 @@ from bay.store.records import (
 )
 from bay.store.sandboxes import KEEP
 from bay.store.sqlite import StoreConnection
-
-DEFAULT_PROFILE = "python-default"
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400

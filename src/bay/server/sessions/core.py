@@ -10,6 +10,9 @@ from bay.models import Profile
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 
+DEFAULT_PROFILE = "python-default"
+"""The profile of a create that names none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:

@@ -164,6 +164,7 @@ class TemplateFreezer:
         made = {
             "state": "ready",
             "error": None,
+            "build": None,
             "image_id": frozen.image_id,
             "checkpoint_id": frozen.checkpoint_id,
         }

@@ -5,26 +5,59 @@ that row, and begins again when it starts.
 """
 
 import asyncio
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Protocol
 
 import structlog
 
-from bay.errors import BayError, InternalError, NotFound
+from bay.builds.steps import SHELL
+from bay.errors import BayError, InternalError, NotFound, Timeout
 from bay.models import Failure
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.images.puller import Puller
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
-from bay.server.templates.freezing import TemplateFreezer, changes_of
+from bay.server.templates.freezing import ConfigChanges, TemplateFreezer, changes_of
 from bay.store import checkpoints, events, images, sandboxes, templates
-from bay.store.records import SandboxRecord, TemplateRecord
+from bay.store.records import CheckpointRecord, SandboxRecord, TemplateRecord
 from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.templates")
 
 _AT_ONCE = 2
+_BUILDS_OF_OWNER = 2
+"""Builds of one owner at once; more wait. Their sandboxes count against the owner's quotas."""
 _AGAIN_S = 60.0
+_CONTEXT_WITHIN = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The checkpoint that a template is frozen from, the changes to its image's config, and the start command
+    that the steps of a build named.
+    """
+
+    checkpoint: CheckpointRecord
+    changes: ConfigChanges
+    start_command: str | None = None
+
+
+class TemplateSources(Protocol):
+    """The part that makes the files of templates that are built."""
+
+    def source(self, template: TemplateRecord) -> AbstractAsyncContextManager[Source]:
+        """Within, the source is there. Raises BayError when a step fails."""
+        ...
+
+    async def clear(self, template: TemplateRecord) -> None:
+        """Remove what a build that was cut off left."""
+
+    async def collect(self) -> None:
+        """Remove the files of templates that are gone."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,9 +69,13 @@ class TemplateMaker:
     snapshots: CheckpointRequests
     puller: Puller
     notifier: Notifier
+    builds: TemplateSources = field(init=False)
     _poked: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _making: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict[str, asyncio.Task[None]])
     _places: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _of_owner: defaultdict[str, asyncio.Semaphore] = field(
+        init=False, default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(_BUILDS_OF_OWNER))
+    )
 
     def poke(self) -> None:
         """A row has changed."""
@@ -65,7 +102,7 @@ class TemplateMaker:
             present = await templates.get(db, template.id)
             if present is None or present.deleted_at is not None or present.state != "building":
                 return
-            await templates.change(db, template.id, state="failed", error=failure)
+            await templates.change(db, template.id, state="failed", error=failure, build=None)
             await events.add_of_image(
                 db, template.owner, "template.failed", now,
                 template_id=template.id, name=template.name, tag=template.tag, code=error.code, message=error.message,
@@ -95,26 +132,44 @@ class TemplateMaker:
         async with self.core.store.write() as db:
             for template in await templates.superseded(db):
                 await self.hide(db, template)
+        await self.builds.collect()
         self.freezer.discard()
         await self.puller.collect()
+
+    async def stop(self, template: TemplateRecord) -> None:
+        """End the work on a template that was deleted, and remove what it left."""
+        if (making := self._making.get(template.id)) is not None:
+            making.cancel()
+            await asyncio.wait([making])
+        if template.build is not None:
+            await self.builds.clear(template)
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         async with self.core.store.read() as db:
             wanted = await templates.building(db)
             superseded = await templates.superseded(db)
         for template in wanted:
-            if template.sandbox_id is not None and template.id not in self._making:
-                making = self._making[template.id] = group.create_task(
-                    self._make(template, template.sandbox_id)
-                )
+            if template.id not in self._making and await self._may_begin(template):
+                making = self._making[template.id] = group.create_task(self._make(template))
                 making.add_done_callback(lambda _, template_id=template.id: self._making.pop(template_id))
         if superseded:
             await self.collect()
+        else:
+            await self.builds.collect()
 
-    async def _make(self, template: TemplateRecord, sandbox_id: str) -> None:
+    async def _may_begin(self, template: TemplateRecord) -> bool:
+        """Whether all is here that it is made of; one whose context does not come fails."""
+        if template.build is None or template.build["context"] != "awaited":
+            return True
+        if self.core.clock() - template.created_at > _CONTEXT_WITHIN:
+            within = f"{_CONTEXT_WITHIN / timedelta(minutes=1):g} minutes"
+            await self.fail(template, Timeout(f"the context of the build did not come within {within}"))
+        return False
+
+    async def _make(self, template: TemplateRecord) -> None:
         try:
-            async with self._places:
-                await self._freeze(template, await self._sandbox(template, sandbox_id))
+            async with self._source(template) as source:
+                await self._freeze(template, source)
         except BayError as error:
             await self.fail(template, error)
         except Exception:
@@ -122,13 +177,25 @@ class TemplateMaker:
             await self.fail(template, InternalError("Bay failed on an internal error; see its log"))
         self.poke()  # it may have taken the tag of another
 
-    async def _freeze(self, template: TemplateRecord, sandbox: SandboxRecord) -> None:
-        own = {"user": template.user, "working_dir": template.working_dir}
-        changes = replace(
-            changes_of(template.config), **{name: value for name, value in own.items() if value is not None}
-        )
+    @asynccontextmanager
+    async def _source(self, template: TemplateRecord) -> AsyncGenerator[Source]:
+        if template.sandbox_id is None:
+            async with self._of_owner[template.owner], self.builds.source(template) as source:
+                yield source
+            return
+        sandbox = await self._sandbox(template, template.sandbox_id)
         async with self.snapshots.origin(sandbox, None) as checkpoint:
-            await self.freezer.freeze(template, checkpoint, changes)
+            yield Source(checkpoint, changes_of(template.config))
+
+    async def _freeze(self, template: TemplateRecord, source: Source) -> None:
+        own = {"user": template.user, "working_dir": template.working_dir}
+        changes = replace(source.changes, **{name: value for name, value in own.items() if value is not None})
+        if source.start_command is not None and template.start_command is None:
+            command = (*SHELL, source.start_command)
+            async with self.core.store.write() as db:
+                await templates.change(db, template.id, start_command=command)
+        async with self._places:
+            await self.freezer.freeze(template, source.checkpoint, changes)
 
     async def _sandbox(self, template: TemplateRecord, sandbox_id: str) -> SandboxRecord:
         async with self.core.store.read() as db:

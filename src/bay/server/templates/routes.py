@@ -1,13 +1,17 @@
 """The routes `/v1/templates`: named images of sandboxes, from which others start."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Response
 from pydantic import Field, StringConstraints, model_validator
 
-from bay.models import Sizes, Template
+from bay.builds.written import MAX_STEPS
+from bay.models import Pull, Sizes, Template
+from bay.server.secrets.bodies import SecretBody
+from bay.server.secrets.rules import MAX_IN_SANDBOX, checked
+from bay.server.templates.build_spec import STEP_S, BuildSpec
 from bay.server.templates.service import LATEST, MAX_POOL, NewTemplate, Templates
-from bay.server.web.bodies import Body, Most
+from bay.server.web.bodies import DURATION, Body, Most
 from bay.server.web.dependencies import (
     Env,
     IdempotencyKey,
@@ -75,12 +79,83 @@ class ImageConfigBody(Body):
     Healthcheck: HealthcheckBody | None = None
 
 
-class CreateTemplate(Body):
-    """The source of the template, and how its sandboxes begin; omitted sizes are the source's."""
+class CopyStep(Body):
+    """Files of the context, and where they go."""
+
+    sources: Annotated[tuple[Line, ...], Most(1024), Field(min_length=1)]
+    target: Annotated[str, Field(min_length=1, max_length=4095)]
+    owner: Annotated[str, Field(max_length=257, description="user[:group], by name or number")] = ""
+    mode: Annotated[str | None, Field(max_length=5, description="Octal digits, such as 755")] = None
+
+
+class StepBody(Body):
+    """One step, with one of the fields."""
+
+    run: Annotated[
+        Line | Annotated[tuple[Line, ...], Most(1024)] | None,
+        Field(description="A text for /bin/sh, or a list"),
+    ] = None
+    copy_: Annotated[CopyStep | None, Field(alias="copy")] = None
+    env: Annotated[dict[Label, Line], Most(1024)] | None = None
+    workdir: Annotated[str | None, Field(max_length=4095)] = None
+    user: Annotated[str | None, Field(max_length=257)] = None
+    start_command: Line | None = None
+
+    def to_step(self) -> dict[str, Any]:
+        """The step as `bay.builds` reads it."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class BuildFields(Body):
+    """The part of a create that builds."""
+
+    dockerfile: Annotated[
+        str | None, Field(min_length=1, max_length=1 << 20, description="The text of a Dockerfile")
+    ] = None
+    image: Annotated[
+        str | None, Field(max_length=512, description="The image that `steps` begin with: id or reference")
+    ] = None
+    steps: Annotated[tuple[StepBody, ...], Most(MAX_STEPS)] | None = None
+    args: Annotated[dict[Label, Line], Most(1024), Field(description="Values of ARGs")] = Field(
+        default_factory=dict
+    )
+    secrets: Annotated[
+        tuple[SecretBody, ...], Field(description="Secrets that the commands are given"), Most(MAX_IN_SANDBOX)
+    ] = ()
+    pull: Annotated[Pull, Field(description="Whether the base image is fetched")] = "missing"
+    step_timeout: Annotated[
+        int, Field(ge=1, le=86_400, description="Seconds that one step may take"), DURATION
+    ] = STEP_S
+    context: Annotated[
+        bool, Field(description="Files follow by `PUT …/context`; the build waits an hour for them")
+    ] = False
+
+    def to_build(self) -> BuildSpec | None:
+        """The build, if it is one."""
+        if self.dockerfile is None and self.steps is None:
+            return None
+        return BuildSpec(
+            dockerfile=self.dockerfile,
+            image=self.image,
+            steps=None if self.steps is None else tuple(step.to_step() for step in self.steps),
+            args=self.args,
+            secrets=checked(tuple(one.to_noun() for one in self.secrets), {}),
+            pull=self.pull,
+            step_timeout_s=self.step_timeout,
+            context="awaited" if self.context else "none",
+        )
+
+
+class CreateTemplate(BuildFields):
+    """The source of the template, and how its sandboxes begin: a sandbox, a Dockerfile, or an image and
+    steps. Sizes that are omitted are the sandbox's, of a build the profile's.
+    """
 
     name: Annotated[str, Field(max_length=63, description="a-z, 0-9 and inner hyphens")]
     tag: Annotated[str, Field(max_length=63)] = LATEST
-    sandbox: Annotated[str, Field(max_length=64, description="Id or name of the sandbox to freeze")]
+    sandbox: Annotated[
+        str | None, Field(max_length=64, description="Id or name of the sandbox to freeze")
+    ] = None
     shared: Shared = False
     profile: Annotated[
         str | None, Field(max_length=128, description="Profile of its sandboxes; default: the sandbox's")
@@ -124,11 +199,25 @@ class CreateTemplate(Body):
             raise ValueError("ready_command says when start_command serves; give that as well")
         return self
 
+    @model_validator(mode="after")
+    def _one_source(self) -> "CreateTemplate":
+        given = [name for name in ("sandbox", "dockerfile", "steps") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of sandbox, dockerfile and steps")
+        if (self.steps is None) != (self.image is None):
+            raise ValueError("image and steps belong together")
+        if self.sandbox is not None and (unfit := self.model_fields_set & BuildFields.model_fields.keys()):
+            raise ValueError(f"{min(unfit)} is for builds; leave it out, or give dockerfile or steps")
+        if self.sandbox is None and self.config is not None:
+            raise ValueError("config is for a sandbox; the Dockerfile or the steps say it of a build")
+        return self
+
     def to_new(self) -> NewTemplate:
         """The class that the service takes."""
         own = {"start_command", "ready_command", "cpus", "memory_mb", "disk_mb", "pids", "config"}
         return NewTemplate(
-            **self.model_dump(exclude=own),
+            **self.model_dump(exclude=own | BuildFields.model_fields.keys()),
+            build=self.to_build(),
             config=self.config and self.config.model_dump(mode="json", exclude_unset=True),
             start_command=_argv(self.start_command),
             ready_command=_argv(self.ready_command),

@@ -2,19 +2,23 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound, Timeout
+from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound, QuotaExceeded, Timeout
 from bay.ids import is_id, is_name, new_id
 from bay.models import Profile, Sizes, Template, to_wire
 from bay.server.images.requests import HOST
 from bay.server.sessions import sizes
+from bay.server.sessions.core import DEFAULT_PROFILE
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.sizes import PROFILES_OWN
 from bay.server.sessions.waker import Waker
+from bay.server.templates.build_spec import BuildSpec
 from bay.server.templates.freezing import changes_of
 from bay.server.templates.maker import TemplateMaker
 from bay.server.templates.services import can_have_pool
@@ -32,15 +36,19 @@ MAX_POOL = 100
 """Sandboxes in the pool of one template."""
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 _SHOWN = 20
+_MAX_BUILDS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTemplate:
-    """The parameters of a template. `profile` and `sizes` of None are those of the sandbox."""
+    """The parameters of a template, made of `sandbox` or by `build`. `profile` and `sizes` of None are those
+    of the sandbox.
+    """
 
     name: str
     tag: str = LATEST
-    sandbox: str
+    sandbox: str | None = None
+    build: BuildSpec | None = None
     shared: bool = False
     profile: str | None = None
     start_command: tuple[str, ...] | None = None
@@ -74,8 +82,8 @@ class Templates:
     async def create(
         self, caller: Caller, new: NewTemplate, *, wait_s: float, idempotency_key: str | None
     ) -> Template:
-        """Have a template made of a sandbox; answers at once, or with `wait_s` when it is ready or failed.
-        Raises NotFound, InvalidArgument, Forbidden, Conflict or QuotaExceeded.
+        """Have a template made of a sandbox or built; answers at once, or with `wait_s` when it is ready or
+        failed. Raises NotFound, InvalidArgument, Forbidden, Conflict or QuotaExceeded.
         """
         request = idempotency.request(caller, idempotency_key, "POST /v1/templates", to_wire(new))
         _check_may_share(caller, new.shared)
@@ -84,22 +92,40 @@ class Templates:
         changes_of(new.config)
         if (earlier := await self._earlier(request)) is not None:
             return await self._waited(earlier, wait_s)
-        sandbox = await self.waker.find(caller, new.sandbox)
-        self.waker.refuse_expired(sandbox)
-        _check_can_freeze(sandbox)
-        made = self._record(caller, new, sandbox)
+        made = self._built(caller, new, new.build) if new.build else await self._frozen(caller, new)
         self._check_pool(made)
         async with self.store.write() as db:
             if request is not None and (claim := await request.earlier(db)) is not None:
                 return await self._again(db, claim.resource_id)
             await self.quotas.admit_files(db, caller)
             await self.quotas.admit_pool(db, caller, made)
+            await self._check_builds(db, made)
             await self._add(db, made)
             if request is not None:
                 await request.claim(db, made.id, to_wire(view_of(made)), self.clock())
         audit.about(made.id)
         self.maker.poke()
         return await self._waited(made, wait_s)
+
+    async def take_context(
+        self,
+        caller: Caller,
+        ref: str,
+        keep: Callable[[str], AbstractAsyncContextManager[Callable[[], Awaitable[Path]]]],
+    ) -> Template:
+        """Begin a build whose context comes: `keep` takes it, for the template's id, and gives a function
+        that puts it in its place. Raises NotFound, and Conflict for a template that waits for none.
+        """
+        async with self.store.read() as db:
+            found = await self._own(db, caller, ref)
+        spec = _awaiting(found)
+        async with keep(found.id) as put, self.store.write() as db:
+            _awaiting(await templates.get(db, found.id) or found)
+            await put()  # here, so that of two uploads at once one is refused
+            await templates.change(db, found.id, build=spec.with_context().to_row())
+        audit.about(found.id)
+        self.maker.poke()
+        return view_of(found)
 
     async def page(self, caller: Caller, *, name: str | None, after: int, limit: int) -> Page[Template]:
         """Part of the templates that the caller may use, oldest first."""
@@ -190,6 +216,7 @@ class Templates:
                     await _check_unused(db, found)
                     await self.maker.hide(db, found)
         self.notifier.announce(found.id)
+        await self.maker.stop(found)
         await self.maker.collect()
 
     async def _earlier(self, request: idempotency.Request | None) -> TemplateRecord | None:
@@ -256,17 +283,45 @@ class Templates:
             raise Forbidden(f"template {found.id} is shared by another owner, and theirs to change")
         return found
 
-    def _record(self, caller: Caller, new: NewTemplate, sandbox: SandboxRecord) -> TemplateRecord:
-        profile = self._profile(new.profile or sandbox.profile)
+    async def _frozen(self, caller: Caller, new: NewTemplate) -> TemplateRecord:
+        sandbox = await self.waker.find(caller, new.sandbox or "")
+        self.waker.refuse_expired(sandbox)
+        _check_can_freeze(sandbox)
         asked = new.sizes if new.sizes != PROFILES_OWN or new.profile else sandbox.sizes
+        return self._record(caller, new, self._profile(new.profile or sandbox.profile), asked, sandbox.id)
+
+    def _built(self, caller: Caller, new: NewTemplate, build: BuildSpec) -> TemplateRecord:
+        profile = self._profile(new.profile or DEFAULT_PROFILE)
+        if profile.persist != "machine":
+            raise Conflict(
+                f"profile {profile.id} keeps /workspace alone, so a build in it could not be kept; name a profile with "
+                "`persist: machine`"
+            )
+        build.check()
+        made = self._record(caller, new, profile, new.sizes, None)
+        return replace(made, build=replace(build, key_id=caller.key_id, scope=caller.scope).to_row())
+
+    def _record(
+        self, caller: Caller, new: NewTemplate, profile: Profile, asked: Sizes, sandbox_id: str | None
+    ) -> TemplateRecord:
         own = sizes.checked(asked, profile)
         return TemplateRecord(
-            id=new_id("tmpl"), owner=caller.owner, name=new.name, tag=new.tag, shared=new.shared, sandbox_id=sandbox.id,
+            id=new_id("tmpl"), owner=caller.owner, name=new.name, tag=new.tag, shared=new.shared, sandbox_id=sandbox_id,
             profile=profile.id, start_command=new.start_command, ready_command=new.ready_command,
             cpus=own.cpus, memory_mb=own.memory_mb, disk_mb=own.disk_mb, pids=own.pids, env=new.env, user=new.user,
             working_dir=new.working_dir, config=new.config, pool_size=new.pool_size, pool_max=new.pool_max,
             pool_key_id=caller.key_id, created_at=self.clock(),
         )  # fmt: skip
+
+    async def _check_builds(self, db: StoreConnection, made: TemplateRecord) -> None:
+        """Raises QuotaExceeded for too many builds that wait or run: each may have a context on the disk."""
+        if made.build is None:
+            return
+        waiting = [one for one in await templates.building(db) if one.owner == made.owner and one.build]
+        if len(waiting) >= _MAX_BUILDS:
+            raise QuotaExceeded(
+                f"{_MAX_BUILDS} builds of this owner wait or run, the limit; wait for one, or delete its template"
+            )
 
     def _profile(self, name: str) -> Profile:
         if (profile := self.profiles.get(name)) is None:
@@ -306,6 +361,15 @@ def view_of(record: TemplateRecord) -> Template:
 def not_found(ref: str) -> NotFound:
     """The error for a template that is not there, or another owner's."""
     return NotFound(f"you have no template {ref[:100]}; see `bay template ls`")
+
+
+def _awaiting(template: TemplateRecord) -> BuildSpec:
+    spec = BuildSpec.of_row(template.build) if template.build and template.deleted_at is None else None
+    if spec is None or spec.context != "awaited":
+        raise Conflict(
+            f"template {template.id} waits for no context; ask for a build with `context: true`, and send it once"
+        )
+    return spec
 
 
 def check_name(name: str) -> None:

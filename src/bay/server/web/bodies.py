@@ -53,8 +53,8 @@ class KnownFields(BaseModel):
     @classmethod
     def _refuse_unknown(cls, given: Any) -> Any:
         # Before pydantic would, which makes an error for each of them and does not say what there is.
-        known = cls.model_fields
-        if isinstance(given, dict) and not given.keys() <= known.keys():
+        known = {info.alias or name for name, info in cls.model_fields.items()}
+        if isinstance(given, dict) and not given.keys() <= known:
             fields = cast("dict[str, object]", given)
             raise _unknown(cls.noun, next(name for name in fields if name not in known), known)
         return cast("object", given)

@@ -1,0 +1,326 @@
+"""The context of a build: a tar of the caller's files. Its headers are read here, and the files of a copy are
+written into another tar, for the build's sandbox to unpack. Nothing is unpacked on the host.
+"""
+
+import hashlib
+import posixpath
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bay.builds.context import ContextEntry, EntryKind, Placement, below, placements, relative
+from bay.builds.problems import at_line
+from bay.builds.steps import Copy
+from bay.errors import InvalidArgument
+from tree_tar.headers import DIRECTORY, END, FILE, LINK, SYMLINK, header, padding
+from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules
+
+MAX_ENTRIES = 100_000
+"""Files, directories and links of one context."""
+
+_RULES = Rules(extension_bytes=1 << 20, extensions=7, segments=99_999, any_time=True, owners=False)
+_ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+_HEAD_BYTES = 512
+_CHUNK = 256 << 10
+_MAX_LINKS = 40
+_KINDS: dict[str, EntryKind] = {FILE: "file", LINK: "file", DIRECTORY: "directory", SYMLINK: "link"}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The facts of one entry. `content` is the member with its bytes, another one for a hard link; `digest`
+    is of those bytes, or the target of a symbolic link.
+    """
+
+    kind: EntryKind
+    mode: int
+    content: str
+    digest: str
+    is_archive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StagedSource:
+    """One source of a copy on its way: `name` is its place in the stage, `only` the file in it that is meant,
+    None for all.
+    """
+
+    name: str
+    target: str
+    only: str | None
+    below: bool
+
+
+@dataclass(slots=True)
+class Staging:
+    """The files that a copy takes: the places in the stage of each entry of the context, files that stand in
+    the build itself, and links.
+
+    A link that leads out of its directory cannot be in the stage's tar, and is made there later.
+    """
+
+    sources: list[StagedSource] = field(default_factory=list[StagedSource])
+    entries: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Places in the stage, each with the path in the context."""
+    inline: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+    links: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """The entries of a context, whose tar lies at `file`; None is a context without files."""
+
+    file: Path | None
+    known: Mapping[str, Known]
+
+    @classmethod
+    def read(cls, file: Path | None) -> "BuildContext":
+        """The entries of that tar. Blocks. Raises InvalidArgument for one that is no tar, names a path twice
+        or outside of its top, or has too many entries.
+        """
+        if file is None:
+            return cls(None, {})
+        index = _Index()
+        try:
+            for event in _events(file):
+                index.take(event)
+        except BadArchive as error:
+            raise InvalidArgument(f"the context is no whole tar archive: {error}") from error
+        return cls(file, index.finished())
+
+    @property
+    def entries(self) -> list[ContextEntry]:
+        """The entries, for the rules of copies."""
+        return [ContextEntry(path, one.kind) for path, one in self.known.items()]
+
+    def staging(self, step: Copy) -> Staging:
+        """The files that a copy takes. Raises InvalidArgument with the line of the step."""
+        made = Staging()
+        with at_line(step.line):
+            entries = self.entries
+            for one in placements(step, entries):
+                self._stage(made, step, one, entries)
+        for file in step.inline:
+            source = StagedSource(str(len(made.sources)), step.target, file.name, step.target.endswith("/"))
+            made.sources.append(source)
+            made.inline.append((f"{source.name}/{file.name}", file.content.encode()))
+        return made
+
+    def _stage(self, made: Staging, step: Copy, one: Placement, entries: Sequence[ContextEntry]) -> None:
+        source = self._followed(one.source)
+        if step.refuses_archives and source.path and self.known[source.path].is_archive:
+            raise InvalidArgument(f"ADD would unpack {source.path}; COPY it, and unpack it in a RUN step")
+        place = str(len(made.sources))
+        if source.kind == "directory":
+            made.sources.append(StagedSource(place, one.target, None, below=False))
+            made.entries.append((place, source.path))
+            for entry in below(source, entries):
+                self._add(made, f"{place}/{relative(source, entry)}", entry)
+        else:
+            name = posixpath.basename(one.source.path)
+            made.sources.append(StagedSource(place, one.target, name, one.below))
+            made.entries.append((f"{place}/{name}", source.path))
+
+    def _add(self, made: Staging, place: str, entry: ContextEntry) -> None:
+        target = self.known[entry.path].digest
+        if entry.kind == "link" and not leads_inside(place, target):
+            made.links.append((place, target))
+        else:
+            made.entries.append((place, entry.path))
+
+    def _followed(self, entry: ContextEntry) -> ContextEntry:
+        """A link that a step names is taken for its target, which must be in the context."""
+        path, left = entry.path, _MAX_LINKS
+        while (link := self._first_link(path)) is not None:
+            left -= 1
+            to = posixpath.normpath(posixpath.join(posixpath.dirname(link), self.known[link].digest))
+            path = posixpath.normpath(to + path[len(link) :])
+            if to.startswith(("/", "../")) or to == ".." or path.startswith("../") or not left:
+                raise InvalidArgument(
+                    f"the link {entry.path} leads out of the context, or in a circle; copy its target into it"
+                )
+        if path == ".":
+            return ContextEntry("", "directory")
+        if path and path not in self.known:
+            raise InvalidArgument(f"the link {entry.path} leads to nothing in the context")
+        return ContextEntry(path, self.known[path].kind if path else "directory")
+
+    def _first_link(self, path: str) -> str | None:
+        """The shortest part of the path, from the top, that is a link."""
+        words = path.split("/")
+        parts = ("/".join(words[: count + 1]) for count in range(len(words)))
+        return next((part for part in parts if (one := self.known.get(part)) and one.kind == "link"), None)
+
+    def digest(self, staging: Staging) -> str:
+        """A hash of what a copy puts in place: names, kinds, permissions and content, without times."""
+        found = hashlib.sha256()
+        for place, path in staging.entries:
+            one = self.known[path] if path else Known("directory", 0o755, "", "")
+            found.update(
+                f"{place}\0{one.kind}\0{one.mode:o}\0{one.digest}\n".encode("utf-8", "surrogateescape")
+            )
+        for place, content in staging.inline:
+            found.update(f"{place}\0inline\0{hashlib.sha256(content).hexdigest()}\n".encode())
+        for place, target in staging.links:
+            found.update(f"{place}\0link\0{target}\n".encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
+
+    def tar(self, staging: Staging) -> Generator[bytes]:
+        """The tar of those files. Blocks."""
+        wanted: dict[str, list[str]] = {}
+        for place, path in staging.entries:
+            if not path or self.known[path].kind == "directory":
+                yield header(place, DIRECTORY, mode=self.known[path].mode if path else 0o755)
+            else:
+                wanted.setdefault(self.known[path].content, []).append(place)
+        if wanted and self.file is not None:
+            yield from _gathered(_copied(_events(self.file), wanted))
+        for place, content in staging.inline:
+            yield header(place, FILE, mode=0o644, size=len(content)) + content + padding(len(content))
+        yield END
+
+
+def leads_inside(name: str, target: str) -> bool:
+    """Whether a link at `name` to `target` stays in the tree, whatever other links are on its way.
+
+    So no `..` may stand behind a name: that name could be a link, and what is above the place it leads to is
+    anywhere.
+    """
+    if not target or target.startswith("/") or "\0" in target:
+        return False
+    words = [word for word in target.split("/") if word not in ("", ".")]
+    up = next((i for i, word in enumerate(words) if word != ".."), len(words))
+    depth = len([word for word in posixpath.dirname(name).split("/") if word not in ("", ".")])
+    return up <= depth and ".." not in words[up:]
+
+
+class _Index:
+    """Gathers the entries of a tar as its members come."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Known] = {}
+        self._open: tuple[str, Member] | None = None
+        self._hash, self._head = hashlib.sha256(), bytearray()
+
+    def take(self, event: Member | Piece) -> None:
+        """The next member, or content of the one before."""
+        if isinstance(event, Piece):
+            self._content(event)
+            return
+        self._close()
+        path = _path(event.name)
+        if path == "" or event.kind not in _KINDS:  # its top; and what no copy takes, such as devices
+            return
+        if (known := self._known.get(path)) is not None and (event.kind, known.kind) != (
+            DIRECTORY,
+            "directory",
+        ):
+            raise InvalidArgument(f"the context names {path[:200]} twice")
+        self._add_parents(path)
+        if event.kind == FILE and event.data_bytes != event.size:
+            raise InvalidArgument(
+                f"the context has the sparse file {path[:200]}; write its tar without holes"
+            )
+        if event.kind == FILE:
+            self._open = path, event
+        else:
+            self._add(path, self._simple(path, event))
+
+    def finished(self) -> dict[str, Known]:
+        """The entries, once no more come."""
+        self._close()
+        return self._known
+
+    def _simple(self, path: str, member: Member) -> Known:
+        if member.kind == DIRECTORY:
+            return Known("directory", member.mode & 0o7777, path, "")
+        if member.kind == SYMLINK:
+            return Known("link", 0o777, path, member.link)
+        target = self._known.get(_path(member.link))
+        if target is None or target.kind != "file":
+            raise InvalidArgument(
+                f"the context has the hard link {path[:200]} to a file that does not stand before it"
+            )
+        return target
+
+    def _content(self, piece: Piece) -> None:
+        if self._open is None:
+            return
+        self._hash.update(piece.data)
+        if len(self._head) < _HEAD_BYTES:
+            self._head += piece.data[: _HEAD_BYTES - len(self._head)]
+
+    def _close(self) -> None:
+        if self._open is None:
+            return
+        path, member = self._open
+        is_archive = self._head.startswith(_ARCHIVES) or bytes(self._head[257:262]) == b"ustar"
+        self._add(path, Known("file", member.mode & 0o7777, path, self._hash.hexdigest(), is_archive))
+        self._open = None
+        self._hash, self._head = hashlib.sha256(), bytearray()
+
+    def _add_parents(self, path: str) -> None:
+        """Archives may leave directories out."""
+        while path := posixpath.dirname(path):
+            if (known := self._known.get(path)) is not None:
+                if known.kind != "directory":
+                    raise InvalidArgument(f"the context has files below {path[:200]}, which is no directory")
+                return
+            self._add(path, Known("directory", 0o755, path, ""))
+
+    def _add(self, path: str, known: Known) -> None:
+        self._known[path] = known
+        if len(self._known) > MAX_ENTRIES:
+            raise InvalidArgument(
+                f"the context has more than {MAX_ENTRIES} files; leave some out by .dockerignore"
+            )
+
+
+def _path(name: str) -> str:
+    """The path below the context's top. Raises InvalidArgument for one that leads elsewhere."""
+    words = [word for word in name.split("/") if word not in ("", ".")]
+    if name.startswith("/") or ".." in words or "\0" in name:
+        raise InvalidArgument(f"the context has the path {name[:200]!r}, which is not below its top")
+    return "/".join(words)
+
+
+def _events(file: Path) -> Iterator[Member | Piece]:
+    reader = Reader(_RULES)
+    with open(file, "rb") as opened:
+        while not reader.ended and (data := opened.read(_CHUNK)):
+            yield from reader.feed(data)
+    if not reader.ended and not reader.is_between:
+        raise BadArchive("it ends too early")
+
+
+def _copied(
+    events: Iterable[Member | Piece], wanted: Mapping[str, Sequence[str]]
+) -> Generator[bytes | memoryview]:
+    """The members that are wanted, under their new names; a second name of a file is a hard link to it."""
+    is_copied, end = False, b""
+    for event in events:
+        if isinstance(event, Piece):
+            if is_copied:
+                yield event.data
+            continue
+        yield end
+        places = wanted.get(_path(event.name), ())
+        is_copied = bool(places) and event.kind == FILE
+        end = b""
+        if is_copied:
+            yield header(places[0], FILE, mode=event.mode & 0o777, mtime_ns=event.mtime_ns, size=event.size)
+            end = padding(event.size) + b"".join(header(one, LINK, link=places[0]) for one in places[1:])
+        elif places and event.kind == SYMLINK:
+            for place in places:
+                yield header(place, SYMLINK, mode=0o777, mtime_ns=event.mtime_ns, link=event.link)
+    yield end
+
+
+def _gathered(pieces: Iterable[bytes | memoryview]) -> Generator[bytes]:
+    gathered = bytearray()
+    for piece in pieces:
+        gathered += piece
+        if len(gathered) >= _CHUNK:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)
