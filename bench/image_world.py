@@ -190,6 +190,8 @@ def _write_layout(layout: Path, layers: Sequence[LayerBlob]) -> None:
         "os": "linux", "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
         "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
+        # Without a history, as all real images have one, buildah finds nothing in its cache.
+        "history": [{"created_by": f"layer {number}"} for number in range(len(layers))],
     }  # fmt: skip
     named = [layer.descriptor() for layer in layers]
     manifest = {

@@ -111,7 +111,7 @@ def test_starts_from_images_are_measured_beside_the_host(bench: Bench) -> None:
 @real
 def test_templates_are_frozen_and_started_from(bench: Bench) -> None:
     found = templates(bench)
-    assert {one.note for one in found if isinstance(one, Figure)} >= {"2 of 2 answered"}
+    assert sum("2 of 2 answered" in one.note for one in found if isinstance(one, Figure)) == 2
     assert sum(name.startswith("freeze") for name in names(found)) == 2
 
 
