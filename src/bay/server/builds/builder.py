@@ -96,9 +96,9 @@ class Builder:
                 yield Source(checkpoint, config, work.plan.start_command)
         except BayError as error:
             await told(f"failed: {error.message}\n")
-            await self.files.drop_context(template.id)
+            await self.files.drop_contexts(template.id)
             raise
-        await self.files.drop_context(template.id)
+        await self.files.drop_contexts(template.id)
 
     async def clear(self, template: TemplateRecord) -> None:
         """Delete the sandbox that a build of the template left."""
@@ -113,9 +113,10 @@ class Builder:
         """Remove the files of templates that are gone, and snapshots after steps that nobody needs."""
         names = await self.files.names()
         async with self.core.store.read() as db:
-            gone = [name for name in names if _is_gone(await templates.get(db, name))]
-        for name in gone:
+            found = [(name, await templates.get(db, name)) for name in names]
+        for name in (name for name, template in found if _is_gone(template)):
             await self.files.remove(name)
+        await self.files.drop_contexts(*(one.id for _, one in found if one and one.state != "building"))
         now = self.core.clock()
         async with self.core.store.read() as db:
             stale = await checkpoints.stale_steps(db, now - self.keep, _MAX_STEPS_KEPT)

@@ -97,9 +97,14 @@ class BuildFiles:
         finally:
             await in_new_thread(lambda: place.unlink(missing_ok=True))
 
-    async def drop_context(self, template_id: str) -> None:
-        """Remove the context of a build that has ended."""
-        await in_new_thread(lambda: self.context(template_id).unlink(missing_ok=True))
+    async def drop_contexts(self, *template_ids: str) -> None:
+        """Remove the contexts of builds that have ended."""
+
+        def drop() -> None:
+            for template_id in template_ids:
+                self.context(template_id).unlink(missing_ok=True)
+
+        await in_new_thread(drop)
 
     async def begin_log(self, template_id: str) -> BuildLog:
         """The log of a build that begins, or begins again."""
