@@ -70,6 +70,32 @@ def test_the_commands_of_the_page_do_what_it_says(bay: Bay, small: str) -> None:
     assert bay("image", "ls", "-q") == ""
 
 
+def test_an_image_becomes_a_template_with_a_pool_as_the_page_says(
+    hub: Registry, small: str, tmp_path: Path
+) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    found = re.search(r"(?ms)^## From an image.*?```dockerfile\n(.*?)^```\n\n```console\n(.*?)^```", page)
+    assert found is not None
+    (tmp_path / "Dockerfile").write_text(found[1].replace("$IMAGE", small))
+    (tmp_path / "greeting").write_text("hello from the template\n")
+    profiles = {"python-default": {}, "build": {"persist": "machine"}}
+    with environment_for(hub) as own, serving(own | {"BAY_PROFILES": json.dumps(profiles)}) as url:
+        bay = Bay(own | {"BAY_URL": url})
+        said = [
+            bay(
+                *(
+                    str(tmp_path) if word == "app" else word
+                    for word in shlex.split(line.removeprefix("$ bay "))
+                )
+            )
+            for line in found[2].splitlines()
+        ]
+        assert said[0].startswith("tmpl-")
+        assert "[2/2] RUN chmod 444 /srv/greeting\n" in said[1]
+        assert said[4] == "hello from the template\n"
+        assert (bay("ls", "-q"), bay("template", "ls", "-q")) == ("", "")
+
+
 def test_an_image_is_run_as_its_author_made_it(bay: Bay, small: str) -> None:
     assert (
         bay("run", "--image", small, "--", "sh", "-c", "echo $COLOR; id -u; pwd")
