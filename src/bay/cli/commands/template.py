@@ -126,10 +126,14 @@ def get(ctx: typer.Context, ref: RefArgument, as_json: JsonOption = False) -> No
 
 
 @template.command("log")
-def log(ctx: typer.Context, ref: RefArgument) -> None:
+def log(ctx: typer.Context, ref: RefArgument, as_json: JsonOption = False) -> None:
     """Print what the steps of a template's build have printed."""
     with connect(ctx) as client:
-        sys.stdout.write(client.templates.log(ref))
+        text = client.templates.log(ref)
+    if as_json:
+        print_json({"log": text})
+    else:
+        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
 
 
 @template.command("tag")
