@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -51,6 +52,23 @@ async def test_a_pool_that_is_open_is_opened_again_on_the_same_device(data_dir: 
         assert await again.list_ids() == {ws}
         assert loops_of(data_dir / "pool.img") == before
         assert mounts_at(data_dir / "cargo") == 1
+
+
+async def test_commits_at_once_do_not_wait_for_the_next_one_that_is_due(data_dir: Path) -> None:
+    """The kernel may overlook a request, and commits by itself after 30 s."""
+
+    def commits(name: str) -> float:
+        began = time.monotonic()
+        for number in range(3):
+            btrfs.create(data_dir / "cargo" / f"{name}-{number}")
+            btrfs.commit(data_dir / "cargo")
+        return time.monotonic() - began
+
+    async with opened("btrfs", data_dir):
+        for turn in range(60):
+            names = [f"{turn}-{number}" for number in range(6)]
+            taken = await asyncio.gather(*(asyncio.to_thread(commits, name) for name in names))
+            assert max(taken) < 20
 
 
 async def test_a_pool_that_only_a_sandbox_still_holds_is_found_again(data_dir: Path) -> None:

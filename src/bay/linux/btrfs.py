@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _GETFLAGS, _SETFLAGS, _INO_LOOKUP, _TREE_SEARCH = 0x8008_9419, 0x4008_941A, 0xD0
 _QUOTA_CTL, _QGROUP_ASSIGN, _QGROUP_CREATE, _QGROUP_LIMIT = 0xC010_9428, 0x4018_9429, 0x4010_942A, 0x8030_942B
 _RESIZE, _DEV_INFO, _DEV_STATS = 0x5000_9403, 0xD000_941E, 0xC408_9434
 _START_SYNC, _WAIT_SYNC = 0x8008_9418, 0x4008_9416
+_LATE_S = 0.1
 _READ_ONLY = 2
 _QUOTA_ENABLE, _QUOTA_ENABLE_SIMPLE = 1, 4
 _LIMIT_MAX_RFER = 1
@@ -130,14 +132,41 @@ def destroy(path: Path) -> None:
 def commit(path: Path) -> None:
     """Have every change of names, subvolumes and quotas so far reach the disk, not the files' content."""
     with opened(path) as fd:
-        transaction = bytearray(8)
-        fcntl.ioctl(fd, _START_SYNC, transaction)
-        fcntl.ioctl(fd, _WAIT_SYNC, transaction)
+        fcntl.ioctl(fd, _WAIT_SYNC, _started(fd))
 
 
 def begin_commit(path: Path) -> None:
     """Start a commit, which gives back the space of deleted subvolumes; else that takes half a minute."""
     with opened(path) as fd:
+        _started(fd)
+
+
+def _started(fd: int) -> bytearray:
+    """The transaction whose commit has begun. Blocks.
+
+    The kernel's thread of transactions does not see a request that comes while it ends a commit: it sleeps
+    until the next one is due, half a minute later. Another request wakes it, so one follows a late answer.
+    """
+    transaction, is_begun = bytearray(8), threading.Event()
+
+    def ask_again() -> None:
+        late_s = _LATE_S
+        while not is_begun.wait(late_s):
+            threading.Thread(target=_ask, args=(os.dup(fd),), name="bay-commit", daemon=True).start()
+            late_s *= 2  # where it is the disk that is slow
+
+    asking = threading.Thread(target=ask_again, name="bay-commit", daemon=True)
+    asking.start()
+    try:
+        fcntl.ioctl(fd, _START_SYNC, transaction)
+    finally:
+        is_begun.set()
+        asking.join()
+    return transaction
+
+
+def _ask(fd: int) -> None:
+    with closing_fd(fd), contextlib.suppress(OSError):
         fcntl.ioctl(fd, _START_SYNC, bytearray(8))
 
 
