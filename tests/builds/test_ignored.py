@@ -116,7 +116,7 @@ ENTRIES = [
 
 def _placed(target: str, *sources: str) -> list[tuple[str, bool]]:
     step = Copy(text="", sources=sources, target=target)
-    return [(one.source.path, one.below) for one in placements(step, ENTRIES)]
+    return [(one.source.path, one.below) for one in placements(step, {one.path: one for one in ENTRIES})]
 
 
 def test_sources_and_patterns_name_files_of_the_context() -> None:

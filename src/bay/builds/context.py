@@ -6,7 +6,7 @@ https://docs.docker.com/reference/dockerfile/#copy
 """
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,12 +37,11 @@ class Placement:
     below: bool
 
 
-def placements(step: Copy, entries: Sequence[ContextEntry]) -> list[Placement]:
-    """The sources that a copy takes, in the order in which it names them. Raises InvalidArgument for one that
-    the context lacks, or that needs a directory as its target.
+def placements(step: Copy, entries: Mapping[str, ContextEntry]) -> list[Placement]:
+    """The sources that a copy takes, in the order in which it names them; `entries` by their paths. Raises
+    InvalidArgument for one that the context lacks, or that needs a directory as its target.
     """
-    top = ContextEntry("", "directory")
-    found = [entry for name in step.sources for entry in _named(name, [top, *entries])]
+    found = [entry for name in step.sources for entry in _named(name, entries)]
     if len(found) > 1 and not step.target.endswith("/"):
         raise InvalidArgument(f"several files match, so the target must be a directory: write {step.target}/")
     return [
@@ -50,15 +49,24 @@ def placements(step: Copy, entries: Sequence[ContextEntry]) -> list[Placement]:
     ]
 
 
-def _named(name: str, entries: Iterable[ContextEntry]) -> list[ContextEntry]:
-    path = "" if name == "." else name
-    exact = [entry for entry in entries if entry.path == path]
-    found = exact or [entry for entry in entries if entry.path and globs.matches(path, entry.path)]
+def _named(name: str, entries: Mapping[str, ContextEntry]) -> list[ContextEntry]:
+    if name == ".":
+        return [ContextEntry("", "directory")]
+    if (exact := entries.get(name)) is not None:
+        return [exact]
+    found = (
+        [entry for path, entry in entries.items() if globs.matches(name, path)] if is_pattern(name) else []
+    )
     if not found:
         raise InvalidArgument(
             f"the context has no file {name[:200]}; check the path, and whether .dockerignore leaves it out"
         )
     return sorted(found, key=lambda entry: entry.path)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a source may stand for several files."""
+    return any(character in name for character in "*?[\\")
 
 
 def below(directory: ContextEntry, entries: Iterable[ContextEntry]) -> list[ContextEntry]:

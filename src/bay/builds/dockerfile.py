@@ -16,6 +16,12 @@ from bay.builds.reading import arguments, assignments, flags_of, healthcheck
 from bay.builds.steps import BuildConfig, BuildPlan, InlineFile
 from bay.errors import InvalidArgument
 
+MAX_ARGS = 256
+"""Build arguments of one file."""
+
+MAX_PAIRS = 1000
+"""Values of one instruction."""
+
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 PREDEFINED_ARGS = frozenset(name for one in _PROXIES for name in (one, one.upper()))
 """The build arguments that commands see without an ARG."""
@@ -139,11 +145,15 @@ class _Walk:
     def pairs(self, one: Instruction) -> dict[str, str]:
         """All values are of the time before the instruction."""
         found = assignments(one.text, one.keyword, self.file.escape)
+        if len(found) > MAX_PAIRS:
+            raise InvalidArgument(f"{one.keyword} has {len(found)} values; the limit is {MAX_PAIRS}")
         return {self.word(name): self.word(value) for name, value in found}
 
     def argument(self, name: str, default: str | None) -> str | None:
         """The value that an ARG takes, if any."""
         self.used.add(name)
+        if len(self.used) > MAX_ARGS:
+            raise InvalidArgument(f"there are more than {MAX_ARGS} arguments, the limit")
         if name in self.file.args:
             return self.file.args[name]
         if default is not None:

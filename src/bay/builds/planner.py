@@ -26,6 +26,12 @@ from bay.errors import InvalidArgument
 LONGEST_ARGUMENT = (128 << 10) - 1
 """Bytes of one argument, or of a variable with its name (MAX_ARG_STRLEN)."""
 
+MAX_VARIABLES = 256
+"""Variables of an image that is built, those of its base included."""
+
+MAX_SOURCES = 1000
+"""Sources of one copy."""
+
 _MAX_ENV = 96 << 10
 _MAX_LABELS = 256 << 10
 _MAX_PORTS = 1024
@@ -109,6 +115,8 @@ class Planner:
         """Files of the context, and files that stand in the build itself."""
         if not target or not (sources or inline):
             raise InvalidArgument("a copy needs one source or more, and then a target")
+        if len(sources) > MAX_SOURCES:
+            raise InvalidArgument(f"a copy has {len(sources)} sources; the limit is {MAX_SOURCES}")
         place = self._target(target)
         if len(sources) + len(inline) > 1 and not place.endswith("/"):
             raise InvalidArgument(f"several sources need a directory as their target: write {target}/")
@@ -117,7 +125,7 @@ class Planner:
         self.steps.append(
             Copy(
                 text=text,
-                sources=tuple(map(_source, sources)),
+                sources=tuple(dict.fromkeys(map(_source, sources))),
                 target=place,
                 inline=tuple(inline),
                 owner=_owner(owner),
@@ -134,6 +142,8 @@ class Planner:
             if len(f"{name}={value}".encode()) > LONGEST_ARGUMENT:
                 raise InvalidArgument(f"the variable {name} has more than {LONGEST_ARGUMENT} bytes")
         together = {**self.config.env, **values}
+        if len(together) > MAX_VARIABLES:
+            raise InvalidArgument(f"there are {len(together)} variables; a command takes {MAX_VARIABLES}")
         _check_size(together, _MAX_ENV, "variables")
         self.config = replace(self.config, env=together)
 

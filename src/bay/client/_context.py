@@ -29,10 +29,11 @@ def copied(entries: Sequence[ContextEntry], steps: Iterable[Step]) -> list[Conte
     InvalidArgument with the line of a copy of something that is not there.
     """
     wanted: set[ContextEntry] = set()
+    by_path = {one.path: one for one in entries}
     for step in steps:
         if isinstance(step, Copy):
             with at_line(step.line):
-                for one in placements(step, entries):
+                for one in placements(step, by_path):
                     wanted |= {
                         one.source,
                         *(below(one.source, entries) if one.source.kind == "directory" else ()),

@@ -175,6 +175,42 @@ async def test_a_build_waits_for_its_context_and_begins_with_it(client: httpx.As
     assert_error(again, 409, "conflict")
 
 
+async def test_a_context_of_several_megabytes_is_taken(client: httpx.AsyncClient) -> None:
+    made = await build(client, wait=0, context=True, **HELLO)
+    answer = await client.put(f"/v1/templates/{made['id']}/context", content=tar_of(a="x" * (5 << 20)))
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_row_that_was_deleted_meanwhile_is_not_built(bay: World, client: httpx.AsyncClient) -> None:
+    """The maker may have read it before."""
+    made = await build(client, wait=0, context=True, **HELLO)
+    async with bay.bay.store.read() as db:
+        stale = await templates.get(db, made["id"])
+    assert stale is not None
+    assert (await client.delete(f"/v1/templates/{made['id']}")).status_code == 204
+    await bay.bay.template_maker._make(stale)
+    assert await boxes(client) == []
+    async with bay.bay.store.read() as db:
+        row = await templates.get(db, made["id"])
+    assert row is not None
+    assert row.build is None  # arguments of builds are not kept
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "words"),
+    [
+        ("ARG " + " ".join(f"a{n}=1" for n in range(300)), "more than 256 arguments"),
+        ("ENV " + " ".join(f"a{n}=1" for n in range(300)), "there are 300 variables"),
+        ("LABEL " + " ".join(f"a{n}=1" for n in range(1001)), "the limit is 1000"),
+        ("COPY " + " ".join(f"a{n}" for n in range(1001)) + " /x/", "1001 sources"),
+    ],
+)
+async def test_what_a_plan_holds_is_bounded(client: httpx.AsyncClient, dockerfile: str, words: str) -> None:
+    answer = await ask(client, dockerfile=f"FROM debian:13\n{dockerfile}")
+    made = answer.json()
+    assert words in (made["error"]["message"]), answer.text
+
+
 @pytest.mark.parametrize("content", [b"no tar" * 200, tar_of(**{"../a": "1"}), tar_of(a="1")[:600]])
 async def test_a_context_that_is_no_tar_of_files_is_refused_and_may_come_again(
     client: httpx.AsyncClient, content: bytes

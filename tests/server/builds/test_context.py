@@ -220,3 +220,36 @@ def test_the_key_of_a_step_follows_what_is_copied_and_not_when_it_was_written(ro
     (root / "a.txt").chmod(0o600)
     assert step_keys(["img-1"], steps, context(root))[0] != keys[0]
     assert step_keys(["img-2"], steps, context(root))[0] != step_keys(["img-1"], steps, context(root))[0]
+
+
+def test_a_path_of_a_megabyte_is_refused_before_its_parents_are_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="which is longer than 4095"):
+        BuildContext.read(tar_of(tmp_path / "t", (member("a/" * 500_000 + "f"), b"")))
+
+
+@pytest.mark.parametrize("name", ["a/" * 300 + "f", "n" * 256, "ü" * 200])
+def test_a_path_that_no_file_system_holds_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidArgument, match="a name has at most 255 bytes, a path 256 names"):
+        BuildContext.read(tar_of(tmp_path / "t", (member(name), b"")))
+
+
+def test_all_paths_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "_MAX_PATHS", 1000)
+    deep = "/".join("n" * 50 for _ in range(10))
+    with pytest.raises(InvalidArgument, match="the paths of the context"):
+        BuildContext.read(tar_of(tmp_path / "t", (member(deep), b"")))
+
+
+def test_copies_that_take_all_files_again_and_again_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "_MAX_LOOKS", 60)
+    steps = [copy(".") for _ in range(10)]
+    with pytest.raises(InvalidArgument, match="again and again"):
+        step_keys([], steps, context(root))
+
+
+def test_of_a_directory_only_what_is_below_it_is_taken(tmp_path: Path) -> None:
+    names = ("a/1", "a/b/2", "a-b/3", "a.b/4", "ab/5", "a0/6")
+    made = BuildContext.read(tar_of(tmp_path / "t", *((member(name), b"x") for name in names)))
+    assert sorted(content(made, made.staging(copy("a")))) == ["0", "0/1", "0/b", "0/b/2"]

@@ -125,13 +125,13 @@ class Builder:
                 await checkpoints.hide(db, stale, now)
 
     async def _work(self, template: TemplateRecord, spec: BuildSpec, caller: Caller, told: BuildLog) -> _Work:
-        base = spec.base
+        base = await in_new_thread(lambda: spec.base)
         await told(f"FROM {base}\n")
         image = await self._image(caller, base, spec)
         async with self.core.store.read() as db:
             record = await images.get(db, image.id)
         config = BuildConfig.of(record.config if record and record.config else {})
-        plan = spec.plan(config, image.platform or "linux/amd64")
+        plan = await in_new_thread(lambda: spec.plan(config, image.platform or "linux/amd64"))
         if plan.unused_args:
             await told(f"note: no ARG asks for {', '.join(plan.unused_args)}\n")
         place = self.files.context(template.id) if spec.context == "here" else None

@@ -3,12 +3,14 @@ written into another tar, for the build's sandbox to unpack. Nothing is unpacked
 """
 
 import hashlib
+import os
 import posixpath
+from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bay.builds.context import ContextEntry, EntryKind, Placement, below, placements, relative
+from bay.builds.context import ContextEntry, EntryKind, Placement, is_pattern, placements
 from bay.builds.problems import at_line
 from bay.builds.steps import Copy
 from bay.errors import InvalidArgument
@@ -17,6 +19,12 @@ from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules
 
 MAX_ENTRIES = 100_000
 """Files, directories and links of one context."""
+
+_MAX_PATH, _MAX_NAME, _MAX_DEPTH = 4095, 255, 256
+_MAX_PATHS = 32 << 20
+"""Bytes of all paths of a context, those of directories that the archive leaves out included."""
+_MAX_LOOKS = 20_000_000
+"""Entries that the copies of one build place, or compare with a pattern."""
 
 _RULES = Rules(extension_bytes=1 << 20, extensions=7, segments=99_999, any_time=True, owners=False)
 _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
@@ -66,12 +74,20 @@ class Staging:
     links: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BuildContext:
     """The entries of a context, whose tar lies at `file`; None is a context without files."""
 
     file: Path | None
     known: Mapping[str, Known]
+    _entries: dict[str, ContextEntry] = field(init=False)
+    _paths: list[str] = field(init=False)
+    _looks: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._entries = {path: ContextEntry(path, one.kind) for path, one in self.known.items()}
+        self._paths = sorted(self.known)
+        self._looks = _MAX_LOOKS
 
     @classmethod
     def read(cls, file: Path | None) -> "BuildContext":
@@ -88,25 +104,34 @@ class BuildContext:
             raise InvalidArgument(f"the context is no whole tar archive: {error}") from error
         return cls(file, index.finished())
 
-    @property
-    def entries(self) -> list[ContextEntry]:
-        """The entries, for the rules of copies."""
-        return [ContextEntry(path, one.kind) for path, one in self.known.items()]
-
     def staging(self, step: Copy) -> Staging:
-        """The files that a copy takes. Raises InvalidArgument with the line of the step."""
+        """The files that a copy takes. Blocks. Raises InvalidArgument with the line of the step, also for
+        copies that together look at too many files.
+        """
         made = Staging()
         with at_line(step.line):
-            entries = self.entries
-            for one in placements(step, entries):
-                self._stage(made, step, one, entries)
+            self._look(len(self.known) * sum(is_pattern(name) for name in step.sources))
+            for one in placements(step, self._entries):
+                self._stage(made, step, one)
         for file in step.inline:
             source = StagedSource(str(len(made.sources)), step.target, file.name, step.target.endswith("/"))
             made.sources.append(source)
             made.inline.append((f"{source.name}/{file.name}", file.content.encode()))
         return made
 
-    def _stage(self, made: Staging, step: Copy, one: Placement, entries: Sequence[ContextEntry]) -> None:
+    def _look(self, count: int) -> None:
+        self._looks -= count
+        if self._looks < 0:
+            raise InvalidArgument("the copies take too many files again and again; copy directories once")
+
+    def _below(self, directory: str) -> list[str]:
+        """The paths of everything in a directory, however deep."""
+        if not directory:
+            return self._paths
+        first, behind = f"{directory}/", f"{directory}0"  # "0" comes next to "/"
+        return self._paths[bisect_left(self._paths, first) : bisect_left(self._paths, behind)]
+
+    def _stage(self, made: Staging, step: Copy, one: Placement) -> None:
         source = self._followed(one.source)
         if step.refuses_archives and source.path and self.known[source.path].is_archive:
             raise InvalidArgument(f"ADD would unpack {source.path}; COPY it, and unpack it in a RUN step")
@@ -114,8 +139,11 @@ class BuildContext:
         if source.kind == "directory":
             made.sources.append(StagedSource(place, one.target, None, below=False))
             made.entries.append((place, source.path))
-            for entry in below(source, entries):
-                self._add(made, f"{place}/{relative(source, entry)}", entry)
+            found = self._below(source.path)
+            self._look(len(found))
+            cut = len(source.path) + 1 if source.path else 0
+            for path in found:
+                self._add(made, f"{place}/{path[cut:]}", self._entries[path])
         else:
             name = posixpath.basename(one.source.path)
             made.sources.append(StagedSource(place, one.target, name, one.below))
@@ -166,7 +194,10 @@ class BuildContext:
         return found.hexdigest()
 
     def tar(self, staging: Staging) -> Generator[bytes]:
-        """The tar of those files. Blocks."""
+        """The tar of those files, in large pieces. Blocks."""
+        return _gathered(self._tar(staging))
+
+    def _tar(self, staging: Staging) -> Generator[bytes | memoryview]:
         wanted: dict[str, list[str]] = {}
         for place, path in staging.entries:
             if not path or self.known[path].kind == "directory":
@@ -174,7 +205,7 @@ class BuildContext:
             else:
                 wanted.setdefault(self.known[path].content, []).append(place)
         if wanted and self.file is not None:
-            yield from _gathered(_copied(_events(self.file), wanted))
+            yield from _copied(_events(self.file), wanted)
         for place, content in staging.inline:
             yield header(place, FILE, mode=0o644, size=len(content)) + content + padding(len(content))
         yield END
@@ -199,6 +230,7 @@ class _Index:
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
+        self._path_bytes = 0
         self._open: tuple[str, Member] | None = None
         self._hash, self._head = hashlib.sha256(), bytearray()
 
@@ -235,6 +267,8 @@ class _Index:
         if member.kind == DIRECTORY:
             return Known("directory", member.mode & 0o7777, path, "")
         if member.kind == SYMLINK:
+            if len(member.link) > _MAX_PATH or "\0" in member.link:
+                raise InvalidArgument(f"the context has the link {path[:200]} to a path that cannot be")
             return Known("link", 0o777, path, member.link)
         target = self._known.get(_path(member.link))
         if target is None or target.kind != "file":
@@ -270,6 +304,9 @@ class _Index:
 
     def _add(self, path: str, known: Known) -> None:
         self._known[path] = known
+        self._path_bytes += len(path)
+        if self._path_bytes > _MAX_PATHS:
+            raise InvalidArgument("the paths of the context have more than 32 MiB; leave files out")
         if len(self._known) > MAX_ENTRIES:
             raise InvalidArgument(
                 f"the context has more than {MAX_ENTRIES} files; leave some out by .dockerignore"
@@ -278,9 +315,15 @@ class _Index:
 
 def _path(name: str) -> str:
     """The path below the context's top. Raises InvalidArgument for one that leads elsewhere."""
+    if len(name) > _MAX_PATH:
+        raise InvalidArgument(f"the context has the path {name[:200]!r}…, which is longer than {_MAX_PATH}")
     words = [word for word in name.split("/") if word not in ("", ".")]
     if name.startswith("/") or ".." in words or "\0" in name:
         raise InvalidArgument(f"the context has the path {name[:200]!r}, which is not below its top")
+    if len(words) > _MAX_DEPTH or any(len(os.fsencode(word)) > _MAX_NAME for word in words):
+        raise InvalidArgument(
+            f"the context has the path {name[:200]!r}: a name has at most {_MAX_NAME} bytes, a path {_MAX_DEPTH} names"
+        )
     return "/".join(words)
 
 

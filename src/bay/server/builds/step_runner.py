@@ -91,7 +91,7 @@ class StepRunner:
             await self._unstage(step)
 
     async def _copy(self, step: Copy) -> None:
-        staging = self.context.staging(step)
+        staging = await in_new_thread(lambda: self.context.staging(step))
         await self._unpack(self.context.tar(staging))
         links = [part for name, target in staging.links for part in (f"{self._stage}/{name}", target)]
         if links:

@@ -113,7 +113,7 @@ class TemplateMaker:
     async def hide(self, db: StoreConnection, template: TemplateRecord) -> None:
         """Delete a template's row, and with it its image and its files, which nothing else uses."""
         now = self.core.clock()
-        await templates.change(db, template.id, deleted_at=now)
+        await templates.change(db, template.id, deleted_at=now, build=None)
         await templates.drop_aliases(db, template.id)
         if template.image_id is not None:
             await images.change(db, template.image_id, deleted_at=now)
@@ -166,7 +166,11 @@ class TemplateMaker:
             await self.fail(template, Timeout(f"the context of the build did not come within {within}"))
         return False
 
-    async def _make(self, template: TemplateRecord) -> None:
+    async def _make(self, known: TemplateRecord) -> None:
+        async with self.core.store.read() as db:  # the row may be older than a delete, or than its own end
+            template = await templates.get(db, known.id)
+        if template is None or template.deleted_at is not None or template.state != "building":
+            return
         try:
             async with self._source(template) as source:
                 await self._freeze(template, source)

@@ -10,6 +10,7 @@ from typing import Any
 from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound, QuotaExceeded, Timeout
 from bay.ids import is_id, is_name, new_id
+from bay.linux.threads import in_new_thread
 from bay.models import Profile, Sizes, Template, to_wire
 from bay.server.images.requests import HOST
 from bay.server.sessions import sizes
@@ -92,6 +93,8 @@ class Templates:
         changes_of(new.config)
         if (earlier := await self._earlier(request)) is not None:
             return await self._waited(earlier, wait_s)
+        if new.build is not None:
+            await in_new_thread(new.build.check)
         made = self._built(caller, new, new.build) if new.build else await self._frozen(caller, new)
         self._check_pool(made)
         async with self.store.write() as db:
@@ -297,7 +300,6 @@ class Templates:
                 f"profile {profile.id} keeps /workspace alone, so a build in it could not be kept; name a profile with "
                 "`persist: machine`"
             )
-        build.check()
         made = self._record(caller, new, profile, new.sizes, None)
         return replace(made, build=replace(build, key_id=caller.key_id, scope=caller.scope).to_row())
 

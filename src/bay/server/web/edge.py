@@ -43,7 +43,8 @@ SUBPROTOCOL = "bay.v1"
 _PORT = re.compile(r"/v1/sandboxes/[^/]+/ports/[0-9]+/(?!links$).*", re.DOTALL)
 """Requests to apps, whose bodies are not kept."""
 _UPLOAD = re.compile(
-    r"/v1/(sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)|images/import)"
+    r"/v1/(sandboxes/[^/]+/(filesystem/upload|files/(content|archive)|checkpoints/import)|images/import|"
+    r"templates/[^/]+/context)"
 )
 _STDIN = re.compile(r"/v1/sandboxes/[^/]+/execs/[^/]+/stdin")
 _LARGE = re.compile(r"/v1/sandboxes/[^/]+/(filesystem/files|files/edit|execs)")
