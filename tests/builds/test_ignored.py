@@ -3,7 +3,7 @@
 import pytest
 
 from bay.builds import globs
-from bay.builds.context import ContextEntry, below, placements, relative
+from bay.builds.context import ContextEntry, below, placements
 from bay.builds.ignored import Ignored
 from bay.builds.steps import Copy
 from bay.errors import InvalidArgument
@@ -135,7 +135,5 @@ def test_a_source_that_is_missing_or_has_no_place_is_refused(target: str, source
 
 
 def test_of_a_directory_its_content_is_meant() -> None:
-    directory = ENTRIES[2]
-    inside = below(directory, ENTRIES)
-    assert [relative(directory, one) for one in inside] == ["x.py", "deep", "deep/y.py"]
+    assert [one.path for one in below(ENTRIES[2], ENTRIES)] == ["src/x.py", "src/deep", "src/deep/y.py"]
     assert below(ContextEntry("", "directory"), ENTRIES) == ENTRIES

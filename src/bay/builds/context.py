@@ -5,7 +5,6 @@ slash, and a pattern stands for all files that match it.
 https://docs.docker.com/reference/dockerfile/#copy
 """
 
-import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -73,8 +72,3 @@ def below(directory: ContextEntry, entries: Iterable[ContextEntry]) -> list[Cont
     """Everything in a directory of the context, however deep."""
     prefix = f"{directory.path}/" if directory.path else ""
     return [entry for entry in entries if entry.path.startswith(prefix) and entry.path != directory.path]
-
-
-def relative(directory: ContextEntry, entry: ContextEntry) -> str:
-    """The path of something in a directory, from there."""
-    return posixpath.relpath(entry.path, directory.path or ".")

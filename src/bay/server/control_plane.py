@@ -328,6 +328,7 @@ class ControlPlane:
             snapshots=self.snapshots,
             files=build_files,
             holds=self.holds,
+            is_key=self.keys.is_valid,
             keep=timedelta(days=settings.build_cache_days),
         )
         self.templates = Templates(

@@ -138,6 +138,14 @@ async def page(
     return page_of((await db.execute(query)).all(), limit, _record)
 
 
+async def with_label(db: StoreConnection, key: str) -> list[SandboxRecord]:
+    """The sandboxes of all owners that have a label of that name."""
+    query = _JOINED.where(
+        _S.deleted_at.is_(None), _S.target != "deleted", _S.labels[key].as_string().is_not(None)
+    )
+    return [_record(row) for row in await db.execute(query)]
+
+
 async def change(db: StoreConnection, sandbox_id: str, **values: Any) -> None:
     """Set columns of one sandbox."""
     if values:

@@ -5,6 +5,7 @@ oldest of the latter in its place: so a template without a tag has no name at al
 """
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from bay.store.schema import checkpoints, sandboxes, template_aliases, templates
 from bay.store.sqlite import StoreConnection
 
 _T = templates.c
+_MANY = 500
 _A = template_aliases.c
 _ALIASES = (
     select(func.json_group_array(func.json_array(_A.seq, _A.name + ":" + _A.tag)))
@@ -64,6 +66,15 @@ async def find(db: StoreConnection, owner: str, ref: str) -> TemplateRecord | No
 async def find_own(db: StoreConnection, owner: str, template_id: str) -> TemplateRecord | None:
     """The owner's own template with that id, deleted or not."""
     return await _first(db, select(*_COLUMNS).where(_T.id == template_id, _T.owner == owner))
+
+
+async def among(db: StoreConnection, ids: Sequence[str]) -> dict[str, TemplateRecord]:
+    """The templates with those ids, of any owner, deleted or not."""
+    found: dict[str, TemplateRecord] = {}
+    for first in range(0, len(ids), _MANY):
+        query = select(*_COLUMNS).where(_T.id.in_(ids[first : first + _MANY]))
+        found |= {record.id: record for record in map(_record, await db.execute(query))}
+    return found
 
 
 async def page(

@@ -15,6 +15,7 @@ import pytest
 from server_harness import Json, World, assert_error, clear, eventually, world
 
 from bay.models import Exec
+from bay.server.builds import files
 from bay.server.execs.service import NewExec
 from bay.server.web.auth import Caller
 from bay.store import templates
@@ -346,3 +347,38 @@ async def test_the_arguments_of_a_build_are_not_kept_once_it_has_ended(
         record = await templates.get(db, made["id"])
     assert record is not None
     assert record.build is None
+
+
+async def test_a_build_of_a_key_that_was_revoked_does_not_begin(
+    bay: World, client: httpx.AsyncClient
+) -> None:
+    answer = await client.post("/v1/keys", json={"name": "leaked", "owner": "root", "scope": "admin"})
+    key = answer.json()
+    leaked = await bay.open_client({"Authorization": f"Bearer {key['secret']}"})
+    made = await build(leaked, wait=0, context=True, **HELLO)
+    assert (await client.delete(f"/v1/keys/{key['id']}")).status_code == 204
+    assert (await client.put(f"/v1/templates/{made['id']}/context", content=tar_of(a="1"))).is_success
+    ended = (await client.get(f"/v1/templates/{made['id']}", params={"wait": 20})).json()
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "unauthorized")
+
+
+async def test_logs_of_an_owner_are_bounded_and_the_oldest_go(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, bay: World
+) -> None:
+    monkeypatch.setattr(files, "MAX_LOGS", 100)
+    first, second = await build(client, "one", **HELLO), await build(client, "two", **HELLO)
+    await bay.bay.template_maker.builds.collect()
+    assert await log_of(client, second["id"]) != ""
+    assert await log_of(client, first["id"]) == ""
+
+
+async def test_a_sandbox_that_a_build_left_is_removed_and_no_other(
+    bay: World, client: httpx.AsyncClient
+) -> None:
+    made = await build(client, **HELLO)
+    kept: list[str] = []
+    for value in ("web", "tmpl-not-there", made["id"]):
+        body = {"image": "debian:13", "profile": "machine", "labels": {"bay.build": value}}
+        kept.append((await client.post("/v1/sandboxes", json=body, params={"wait": 10})).json()["id"])
+    await bay.bay.template_maker.builds.collect()
+    assert [box["id"] for box in await boxes(client)] == kept[:2]

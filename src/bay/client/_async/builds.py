@@ -54,9 +54,14 @@ async def follow_build(http: AsyncHttp, ref: str, log: OnLog, *, to_the_end: boo
                     at += len(data)
                     patience.renew()
                     log(decoder.decode(data))
-                return
+            if not to_the_end or not await _is_building(http, ref):
+                return  # else Bay has ended the answer, and not the build
         except BayError as error:
             await async_sleep(patience.pause(error))
+
+
+async def _is_building(http: AsyncHttp, ref: str) -> bool:
+    return (await http.one(Template, Call.get(noun_path("templates", ref)))).state == "building"
 
 
 async def cancel_build(http: AsyncHttp, template_id: str) -> None:

@@ -54,9 +54,14 @@ def follow_build(http: Http, ref: str, log: OnLog, *, to_the_end: bool = True) -
                     at += len(data)
                     patience.renew()
                     log(decoder.decode(data))
-                return
+            if not to_the_end or not _is_building(http, ref):
+                return  # else Bay has ended the answer, and not the build
         except BayError as error:
             sleep(patience.pause(error))
+
+
+def _is_building(http: Http, ref: str) -> bool:
+    return (http.one(Template, Call.get(noun_path("templates", ref)))).state == "building"
 
 
 def cancel_build(http: Http, template_id: str) -> None:

@@ -3,7 +3,7 @@
 A build that Bay's end cut off begins again, and finds the snapshots after the steps that were done.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +11,7 @@ from datetime import timedelta
 import structlog
 
 from bay.builds.steps import BuildConfig, BuildPlan, Step
-from bay.errors import BayError, BuildFailed, Conflict, error_from_wire
+from bay.errors import BayError, BuildFailed, Conflict, Unauthorized, error_from_wire
 from bay.linux.threads import in_new_thread
 from bay.models import ContainerImage, Failure, Sandbox
 from bay.server.builds.context import BuildContext
@@ -32,6 +32,7 @@ from bay.server.templates.maker import Source
 from bay.server.web.auth import Caller
 from bay.store import checkpoints, images, sandboxes, templates
 from bay.store.records import CheckpointRecord, Filters, TemplateRecord
+from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.builds")
 
@@ -77,6 +78,7 @@ class Builder:
     snapshots: CheckpointRequests
     files: BuildFiles
     holds: Holds
+    is_key: Callable[[str], bool]
     keep: timedelta
 
     @asynccontextmanager
@@ -85,6 +87,10 @@ class Builder:
         for a step that fails, and what sandboxes, execs and images raise.
         """
         spec = BuildSpec.of_row(template.build or {})
+        if not self.is_key(spec.key_id):
+            raise Unauthorized(
+                "the key that asked for the build was revoked, or has expired; ask with another"
+            )
         caller = Caller(template.owner, spec.scope, spec.key_id)
         await self.clear(template)  # of a build that was cut off
         told = await self.files.begin_log(template.id)
@@ -98,6 +104,8 @@ class Builder:
             await told(f"failed: {error.message}\n")
             await self.files.drop_contexts(template.id)
             raise
+        except FileNotFoundError as error:
+            raise BuildFailed("the context of the build is gone; build again") from error
         await self.files.drop_contexts(template.id)
 
     async def clear(self, template: TemplateRecord) -> None:
@@ -110,19 +118,37 @@ class Builder:
             await self._delete(Caller(template.owner, "write", ""), record.id)
 
     async def collect(self) -> None:
-        """Remove the files of templates that are gone, and snapshots after steps that nobody needs."""
+        """Remove what nobody needs: files of templates that are gone, contexts of builds that are over, the
+        oldest logs of an owner who has many, snapshots after steps, and sandboxes that a killed Bay left.
+        """
         names = await self.files.names()
         async with self.core.store.read() as db:
-            found = [(name, await templates.get(db, name)) for name in names]
-        for name in (name for name, template in found if _is_gone(template)):
-            await self.files.remove(name)
-        await self.files.drop_contexts(*(one.id for _, one in found if one and one.state != "building"))
+            known = await templates.among(db, names)
+            boxes = await sandboxes.with_label(db, LABEL)
+        for name in names:
+            if _is_gone(known.get(name)):
+                await self.files.remove(name)
+        over = {name: one for name, one in known.items() if not _is_building(one)}
+        await self.files.drop_contexts(*over)
+        await self.files.bound_logs({name: one.owner for name, one in over.items()})
+        for record in boxes:
+            template = known.get(record.labels[LABEL])
+            if template is not None and template.owner == record.owner and not _is_building(template):
+                await self._delete(Caller(record.owner, "write", ""), record.id)
+        await self._collect_steps()
+
+    async def _collect_steps(self) -> None:
         now = self.core.clock()
         async with self.core.store.read() as db:
             stale = await checkpoints.stale_steps(db, now - self.keep, _MAX_STEPS_KEPT)
         if stale:
             async with self.core.store.write() as db:
-                await checkpoints.hide(db, stale, now)
+                await self._hide(db, stale)
+
+    async def _hide(self, db: StoreConnection, ids: Sequence[str]) -> None:
+        """Delete snapshots that no build has just found."""
+        free = [one for one in ids if not self.holds.any(one)]
+        await checkpoints.hide(db, free, self.core.clock())
 
     async def _work(self, template: TemplateRecord, spec: BuildSpec, caller: Caller, told: BuildLog) -> _Work:
         base = await in_new_thread(lambda: spec.base)
@@ -154,7 +180,7 @@ class Builder:
         """The keys, and the check of each copy before there is work that would be lost."""
         names = sorted(f"{one.name} {one.env} {one.file}" for one in spec.secrets)
         found = step_keys([image.id, template.profile, *names], steps, context)
-        return found if self.core.cargo.shares_blocks else []
+        return found if self.core.cargo.shares_blocks and self.keep else []
 
     @asynccontextmanager
     async def _built(self, work: _Work) -> AsyncGenerator[CheckpointRecord]:
@@ -164,17 +190,15 @@ class Builder:
             for at in range(done):
                 await work.log(work.shown(at) + "cached\n")
             if checkpoint is None or done < len(work.plan.steps):
-                checkpoint = await self._made(work, checkpoint, done)
-                stack.enter_context(self.holds.hold(checkpoint.id))
-            try:
-                yield checkpoint
-            finally:
-                if not work.keys:
-                    async with self.core.store.write() as db:
-                        await checkpoints.hide(db, [checkpoint.id], self.core.clock())
+                checkpoint = await self._made(work, checkpoint, done, stack)
+            yield checkpoint
 
-    async def _made(self, work: _Work, origin: CheckpointRecord | None, done: int) -> CheckpointRecord:
-        """The result of the steps from number `done` on, done in a sandbox that is gone when this returns."""
+    async def _made(
+        self, work: _Work, origin: CheckpointRecord | None, done: int, stack: AsyncExitStack
+    ) -> CheckpointRecord:
+        """The result of the steps from number `done` on, held in the stack, done in a sandbox that is gone
+        when this returns.
+        """
         box = await self._sandbox(work, origin)
         runner = StepRunner(
             execs=self.execs, files=self.sandbox_files, caller=work.caller, sandbox_id=box.id, context=work.context,
@@ -186,8 +210,8 @@ class Builder:
                 await work.log(work.shown(at))
                 await runner.run(step)
                 if work.keys:
-                    made = await self._snapshot(box.id, work.keys[at])
-            made = made or await self._snapshot(box.id, None)
+                    made = await self._snapshot(box.id, work.keys[at], stack)
+            made = made or await self._snapshot(box.id, None, stack)
         except Exception:  # not when it is cancelled: Bay may be ending, and the next one clears up
             await self._delete(work.caller, box.id)
             raise
@@ -221,26 +245,39 @@ class Builder:
             raise _error_of(made.error, f"the build's sandbox did not start within {_START_S:g} s")
         return made
 
-    async def _snapshot(self, box: str, key: str | None) -> CheckpointRecord:
-        """A snapshot of now, which outlives the sandbox. With a key the next build may begin with it."""
+    async def _snapshot(self, box: str, key: str | None, stack: AsyncExitStack) -> CheckpointRecord:
+        """A snapshot of now, held in the stack, which outlives the sandbox. With a key the next build may
+        begin with it; without one it goes at the end.
+        """
         async with self.core.store.read() as db:
             record = await sandboxes.get(db, box)
         if record is None or record.deleted_at is not None:
             raise Conflict(f"the build's sandbox {box} was deleted")
         now = self.core.clock()
         made = await self.snapshots.make(record, policy.asked(record, now, hidden=True))
+        stack.enter_context(self.holds.hold(made.id))
+        if key is None:
+            stack.push_async_callback(self._drop, made.id)
         values = {"sandbox_id": made.id, "parent_id": None, "build_key": key, "used_at": now}
         async with self.core.store.write() as db:
             earlier = await checkpoints.steps_among(db, record.owner, [key] if key else [])
             await checkpoints.change(db, made.id, **values)
-            await checkpoints.hide(db, [one.id for one in earlier.values()], now)
+            await self._hide(db, [one.id for one in earlier.values()])
         return made
+
+    async def _drop(self, checkpoint_id: str) -> None:
+        async with self.core.store.write() as db:
+            await checkpoints.hide(db, [checkpoint_id], self.core.clock())
 
     async def _delete(self, caller: Caller, sandbox_id: str) -> None:
         try:
             await self.sandboxes.delete(caller, sandbox_id)
         except BayError as error:
             log.warning("build.sandbox_stays", id=sandbox_id, error=error.message)
+
+
+def _is_building(template: TemplateRecord) -> bool:
+    return template.state == "building" and template.deleted_at is None
 
 
 def _is_gone(template: TemplateRecord | None) -> bool:

@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -21,6 +22,9 @@ log = structlog.get_logger("bay.builds")
 
 MAX_LOG = 16 * MIB
 """Bytes of the log of one build; more output is left out."""
+
+MAX_LOGS = 256 * MIB
+"""Bytes of the logs of one owner's builds that are over; the oldest go."""
 
 _FULL = b"\n... the log has 16 MiB, the limit; what the steps print from here on is left out\n"
 _READ_BYTES = 256 << 10
@@ -105,6 +109,24 @@ class BuildFiles:
                 self.context(template_id).unlink(missing_ok=True)
 
         await in_new_thread(drop)
+
+    async def bound_logs(self, owners: Mapping[str, str]) -> None:
+        """Remove the oldest logs of an owner who has more than `MAX_LOGS` bytes; `owners` are those of
+        templates whose builds are over.
+        """
+        await in_new_thread(lambda: self._bound_logs(owners))
+
+    def _bound_logs(self, owners: Mapping[str, str]) -> None:
+        room: defaultdict[str, int] = defaultdict(lambda: MAX_LOGS)
+        logs: list[tuple[float, int, str]] = []
+        for template_id in owners:
+            with suppress(FileNotFoundError):
+                facts = self._log(template_id).stat()
+                logs.append((facts.st_mtime, facts.st_size, template_id))
+        for _, size, template_id in sorted(logs, reverse=True):
+            room[owners[template_id]] -= size
+            if room[owners[template_id]] < 0:
+                self._log(template_id).unlink(missing_ok=True)
 
     async def begin_log(self, template_id: str) -> BuildLog:
         """The log of a build that begins, or begins again."""

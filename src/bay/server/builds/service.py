@@ -1,8 +1,9 @@
 """The build service: takes the contexts of builds, and shows their logs."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bay.errors import NotFound
@@ -13,12 +14,14 @@ from bay.server.builds.files import BuildFiles
 from bay.server.sessions.notifier import Notifier
 from bay.server.templates.service import Templates, not_found
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import OpenConnections
+from bay.server.web.open_connections import OpenConnections, one_place
 from bay.store import templates
 from bay.store.engine import Store
 from bay.store.records import TemplateRecord
 
 _LOOK_S = 60.0
+_MAX_UPLOADS = 2
+_UPLOADING = "contexts of this owner are being sent, the limit; wait for one"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,12 +33,17 @@ class Builds:
     files: BuildFiles
     notifier: Notifier
     connections: OpenConnections
+    _uploads: Counter[str] = field(init=False, default_factory=Counter[str])
 
     async def take_context(self, caller: Caller, ref: str, body: AsyncIterator[bytes]) -> Template:
         """Keep the context of a build that waits for it, and begin. Raises NotFound, Conflict, and
         InvalidArgument for a body that is no tar of files.
         """
 
+        with one_place(self._uploads, caller.owner, _MAX_UPLOADS, _UPLOADING):
+            return await self._take_context(caller, ref, body)
+
+    async def _take_context(self, caller: Caller, ref: str, body: AsyncIterator[bytes]) -> Template:
         @asynccontextmanager
         async def keep(template_id: str) -> AsyncGenerator[Callable[[], Awaitable[Path]]]:
             async with self.files.keeping_context(template_id, body) as kept:
@@ -54,7 +62,7 @@ class Builds:
             found = await templates.find(db, caller.owner, ref)
         if found is None or found.owner != caller.owner:
             raise not_found(ref)
-        if not await self.files.read_log(found.id, 0) and found.state != "building":
+        if found.sandbox_id is not None:
             raise NotFound(f"template {found.id} has no log: it was frozen from a sandbox, not built")
         with ExitStack() as held:
             if follow:

@@ -7,7 +7,7 @@ that row, and begins again when it starts.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
@@ -83,6 +83,7 @@ class TemplateMaker:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        await self._collected()
         async with asyncio.TaskGroup() as group:
             while True:
                 self._poked.clear()
@@ -90,9 +91,17 @@ class TemplateMaker:
                     await self._look(group)
                 except Exception:
                     log.exception("templates.failed")
-                with suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(_AGAIN_S):
                         await self._poked.wait()
+                except TimeoutError:
+                    await self._collected()
+
+    async def _collected(self) -> None:
+        try:
+            await self.builds.collect()
+        except Exception:
+            log.exception("templates.not_collected")
 
     async def fail(self, template: TemplateRecord, error: BayError) -> None:
         """Write down why a template could not be made."""
@@ -154,8 +163,6 @@ class TemplateMaker:
                 making.add_done_callback(lambda _, template_id=template.id: self._making.pop(template_id))
         if superseded:
             await self.collect()
-        else:
-            await self.builds.collect()
 
     async def _may_begin(self, template: TemplateRecord) -> bool:
         """Whether all is here that it is made of; one whose context does not come fails."""
