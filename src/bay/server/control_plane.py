@@ -330,6 +330,7 @@ class ControlPlane:
             holds=self.holds,
             is_key=self.keys.is_valid,
             keep=timedelta(days=settings.build_cache_days),
+            keep_bytes=settings.build_cache_mb * MIB,
         )
         self.templates = Templates(
             store=self.store,

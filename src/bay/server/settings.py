@@ -290,6 +290,9 @@ class Settings(SettingFields, BaseSettings):
     build_cache_days: int = Field(
         7, ge=0, description="days a snapshot after a step of a build stays that no build uses"
     )
+    build_cache_mb: int = Field(
+        10_240, ge=0, description="snapshots after steps of builds that one owner has, MiB"
+    )
     max_context_mb: int = Field(512, ge=1, description="largest context of a build, MiB")
     image_pulls: int = Field(2, ge=1, le=16, description="images pulled at once; more are queued")
     image_unpacks: int = Field(2, ge=1, le=32, description="layers unpacked at once; more are queued")

@@ -130,13 +130,17 @@ async def steps_among(db: StoreConnection, owner: str, keys: Sequence[str]) -> d
     return {record.build_key: record for record in records if record.build_key is not None}
 
 
-async def stale_steps(db: StoreConnection, before: datetime, most: int) -> list[str]:
-    """Ids of snapshots after steps that no build has used since `before`, or that the owner's `most` newest
-    leave behind.
+async def stale_steps(db: StoreConnection, before: datetime, most: int, most_bytes: int) -> list[str]:
+    """Ids of snapshots after steps that no build has used since `before`, or that the owner's newest `most`,
+    or `most_bytes`, leave behind. Blocks that snapshots share count for each of them.
     """
-    rank = func.row_number().over(partition_by=_C.owner, order_by=(_C.used_at.desc(), _C.seq.desc()))
-    ranked = select(_C.id, _C.used_at, rank.label("rank")).where(_IS_STEP).subquery()
-    query = select(ranked.c.id).where(or_(ranked.c.used_at < before, ranked.c.rank > most))
+    newest = (_C.used_at.desc(), _C.seq.desc())
+    rank = func.row_number().over(partition_by=_C.owner, order_by=newest)
+    size = func.sum(func.coalesce(_C.size_bytes, 0))
+    total = size.over(partition_by=_C.owner, order_by=newest, rows=(None, 0))
+    ranked = select(_C.id, _C.used_at, rank.label("rank"), total.label("total")).where(_IS_STEP).subquery()
+    r = ranked.c
+    query = select(r.id).where(or_(r.used_at < before, r.rank > most, r.total > most_bytes))
     return list((await db.execute(query)).scalars())
 
 

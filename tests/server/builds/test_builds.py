@@ -7,6 +7,7 @@ import io
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from bay.models import Exec
 from bay.server.builds import files
 from bay.server.execs.service import NewExec
 from bay.server.web.auth import Caller
-from bay.store import templates
+from bay.store import checkpoints, templates
+from bay.store.records import CheckpointRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -382,3 +384,24 @@ async def test_a_sandbox_that_a_build_left_is_removed_and_no_other(
         kept.append((await client.post("/v1/sandboxes", json=body, params={"wait": 10})).json()["id"])
     await bay.bay.template_maker.builds.collect()
     assert [box["id"] for box in await boxes(client)] == kept[:2]
+
+
+async def test_snapshots_after_steps_go_by_age_number_and_size(bay: World) -> None:
+    now = bay.clock()
+    async with bay.bay.store.write() as db:
+        for number in range(6):
+            record = CheckpointRecord(
+                id=f"ckpt-{number}", owner="a" if number < 5 else "b", sandbox_id=f"ckpt-{number}", name=None,
+                comment=None, hidden=True, persist="machine", image="x", parent_id=None, state="ready",
+                build_key=str(number), used_at=now - timedelta(hours=number), size_bytes=10, created_at=now,
+            )  # fmt: skip
+            await checkpoints.add(db, record)
+    async with bay.bay.store.read() as db:
+        far = now - timedelta(days=1)
+        assert await checkpoints.stale_steps(db, far, 100, 1000) == []
+        assert await checkpoints.stale_steps(db, now - timedelta(hours=3.5), 100, 1000) == [
+            "ckpt-4",
+            "ckpt-5",
+        ]
+        assert await checkpoints.stale_steps(db, far, 3, 1000) == ["ckpt-3", "ckpt-4"]
+        assert await checkpoints.stale_steps(db, far, 100, 20) == ["ckpt-2", "ckpt-3", "ckpt-4"]

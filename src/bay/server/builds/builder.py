@@ -68,7 +68,9 @@ class _Work:
 
 @dataclass(kw_only=True, eq=False)
 class Builder:
-    """Makes the sources that templates are frozen from. `keep` is how long an unused snapshot stays."""
+    """Makes the sources that templates are frozen from. `keep` is how long an unused snapshot stays,
+    `keep_bytes` how much an owner has of them.
+    """
 
     core: Core
     sandboxes: Sandboxes
@@ -80,6 +82,7 @@ class Builder:
     holds: Holds
     is_key: Callable[[str], bool]
     keep: timedelta
+    keep_bytes: int
 
     @asynccontextmanager
     async def source(self, template: TemplateRecord) -> AsyncGenerator[Source]:
@@ -140,7 +143,7 @@ class Builder:
     async def _collect_steps(self) -> None:
         now = self.core.clock()
         async with self.core.store.read() as db:
-            stale = await checkpoints.stale_steps(db, now - self.keep, _MAX_STEPS_KEPT)
+            stale = await checkpoints.stale_steps(db, now - self.keep, _MAX_STEPS_KEPT, self.keep_bytes)
         if stale:
             async with self.core.store.write() as db:
                 await self._hide(db, stale)
