@@ -101,6 +101,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("patch", "/v1/cargos/{cargo_id}"): {"json": {"size_limit_mb": 1}},
     ("post", "/v1/cargos/{cargo_id}/move"): {"json": {"sandbox": "bobs-box"}},
     ("patch", "/v1/templates/{template_ref}"): {"json": {"tag": "taken"}},
+    ("post", "/v1/templates/{template_ref}/aliases"): {"json": {"name": "taken"}},
+    ("put", "/v1/templates/{template_ref}/context"): {"content": b"x"},
 }
 """What makes a request good, so that only its owner can be the reason for a refusal."""
 
@@ -136,7 +138,7 @@ BARE = {
     ("get", "/v1/sandboxes/{sandbox_id}/events"), ("get", "/v1/webhooks/{webhook_id}"),
     ("delete", "/v1/webhooks/{webhook_id}"), ("delete", "/v1/secrets/{secret_name}"),
     ("get", "/v1/images/{image_ref}"), ("get", "/v1/images/{image_ref}/export"), ("delete", "/v1/images/{image_ref}"), ("delete", "/v1/registries/{registry_host}"),
-    ("get", "/v1/templates/{template_ref}"), ("delete", "/v1/templates/{template_ref}"), ("get", "/v1/cargos/{cargo_id}"), ("delete", "/v1/cargos/{cargo_id}"),
+    ("get", "/v1/templates/{template_ref}"), ("delete", "/v1/templates/{template_ref}"), ("get", "/v1/templates/{template_ref}/log"), ("get", "/v1/cargos/{cargo_id}"), ("delete", "/v1/cargos/{cargo_id}"),
     ("post", "/v1/sandboxes/{sandbox_id}/fork"), ("post", "/v1/sandboxes/{sandbox_id}/checkpoints"),
     ("get", "/v1/sandboxes/{sandbox_id}/checkpoints"), ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
     ("delete", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),

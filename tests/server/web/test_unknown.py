@@ -265,6 +265,7 @@ async def test_the_document_says_what_bodies_are_read_as_they_come_and_what_an_e
         ("PUT", "files/archive"): ["application/x-tar"],
         ("POST", "checkpoints/import"): ["application/zstd"],
         ("POST", "images/import"): ["application/x-tar"],
+        ("PUT", "template_ref/context"): ["application/x-tar"],
         ("POST", "filesystem/upload"): ["multipart/form-data"],
     }
     exec_ = document["components"]["schemas"]["CreateExec"]
