@@ -5,6 +5,7 @@ races leads out of the top, and a path may be longer than PATH_MAX.
 """
 
 import os
+import posixpath
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
@@ -66,3 +67,17 @@ def closing(descriptor: int) -> Generator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def leads_inside(name: str, target: str) -> bool:
+    """Whether a link at `name` to `target` stays in the tree, whatever other links are on its way.
+
+    So no `..` may stand behind a name: that name could be a link, and what is above the place it leads to is
+    anywhere.
+    """
+    if not target or target.startswith("/") or "\0" in target:
+        return False
+    words = [word for word in target.split("/") if word not in ("", ".")]
+    up = next((i for i, word in enumerate(words) if word != ".."), len(words))
+    depth = len([word for word in posixpath.dirname(name).split("/") if word not in ("", ".")])
+    return up <= depth and ".." not in words[up:]

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 import bay
 from bay.client._local import Meter
-from bay.client._pack import leads_inside
 from bay.client._unpack import RULES, Unpacking
+from tree_tar.beneath import leads_inside
 from tree_tar.reader import BadArchive, Piece, Reader
 
 pytestmark = pytest.mark.pure

@@ -1,13 +1,13 @@
 """Packs a local directory as a tar stream (POSIX pax), a piece at a time, in constant memory."""
 
 import os
-import posixpath
 import stat
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from bay.client._local import CHUNK_BYTES, LeftOut, Meter
 from bay.errors import BayError
+from tree_tar.beneath import leads_inside
 from tree_tar.headers import DIRECTORY, END, FILE, LINK, SYMLINK, header, padding
 
 
@@ -120,17 +120,3 @@ class _Packing:
 def _header(name: str, found: os.stat_result, kind: str, *, size: int = 0, link: str = "") -> bytes:
     mode = stat.S_IMODE(found.st_mode) & 0o777
     return header(name, kind, mode=mode, mtime_ns=found.st_mtime_ns, size=size, link=link)
-
-
-def leads_inside(name: str, target: str) -> bool:
-    """Whether a link at `name` to `target` stays in the tree, whatever other links are on its way.
-
-    So no `..` may stand behind a name: that name could be a link, and what is above the place it leads to is
-    anywhere.
-    """
-    if not target or target.startswith("/") or "\0" in target:
-        return False
-    words = [word for word in target.split("/") if word not in ("", ".")]
-    up = next((i for i, word in enumerate(words) if word != ".."), len(words))
-    depth = len([word for word in posixpath.dirname(name).split("/") if word not in ("", ".")])
-    return up <= depth and ".." not in words[up:]

@@ -9,9 +9,8 @@ import stat
 from pathlib import Path
 
 from bay.client._local import LeftOut, Meter, safe_mode
-from bay.client._pack import leads_inside
 from bay.errors import BayError
-from tree_tar.beneath import Parts, closing, make_directory, open_directory
+from tree_tar.beneath import Parts, closing, leads_inside, make_directory, open_directory
 from tree_tar.extract import Extractor, Policy, parts_of
 from tree_tar.headers import DIRECTORY, FILE, LINK, NS, SYMLINK
 from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules

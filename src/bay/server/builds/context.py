@@ -14,6 +14,7 @@ from bay.builds.context import ContextEntry, EntryKind, Placement, is_pattern, p
 from bay.builds.problems import at_line
 from bay.builds.steps import Copy
 from bay.errors import InvalidArgument
+from tree_tar.beneath import leads_inside
 from tree_tar.headers import DIRECTORY, END, FILE, LINK, SYMLINK, header, padding
 from tree_tar.reader import BadArchive, Member, Piece, Reader, Rules
 
@@ -209,20 +210,6 @@ class BuildContext:
         for place, content in staging.inline:
             yield header(place, FILE, mode=0o644, size=len(content)) + content + padding(len(content))
         yield END
-
-
-def leads_inside(name: str, target: str) -> bool:
-    """Whether a link at `name` to `target` stays in the tree, whatever other links are on its way.
-
-    So no `..` may stand behind a name: that name could be a link, and what is above the place it leads to is
-    anywhere.
-    """
-    if not target or target.startswith("/") or "\0" in target:
-        return False
-    words = [word for word in target.split("/") if word not in ("", ".")]
-    up = next((i for i, word in enumerate(words) if word != ".."), len(words))
-    depth = len([word for word in posixpath.dirname(name).split("/") if word not in ("", ".")])
-    return up <= depth and ".." not in words[up:]
 
 
 class _Index:
