@@ -405,3 +405,23 @@ async def test_snapshots_after_steps_go_by_age_number_and_size(bay: World) -> No
         ]
         assert await checkpoints.stale_steps(db, far, 3, 1000) == ["ckpt-3", "ckpt-4"]
         assert await checkpoints.stale_steps(db, far, 100, 20) == ["ckpt-2", "ckpt-3", "ckpt-4"]
+
+
+async def test_a_context_that_is_gone_or_half_there_fails_the_build_in_words_and_leaves_nothing(
+    bay: World, client: httpx.AsyncClient, root: Path
+) -> None:
+    made = await build(client, wait=0, context=True, **HELLO)
+    place = root / "data" / "builds" / made["id"]
+
+    await client.put(f"/v1/templates/{made['id']}/context", content=b"no tar" * 200)
+    (place / "context.0a1b2c3d").write_bytes(b"what a killed Bay had")
+    async with bay.bay.store.write() as db:
+        row = await templates.get(db, made["id"])
+        assert row is not None
+        assert row.build is not None
+        await templates.change(db, made["id"], build={**row.build, "context": "here"})
+    bay.bay.template_maker.poke()
+    ended = (await client.get(f"/v1/templates/{made['id']}", params={"wait": 20})).json()
+    assert ended["error"]["message"] == "the context of the build is gone; build again"
+    assert "failed: the context of the build is gone" in await log_of(client, made["id"])
+    assert sorted(path.name for path in place.iterdir()) == ["log"]

@@ -107,8 +107,6 @@ class Builder:
             await told(f"failed: {error.message}\n")
             await self.files.drop_contexts(template.id)
             raise
-        except FileNotFoundError as error:
-            raise BuildFailed("the context of the build is gone; build again") from error
         await self.files.drop_contexts(template.id)
 
     async def clear(self, template: TemplateRecord) -> None:
@@ -164,7 +162,10 @@ class Builder:
         if plan.unused_args:
             await told(f"note: no ARG asks for {', '.join(plan.unused_args)}\n")
         place = self.files.context(template.id) if spec.context == "here" else None
-        context = await in_new_thread(lambda: BuildContext.read(place))
+        try:
+            context = await in_new_thread(lambda: BuildContext.read(place))
+        except FileNotFoundError as error:  # a data directory that was put back lacks it
+            raise BuildFailed("the context of the build is gone; build again") from error
         keys = await in_new_thread(lambda: self._keys(template, spec, image, plan.steps, context))
         return _Work(template, spec, caller, image, plan, context, told, keys)
 

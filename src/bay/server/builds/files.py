@@ -102,11 +102,12 @@ class BuildFiles:
             await in_new_thread(lambda: place.unlink(missing_ok=True))
 
     async def drop_contexts(self, *template_ids: str) -> None:
-        """Remove the contexts of builds that have ended."""
+        """Remove the contexts of builds that have ended, and what a killed Bay had of one."""
 
         def drop() -> None:
             for template_id in template_ids:
-                self.context(template_id).unlink(missing_ok=True)
+                for one in (self.directory / template_id).glob("context.*"):
+                    one.unlink(missing_ok=True)
 
         await in_new_thread(drop)
 
