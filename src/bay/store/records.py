@@ -309,6 +309,11 @@ class TemplateRecord:
     deleted_at: datetime | None = None
 
     @property
+    def is_building(self) -> bool:
+        """Whether it is wanted and not there yet."""
+        return self.state == "building" and self.deleted_at is None
+
+    @property
     def ref(self) -> str:
         """Its name to people: `name:tag`, or its id once another has the tag."""
         return self.id if self.tag is None else f"{self.name}:{self.tag}"

@@ -129,12 +129,12 @@ class Builder:
         for name in names:
             if _is_gone(known.get(name)):
                 await self.files.remove(name)
-        over = {name: one for name, one in known.items() if not _is_building(one)}
+        over = {name: one for name, one in known.items() if not one.is_building}
         await self.files.drop_contexts(*over)
         await self.files.bound_logs({name: one.owner for name, one in over.items()})
         for record in boxes:
             template = known.get(record.labels[LABEL])
-            if template is not None and template.owner == record.owner and not _is_building(template):
+            if template is not None and template.owner == record.owner and not template.is_building:
                 await self._delete(Caller(record.owner, "write", ""), record.id)
         await self._collect_steps()
 
@@ -278,10 +278,6 @@ class Builder:
             await self.sandboxes.delete(caller, sandbox_id)
         except BayError as error:
             log.warning("build.sandbox_stays", id=sandbox_id, error=error.message)
-
-
-def _is_building(template: TemplateRecord) -> bool:
-    return template.state == "building" and template.deleted_at is None
 
 
 def _is_gone(template: TemplateRecord | None) -> bool:

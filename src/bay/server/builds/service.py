@@ -17,7 +17,6 @@ from bay.server.web.auth import Caller
 from bay.server.web.open_connections import OpenConnections, one_place
 from bay.store import templates
 from bay.store.engine import Store
-from bay.store.records import TemplateRecord
 
 _LOOK_S = 60.0
 _MAX_UPLOADS = 2
@@ -86,8 +85,5 @@ class Builds:
 
     async def _has_ended(self, template_id: str) -> bool:
         async with self.store.read() as db:
-            return _is_over(await templates.get(db, template_id))
-
-
-def _is_over(template: TemplateRecord | None) -> bool:
-    return template is None or template.deleted_at is not None or template.state != "building"
+            found = await templates.get(db, template_id)
+        return found is None or not found.is_building

@@ -155,7 +155,7 @@ class TemplateFreezer:
         self, db: StoreConnection, template: TemplateRecord, checkpoint: CheckpointRecord, frozen: _Frozen
     ) -> TemplateRecord:
         present = await templates.get(db, template.id)
-        if present is None or present.deleted_at is not None or present.state != "building":
+        if present is None or not present.is_building:
             raise Conflict(f"template {template.id} was deleted while it was made")
         await self._add_image(db, present, frozen)
         await self._add_files(db, present, checkpoint, frozen)

@@ -109,7 +109,7 @@ class TemplateMaker:
         failure = Failure(code=error.code, message=error.message, at=now)
         async with self.core.store.write() as db:
             present = await templates.get(db, template.id)
-            if present is None or present.deleted_at is not None or present.state != "building":
+            if present is None or not present.is_building:
                 return
             await templates.change(db, template.id, state="failed", error=failure, build=None)
             await events.add_of_image(
@@ -176,7 +176,7 @@ class TemplateMaker:
     async def _make(self, known: TemplateRecord) -> None:
         async with self.core.store.read() as db:  # the row may be older than a delete, or than its own end
             template = await templates.get(db, known.id)
-        if template is None or template.deleted_at is not None or template.state != "building":
+        if template is None or not template.is_building:
             return
         try:
             async with self._source(template) as source:
