@@ -3,6 +3,7 @@ every kind of policy.
 """
 
 import socket
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -109,6 +110,31 @@ def test_sandboxes_that_send_from_the_same_port_get_each_its_own_answers(bay: La
                 for one, word in ((box, "mine"), (other, "yours"))
             ]
             assert [one.result() for one in both] == ["", ""]
+
+
+def test_sandboxes_that_send_from_the_same_port_at_the_same_moment_lose_nothing(bay: Lab, box: Box) -> None:
+    """All sandboxes have one address, so two choose the same port often, also when they choose none."""
+    script = """if True:
+        import socket, sys, time
+        start, lost = float(sys.argv[2]), 0
+        for number in range(400):
+            while time.time() < start + number * 0.005:
+                pass
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind(("", 5000 + number))
+                sock.connect((sys.argv[1], 80))
+                sock.settimeout(4)
+                sock.send(b"x")
+                try:
+                    sock.recv(100)
+                except TimeoutError:
+                    lost += 1
+        print(lost, end="")
+    """
+    with bay.box() as other, ThreadPoolExecutor() as pool:
+        start = str(time.time() + 1)
+        both = [pool.submit(one.python, script, SITE, start, wait=60) for one in (box, other)]
+        assert [one.result() for one in both] == ["0", "0"]
 
 
 @pytest.mark.parametrize("policy", [open_but(), EVERYTHING], ids=["open", "all-allowed"])

@@ -89,7 +89,9 @@ def base(instance: str) -> str:
             f'ip6 daddr {INSIDE_V6} oifname != "bay*" drop',
         ]),
         *_base_chain(table, "source", "nat hook postrouting priority 100", [
-            f"iifname {ours} oifname != {ours} masquerade",
+            # All sandboxes have one address, so two often begin from one port at once. If the port were kept,
+            # the kernel would drop the first packet of the later one.
+            f"iifname {ours} oifname != {ours} masquerade fully-random",
         ]),
     ]  # fmt: skip
     return "\n".join(lines)
