@@ -4,7 +4,8 @@ import io
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO
+from contextlib import suppress
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -30,12 +31,29 @@ def configure(level: Level, form: Format) -> None:
             *(_for_console() if console else (_TRACEBACKS, structlog.processors.JSONRenderer())),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     # uvicorn cuts a connection because we tell it to, by this error, and would call it an error of ours.
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
+
+
+class _LossyStream(io.TextIOBase):
+    """A stream whose reader may leave. A line that cannot be written is lost; no call and no task fails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _for_console() -> tuple[structlog.types.Processor, ...]:

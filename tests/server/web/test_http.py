@@ -531,3 +531,14 @@ def test_an_answer_that_is_cut_on_purpose_is_no_error_in_the_log(caplog: pytest.
         caplog.clear()
         logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
         assert len(caplog.records) == logged
+
+
+@pytest.mark.parametrize("stderr", [">(:)", "/dev/full"], ids=["whose reader has gone", "on a full disk"])
+def test_a_log_that_cannot_be_written_fails_no_call(root: Path, stderr: str) -> None:
+    through = ["bash", "-c", f'exec "$@" 2>{" " if stderr[0] == ">" else ""}{stderr}', "bash"]
+    with serving(root, through=through, BAY_LOG_LEVEL="debug") as server, server.client() as client:
+        for _ in range(3):
+            assert client.get("/v1/sandboxes").status_code == 200
+        made = client.post("/v1/sandboxes", params={"wait": WAIT_S}).json()
+        assert client.delete(f"/v1/sandboxes/{made['id']}").status_code == 204
+        assert server.end() == 0
