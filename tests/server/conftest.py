@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from blockbuster import blockbuster_ctx
 from lying_ship import DEADLINE_S, Liar, Lie, Script
 from server_harness import Served, World, clear, served, ships, short_dir, world
@@ -18,6 +19,20 @@ from bay.server.ship.client import ShipClient
 def quiet_logs() -> None:
     """As `bay serve` logs to a file; the renderer for terminals reads source files on the event loop."""
     logs.configure("error", "json")
+
+
+@pytest.fixture
+def own_logs(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Logs that the test may set up as it likes. No logger keeps a stream that is closed with the test."""
+    configure, before = logs.configure, structlog.get_config()
+
+    def configure_uncached(level: logs.Level, form: logs.Format) -> None:
+        configure(level, form)
+        structlog.configure(cache_logger_on_first_use=False)
+
+    monkeypatch.setattr(logs, "configure", configure_uncached)
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a log line shows of text that strangers chose."""
 
 import sys
-from collections.abc import Generator
 from io import StringIO
 
 import httpx
@@ -18,7 +17,7 @@ ODD = "\x1b]0;title\x07\x9b31m\u202egnp.exe\r\nGET /faked"
 
 
 @pytest.fixture
-def console(monkeypatch: pytest.MonkeyPatch) -> Generator[StringIO]:
+def console(own_logs: None, monkeypatch: pytest.MonkeyPatch) -> StringIO:
     """What somebody at a terminal sees."""
     stream = StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
@@ -26,9 +25,7 @@ def console(monkeypatch: pytest.MonkeyPatch) -> Generator[StringIO]:
         edge, "log", structlog.get_logger("bay.http")
     )  # the other keeps what it was first set up with
     logs.configure("info", "console")
-    yield stream
-    monkeypatch.undo()
-    logs.configure("error", "json")
+    return stream
 
 
 def _is_harmless(shown: str) -> bool:

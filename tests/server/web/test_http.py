@@ -255,8 +255,8 @@ Complain = Callable[..., str]
 
 @pytest.fixture
 def complain(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Generator[Complain]:
+    root: Path, own_logs: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Complain:
     """What `bay serve` does, in this process, since it is expected to end at once; gives its one line."""
 
     def run(
@@ -273,8 +273,7 @@ def complain(
         said = capsys.readouterr()
         return complaint(subprocess.CompletedProcess([], code, said.out, said.err))
 
-    yield run
-    logs.configure("error", "json")
+    return run
 
 
 def test_a_host_that_is_none_is_one_clear_line(complain: Complain) -> None:
@@ -525,7 +524,9 @@ def _drain(items: Iterator[str]) -> None:
         return
 
 
-def test_an_answer_that_is_cut_on_purpose_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_is_cut_on_purpose_is_no_error_in_the_log(
+    own_logs: None, caplog: pytest.LogCaptureFixture
+) -> None:
     logs.configure("info", "json")
     for error, logged in ((AnswerCut("the sandbox is gone"), 0), (ZeroDivisionError(), 1)):
         caplog.clear()
