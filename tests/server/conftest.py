@@ -9,7 +9,7 @@ import pytest
 import structlog
 from blockbuster import blockbuster_ctx
 from lying_ship import DEADLINE_S, Liar, Lie, Script
-from server_harness import Served, World, clear, served, ships, short_dir, world
+from server_harness import WAIT_S, Served, World, clear, served, ships, short_dir, world
 
 from bay.server import logs
 from bay.server.ship.client import ShipClient
@@ -96,9 +96,14 @@ async def lie() -> AsyncGenerator[Lie]:
 
 
 @pytest.fixture
-async def link() -> AsyncGenerator[ShipClient]:
-    """A link that is impatient."""
-    made = ShipClient(deadline_s=DEADLINE_S, transfer_s=DEADLINE_S)
+def deadline_s(request: pytest.FixtureRequest) -> float:
+    """Seconds that a link waits for Ship: few only where a test is about a Ship that says nothing."""
+    return DEADLINE_S if request.node.get_closest_marker("silent_ship") else WAIT_S
+
+
+@pytest.fixture
+async def link(deadline_s: float) -> AsyncGenerator[ShipClient]:
+    made = ShipClient(deadline_s=deadline_s, transfer_s=deadline_s)
     yield made
     made.close()
     await asyncio.sleep(0)

@@ -164,7 +164,7 @@ async def test_a_file_of_a_year_that_no_calendar_has_is_listed_and_read(
     for odd in (-1e300, 95_617_584_000.0, 2.0**63):
         told: Json = {**INFO, "mtime": odd}
         liar = await lie(saying(whole(line(told) + line({"truncated": False}))))
-        link = ShipClient(deadline_s=DEADLINE_S)  # a connection to the one before would be used again
+        link = ShipClient()  # a connection to the one before would be used again
         assert await list_all(FileClient(link), liar) == [FileInfo(**told), ListEnd(truncated=False)]
         link.close()
 
@@ -370,9 +370,8 @@ async def test_a_client_that_leaves_leaves_the_old_file_and_nothing_under_way(li
 
 
 @pytest.fixture
-def file_link(link: ShipClient) -> FileClient:
-    """One that is impatient."""
-    return FileClient(link, silence_s=DEADLINE_S, work_s=DEADLINE_S)
+def file_link(link: ShipClient, deadline_s: float) -> FileClient:
+    return FileClient(link, silence_s=deadline_s, work_s=deadline_s)
 
 
 async def read_all(file_link: FileClient, liar: Liar) -> bytes:
@@ -437,6 +436,7 @@ async def test_a_lie_about_a_file_is_not_passed_on(lie: Lie, file_link: FileClie
     await within(liar.closed.wait())
 
 
+@pytest.mark.silent_ship
 @pytest.mark.parametrize("call", [read_all, stat, list_all], ids=["content", "stat", "list"])
 async def test_a_ship_that_stalls_does_not_hang_anybody(
     lie: Lie, file_link: FileClient, call: Callable[[FileClient, Liar], Any]
@@ -446,6 +446,7 @@ async def test_a_ship_that_stalls_does_not_hang_anybody(
             await within(call(file_link, await lie(script)))
 
 
+@pytest.mark.silent_ship
 async def test_a_list_that_drips_signs_of_life_ends_all_the_same(lie: Lie, file_link: FileClient) -> None:
     async def drip(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -466,14 +467,17 @@ async def test_a_list_of_the_workspace_keeps_no_targets_of_links(lie: Lie, file_
     assert found.target is None
 
 
-async def test_a_client_that_reads_slowly_is_not_cut_off(lie: Lie, file_link: FileClient) -> None:
+async def test_a_client_that_reads_slowly_is_not_cut_off(
+    lie: Lie, file_link: FileClient, deadline_s: float
+) -> None:
     liar = await lie(saying(file_head(), b"data"))
     async with file_link.download(liar.peer(), "x", Wanted()) as download:
-        pass_time(1.5 * DEADLINE_S)  # longer than Ship may be silent
+        pass_time(1.5 * deadline_s)  # longer than Ship may be silent
         await turns()
         assert b"".join([chunk async for chunk in download.chunks]) == b"data"
 
 
+@pytest.mark.silent_ship
 async def test_an_upload_whose_client_is_slow_is_not_cut_off_but_one_that_ship_does_not_take_is(
     lie: Lie, file_link: FileClient
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from lying_ship import DEADLINE_S, Liar, Lie, Script, head, request, saying, whole
+from lying_ship import Liar, Lie, Script, head, request, saying, whole
 from server_harness import Json, Served, World, assert_error, create, within
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -123,7 +123,7 @@ COUNTS: Json = {"files_searched": 1, "files_skipped": 0, "truncated": False}
 async def test_a_ship_that_lies_about_what_it_found_is_not_believed(lie: Lie, lines: list[Any]) -> None:
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     liar = await lie(saying(whole(body)))
-    link = ShipClient(deadline_s=DEADLINE_S)
+    link = ShipClient()
     with pytest.raises(ShipError):
         await within(FileClient(link).search(liar.peer(), "/", {}, 10))
     link.close()
@@ -136,11 +136,11 @@ def deep(directories: int, letter: str) -> str:
 async def test_what_lies_as_deep_as_ship_goes_is_found_and_watched(lie: Lie) -> None:
     found = {**MATCH, "path": deep(400, "\x01"), "text": "\x01" * 4096}
     body = b"".join(json.dumps(line).encode() + b"\n" for line in (found, COUNTS))
-    link = ShipClient(deadline_s=DEADLINE_S)
+    link = ShipClient()
     result = await within(FileClient(link).search((await lie(saying(whole(body)))).peer(), "/", {}, 10))
     assert [match.path for match in result.matches] == [found["path"]]
     link.close()
-    link = ShipClient(deadline_s=DEADLINE_S)  # the connection to the first one would be used again
+    link = ShipClient()  # the connection to the first one would be used again
     moved: Json = {"type": "moved", "path": deep(257, "x"), "to": deep(257, "y"), "is_dir": False}
     text = json.dumps(moved).encode()
     liar = await lie(
@@ -190,7 +190,7 @@ async def test_what_is_no_archive_is_refused_also_in_the_middle_of_it(
 
 async def test_an_archive_that_breaks_off_in_ship_breaks_off_for_the_client(lie: Lie) -> None:
     liar = await lie(saying(head("200 OK", None, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n", close=True))
-    link = ShipClient(deadline_s=DEADLINE_S)
+    link = ShipClient()
     with pytest.raises(ShipError):
         await packed(FileClient(link), liar)
     link.close()
@@ -309,7 +309,7 @@ async def test_a_ship_that_lies_about_what_happens_is_not_believed(
     lie: Lie, sent: bytes, error: type[Exception]
 ) -> None:
     liar = await lie(switching(sent))
-    link = ShipClient(deadline_s=DEADLINE_S)
+    link = ShipClient()
     with pytest.raises(error):
         await watched(FileClient(link), liar)
     link.close()

@@ -72,6 +72,7 @@ async def test_what_listens_is_told_now_and_after_each_change(
     assert told == [(PORT,), ()]
 
 
+@pytest.mark.silent_ship
 async def test_a_feed_may_be_silent_and_is_no_call_that_somebody_waits_for(
     lie: Lie, link: ShipClient
 ) -> None:
@@ -119,6 +120,7 @@ async def test_nonsense_about_ports_is_refused(
         ports_of((await within(anext(link.feed(liar.peer()))))[1])
 
 
+@pytest.mark.silent_ship
 async def test_an_answer_and_a_line_without_end_are_given_up(
     lie: Lie, link: ShipClient, ports: PortClient
 ) -> None:
@@ -173,6 +175,7 @@ async def test_whoever_is_not_ship_gets_nothing(lie: Lie, ports: PortClient, ans
     await within(liar.closed.wait())
 
 
+@pytest.mark.silent_ship
 async def test_an_answer_that_does_not_come_is_given_up(lie: Lie, ports: PortClient) -> None:
     liar = await lie(saying())
     with pytest.raises(Timeout):

@@ -187,7 +187,9 @@ async def test_a_message_in_parts_with_a_ping_between_is_one_message(lie: Lie, l
     assert answered == [(10, b"hello")]
 
 
-async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipClient) -> None:
+async def test_silence_is_no_error_for_an_attachment(
+    lie: Lie, link: ShipClient, deadline_s: float
+) -> None:
     speak = asyncio.Event()
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -198,7 +200,7 @@ async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipClient)
     liar = await lie(script)
     async with link.attach(liar.peer(), EXEC_ID) as attachment:
         reading = asyncio.create_task(read_all(attachment))
-        pass_time(2 * DEADLINE_S)  # twice what any other call may take here
+        pass_time(2 * deadline_s)  # twice what any other call may take here
         await turns()
         assert not reading.done()
         assert (link.long_busy(0), link.long_busy(60)) == (["sess-1"], [])
@@ -298,6 +300,7 @@ async def answer_with(
     await writer.drain()
 
 
+@pytest.mark.silent_ship
 @pytest.mark.parametrize("what", REFUSED)
 async def test_a_lie_ends_the_attachment_in_time_and_its_connection(
     lie: Lie, link: ShipClient, what: str
@@ -360,6 +363,7 @@ async def test_input_is_streamed_and_counted(lie: Lie, link: ShipClient) -> None
     assert asked[0].startswith(f"POST /execs/{EXEC_ID}/stdin?eof=true ".encode())
 
 
+@pytest.mark.silent_ship
 async def test_input_that_moves_has_no_deadline_and_one_that_does_not_has(lie: Lie, link: ShipClient) -> None:
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)

@@ -190,6 +190,7 @@ LIES: dict[str, tuple[Script, type[BayError]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.silent_ship
 @pytest.mark.parametrize("what", LIES)
 @pytest.mark.parametrize("call", ["meta", "get_exec", "write_file", "delete_file"])
 async def test_a_lie_ends_the_call_in_time_and_its_connection_for_good(
@@ -415,6 +416,7 @@ async def test_output_that_breaks_off_is_not_taken_for_whole(lie: Lie, link: Shi
         await within(collect(link, liar, follow=True))
 
 
+@pytest.mark.silent_ship
 @pytest.mark.parametrize("follow", [False, True])
 async def test_output_whose_head_never_comes_times_out(lie: Lie, link: ShipClient, follow: bool) -> None:
     liar = await lie(saying())
@@ -423,6 +425,7 @@ async def test_output_whose_head_never_comes_times_out(lie: Lie, link: ShipClien
     await within(liar.closed.wait())
 
 
+@pytest.mark.silent_ship
 async def test_output_that_is_not_followed_has_a_deadline_and_followed_may_be_silent(
     lie: Lie, link: ShipClient
 ) -> None:
@@ -472,6 +475,7 @@ async def test_a_compressed_download_is_refused(lie: Lie, link: ShipClient) -> N
             raise AssertionError("it was taken")
 
 
+@pytest.mark.silent_ship
 async def test_an_upload_that_ship_does_not_take_times_out(lie: Lie, link: ShipClient) -> None:
     async def script(_liar: Liar, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -517,6 +521,7 @@ async def test_an_upload_that_ship_refuses_half_way_says_why(lie: Lie, link: Shi
 ONE_BYTE = b"1\r\n \r\n" * 4096
 
 
+@pytest.mark.silent_ship
 @pytest.mark.parametrize("call", ["processes", "list_execs", "get_exec"])
 async def test_a_body_of_single_bytes_without_a_pause_ends_at_the_deadline(
     lie: Lie, link: ShipClient, call: str
