@@ -187,9 +187,7 @@ async def test_a_message_in_parts_with_a_ping_between_is_one_message(lie: Lie, l
     assert answered == [(10, b"hello")]
 
 
-async def test_silence_is_no_error_for_an_attachment(
-    lie: Lie, link: ShipClient, deadline_s: float
-) -> None:
+async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipClient, deadline_s: float) -> None:
     speak = asyncio.Event()
 
     async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
