@@ -23,6 +23,8 @@ from bay.errors import InvalidArgument
 from bay.server.events.webhook_delivery import BACKOFF, GIVE_UP, Poster
 from bay.server.events.webhooks import MAX_WEBHOOKS
 from bay.server.web.public_addresses import Addresses, checked_url, is_own, is_public, port_of
+from bay.store import webhooks
+from bay.store.sqlite import StoreConnection
 from bay.webhook_signature import new_webhook_secret, webhook_signature
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +178,28 @@ async def test_a_receiver_that_hangs_holds_up_no_other(hooked: World) -> None:
             await create(bob)
         await until(lambda: len(alive.got) == len(bobs.got) == 3)
         await until(lambda: len(dead.got) == 3)
+
+
+async def test_a_webhook_that_comes_while_the_others_are_read_is_served(
+    hooked: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, go, ids = asyncio.Event(), asyncio.Event(), webhooks.ids
+
+    async def held_ids(db: StoreConnection) -> list[tuple[str, str]]:
+        found = await ids(db)
+        read.set()
+        await go.wait()
+        return found
+
+    monkeypatch.setattr(webhooks, "ids", held_ids)
+    alice = await hooked.client()
+    async with receiving() as first, receiving() as second:
+        await hook(alice, first.url)
+        await within(read.wait())
+        await hook(alice, second.url)
+        go.set()
+        await create(alice)
+        await until(lambda: len(first.got) == len(second.got) == 1)
 
 
 async def test_a_deleted_webhook_gets_nothing_more(hooked: World) -> None:

@@ -157,14 +157,21 @@ class Deliverer:
         """Start and end tasks as webhooks come and go, and tell those whose owner has new events."""
         async with self._store.read() as db:
             if self._is_stale:
-                self._seen = self._seen or await events.last(db)  # a new task looks for itself what is there
-                there = dict(await webhooks.ids(db))
-                self._is_stale = False
-                self._match(there, group)
-                self._poke(set(there.values()))
+                await self._reread(db, group)
             news = await events.owners_after(db, self._seen) if self._tasks else {}
         self._poke(news.keys())
         self._seen = max(self._seen, 0, *news.values())
+
+    async def _reread(self, db: StoreConnection, group: asyncio.TaskGroup) -> None:
+        self._is_stale = False  # before it is read, so that one that comes meanwhile makes it stale again
+        try:
+            self._seen = self._seen or await events.last(db)  # a new task looks for itself what is there
+            there = dict(await webhooks.ids(db))
+        except Exception:
+            self._is_stale = True
+            raise
+        self._match(there, group)
+        self._poke(set(there.values()))
 
     def _poke(self, owners: Set[str]) -> None:
         for webhook_id, owner in self._owners.items():
