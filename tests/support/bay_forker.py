@@ -1,6 +1,8 @@
 """Forks a `bay` for each order: a program for `forked_bay`, not a test. It has everything imported."""
 
+import atexit
 import functools
+import gc
 import importlib
 import inspect
 import itertools
@@ -9,9 +11,11 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import bay.drivers.oci.driver
 import bay.server.app
@@ -86,6 +90,7 @@ def _make_deadly(place: str, when: str, count: int) -> None:
 
 
 def _work() -> int:
+    gc.freeze()  # as `bay` does with all that it has loaded
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     with socket.socket(fileno=os.dup(0)) as orders:
         order = _next_to_be(orders)
@@ -100,5 +105,17 @@ def _work() -> int:
     return main()
 
 
+def _end(code: int) -> Never:
+    """As Python ends, but it does not take apart all that is loaded: that took most of a short command."""
+    threading._shutdown()  # pyright: ignore  # waits for the threads that are no daemons
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(_work())
+    try:
+        _end(_work())
+    except SystemExit as ended:
+        _end(ended.code if isinstance(ended.code, int) else ended.code is not None)
