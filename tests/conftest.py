@@ -2,6 +2,7 @@
 with.
 """
 
+import gc
 import os
 
 import pytest
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish() -> None:
+    """No garbage collection looks through ten thousand tests and all modules: they stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
