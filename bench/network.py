@@ -52,7 +52,8 @@ def _setups(bench: Bench) -> list[Result]:
     removed: list[float] = []
     host = NetworkManager(instance="ffff")
     wait = host._wait  # pyright: ignore[reportPrivateUsage]
-    asyncio.run(host.open())
+    runner = asyncio.Runner()  # one event loop from its open to its close
+    runner.run(host.open())
     fd = namespaces.inside_new(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     policy = NetworkPolicy(mode="open")
     for number in range(1, bench.count(SETUPS) + 1):
@@ -60,7 +61,8 @@ def _setups(bench: Bench) -> list[Result]:
         made.append(ms(lambda slot=slot: (host.admit(slot, policy), host.connect(slot, fd))))
         removed.append(ms(lambda slot=slot: wait(lambda: host._remove(slot))))  # pyright: ignore[reportPrivateUsage]
     os.close(fd)
-    asyncio.run(host.aclose())
+    runner.run(host.aclose())
+    runner.close()
     return [Figure("network made", "ms", tuple(made)), Figure("network removed", "ms", tuple(removed))]
 
 
