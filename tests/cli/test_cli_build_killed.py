@@ -193,6 +193,41 @@ def test_the_next_bay_finishes_a_build_and_leaves_nothing_of_the_first(
     assert sorted(path.name for path in (bay.data / "builds" / made).iterdir()) == ["log"]
 
 
+STAGES = """ AS first
+COPY one.txt /one.txt
+RUN mkdir /dir; cp /one.txt /dir/one
+FROM first
+COPY --from=first /dir /copied
+RUN echo $(cat /copied/one) > /second
+"""
+
+
+@pytest.mark.parametrize(
+    "dies",
+    [
+        ("bay.server.builds.builder:Builder._fetched", "before", 1),
+        ("bay.server.builds.stage_files:_named", "after", 1),
+        ("bay.server.builds.builder:Builder._drop_source", "before", 1),
+        ("bay.server.builds.builder:Builder._made", "after", 1),
+    ],
+    ids=lambda one: f"{one[1]} {one[2]} {one[0].rpartition('.')[2]}",
+)
+@pytest.mark.timeout(300)
+def test_the_next_bay_finishes_a_build_of_stages(
+    bay: Bay, context: Path, base: tuple[Registry, str], dies: Death
+) -> None:
+    (context / "Dockerfile").write_text(f"FROM {base[1]}{STAGES}")
+    bay.serve(dies)
+    made = ask(bay.environment["BAY_URL"], context)
+    bay.wait_for_death()
+    bay.serve()
+    with Client(bay.environment["BAY_URL"], KEY) as client:
+        assert client.templates.wait(made).state == "ready"
+    assert (bay.read("/copied/one"), bay.read("/second")) == ("one", "one")
+    assert bay("ls", "-q") == ""
+    assert sorted(path.name for path in (bay.data / "builds" / made).iterdir()) == ["log"]
+
+
 def ask(url: str, context: Path) -> str:
     """The id of the template that is asked for."""
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as http:

@@ -6,14 +6,16 @@ Rules: https://docs.docker.com/reference/dockerfile/
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bay.builds import lines, words
 from bay.builds.lines import Instruction, is_heredoc, json_form
+from bay.builds.mounts import read_mounts
 from bay.builds.planner import Planner
 from bay.builds.problems import at_line, fault, unsupported
-from bay.builds.reading import arguments, assignments, flags_of, healthcheck
-from bay.builds.steps import BuildConfig, BuildPlan, InlineFile
+from bay.builds.reading import arguments, assignments, flags_of, healthcheck, listed_flags
+from bay.builds.stages import Stage, images_copied, needed, origin_of, read_stage
+from bay.builds.steps import SHELL, BuildConfig, BuildPlan, InlineFile
 from bay.errors import InvalidArgument
 
 MAX_ARGS = 256
@@ -34,11 +36,9 @@ _WAYS_OUT = {
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """A file that was read: `base` is the reference behind FROM, with its build arguments in place."""
+    """A file that was read. Its last stage is what it makes."""
 
-    base: str
-    instructions: tuple[Instruction, ...]
-    """Those behind FROM."""
+    stages: tuple[Stage, ...]
     escape: str
     global_args: Mapping[str, str]
     args: Mapping[str, str]
@@ -48,41 +48,64 @@ class Dockerfile:
         """The file, with the build arguments `args`. Raises InvalidArgument with the first fault's line."""
         found = lines.split(text)
         given = dict(args or {})
-        head, origin, rest = _parts(found.instructions)
+        head, parts = _parts(found.instructions)
         known: dict[str, str] = {}
         for one in head:
             with at_line(one.line):
                 known |= _defaults(one, given, known, found.escape)
-        for one in rest:
-            _check(one, found.escape)
-        with at_line(origin.line):
-            base = _base(origin, known, found.escape)
-        return cls(base, rest, found.escape, known, given)
+        stages: list[Stage] = []
+        for origin, *rest in parts:
+            for one in rest:
+                _check(one, found.escape)
+            with at_line(origin.line):
+                stages.append(read_stage(origin, rest, stages, known, found.escape))
+        return cls(tuple(stages), found.escape, known, given)
 
-    def plan(self, base: BuildConfig, platform: str = "linux/amd64") -> BuildPlan:
-        """The steps, and the config that they end in. Raises InvalidArgument for a value that is wrong
-        once its variables are replaced.
+    def plan(
+        self,
+        base: BuildConfig,
+        platform: str = "linux/amd64",
+        stage: int = -1,
+        shell: tuple[str, ...] = SHELL,
+    ) -> BuildPlan:
+        """The steps of a stage, and the config that they end in. Raises InvalidArgument for a value that is
+        wrong once its variables are replaced.
         """
-        walk = _Walk(self, Planner(base), platform)
-        for one in self.instructions:
+        walk = _Walk(self, Planner(base, shell), platform, stage % len(self.stages))
+        for one in self.stages[stage].instructions:
             with at_line(one.line):
                 _ACTS[one.keyword](walk, one)
-        unused = self.args.keys() - walk.used - self.global_args.keys() - PREDEFINED_ARGS
+        unused = self.args.keys() - self._declared() - self.global_args.keys() - PREDEFINED_ARGS
         return walk.planner.plan(sorted(unused))
+
+    def needed(self) -> list[int]:
+        """The numbers of the stages that the last one needs, itself included, in order."""
+        return needed(self.stages, self.escape)
+
+    def images_copied(self) -> list[str]:
+        """The references of images that the needed stages copy from."""
+        return images_copied(self.stages, self.needed(), self.escape)
+
+    def _declared(self) -> set[str]:
+        """The arguments that some stage asks for."""
+        asked = (one for stage in self.stages for one in stage.instructions if one.keyword == "ARG")
+        return {name for one in asked for name, _ in arguments(one.text, self.escape)}
 
 
 def _parts(
     found: tuple[Instruction, ...],
-) -> tuple[tuple[Instruction, ...], Instruction, tuple[Instruction, ...]]:
-    """The instructions before FROM, FROM itself, and those behind it."""
-    for at, one in enumerate(found):
-        if one.keyword == "FROM":
-            return found[:at], one, found[at + 1 :]
+) -> tuple[tuple[Instruction, ...], list[list[Instruction]]]:
+    """The instructions before the first FROM, and those of each stage, which a FROM begins."""
+    begins = [at for at, one in enumerate(found) if one.keyword == "FROM"]
+    for one in found[: begins[0] if begins else None]:
         if one.keyword != "ARG":
             raise fault(
                 one.line, f"{one.keyword[:40]} stands before FROM, where only ARG may; begin with FROM"
             )
-    raise fault(found[-1].line, "the file has no FROM; name the image to begin with")
+    if not begins:
+        raise fault(found[-1].line, "the file has no FROM; name the image to begin with")
+    ends = [*begins[1:], len(found)]
+    return found[: begins[0]], [list(found[at:end]) for at, end in zip(begins, ends, strict=True)]
 
 
 def _defaults(
@@ -96,23 +119,8 @@ def _defaults(
     }
 
 
-def _base(one: Instruction, known: Mapping[str, str], escape: str) -> str:
-    _, rest = flags_of(one, escape)
-    parts = rest.split()
-    if len(parts) not in (1, 3) or (len(parts) == 3 and parts[1].upper() != "AS"):
-        raise InvalidArgument("FROM takes IMAGE, or IMAGE AS NAME")
-    base = words.expand(parts[0], known, escape)
-    if not base:
-        raise InvalidArgument(f"FROM {parts[0]} names no image; give its argument a default, or a value")
-    if base == "scratch":
-        raise unsupported(one.line, "FROM scratch")
-    return base
-
-
 def _check(one: Instruction, escape: str) -> None:
     """Refuses what is outside of the subset, whatever variables may bring."""
-    if one.keyword == "FROM":
-        raise unsupported(one.line, "a second FROM, a build of several stages,")
     if one.keyword in _WAYS_OUT:
         raise unsupported(one.line, one.keyword, _WAYS_OUT[one.keyword])
     if one.keyword == "ONBUILD":
@@ -120,7 +128,7 @@ def _check(one: Instruction, escape: str) -> None:
     if one.keyword not in _ACTS:
         raise fault(one.line, f"{one.keyword[:40]!r} is no instruction; check the spelling")
     with at_line(one.line):
-        _, rest = flags_of(one, escape)
+        _, rest = listed_flags(one, escape)
     if not rest:
         raise fault(one.line, f"{one.keyword} has nothing behind it")
 
@@ -132,6 +140,7 @@ class _Walk:
     file: Dockerfile
     planner: Planner
     platform: str
+    stage: int
     active: dict[str, str] = field(default_factory=dict[str, str])
     used: set[str] = field(default_factory=set[str])
 
@@ -191,19 +200,22 @@ def _label(walk: _Walk, one: Instruction) -> None:
     walk.planner.labels(walk.pairs(one))
 
 
-def _run(walk: _Walk, one: Instruction) -> None:
-    argv, extra, text = json_form(one.text), walk.for_commands(), _shown(one)
+def _run(walk: _Walk, whole: Instruction) -> None:
+    flags, rest = listed_flags(whole, walk.file.escape)
+    mounts = read_mounts((value for _, value in flags), walk.word, walk.planner.working_dir, whole.line)
+    one = replace(whole, text=rest)
+    argv, extra, text = json_form(one.text), walk.for_commands(), _shown(whole)
     if argv is not None:
-        walk.planner.run(argv, extra, text, one.line)
+        walk.planner.run(argv, extra, text, one.line, mounts=mounts)
     elif not one.heredocs:
-        walk.planner.run_command(one.text, extra, text, one.line)
+        walk.planner.run_command(one.text, extra, text, one.line, mounts=mounts)
     elif not is_heredoc(one.text):
         bodies = "".join(f"\n{each.content}{each.name}" for each in one.heredocs)
-        walk.planner.run_command(one.text + bodies, extra, text, one.line)
+        walk.planner.run_command(one.text + bodies, extra, text, one.line, mounts=mounts)
     elif one.heredocs[0].content.startswith("#!"):
-        walk.planner.run_script(one.heredocs[0].text, extra, text, one.line)
+        walk.planner.run_script(one.heredocs[0].text, extra, text, one.line, mounts=mounts)
     else:
-        walk.planner.run_command(one.heredocs[0].text, extra, text, one.line)
+        walk.planner.run_command(one.heredocs[0].text, extra, text, one.line, mounts=mounts)
 
 
 def _copy(walk: _Walk, one: Instruction) -> None:
@@ -212,9 +224,10 @@ def _copy(walk: _Walk, one: Instruction) -> None:
     parts = list(rest.split() if listed is None else listed)
     target = walk.word(parts.pop()) if parts else ""
     sources = [walk.word(part) for part in parts if listed is not None or not is_heredoc(part)]
-    mode = flags.get("chmod")
+    mode, origin = flags.get("chmod"), flags.get("from")
     walk.planner.copy(
-        sources, target, inline=_inline(walk, one), owner=walk.word(flags.get("chown", "")),
+        sources, target, origin=None if origin is None else origin_of(origin, walk.file.stages, walk.stage),
+        inline=_inline(walk, one), owner=walk.word(flags.get("chown", "")),
         mode=None if mode is None else walk.word(mode), refuses_archives=one.keyword == "ADD", text=_shown(one),
         line=one.line,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bay.builds import globs
+from bay.builds.mounts import NO_MOUNTS, Mounts
 from bay.builds.steps import (
     SCRIPT,
     SHELL,
@@ -18,6 +19,7 @@ from bay.builds.steps import (
     Copy,
     InlineFile,
     MakeWorkdir,
+    Origin,
     Run,
     Step,
 )
@@ -57,16 +59,24 @@ class Planner:
 
     def plan(self, unused_args: Sequence[str] = ()) -> BuildPlan:
         """The plan as it is now."""
-        return BuildPlan(tuple(self.steps), self.config, self.start_command, tuple(unused_args))
+        return BuildPlan(tuple(self.steps), self.config, self.start_command, self.shell, tuple(unused_args))
 
     @property
     def working_dir(self) -> str:
         """Where commands run now."""
         return self.config.working_dir or "/"
 
-    def run_command(self, command: str, extra: Mapping[str, str], text: str, line: int = 0) -> None:
+    def run_command(
+        self,
+        command: str,
+        extra: Mapping[str, str],
+        text: str,
+        line: int = 0,
+        *,
+        mounts: Mounts = NO_MOUNTS,
+    ) -> None:
         """A command for the shell; `extra` are variables that the image does not keep."""
-        self.run((*self.shell, command), extra, text, line)
+        self.run((*self.shell, command), extra, text, line, mounts=mounts)
 
     def run(
         self,
@@ -76,6 +86,7 @@ class Planner:
         line: int = 0,
         *,
         script: str | None = None,
+        mounts: Mounts = NO_MOUNTS,
     ) -> None:
         """A command with its arguments. The image's own variables win over `extra`."""
         if not argv or not argv[0]:
@@ -92,19 +103,30 @@ class Planner:
                 user=self.config.user,
                 working_dir=self.working_dir,
                 script=script,
+                mounts=mounts.directories,
+                secrets=mounts.secrets,
                 line=line,
             )
         )
 
-    def run_script(self, script: str, extra: Mapping[str, str], text: str, line: int = 0) -> None:
+    def run_script(
+        self,
+        script: str,
+        extra: Mapping[str, str],
+        text: str,
+        line: int = 0,
+        *,
+        mounts: Mounts = NO_MOUNTS,
+    ) -> None:
         """A file with a `#!` line, which the shell runs."""
-        self.run((*self.shell, SCRIPT), extra, text, line, script=script)
+        self.run((*self.shell, SCRIPT), extra, text, line, script=script, mounts=mounts)
 
     def copy(
         self,
         sources: Sequence[str],
         target: str,
         *,
+        origin: Origin | None = None,
         inline: Sequence[InlineFile] = (),
         owner: str = "",
         mode: str | None = None,
@@ -112,7 +134,7 @@ class Planner:
         text: str,
         line: int = 0,
     ) -> None:
-        """Files of the context, and files that stand in the build itself."""
+        """Files of the context or of `origin`, and files that stand in the build itself."""
         if not target or not (sources or inline):
             raise InvalidArgument("a copy needs one source or more, and then a target")
         if len(sources) > MAX_SOURCES:
@@ -122,11 +144,17 @@ class Planner:
             raise InvalidArgument(f"several sources need a directory as their target: write {target}/")
         for one in inline:
             _check_inline(one)
+        found = tuple(dict.fromkeys(map(_source, sources)))
+        if origin is not None and (inline or "." in found):
+            raise InvalidArgument(
+                "--from copies files and directories by name, and not all of a root; begin with FROM"
+            )
         self.steps.append(
             Copy(
                 text=text,
-                sources=tuple(dict.fromkeys(map(_source, sources))),
+                sources=found,
                 target=place,
+                origin=origin,
                 inline=tuple(inline),
                 owner=_owner(owner),
                 mode=_mode(mode),

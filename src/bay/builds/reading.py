@@ -11,12 +11,15 @@ from bay.builds.words import split_assignments
 from bay.errors import InvalidArgument
 
 FLAGS = {
-    "COPY": frozenset({"chown", "chmod"}),
+    "COPY": frozenset({"chown", "chmod", "from", "link"}),
     "ADD": frozenset({"chown", "chmod"}),
+    "FROM": frozenset({"platform"}),
+    "RUN": frozenset({"mount"}),
     "HEALTHCHECK": frozenset({"interval", "timeout", "start-period", "start-interval", "retries"}),
 }
 """The flags of the subset; all other instructions take none."""
 
+_SWITCHES = frozenset({"link"})
 _FLAG = re.compile(r"--([a-z-]*)(?:=(.*))?", re.DOTALL)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _SECONDS = {
@@ -28,18 +31,28 @@ _MAX_RETRIES = 1_000_000
 
 
 def flags_of(one: Instruction, escape: str) -> tuple[dict[str, str], str]:
-    """The flags in front, and what stands behind them. Raises InvalidArgument for another flag."""
+    """The flags in front, and what stands behind them. Raises InvalidArgument for another flag, and for one
+    that stands there twice.
+    """
+    listed, rest = listed_flags(one, escape)
     found: dict[str, str] = {}
+    for name, value in listed:
+        if name in found:
+            raise fault(one.line, f"--{name} stands there twice; leave one out")
+        found[name] = value
+    return found, rest
+
+
+def listed_flags(one: Instruction, escape: str) -> tuple[list[tuple[str, str]], str]:
+    """The same for flags that may stand there several times."""
+    found: list[tuple[str, str]] = []
     rest = one.text
     while rest.startswith("--"):
         word = split_assignments(rest, escape)[0]
         rest = rest[len(word) :].lstrip()
         if word == "--":
             break
-        name, value = _flag(one, word)
-        if name in found:
-            raise fault(one.line, f"--{name} stands there twice; leave one out")
-        found[name] = value
+        found.append(_flag(one, word))
     return found, rest
 
 
@@ -47,6 +60,8 @@ def _flag(one: Instruction, word: str) -> tuple[str, str]:
     match = _FLAG.fullmatch(word)
     if match is None or match[1] not in FLAGS.get(one.keyword, ()):
         raise unsupported(one.line, f"{one.keyword} {word.partition('=')[0][:40]}")
+    if match[1] in _SWITCHES and match[2] in (None, "true", "false"):
+        return match[1], match[2] or "true"
     if not match[2]:
         raise fault(one.line, f"--{match[1]} needs a value: write --{match[1]}=VALUE")
     return match[1], match[2]

@@ -6,6 +6,33 @@ from typing import Any
 
 SHELL = ("/bin/sh", "-c")
 
+Origin = str | int
+"""The place of files that a build begins with, or copies: an image by its reference, or an earlier stage by
+its number.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryMount:
+    """A directory that a command has at `target` only while it runs. With `cache` the next command that names
+    the same has its content again; without, it begins empty.
+    """
+
+    target: str
+    cache: str | None = None
+    owner: str = "0:0"
+    mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretMount:
+    """A secret that a command expects in the file `target`, or in the variable `env`."""
+
+    name: str
+    target: str | None = None
+    env: str | None = None
+    is_required: bool = False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -19,6 +46,8 @@ class Run:
     user: str = ""
     working_dir: str = "/"
     script: str | None = None
+    mounts: tuple[DirectoryMount, ...] = ()
+    secrets: tuple[SecretMount, ...] = ()
     line: int = 0
 
 
@@ -32,7 +61,8 @@ class InlineFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """Files of the context to put at `target`, an absolute path that ends in / where it is a directory.
+    """Files to put at `target`, an absolute path that ends in / where it is a directory. They are of the
+    context, or of `origin`, whose sources are paths below its root.
 
     `owner` is `user[:group]` by name or number, "" root; `mode` None leaves the files' own.
     """
@@ -40,6 +70,7 @@ class Copy:
     text: str
     sources: tuple[str, ...]
     target: str
+    origin: Origin | None = None
     inline: tuple[InlineFile, ...] = ()
     owner: str = ""
     mode: int | None = None
@@ -122,6 +153,8 @@ class BuildPlan:
     steps: tuple[Step, ...]
     config: BuildConfig
     start_command: str | None = None
+    shell: tuple[str, ...] = SHELL
+    """That of RUN, which a stage on top of this one begins with."""
     unused_args: tuple[str, ...] = ()
     """Build arguments that were given and that no ARG asks for."""
 

@@ -116,9 +116,10 @@ class Recipe:
 
 def _steps_of(file: Dockerfile) -> Sequence[Step] | None:
     """The steps; None where a variable of the base image, which only the server knows, may choose files."""
-    if any("$" in one.text for one in file.instructions if one.keyword in ("COPY", "ADD")):
+    instructions = [one for stage in file.stages for one in stage.instructions]
+    if any("$" in one.text for one in instructions if one.keyword in ("COPY", "ADD")):
         return None
     try:
-        return file.plan(BuildConfig()).steps
+        return [step for at in file.needed() for step in file.plan(BuildConfig(), stage=at).steps]
     except InvalidArgument:  # it may be right on top of the base
         return None

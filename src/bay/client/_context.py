@@ -31,7 +31,7 @@ def copied(entries: Sequence[ContextEntry], steps: Iterable[Step]) -> list[Conte
     wanted: set[ContextEntry] = set()
     by_path = {one.path: one for one in entries}
     for step in steps:
-        if isinstance(step, Copy):
+        if isinstance(step, Copy) and step.origin is None:
             with at_line(step.line):
                 for one in placements(step, by_path):
                     wanted |= {

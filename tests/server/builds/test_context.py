@@ -3,15 +3,16 @@
 import io
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bay.builds.steps import Copy, InlineFile
+from bay.builds.steps import Copy, DirectoryMount, InlineFile, Run, Step
 from bay.errors import InvalidArgument
 from bay.server.builds import context as contexts
 from bay.server.builds.context import BuildContext, Staging
-from bay.server.builds.step_keys import step_keys
+from bay.server.builds.step_keys import first_key, step_keys
 
 pytestmark = pytest.mark.pure
 
@@ -209,17 +210,41 @@ def test_set_id_bits_do_not_come_along(tmp_path: Path) -> None:
         assert [one.mode for one in tar] == [0o755]
 
 
+def keys_of(image: str, steps: list[Copy], root: Path) -> list[str]:
+    return step_keys(first_key([image]), steps, context(root), lambda origin: f"of {origin}")
+
+
 def test_the_key_of_a_step_follows_what_is_copied_and_not_when_it_was_written(root: Path) -> None:
     steps = [copy("a.txt"), copy("src")]
-    keys = step_keys(["img-1"], steps, context(root))
+    keys = keys_of("img-1", steps, root)
     os.utime(root / "a.txt", (1, 1))
-    assert step_keys(["img-1"], steps, context(root)) == keys
+    assert keys_of("img-1", steps, root) == keys
     (root / "src" / "x.py").write_text("y")
-    changed = step_keys(["img-1"], steps, context(root))
+    changed = keys_of("img-1", steps, root)
     assert (changed[0], changed[1] != keys[1]) == (keys[0], True)
     (root / "a.txt").chmod(0o600)
-    assert step_keys(["img-1"], steps, context(root))[0] != keys[0]
-    assert step_keys(["img-2"], steps, context(root))[0] != step_keys(["img-1"], steps, context(root))[0]
+    assert keys_of("img-1", steps, root)[0] != keys[0]
+    assert keys_of("img-2", steps, root)[0] != keys_of("img-1", steps, root)[0]
+
+
+def test_the_key_of_a_copy_from_another_place_follows_that_place() -> None:
+    def keys(place: str) -> list[str]:
+        steps = [copy("a"), replace(copy("b"), origin=0)]
+        return step_keys("k", [steps[1]], BuildContext.read(None), lambda _: place)
+
+    assert keys("one") == keys("one")
+    assert keys("one") != keys("two")
+
+
+def test_a_last_step_behind_which_caches_are_taken_away_has_a_key_of_its_own() -> None:
+    def keys(*steps: Step) -> list[str]:
+        return step_keys("k", steps, BuildContext.read(None), str)
+
+    first = Run(text="", argv=("a",), mounts=(DirectoryMount(target="/x", cache="x"),))
+    second = Run(text="", argv=("b",))
+    assert keys(first) != keys(first, second)[:1]
+    assert keys(first, second)[0] == keys(first, second, second)[0]
+    assert keys(second) == keys(second, second)[:1]
 
 
 def test_a_path_of_a_megabyte_is_refused_before_its_parents_are_made(tmp_path: Path) -> None:
@@ -246,7 +271,7 @@ def test_copies_that_take_all_files_again_and_again_are_refused(
     monkeypatch.setattr(contexts, "_MAX_LOOKS", 60)
     steps = [copy(".") for _ in range(10)]
     with pytest.raises(InvalidArgument, match="again and again"):
-        step_keys([], steps, context(root))
+        keys_of("img-1", steps, root)
 
 
 def test_of_a_directory_only_what_is_below_it_is_taken(tmp_path: Path) -> None:

@@ -3,20 +3,22 @@
 A build that Bay's end cut off begins again, and finds the snapshots after the steps that were done.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import functools
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
 
-from bay.builds.steps import BuildConfig, BuildPlan, Step
+from bay.builds.steps import SHELL, BuildConfig, BuildPlan, Copy, Origin
 from bay.errors import BayError, BuildFailed, Conflict, Unauthorized, error_from_wire
 from bay.linux.threads import in_new_thread
 from bay.models import ContainerImage, Failure, Sandbox
 from bay.server.builds.context import BuildContext
 from bay.server.builds.files import BuildFiles, BuildLog
-from bay.server.builds.step_keys import step_keys
+from bay.server.builds.stage_files import StageFiles
+from bay.server.builds.step_keys import first_key, has_directories, step_keys
 from bay.server.builds.step_runner import StepRunner
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import CheckpointRequests
@@ -26,7 +28,7 @@ from bay.server.images.service import Images, WantedImage
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.sessions.core import Core
 from bay.server.sessions.waker import Holds
-from bay.server.templates.build_spec import BuildSpec
+from bay.server.templates.build_spec import BuildSpec, StageSpec
 from bay.server.templates.freezing import changes_of
 from bay.server.templates.maker import Source
 from bay.server.web.auth import Caller
@@ -48,22 +50,55 @@ _PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
+class _StageWork:
+    """A stage: what it begins with, its plan, and the keys of its steps."""
+
+    number: int
+    title: str
+    """It in the log, with a blank behind it; empty where a build has one stage."""
+    base: int | None
+    """The stage that it begins with; None: with the image alone."""
+    image: ContainerImage
+    plan: BuildPlan
+    begin: str
+    keys: Sequence[str]
+
+    @property
+    def end(self) -> str:
+        """The key of its files."""
+        return self.keys[-1] if self.keys else self.begin
+
+    def shown(self, at: int) -> str:
+        """The step as a line of the log."""
+        return f"[{self.title}{at + 1}/{len(self.plan.steps)}] {self.plan.steps[at].text}\n"
+
+
+@dataclass(slots=True)
 class _Work:
     """One build: whose it is, what is done, and where that is told."""
 
     template: TemplateRecord
     spec: BuildSpec
     caller: Caller
-    image: ContainerImage
-    plan: BuildPlan
     context: BuildContext
     log: BuildLog
-    keys: Sequence[str]
-    """Of the steps; empty where snapshots cost as much as a copy."""
+    stages: Mapping[int, _StageWork]
+    images: Mapping[str, ContainerImage]
+    """Those that copies name."""
+    stack: AsyncExitStack
+    """Lets go of the results of stages."""
+    results: dict[int, CheckpointRecord | None] = field(default_factory=dict[int, CheckpointRecord | None])
+    source: tuple[Origin, str] | None = None
+    """The place that the last copy named, and the sandbox that has its files."""
 
-    def shown(self, at: int) -> str:
-        """The step as a line of the log."""
-        return f"[{at + 1}/{len(self.plan.steps)}] {self.plan.steps[at].text}\n"
+    @property
+    def last(self) -> _StageWork:
+        """The stage that the template is made of."""
+        return self.stages[max(self.stages)]
+
+    def key_of(self, origin: Origin) -> str:
+        """The key of the files of a place that copies name."""
+        return self.stages[origin].end if isinstance(origin, int) else first_key([self.images[origin].id])
 
 
 @dataclass(kw_only=True, eq=False)
@@ -98,11 +133,12 @@ class Builder:
         await self.clear(template)  # of a build that was cut off
         told = await self.files.begin_log(template.id)
         try:
-            work = await self._work(template, spec, caller, told)
-            async with self._built(work) as checkpoint:
+            async with AsyncExitStack() as stack:
+                work = await self._work(template, spec, caller, told, stack)
+                checkpoint = await self._built(work)
                 await told("freezing\n")
-                config = changes_of(work.plan.config.to_oci())
-                yield Source(checkpoint, config, work.plan.start_command)
+                plan = work.last.plan
+                yield Source(checkpoint, changes_of(plan.config.to_oci()), plan.start_command)
         except BayError as error:
             await told(f"failed: {error.message}\n")
             await self.files.drop_contexts(template.id)
@@ -151,23 +187,51 @@ class Builder:
         free = [one for one in ids if not self.holds.any(one)]
         await checkpoints.hide(db, free, self.core.clock())
 
-    async def _work(self, template: TemplateRecord, spec: BuildSpec, caller: Caller, told: BuildLog) -> _Work:
-        base = await in_new_thread(lambda: spec.base)
-        await told(f"FROM {base}\n")
-        image = await self._image(caller, base, spec)
-        async with self.core.store.read() as db:
-            record = await images.get(db, image.id)
-        config = BuildConfig.of(record.config if record and record.config else {})
-        plan = await in_new_thread(lambda: spec.plan(config, image.platform or "linux/amd64"))
-        if plan.unused_args:
-            await told(f"note: no ARG asks for {', '.join(plan.unused_args)}\n")
+    async def _work(
+        self, template: TemplateRecord, spec: BuildSpec, caller: Caller, told: BuildLog, stack: AsyncExitStack
+    ) -> _Work:
+        wanted = await in_new_thread(spec.stages)
+        images: dict[str, ContainerImage] = {}
+        for one in wanted:
+            if isinstance(one.base, str):
+                await told(f"FROM {one.base}\n" if len(wanted) == 1 else f"FROM {one.base} ({_title(one)})\n")
+                images[one.base] = await self._image(caller, one.base, spec)
+        for ref in await in_new_thread(spec.images_copied):
+            if ref not in images:
+                await told(f"COPY --from={ref}\n")
+                images[ref] = await self._image(caller, ref, spec)
         place = self.files.context(template.id) if spec.context == "here" else None
         try:
             context = await in_new_thread(lambda: BuildContext.read(place))
         except FileNotFoundError as error:  # a data directory that was put back lacks it
             raise BuildFailed("the context of the build is gone; build again") from error
-        keys = await in_new_thread(lambda: self._keys(template, spec, image, plan.steps, context))
-        return _Work(template, spec, caller, image, plan, context, told, keys)
+        stages: dict[int, _StageWork] = {}
+        work = _Work(template, spec, caller, context, told, stages, images, stack)
+        for one in wanted:
+            stages[one.number] = await self._stage(work, one, f"{_title(one)} " if len(wanted) > 1 else "")
+        if unused := work.last.plan.unused_args:
+            await told(f"note: no ARG asks for {', '.join(unused)}\n")
+        return work
+
+    async def _stage(self, work: _Work, wanted: StageSpec, title: str) -> _StageWork:
+        """A stage of the build, whose earlier ones are known."""
+        base, shell = None, SHELL
+        if isinstance(wanted.base, int):
+            below = work.stages[wanted.base]
+            base, image, config, begin = below.number, below.image, below.plan.config, below.end
+            shell = below.plan.shell
+        else:
+            image = work.images[wanted.base]
+            async with self.core.store.read() as db:
+                record = await images.get(db, image.id)
+            config = BuildConfig.of(record.config if record and record.config else {})
+            names = sorted(f"{one.name} {one.env} {one.file}" for one in work.spec.secrets)
+            begin = first_key([image.id, work.template.profile, *names])
+        platform = image.platform or "linux/amd64"
+        plan = await in_new_thread(lambda: work.spec.plan(config, platform, wanted.number, shell))
+        # Also the check of each copy before there is work that would be lost.
+        keys = await in_new_thread(lambda: step_keys(begin, plan.steps, work.context, work.key_of))
+        return _StageWork(wanted.number, title, base, image, plan, begin, keys)
 
     async def _image(self, caller: Caller, ref: str, spec: BuildSpec) -> ContainerImage:
         wanted = WantedImage(ref=ref, pull=spec.pull)
@@ -178,65 +242,109 @@ class Builder:
             raise _error_of(found.error, f"image {ref} could not be fetched")
         return found
 
-    def _keys(
-        self, template: TemplateRecord, spec: BuildSpec, image: ContainerImage, steps: Sequence[Step], context: BuildContext
-    ) -> list[str]:  # fmt: skip
-        """The keys, and the check of each copy before there is work that would be lost."""
-        names = sorted(f"{one.name} {one.env} {one.file}" for one in spec.secrets)
-        found = step_keys([image.id, template.profile, *names], steps, context)
-        return found if self.core.cargo.shares_blocks and self.keep else []
+    @property
+    def _is_cached(self) -> bool:
+        """Whether snapshots after steps are kept: elsewhere each would copy all files."""
+        return self.core.cargo.shares_blocks and bool(self.keep)
 
-    @asynccontextmanager
-    async def _built(self, work: _Work) -> AsyncGenerator[CheckpointRecord]:
-        """The last step's result. A build whose steps are all known needs no sandbox."""
-        async with AsyncExitStack() as stack:
-            done, checkpoint = await self._known(work, stack)
+    async def _built(self, work: _Work) -> CheckpointRecord:
+        """The last stage's result, held in the stack of the build."""
+        try:
+            found = await self._result(work, work.last) or await self._made(work, work.last, None, 0)
+        except Exception:  # not when it is cancelled, as in `_made`
+            await self._drop_source(work)
+            raise
+        await self._drop_source(work)
+        return found
+
+    async def _result(self, work: _Work, stage: _StageWork) -> CheckpointRecord | None:
+        """The files behind a stage's last step; None for one that is an image and nothing more. A stage whose
+        steps are all known needs no sandbox, and none of the stages before it.
+        """
+        if stage.number not in work.results:
+            done, checkpoint = await self._known(work, stage)
             for at in range(done):
-                await work.log(work.shown(at) + "cached\n")
-            if checkpoint is None or done < len(work.plan.steps):
-                checkpoint = await self._made(work, checkpoint, done, stack)
-            yield checkpoint
+                await work.log(stage.shown(at) + "cached\n")
+            if done == 0 and stage.base is not None:
+                checkpoint = await self._result(work, work.stages[stage.base])
+            for step in stage.plan.steps[done:]:  # before this stage has a sandbox
+                if isinstance(step, Copy) and isinstance(step.origin, int):
+                    await self._result(work, work.stages[step.origin])
+            if done < len(stage.plan.steps):
+                checkpoint = await self._made(work, stage, checkpoint, done)
+            work.results[stage.number] = checkpoint
+        return work.results[stage.number]
 
     async def _made(
-        self, work: _Work, origin: CheckpointRecord | None, done: int, stack: AsyncExitStack
+        self, work: _Work, stage: _StageWork, origin: CheckpointRecord | None, done: int
     ) -> CheckpointRecord:
-        """The result of the steps from number `done` on, held in the stack, done in a sandbox that is gone
-        when this returns.
-        """
-        box = await self._sandbox(work, origin)
+        """The result of the steps from number `done` on, done in a sandbox that is gone when this returns."""
+        box = await self._sandbox(work, stage.image, origin)
         runner = StepRunner(
             execs=self.execs, files=self.sandbox_files, caller=work.caller, sandbox_id=box.id, context=work.context,
-            log=work.log, step_timeout_s=work.spec.step_timeout_s,
+            fetch=functools.partial(self._fetched, work), log=work.log,
+            step_timeout_s=work.spec.step_timeout_s,
         )  # fmt: skip
-        made = None
+        made, steps = None, stage.plan.steps
         try:
-            for at, step in enumerate(work.plan.steps[done:], done):
-                await work.log(work.shown(at))
+            for at, step in enumerate(steps[done:], done):
+                await work.log(stage.shown(at))
                 await runner.run(step)
-                if work.keys:
-                    made = await self._snapshot(box.id, work.keys[at], stack)
-            made = made or await self._snapshot(box.id, None, stack)
+                if at == len(steps) - 1 and any(map(has_directories, steps)):
+                    await runner.clear(step)
+                if self._is_cached:
+                    made = await self._snapshot(box.id, stage.keys[at], work.stack)
+            made = made or await self._snapshot(box.id, None, work.stack)
         except Exception:  # not when it is cancelled: Bay may be ending, and the next one clears up
             await self._delete(work.caller, box.id)
             raise
         await self._delete(work.caller, box.id)
         return made
 
-    async def _known(self, work: _Work, stack: AsyncExitStack) -> tuple[int, CheckpointRecord | None]:
+    @asynccontextmanager
+    async def _fetched(
+        self, work: _Work, step: Copy, origin: Origin, source: str
+    ) -> AsyncGenerator[tuple[BuildContext, Copy]]:
+        """Files of the place that a copy names. One sandbox at a time has them."""
+        if work.source is not None and work.source[0] != origin:
+            await self._drop_source(work)
+        if work.source is None:
+            if isinstance(origin, int):
+                made = await self._sandbox(work, work.stages[origin].image, work.results[origin])
+            else:
+                made = await self._sandbox(work, work.images[origin], None)
+            work.source = origin, made.id
+        source_files = StageFiles(
+            execs=self.execs, sandbox_files=self.sandbox_files, files=self.files,
+            step_timeout_s=work.spec.step_timeout_s,
+        )  # fmt: skip
+        async with source_files.fetched(work.caller, work.source[1], work.template.id, step, source) as found:
+            yield found
+
+    async def _drop_source(self, work: _Work) -> None:
+        if work.source is not None:
+            _, box = work.source
+            work.source = None
+            await self._delete(work.caller, box)
+
+    async def _known(self, work: _Work, stage: _StageWork) -> tuple[int, CheckpointRecord | None]:
         """The number of steps whose result is here, and that of the last of these, held in the stack."""
+        keys = stage.keys if self._is_cached else ()
         async with self.core.store.write() as db:
-            found = await checkpoints.steps_among(db, work.caller.owner, work.keys)
-            for at in reversed(range(len(work.keys))):
-                if (checkpoint := found.get(work.keys[at])) is not None:
+            found = await checkpoints.steps_among(db, work.caller.owner, keys)
+            for at in reversed(range(len(keys))):
+                if (checkpoint := found.get(keys[at])) is not None:
                     await checkpoints.change(db, checkpoint.id, used_at=self.core.clock())
-                    stack.enter_context(self.holds.hold(checkpoint.id))
+                    work.stack.enter_context(self.holds.hold(checkpoint.id))
                     return at + 1, checkpoint
         return 0, None
 
-    async def _sandbox(self, work: _Work, checkpoint: CheckpointRecord | None) -> Sandbox:
+    async def _sandbox(
+        self, work: _Work, image: ContainerImage, checkpoint: CheckpointRecord | None
+    ) -> Sandbox:
         new = NewSandbox(
             profile=work.template.profile,
-            image=work.image.id,
+            image=image.id,
             ttl=_LIFE_S,
             labels={LABEL: work.template.id},
             from_checkpoint=checkpoint and checkpoint.id,
@@ -278,6 +386,10 @@ class Builder:
             await self.sandboxes.delete(caller, sandbox_id)
         except BayError as error:
             log.warning("build.sandbox_stays", id=sandbox_id, error=error.message)
+
+
+def _title(stage: StageSpec) -> str:
+    return stage.name or f"stage {stage.number}"
 
 
 def _is_gone(template: TemplateRecord | None) -> bool:

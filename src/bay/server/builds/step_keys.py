@@ -2,32 +2,49 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from bay.builds.steps import Copy, MakeWorkdir, Run, Step
+from bay.builds.steps import Copy, MakeWorkdir, Origin, Run, Step
 from bay.server.builds.context import BuildContext
 
 _FORM = 1
 """Raised when the same steps begin to make other files."""
 
 
-def step_keys(origin: Sequence[str], steps: Sequence[Step], context: BuildContext) -> list[str]:
-    """A key for each step, which depends on all before it: of `origin`, which names the image and the rest
-    that a build begins with, of what each step says, and of the content that it copies.
+def first_key(origin: Sequence[str]) -> str:
+    """The key before all steps: `origin` names the image, and the rest that a build begins with."""
+    return _hash([_FORM, *origin])
+
+
+def step_keys(
+    key: str, steps: Sequence[Step], context: BuildContext, origin_key: Callable[[Origin], str]
+) -> list[str]:
+    """A key for each step, which depends on all before it: of `key`, of what each step says, and of the
+    content that it copies, or `origin_key` of the place that it copies from.
     """
-    key = _hash([_FORM, *origin])
     keys: list[str] = []
     for step in steps:
-        key = _hash([key, *_facts(step, context)])
+        key = _hash([key, *_facts(step, context, origin_key)])
         keys.append(key)
+    if keys and any(has_directories(step) for step in steps):
+        keys[-1] = _hash([keys[-1], "without the directories of mounts"])
     return keys
 
 
-def _facts(step: Step, context: BuildContext) -> list[object]:
+def has_directories(step: Step) -> bool:
+    """Whether its command has directories that are taken away behind the last step."""
+    return isinstance(step, Run) and bool(step.mounts)
+
+
+def _facts(step: Step, context: BuildContext, origin_key: Callable[[Origin], str]) -> list[object]:
     match step:
         case Run():
             env = sorted(step.env.items())
-            return ["run", step.argv, env, step.user, step.working_dir, step.script]
+            mounts = [[one.target, one.cache, one.owner, one.mode] for one in step.mounts]
+            facts: list[object] = ["run", step.argv, env, step.user, step.working_dir, step.script]
+            return [*facts, mounts] if mounts else facts
+        case Copy(origin=str() | int() as origin):
+            return ["copy from", origin_key(origin), step.sources, step.target, step.owner, step.mode]
         case Copy():
             staging = context.staging(step)
             sources = [[one.target, one.only, one.below] for one in staging.sources]

@@ -5,11 +5,13 @@ build first, and a shell as root puts them in their places.
 """
 
 import codecs
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from secrets import token_hex
 
-from bay.builds.steps import SCRIPT, Copy, MakeWorkdir, Run, Step
+from bay.builds.steps import SCRIPT, Copy, DirectoryMount, MakeWorkdir, Origin, Run, Step
 from bay.errors import BuildFailed
 from bay.linux.threads import in_new_thread
 from bay.models import Exec
@@ -54,6 +56,41 @@ fi
 """
 
 
+_KEPT = "/.bay-build"
+"""The directory of caches between the commands of a stage, and of what stands at the places of mounts."""
+
+_MOUNT = r"""
+set -e
+target=$1 kept=$2 aside=$3 owner=$4 mode=$5
+mkdir -p -- "$6" "$(dirname -- "$target")"
+if [ -e "$target" ] || [ -L "$target" ]; then mv -- "$target" "$aside"; fi
+if [ -n "$kept" ] && [ -d "$kept" ]; then
+  mv -- "$kept" "$target"
+else
+  mkdir -- "$target"
+  chown -- "$owner" "$target"
+  chmod -- "$mode" "$target"
+fi
+"""
+
+_UNMOUNT = r"""
+set -e
+target=$1 kept=$2 aside=$3
+if [ -n "$kept" ] && [ -d "$target" ] && ! [ -L "$target" ]; then
+  rm -rf -- "$kept"
+  mv -- "$target" "$kept"
+else
+  rm -rf -- "$target"
+fi
+if [ -e "$aside" ] || [ -L "$aside" ]; then mv -- "$aside" "$target"; fi
+"""
+
+Fetch = Callable[[Copy, Origin, str], AbstractAsyncContextManager[tuple[BuildContext, Copy]]]
+"""Gives the files that one source of a copy names in another place than the context, and the same copy by
+the names that they have there.
+"""
+
+
 @dataclass(kw_only=True, eq=False)
 class StepRunner:
     """Does steps in the sandbox `sandbox_id` of the caller, which nothing else uses."""
@@ -63,6 +100,7 @@ class StepRunner:
     caller: Caller
     sandbox_id: str
     context: BuildContext
+    fetch: Fetch
     log: OnLog
     step_timeout_s: float
     _stage: str = field(init=False, default_factory=lambda: f"/workspace/.bay-build-{token_hex(8)}")
@@ -77,7 +115,18 @@ class StepRunner:
             case MakeWorkdir():
                 await self._shell(step, _MAKE_DIRECTORY, step.path, _owner(step.user))
 
+    async def clear(self, step: Step) -> None:
+        """Take away the directories that mounts left for the next command, behind the last."""
+        await self._command(step, ["rm", "-rf", "--", _KEPT], user=_ROOT)
+
     async def _run(self, step: Run) -> None:
+        for at, one in enumerate(step.mounts):
+            await self._shell(step, _MOUNT, *_places(one, at), one.owner, f"{one.mode:04o}", _KEPT)
+        await self._run_mounted(step)
+        for at, one in enumerate(step.mounts):
+            await self._shell(step, _UNMOUNT, *_places(one, at))
+
+    async def _run_mounted(self, step: Run) -> None:
         argv = list(step.argv)
         if step.script is not None:
             await self._unpack(_script(step.script.encode()))
@@ -91,8 +140,16 @@ class StepRunner:
             await self._unstage(step)
 
     async def _copy(self, step: Copy) -> None:
-        staging = await in_new_thread(lambda: self.context.staging(step))
-        await self._unpack(self.context.tar(staging))
+        if step.origin is None:
+            await self._copy_of(self.context, step)
+            return
+        for source in step.sources:
+            async with self.fetch(step, step.origin, source) as (context, named):
+                await self._copy_of(context, named)
+
+    async def _copy_of(self, context: BuildContext, step: Copy) -> None:
+        staging = await in_new_thread(lambda: context.staging(step))
+        await self._unpack(context.tar(staging))
         links = [part for name, target in staging.links for part in (f"{self._stage}/{name}", target)]
         if links:
             await self._shell(step, _LINKS, *links)
@@ -142,6 +199,12 @@ class StepRunner:
         ended = await self.execs.get(self.caller, self.sandbox_id, began.id, _END_S)
         if ended.exit_code != 0 or ended.timed_out:
             raise _failure(step, ended, tail, self.step_timeout_s)
+
+
+def _places(mount: DirectoryMount, at: int) -> tuple[str, str, str]:
+    """The directory, that of its cache between commands or "", and the place of what stands there."""
+    digest = "" if mount.cache is None else hashlib.sha256(mount.cache.encode()).hexdigest()[:32]
+    return mount.target, digest and f"{_KEPT}/{digest}", f"{_KEPT}/aside-{at}"
 
 
 def _script(content: bytes) -> Generator[bytes]:

@@ -4,12 +4,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bay.builds.dockerfile import Dockerfile
-from bay.builds.steps import BuildConfig, BuildPlan
+from bay.builds.mounts import check_secrets
+from bay.builds.steps import SHELL, BuildConfig, BuildPlan, Origin
 from bay.builds.written import plan_steps
 from bay.models import KeyScope, Pull, SandboxSecret, from_wire, to_wire
 
 STEP_S = 3600
 """Seconds that one step may take, unless the build says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A stage by its number, its name, and the image or earlier stage that it begins with."""
+
+    number: int
+    name: str
+    base: Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,23 +52,35 @@ class BuildSpec:
         """The same build, whose context has come."""
         return replace(self, context="here")
 
-    @property
-    def base(self) -> str:
-        """The image that it begins with. Raises InvalidArgument for a Dockerfile that breaks a rule."""
-        return self.image or self._file.base
+    def stages(self) -> list[StageSpec]:
+        """The stages that are built, the last at the end. Raises InvalidArgument for a Dockerfile that breaks
+        a rule.
+        """
+        if self.image is not None:
+            return [StageSpec(0, "", self.image)]
+        file = self._file
+        return [StageSpec(at, file.stages[at].name, file.stages[at].base) for at in file.needed()]
 
-    def plan(self, base: BuildConfig, platform: str) -> BuildPlan:
-        """The plan on top of that config. Raises InvalidArgument."""
+    def images_copied(self) -> list[str]:
+        """The references of images that steps copy from."""
+        return [] if self.steps is not None else self._file.images_copied()
+
+    def plan(
+        self, base: BuildConfig, platform: str, stage: int = 0, shell: tuple[str, ...] = SHELL
+    ) -> BuildPlan:
+        """The plan of a stage on top of that config. Raises InvalidArgument."""
         if self.steps is not None:
             return plan_steps(self.steps, base)
-        return self._file.plan(base, platform)
+        plan = self._file.plan(base, platform, stage, shell)
+        check_secrets(plan.steps, {one.name: (one.env, one.file) for one in self.secrets})
+        return plan
 
     def check(self) -> None:
         """Raises InvalidArgument for what is wrong whatever the base image says."""
         if self.steps is not None:
             plan_steps(self.steps, BuildConfig())
         else:
-            self._file  # noqa: B018 - reading it is the check
+            self._file.images_copied()
 
     @property
     def _file(self) -> Dockerfile:

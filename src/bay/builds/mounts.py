@@ -1,0 +1,141 @@
+"""Reads `RUN --mount`: directories and secrets that a command has while it runs.
+https://docs.docker.com/reference/dockerfile/#run---mount
+"""
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from bay.builds.problems import fault, unsupported
+from bay.builds.steps import DirectoryMount, Run, SecretMount, Step
+from bay.errors import InvalidArgument
+
+MAX_MOUNTS = 20
+"""Mounts of one command."""
+
+_SAME = {"dst": "target", "destination": "target", "src": "source", "ro": "readonly", "rw": "readwrite"}
+_OPTIONS = {
+    "cache": frozenset({"id", "target", "readwrite", "sharing", "mode", "uid", "gid"}),
+    "tmpfs": frozenset({"target", "size"}),
+    "secret": frozenset({"id", "target", "required", "env", "mode", "uid", "gid"}),
+}
+_WAYS_OUT = {
+    "bind": "COPY the files, and remove them in the RUN that needs them last",
+    "ssh": "give the key as a secret",
+}
+_ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """All that one command has while it runs."""
+
+    directories: tuple[DirectoryMount, ...] = ()
+    secrets: tuple[SecretMount, ...] = ()
+
+
+NO_MOUNTS = Mounts()
+
+
+def read_mounts(values: Iterable[str], word: Callable[[str], str], working_dir: str, line: int) -> Mounts:
+    """The mounts of the flags `--mount=VALUE`; `word` replaces variables. Raises InvalidArgument."""
+    directories: list[DirectoryMount] = []
+    secrets: list[SecretMount] = []
+    for value in values:
+        options = _options(value, word)
+        kind = options.pop("type", "bind")
+        if kind in _WAYS_OUT:
+            raise unsupported(line, f"RUN --mount=type={kind}", _WAYS_OUT[kind])
+        if kind not in _OPTIONS:
+            raise InvalidArgument(f"--mount has the type {kind[:40]!r}; use {', '.join(_OPTIONS)}")
+        if unknown := options.keys() - _OPTIONS[kind]:
+            raise unsupported(line, f"RUN --mount=type={kind},{min(unknown)[:40]}")
+        if kind == "secret":
+            secrets.append(_secret(options, working_dir))
+        else:
+            directories.append(_directory(kind, options, working_dir))
+    targets = [one.target for one in directories]
+    if len(targets) + len(secrets) > MAX_MOUNTS:
+        raise InvalidArgument(f"there are more than {MAX_MOUNTS} mounts, the limit")
+    for at, one in enumerate(targets):
+        if any(_is_below(other, one) or _is_below(one, other) for other in targets[:at]):
+            raise InvalidArgument(f"two mounts meet at {one[:200]}; give each a directory of its own")
+    return Mounts(tuple(directories), tuple(secrets))
+
+
+def check_secrets(steps: Iterable[Step], given: Mapping[str, tuple[str | None, str | None]]) -> None:
+    """Raises InvalidArgument with the line of a command that expects a secret where the build does not put
+    it; `given` has the variable and the file of each secret. One that is not given is only missed where it
+    is required.
+    """
+    for step in steps:
+        for one in step.secrets if isinstance(step, Run) else ():
+            if one.name not in given:
+                if one.is_required:
+                    raise fault(step.line, f"secret {one.name} is required; give it by --secret {one.name}")
+                continue
+            env, file = given[one.name]
+            if one.target is not None and one.target != file:
+                raise fault(
+                    step.line,
+                    f"secret {one.name} is expected in {one.target}; give it by --secret {one.name}={one.target}",
+                )
+            if one.env is not None and one.env != env:
+                raise fault(step.line, f"secret {one.name} is expected in the variable {one.env}; give it so")
+
+
+def _options(value: str, word: Callable[[str], str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in value.split(","):
+        name, equals, text = part.partition("=")
+        name = _SAME.get(name.strip().lower(), name.strip().lower())
+        if name in found:
+            raise InvalidArgument(f"--mount has {name[:40]} twice; leave one out")
+        found[name] = word(text) if equals else "true"
+    return found
+
+
+def _secret(options: Mapping[str, str], working_dir: str) -> SecretMount:
+    target, env = options.get("target"), options.get("env")
+    name = options.get("id") or posixpath.basename(target or "")
+    if _ID.fullmatch(name) is None:
+        raise InvalidArgument("--mount=type=secret names no secret; write id=NAME")
+    if target is None and env is None:
+        target = f"/run/secrets/{name}"
+    return SecretMount(
+        name=name,
+        target=None if target is None else _place(target, working_dir),
+        env=env,
+        is_required=options.get("required", "false") == "true",
+    )
+
+
+def _directory(kind: str, options: Mapping[str, str], working_dir: str) -> DirectoryMount:
+    target = _place(options.get("target", ""), working_dir)
+    if kind == "tmpfs":
+        return DirectoryMount(target=target, mode=0o1777)
+    cache = options.get("id", target)
+    if _ID.fullmatch(cache) is None:
+        raise InvalidArgument("--mount=type=cache has an id that cannot be; use up to 256 plain characters")
+    if options.get("sharing", "shared") not in ("shared", "private", "locked"):
+        raise InvalidArgument("--mount=type=cache takes sharing=shared, private or locked")
+    uid, gid = options.get("uid", "0"), options.get("gid", "0")
+    if _NUMBER.fullmatch(uid) is None or _NUMBER.fullmatch(gid) is None:
+        raise InvalidArgument("--mount takes uid and gid as numbers")
+    mode = options.get("mode", "0755")
+    if re.fullmatch(r"[0-7]{3,4}", mode) is None:
+        raise InvalidArgument(f"--mount takes the mode as octal digits, such as 0755, not {mode[:40]!r}")
+    return DirectoryMount(target=target, cache=cache, owner=f"{uid}:{gid}", mode=int(mode, 8))
+
+
+def _place(target: str, working_dir: str) -> str:
+    place = posixpath.normpath(posixpath.join(working_dir, target)) if target else "/"
+    if place.strip("/") == "" or "\0" in place or len(place) > 1024:
+        raise InvalidArgument("--mount needs a directory of its own; write target=PATH")
+    return "/" + place.lstrip("/")
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")

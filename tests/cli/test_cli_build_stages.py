@@ -1,0 +1,245 @@
+"""Builds of several stages through the executable, and directories and secrets that commands have only while
+they run: the oci driver, a registry, and both ways to keep files.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import forked_bay
+import pytest
+import registry
+from image_files import ImageFile, Layer, layer_of, layer_of_tree
+from image_roots import busybox_root
+from registry import Registry
+
+from bay.cargo import backend_detection
+from bay.images import fetch_cage
+from pools import unmounted_after
+
+pytestmark = pytest.mark.long
+
+KEY = "bay_0123456789abcdef0123456789abcdef"
+TOKEN = "token-that-no-layer-may-have"
+PROFILES = {"python-default": {"persist": "machine", "memory_mb": 256, "pids": 64}}
+_PATIENCE_S = 180.0
+
+
+@dataclass(frozen=True)
+class Bay:
+    """Runs `bay` with a server of its own."""
+
+    environment: dict[str, str]
+
+    def build(self, context: Path, text: str, *arguments: str, code: int = 0) -> str:
+        """What a build of that Dockerfile says."""
+        (context / "Dockerfile").write_text(text)
+        done = self._run("build", str(context), "-t", "made", *arguments)
+        assert done.returncode == code, done.stderr.decode()
+        return done.stderr.decode()
+
+    def inside(self, command: str) -> str:
+        """The output of a command of root in a sandbox of the template."""
+        image = json.loads(self("template", "get", "made", "--json"))["image_id"]
+        return self("run", "--image", image, "--user", "root", "--", "sh", "-c", command)
+
+    def __call__(self, *arguments: str, stdin: bytes = b"") -> str:
+        done = self._run(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def _run(self, *arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        return forked_bay.run(list(arguments), self.environment, stdin, _PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
+    if os.geteuid() != 0 or not fetch_cage.is_installed() or not registry.is_installed():
+        pytest.skip("needs root, skopeo, and docker-registry")
+    with registry.registry(tmp_path_factory.mktemp("registry")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def box_layer(tmp_path_factory: pytest.TempPathFactory) -> Layer:
+    root = tmp_path_factory.mktemp("busybox")
+    busybox_root(root)
+    return layer_of_tree(root)
+
+
+@pytest.fixture(scope="module")
+def small(hub: Registry, box_layer: Layer) -> str:
+    config = {"config": {"Env": ["PATH=/bin"]}}
+    return hub.push(ImageFile(layers=(box_layer,), config=config), "small/box", "1")
+
+
+@pytest.fixture(scope="module")
+def tools(hub: Registry) -> str:
+    """An image that has files and no program."""
+    return hub.push(
+        ImageFile(layers=(layer_of({"tool": b"a tool", "etc/more": b"more"}),)), "small/tools", "1"
+    )
+
+
+@pytest.fixture(scope="module", params=["btrfs", "directory"])
+def bay(request: pytest.FixtureRequest, hub: Registry) -> Generator[Bay]:
+    if request.param == "btrfs" and backend_detection.look(Path("/tmp")).lacking is not None:
+        pytest.skip("needs loop devices and btrfs")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
+    with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
+        Path(root).chmod(0o711)  # sessions pass through it
+        own = clean | {
+            "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data", "BAY_API_KEY": KEY,
+            "BAY_CARGO_BACKEND": request.param, "BAY_POOL_MAX_GB": "2", "BAY_PROFILES": json.dumps(PROFILES),
+            "BAY_REGISTRIES": json.dumps({hub.host: {"insecure": True}}), "BAY_MAX_CONTEXT_MB": "8",
+        }  # fmt: skip
+        if "BAY_CACHE_DIR" in os.environ:
+            own["BAY_CACHE_DIR"] = os.environ["BAY_CACHE_DIR"]
+        with unmounted_after(Path(root) / "data"), serving(own) as url:
+            made = Bay(own | {"BAY_URL": url})
+            made("secret", "set", "TOKEN", stdin=TOKEN.encode())
+            yield made
+
+
+@contextmanager
+def serving(environment: dict[str, str]) -> Generator[str]:
+    with open(os.devnull, "wb") as null:
+        server = forked_bay.fork(["serve", "--port", "0"], environment, null.fileno())
+    assert server.stdout is not None
+    with server.stdout as said:
+        try:
+            yield said.readline().decode().rpartition(" ")[2].strip()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    top = tmp_path / "context"
+    top.mkdir()
+    (top / "main.c").write_text("int main;")
+    return top
+
+
+def test_files_of_a_stage_and_of_an_image_come_into_the_last_one(
+    bay: Bay, context: Path, small: str, tools: str
+) -> None:
+    text = f"""
+FROM {small} AS build
+WORKDIR /src
+COPY main.c .
+RUN umask 077; mkdir -p /private/out/deep; echo bin > /private/out/a.bin; echo more > /private/out/deep/b.bin; \
+  chmod 4755 /private/out/a.bin; ln -s a.bin /private/out/link; ln -s /private/out /out; ln -s /etc/motd /private/out/away; \
+  ln /private/out/a.bin /private/out/same; mkfifo /private/out/pipe; echo no > /private/out/no.txt
+FROM {small} AS unused
+RUN exit 9
+FROM build AS middle
+RUN echo $PWD > /pwd
+FROM {small}
+COPY --from=build /private/out /got
+COPY --from=build /out/link /out/*.bin /some/
+COPY --from=middle --chown=7:8 --chmod=600 /pwd /pwd.txt
+COPY --from={tools} /tool /etc/more /tools/
+RUN cat /pwd.txt && rm /tools/more
+"""
+    log = bay.build(context, text)
+    assert "[build 2/3] COPY main.c .\n" in log
+    assert "[stage 3 5/5] RUN cat /pwd.txt" in log
+    assert "/src\nfreezing\n" in log
+    assert "unused" not in log
+    said = bay.inside(
+        "cd /got; ls -A . deep; stat -c '%u:%g %a %h' a.bin deep/b.bin /pwd.txt; readlink link; readlink away; "
+        "cat /some/link /some/a.bin; ls /some; ls /tools; cat /tools/tool; echo; ls -d /src /private/out 2>&1 || true"
+    )
+    assert said.splitlines() == [
+        ".:", "a.bin", "away", "deep", "link", "no.txt", "same", "", "deep:", "b.bin",
+        "0:0 755 2", "0:0 600 1", "7:8 600 1", "a.bin", "/etc/motd", "bin", "bin", "a.bin", "link", "tool", "a tool",
+        "ls: /src: No such file or directory", "ls: /private/out: No such file or directory",
+    ]  # fmt: skip
+    assert bay("ls", "-q") == ""
+
+
+def test_a_build_whose_stages_are_known_starts_no_sandbox(bay: Bay, context: Path, small: str) -> None:
+    if bay.environment["BAY_CARGO_BACKEND"] != "btrfs":
+        pytest.skip("other file systems keep no snapshots after steps")
+    text = f"""
+FROM {small} AS first
+RUN echo %s > /one
+FROM {small}
+RUN echo two > /two
+COPY --from=first /one /copied
+"""
+    bay.build(context, text % "1")
+    log = bay.build(context, text % "1")
+    assert log.count("cached\n") == 2
+    assert "[first" not in log  # nothing of it was needed
+    log = bay.build(context, text % "other")
+    assert "[first 1/1] RUN echo other > /one\n[stage 1 2/2]" in log
+    assert bay.inside("cat /copied /two") == "other\ntwo\n"
+
+
+def test_a_cache_lasts_to_the_next_command_and_is_not_in_the_template(
+    bay: Bay, context: Path, small: str
+) -> None:
+    text = f"""
+FROM {small}
+RUN mkdir -p /opt/c /opt/t; echo image > /opt/c/own; echo image > /opt/t/own; chmod 750 /opt/c
+RUN --mount=type=cache,target=/opt/c --mount=type=tmpfs,target=/opt/t ls -A /opt/c /opt/t; echo 1 > /opt/c/1; echo 1 > /opt/t/1
+RUN --mount=type=cache,target=/var/new/c,id=/opt/c,mode=0700 cat /var/new/c/1; echo 2 > /var/new/c/2
+RUN --mount=type=cache,target=/opt/c ls /opt/c; rm -rf /opt/c; ln -s /etc /opt/c
+RUN --mount=type=tmpfs,target=/opt/t stat -c %a /opt/t; ls /opt/c; find / -xdev -name '.bay-build' | wc -l
+"""
+    log = bay.build(context, text)
+    assert "\n/opt/c:\n\n/opt/t:\n[3/5]" in log
+    assert "\n1\n[4/5]" in log
+    assert "\n1\n2\n[5/5]" in log
+    assert "\n1777\nown\n1\nfreezing\n" in log
+    assert bay.inside(
+        "ls -A /opt/c /opt/t; stat -c %a /opt/c; ls -A /var/new; ls -d /.bay-build || echo gone"
+    ) == ("/opt/c:\nown\n\n/opt/t:\nown\n750\ngone\n")
+
+
+def test_a_command_finds_its_secret_where_it_expects_it(bay: Bay, context: Path, small: str) -> None:
+    text = f"FROM {small}\nRUN --mount=type=secret,id=TOKEN,required wc -c < /run/secrets/TOKEN\n"
+    assert f"\n{len(TOKEN)}\n" in bay.build(context, text, "--secret", "TOKEN=/run/secrets/TOKEN")
+    said = bay.build(context, text, code=2)
+    assert "line 2: secret TOKEN is required; give it by --secret TOKEN" in said
+    said = bay.build(context, text, "--secret", "TOKEN", code=2)
+    assert "line 2: secret TOKEN is expected in /run/secrets/TOKEN; give it by --secret TOKEN=/run" in said
+    bay.build(context, f"FROM {small}\nRUN --mount=type=secret,id=ABSENT [ ! -e /run/secrets/ABSENT ]\n")
+
+
+@pytest.mark.parametrize(
+    ("copy", "words"),
+    [
+        ("COPY --from=first /none /x", "line 4: COPY --from=first /none /x: there is no file /none"),
+        ("COPY --from=first /dir/*.none /x", "the place that --from names has no file /dir/*.none"),
+        ("COPY --from=first /dir/a /dir/b /x", "several sources need a directory"),
+        ("COPY --from=first /big /x", "/big has more than 8 MiB, the limit"),
+        ("COPY --from=TOOLS /etc /x", "without /bin/sh, readlink and tar"),
+        ("COPY --from=first /loop /x", "there is no file /loop"),
+    ],
+)
+def test_a_copy_that_cannot_be_is_told_with_its_line_and_leaves_no_sandbox(
+    bay: Bay, context: Path, small: str, tools: str, copy: str, words: str
+) -> None:
+    text = f"""FROM {small} AS first
+RUN mkdir /dir; touch /dir/a /dir/b; head -c 9000000 /dev/zero > /big; ln -s loop /loop
+FROM {small}
+{copy.replace("TOOLS", tools)}
+"""
+    assert words in bay.build(context, text, code=2 if "several" in words else 1)
+    assert bay("ls", "-q") == ""
+
+
+def test_a_stage_that_fails_ends_the_build_with_its_line(bay: Bay, context: Path, small: str) -> None:
+    text = f"FROM {small} AS first\nRUN echo why; exit 3\nFROM {small}\nCOPY --from=first /x /y\n"
+    assert "line 2: RUN echo why; exit 3 ended with 3" in bay.build(context, text, code=1)
+    assert bay("ls", "-q") == ""
