@@ -128,9 +128,12 @@ async def newest(db: StoreConnection) -> int:
     return (await db.execute(select(func.max(_E.seq)))).scalar() or 0
 
 
-async def grown(db: StoreConnection, since: int) -> list[str]:
-    """The sandboxes that have got execs behind row `since`."""
-    return list((await db.execute(select(_E.sandbox_id).where(_E.seq > since).distinct())).scalars())
+async def grown(db: StoreConnection, since: int, least: Keep) -> list[str]:
+    """The sandboxes that have got execs behind row `since`, and have more of them than `least`."""
+    recent = select(_E.sandbox_id).where(_E.seq > since)
+    beyond = or_(func.count() > least.count, func.sum(_size()) > least.size)
+    query = select(_E.sandbox_id).where(_E.sandbox_id.in_(recent)).group_by(_E.sandbox_id).having(beyond)
+    return list((await db.execute(query)).scalars())
 
 
 async def surplus(db: StoreConnection, sandbox_id: str, kind: Kind, keep: Keep) -> list[int]:

@@ -10,11 +10,13 @@ import pytest
 from server_harness import World, add_event, assert_error, clear, create, shell, until, world
 
 from bay.ids import new_id
-from bay.store import claims
-from bay.store.records import Claim
+from bay.store import claims, history
+from bay.store.history import Kind
+from bay.store.records import Claim, Keep
 from bay.store.schema import audit, sessions
 from bay.store.schema import events as events_table
 from bay.store.schema import execs as execs_table
+from bay.store.sqlite import StoreConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -124,6 +126,26 @@ async def test_each_sandbox_has_its_own_room(bay: World, alice: httpx.AsyncClien
     await ran(bay, box, "a1")
     await ran(bay, other, "b1", "b2", "b3", "b4")
     assert await kept(bay) == ["a1", "b2", "b3", "b4"]
+
+
+async def test_sandboxes_within_all_limits_are_seen_at_one_glance(
+    bay: World, alice: httpx.AsyncClient, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand sandboxes with a command each took four queries each, every minute."""
+    looked: list[str] = []
+    surplus = history.surplus
+
+    async def seen(db: StoreConnection, sandbox_id: str, kind: Kind, keep: Keep) -> list[int]:
+        looked.append(sandbox_id)
+        return await surplus(db, sandbox_id, kind, keep)
+
+    monkeypatch.setattr(history, "surplus", seen)
+    others = [(await create(alice, wait=15))["id"] for _ in range(2)]
+    await ran(bay, box, "a1", "a2", "a3")
+    await ran(bay, others[0], "b1", "b2", output="x" * 600_000)
+    await ran(bay, others[1], "c1", "c2", "c3", "c4")
+    assert await kept(bay) == ["a1", "a2", "a3", "b2", "c2", "c3", "c4"]
+    assert set(looked) == set(others)
 
 
 async def test_the_end_of_a_command_that_nobody_asked_for_is_found_out(

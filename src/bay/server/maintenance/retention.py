@@ -65,6 +65,9 @@ class Housekeeping:
             "plain": _KEEP_PLAIN,
             "running": _times(_MANY, _KEEP_PLAIN),
         }
+        limits = self._limits.values()
+        self._least = Keep(count=min(one.count for one in limits), size=min(one.size for one in limits))
+        """A sandbox that has no more execs than this, of all kinds together, is within each limit."""
         self._trimmed_to = 0
         """The execs up to this row have been counted; those behind it tell which sandboxes to look at."""
         self._aged_to = 0
@@ -114,7 +117,7 @@ class Housekeeping:
         await self._core.deferred.flush()
         async with self._core.store.read() as db:
             newest = await history.newest(db)
-            grown = await history.grown(db, self._trimmed_to)
+            grown = await history.grown(db, self._trimmed_to, self._least)
         for sandbox_id in grown:
             for kind, keep in self._limits.items():
                 async with self._core.store.read() as db:
