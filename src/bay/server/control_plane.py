@@ -46,6 +46,7 @@ from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelClient
 from bay.server.keys.service import ApiKeys, Audits
 from bay.server.maintenance.garbage_collection import Garbage
+from bay.server.maintenance.metrics import Metrics
 from bay.server.maintenance.retention import Housekeeping, Retention
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceClient
@@ -469,6 +470,7 @@ class ControlPlane:
             Cursors(self.seals),
             self.pool,
             Garbage(core=self.core, waker=self.waker, sweep=self.sweep, orphans=self.reconciler.orphans),
+            Metrics(store=self.store, clock=self.clock),
         )
         return {type(one): one for one in made}
 

@@ -144,6 +144,13 @@ async def stale_steps(db: StoreConnection, before: datetime, most: int, most_byt
     return list((await db.execute(query)).scalars())
 
 
+async def step_totals(db: StoreConnection) -> tuple[int, int]:
+    """The number of all owners' snapshots after steps, and their bytes, as far as they were measured."""
+    query = select(func.count(), func.coalesce(func.sum(_C.size_bytes), 0)).select_from(checkpoints)
+    count, size = (await db.execute(query.where(_IS_STEP))).one()
+    return count, size
+
+
 async def hide_steps_of(db: StoreConnection, image_id: str, now: datetime) -> None:
     """Delete the snapshots after steps of builds on that image: they are of no use without it."""
     steps = update(checkpoints).where(_IS_STEP, _C.image_id == image_id)

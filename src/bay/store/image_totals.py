@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import func, select
 
+from bay.store import checkpoints as checkpoint_queries
 from bay.store import images as image_queries
 from bay.store.records import NOBODY
 from bay.store.schema import checkpoints, image_layers, images, templates
@@ -20,7 +21,8 @@ class ImageTotals:
 
     `images` are those that are ready and no template's; `pulling` ones are not there yet. `workspace_bytes`
     are of the templates' files. The `unused` ones are those that `bay image prune` would remove, and
-    `unused_bytes` those of their layers that no other image has.
+    `unused_bytes` those of their layers that no other image has. `cached_steps` are snapshots after steps of
+    builds, and blocks that these share count for each of them in `cached_bytes`.
     """
 
     images: int
@@ -31,6 +33,8 @@ class ImageTotals:
     workspace_bytes: int
     unused: int
     unused_bytes: int
+    cached_steps: int
+    cached_bytes: int
 
 
 async def totals(db: StoreConnection, now: datetime) -> ImageTotals:
@@ -44,6 +48,7 @@ async def totals(db: StoreConnection, now: datetime) -> ImageTotals:
     # The profiles' own images are no owner's to prune: they go, like all, when they were unused for long.
     unused = {one.id for one in await image_queries.unused(db, now) if one.owner != NOBODY}
     all_layers, kept_layers = await _layers(db, unused)
+    cached_steps, cached_bytes = await checkpoint_queries.step_totals(db)
     return ImageTotals(
         images=(await db.execute(select(func.count()).select_from(images).where(*ready))).scalar_one(),
         pulling=(await db.execute(select(func.count()).select_from(images).where(*pulling))).scalar_one(),
@@ -53,6 +58,8 @@ async def totals(db: StoreConnection, now: datetime) -> ImageTotals:
         workspace_bytes=(await db.execute(files)).scalar_one(),
         unused=len(unused),
         unused_bytes=sum(size for diff_id, size in all_layers.items() if diff_id not in kept_layers),
+        cached_steps=cached_steps,
+        cached_bytes=cached_bytes,
     )
 
 

@@ -38,7 +38,7 @@ NOBODY.update(image_ref=f"img-{RANDOM}", template_ref=f"tmpl-{RANDOM}", registry
 NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id")
 """What stands below a sandbox."""
 OPEN = {"/health", "/v1/profiles"}
-ADMIN = ("/v1/keys", "/v1/admin")
+ADMIN = ("/v1/keys", "/v1/admin", "/metrics")
 """What stands below is of no owner, and closed to all but admin keys: `test_keys` tries every route."""
 OWN_LISTS = {
     ("get", "/v1/sandboxes"),

@@ -78,10 +78,11 @@ async def _totals(database: Path) -> ImageTotals:
 
 def _in_words(found: ImageTotals) -> str:
     pulling = f" ({found.pulling} more on the way)" if found.pulling else ""
+    steps = f", and {found.cached_steps} steps of builds in the cache" if found.cached_steps else ""
     files = f", and {_size(found.workspace_bytes)} of files" if found.templates else ""
     return (
         f"{found.images} of registries and archives{pulling}, {found.templates} of templates, "
-        f"{found.layers} layers with {_size(found.layer_bytes)}{files}; "
+        f"{found.layers} layers with {_size(found.layer_bytes)}{files}{steps}; "
         f"`bay image prune` would remove {found.unused}, and free {_size(found.unused_bytes)}"
     )
 

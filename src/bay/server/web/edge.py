@@ -34,7 +34,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = structlog.get_logger("bay.http")
 
 OPEN_PATHS = frozenset(("/health", "/v1/profiles", "/openapi.json", *PATHS))
-ADMIN_PATHS = ("/v1/keys", "/v1/admin")
+ADMIN_PATHS = ("/v1/keys", "/v1/admin", "/metrics")
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 """A browser gives a key with a WebSocket by a subprotocol that begins with this."""

@@ -1,0 +1,18 @@
+"""The route `/metrics`, for Prometheus. Admin keys only, as the `authorization` of a scrape."""
+
+from typing import Annotated
+
+from starlette.responses import Response
+
+from bay.server.maintenance.metrics import Metrics
+from bay.server.web.dependencies import Admin, noun_router, service
+
+router = noun_router("metrics")
+
+MetricsDep = Annotated[Metrics, service(Metrics)]
+
+
+@router.get("/metrics", response_class=Response)
+async def read_metrics(_caller: Admin, metrics: MetricsDep) -> Response:
+    """Gauges of this Bay, in the text format of Prometheus."""
+    return Response(await metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
