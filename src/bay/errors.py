@@ -75,6 +75,8 @@ class BayError(Exception):
     def __init__(
         self, message: str, *, details: dict[str, Any] | None = None, request_id: str | None = None
     ) -> None:
+        if not message.isascii():  # names of files may have bytes that are no text, which no answer can bear
+            message = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         super().__init__(message)
         self.message = message
         self.details = details or {}
