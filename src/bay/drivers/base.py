@@ -156,6 +156,8 @@ class SessionSpec:
     """The environment of the kernel that starts with the session (`SHIP_KERNEL_ENV`)."""
     secret_files: bool = False
     """Whether it has `/run/secrets`, a directory in memory that the user whom commands run as alone sees."""
+    tmp_on_disk: bool = False
+    """Whether `/tmp` is of the root file system, and stays as that does; else it is in memory."""
     volumes: tuple[MountedVolume, ...] = ()
     """Directories beside the workspace; none overlaps another or a place of the driver's."""
     network: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="none"))

@@ -93,7 +93,7 @@ def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
         "hostname": spec.hostname,
         "root": {"path": str(place.rootfs), "readonly": False},
         "process": _process(spec, place),
-        "mounts": [*_mounts(spec.resources), *_secrets(spec)],
+        "mounts": [*_mounts(spec), *_secrets(spec)],
         "linux": {
             **_namespaces(place),
             "cgroupsPath": place.cgroup,
@@ -169,16 +169,17 @@ def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
     return {**joined, "uidMappings": mapping, "gidMappings": mapping}
 
 
-def _mounts(resources: Resources) -> list[dict[str, Any]]:
-    half = resources.memory // 2  # data in a tmpfs is charged to the session's memory as well
+def _mounts(spec: SessionSpec) -> list[dict[str, Any]]:
+    half = spec.resources.memory // 2  # data in a tmpfs is charged to the session's memory as well
     terminals = ("newinstance", f"max={TERMINALS}", "ptmxmode=0666", "mode=0620", "gid=5")
+    tmp = _mount("/tmp", "tmpfs", "nosuid", "nodev", "mode=1777", f"size={half}")  # noqa: S108 - inside
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", "size=64k", "nr_inodes=64"),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", *terminals),
         _mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={half}"),  # noqa: S108 - inside
         _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        _mount("/tmp", "tmpfs", "nosuid", "nodev", "mode=1777", f"size={half}"),  # noqa: S108 - inside
+        *([] if spec.tmp_on_disk else [tmp]),
     ]
 
 

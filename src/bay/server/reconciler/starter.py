@@ -238,6 +238,7 @@ class Starter:
             allow_root=profile.root,
             kernel=profile.kernel,
             kernel_env=_kernel_env(sandbox, profile),
+            tmp_on_disk=lifecycle.BUILD_LABEL in sandbox.labels,
             secret_files=any(one.file is not None for one in sandbox.secrets),
             volumes=tuple(
                 MountedVolume(

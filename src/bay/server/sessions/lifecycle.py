@@ -12,6 +12,9 @@ from datetime import datetime, timedelta
 from bay.models import Compute, NetworkMode, Sandbox, Sizes, Status
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
+BUILD_LABEL = "bay.build"
+"""The label of a build's sandbox; its value is the template's id."""
+
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
