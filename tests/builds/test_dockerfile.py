@@ -339,7 +339,6 @@ def test_a_fault_is_refused_with_its_line(body: str, words: str) -> None:
         ("FROM scratch", "FROM scratch"),
         ("FROM $NONE", "names no image"),
         ("FROM a b", "IMAGE AS NAME"),
-        ("FROM --platform=linux/arm64 a", "FROM --platform"),
         ("# escape=x\nFROM a", "line 1: the escape character"),
         ("# escape=`\n# escape=`\nFROM a", "line 2: the parser directive escape"),
         ("FROM a\n" + "RUN x\n" * 1000, "the limit is 1000"),
@@ -348,6 +347,36 @@ def test_a_fault_is_refused_with_its_line(body: str, words: str) -> None:
 )
 def test_a_file_that_is_none_is_refused(text: str, words: str) -> None:
     assert words in refused(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "COPY " + "--link " * 140_000 + "x /y",
+        "RUN " + "--mount=type=tmpfs,target=/t " * 30_000 + "x",
+        "COPY --chown=1 --chown=2 x /y",
+    ],
+    ids=["one again and again", "mounts", "twice"],
+)
+def test_many_flags_are_refused_at_once(body: str) -> None:
+    assert "line 2: " in refused_behind_from(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "RUN --mount=type=tmpfs,target=/x," + ",".join(f"a{at}=$A$A" for at in range(1000)) + " x",
+        "COPY " + "$A$A " * 990 + "/x/",
+        "COPY " + "$A$A " * 5000 + "/x/",
+        "COPY "
+        + " ".join(f"<<a{at}" for at in range(900))
+        + " /x/\n"
+        + "".join(f"$A$A\na{at}\n" for at in range(900)),
+    ],
+    ids=["options", "sources", "many sources", "heredocs"],
+)
+def test_variables_that_make_much_text_are_refused_soon(body: str) -> None:
+    assert "line 3: " in refused_behind_from(f"ARG A={'x' * 60_000}\n{body}")
 
 
 def test_variables_that_double_end_at_a_bound() -> None:

@@ -43,8 +43,11 @@ def test_a_relative_target_is_below_the_working_directory() -> None:
     [
         ("id=npm", SecretMount(name="npm", target="/run/secrets/npm")),
         ("id=npm,required", SecretMount(name="npm", target="/run/secrets/npm", is_required=True)),
-        ("id=npm,required=false,target=/srv/a/.npmrc", SecretMount(name="npm", target="/srv/a/.npmrc")),
-        ("target=/x/KEY", SecretMount(name="KEY", target="/x/KEY")),
+        ("id=npm,required=FALSE,target=/run/secrets/rc", SecretMount(name="npm", target="/run/secrets/rc")),
+        (
+            "target=/run/secrets/K,required=1",
+            SecretMount(name="K", target="/run/secrets/K", is_required=True),
+        ),
         ("id=k,env=KEY", SecretMount(name="k", env="KEY")),
     ],
 )
@@ -79,6 +82,11 @@ def test_mounts_stand_before_every_form_of_run() -> None:
         ("type=cache,target=/x,sharing=some", "sharing=shared"),
         ("type=tmpfs,target=/x,from=a", "type=tmpfs,from is not supported"),
         ("type=secret", "names no secret"),
+        ("type=secret,id=a,target=/srv/a/.npmrc", "not below /run/secrets/"),
+        ("type=secret,id=a,required=yes", "write required=true or false"),
+        ("type=secret,id=a,mode=0444", "type=secret,mode is not supported"),
+        ("type=cache,target=/.bay-build/x", "write target=PATH"),
+        ("type=cache,id=c,target=/x --mount=type=cache,id=c,target=/y", "the same cache"),
         ("type=cache,target=/x/y --mount=type=tmpfs,target=/x", "two mounts meet"),
         (" --mount=".join(f"type=tmpfs,target=/{at}" for at in range(21)), "more than 20 mounts"),
     ],

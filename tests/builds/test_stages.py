@@ -62,19 +62,39 @@ def test_a_copy_names_a_stage_by_name_or_number_or_an_image() -> None:
     assert (third.origin, third.sources) == ("nginx:1", ("etc/nginx.conf",))
 
 
-def test_a_stage_on_top_of_another_has_its_config_and_its_shell_and_no_arguments() -> None:
+def test_a_stage_on_top_of_another_has_its_config_its_shell_and_its_arguments() -> None:
     file = Dockerfile.read(
-        'FROM a AS x\nARG A=1\nENV E=2\nWORKDIR /w\nUSER u\nSHELL ["/bin/bash", "-c"]\nFROM x\nRUN y'
+        'FROM a AS x\nARG A=1\nENV E=2\nWORKDIR /w\nUSER u\nSHELL ["/bin/bash", "-c"]\n'
+        "FROM x\nRUN y\nCOPY a$A /x\nFROM a\nRUN z"
     )
     below = file.plan(BuildConfig(), stage=0)
-    step = file.plan(below.config, stage=1, shell=below.shell).steps[0]
-    assert isinstance(step, Run)
-    assert (step.argv, step.env, step.working_dir, step.user) == (
-        ("/bin/bash", "-c", "y"),
-        {"E": "2"},
-        "/w",
-        "u",
-    )
+    run, copied = file.plan(below.config, stage=1, below=below).steps
+    assert isinstance(run, Run)
+    assert (run.argv, run.working_dir, run.user) == (("/bin/bash", "-c", "y"), "/w", "u")
+    assert run.env == {"E": "2", "A": "1"}
+    assert isinstance(copied, Copy)
+    assert copied.sources == ("a1",)
+    other = file.plan(BuildConfig(), stage=2).steps[0]
+    assert isinstance(other, Run)
+    assert other.env == {}
+
+
+def test_from_knows_the_platform() -> None:
+    text = "FROM --platform=$BUILDPLATFORM base-${TARGETARCH}"
+    assert Dockerfile.read(text, platform="linux/arm64").stages[0].base == "base-arm64"
+    assert Dockerfile.read("FROM --platform=linux/arm64 b", platform="linux/arm64").stages[0].base == "b"
+    with pytest.raises(
+        InvalidArgument, match="line 1: FROM --platform=linux/arm64, where this host is linux/amd64"
+    ):
+        Dockerfile.read("FROM --platform=linux/arm64 b", platform="linux/amd64")
+    assert (
+        Dockerfile.read("FROM --platform=linux/arm64 b").stages[0].base == "b"
+    )  # a client knows no server's
+
+
+def test_a_pattern_needs_a_directory() -> None:
+    with pytest.raises(InvalidArgument, match="line 3: --from takes a pattern below a directory"):
+        copies("FROM a AS x\nFROM b\nCOPY --from=x /*.txt /y/")
 
 
 def test_an_argument_that_another_stage_asks_for_is_not_told_as_unused() -> None:
@@ -89,7 +109,8 @@ def test_an_argument_that_another_stage_asks_for_is_not_told_as_unused() -> None
         ("FROM a AS x/y", "line 1: 'x/y' cannot be the name of a stage"),
         ("FROM a AS 1", "line 1: '1' cannot be the name of a stage"),
         ("FROM a\nFROM scratch", "line 2: FROM scratch is not supported"),
-        ("FROM a\nFROM --platform=linux/arm64 b", "line 2: FROM --platform=linux/arm64"),
+        ("FROM a\nCOPY --from=${X} /a /b", "line 2: --from=${X} has a variable"),
+        ("FROM a\nFROM b\nCOPY --from=0000000000 /a /b", "line 3: --from=0000000000 is no stage"),
         ("FROM a\nCOPY --from=0 /a /b", "line 2: --from=0 is no stage before this one"),
         ("FROM a AS x\nCOPY --from=x /a /b", "line 2: --from=x is no stage before this one"),
         ("FROM a\nCOPY --from=9999999999999999999 /a /b", "is no stage before this one"),

@@ -137,7 +137,8 @@ WORKDIR /src
 COPY main.c .
 RUN umask 077; mkdir -p /private/out/deep; echo bin > /private/out/a.bin; echo more > /private/out/deep/b.bin; \
   chmod 4755 /private/out/a.bin; ln -s a.bin /private/out/link; ln -s /private/out /out; ln -s /etc/motd /private/out/away; \
-  ln /private/out/a.bin /private/out/same; mkfifo /private/out/pipe; echo no > /private/out/no.txt
+  ln /private/out/a.bin /private/out/same; mkfifo /private/out/pipe; echo no > /private/out/no.txt; \
+  echo mine > /private/out/mine; chown 1000:50 /private/out/mine /private/out/deep; echo tmp > /tmp/made
 FROM {small} AS unused
 RUN exit 9
 FROM build AS middle
@@ -147,20 +148,21 @@ COPY --from=build /private/out /got
 COPY --from=build /out/link /out/*.bin /some/
 COPY --from=middle --chown=7:8 --chmod=600 /pwd /pwd.txt
 COPY --from={tools} /tool /etc/more /tools/
+COPY --from=build /tmp/made /made
 RUN cat /pwd.txt && rm /tools/more
 """
     log = bay.build(context, text)
     assert "[build 2/3] COPY main.c .\n" in log
-    assert "[stage 3 5/5] RUN cat /pwd.txt" in log
+    assert "[stage 3 6/6] RUN cat /pwd.txt" in log
     assert "/src\nfreezing\n" in log
     assert "unused" not in log
     said = bay.inside(
-        "cd /got; ls -A . deep; stat -c '%u:%g %a %h' a.bin deep/b.bin /pwd.txt; readlink link; readlink away; "
+        "cd /got; ls -A . deep; stat -c '%u:%g %a %h' a.bin deep/b.bin /pwd.txt mine; stat -c %u:%g deep; cat /made; readlink link; readlink away; "
         "cat /some/link /some/a.bin; ls /some; ls /tools; cat /tools/tool; echo; ls -d /src /private/out 2>&1 || true"
     )
     assert said.splitlines() == [
-        ".:", "a.bin", "away", "deep", "link", "no.txt", "same", "", "deep:", "b.bin",
-        "0:0 755 2", "0:0 600 1", "7:8 600 1", "a.bin", "/etc/motd", "bin", "bin", "a.bin", "link", "tool", "a tool",
+        ".:", "a.bin", "away", "deep", "link", "mine", "no.txt", "same", "", "deep:", "b.bin",
+        "0:0 755 2", "0:0 600 1", "7:8 600 1", "1000:50 600 1", "1000:50", "tmp", "a.bin", "/etc/motd", "bin", "bin", "a.bin", "link", "tool", "a tool",
         "ls: /src: No such file or directory", "ls: /private/out: No such file or directory",
     ]  # fmt: skip
     assert bay("ls", "-q") == ""
@@ -214,6 +216,39 @@ def test_a_command_finds_its_secret_where_it_expects_it(bay: Bay, context: Path,
     said = bay.build(context, text, "--secret", "TOKEN", code=2)
     assert "line 2: secret TOKEN is expected in /run/secrets/TOKEN; give it by --secret TOKEN=/run" in said
     bay.build(context, f"FROM {small}\nRUN --mount=type=secret,id=ABSENT [ ! -e /run/secrets/ABSENT ]\n")
+
+
+def test_no_copy_finds_a_secret(bay: Bay, context: Path, small: str) -> None:
+    text = f"FROM {small} AS first\nRUN cat /run/secrets/TOKEN > /dev/null\nFROM {small}\nCOPY --from=first /run/secrets/TOKEN /t\n"
+    said = bay.build(context, text, "--secret", "TOKEN=/run/secrets/TOKEN", code=1)
+    assert "line 4: COPY --from=first /run/secrets/TOKEN /t: there is no file /run/secrets/TOKEN" in said
+
+
+def test_a_cached_copy_to_tmp_is_there_for_the_next_command(bay: Bay, context: Path, small: str) -> None:
+    text = f"FROM {small}\nCOPY main.c /tmp/\nRUN --mount=type=tmpfs,target=/tmp/x cat /tmp/main.c; echo %s\n"
+    bay.build(context, text % "1")
+    assert "int main;" in bay.build(context, text % "2")
+    assert bay.inside("ls -A /tmp") == ""
+
+
+def test_two_mounts_at_one_place_behind_a_link_lose_nothing(bay: Bay, context: Path, small: str) -> None:
+    text = f"""
+FROM {small}
+RUN mkdir -p /real/x; echo own > /real/x/file; ln -s /real /alias
+RUN --mount=type=tmpfs,target=/real/x --mount=type=cache,target=/alias/x true
+"""
+    bay.build(context, text)
+    assert bay.inside("cat /real/x/file") == "own\n"
+
+
+def test_a_name_that_is_no_text_is_told_and_fails_no_list(bay: Bay, context: Path, small: str) -> None:
+    text = f"""FROM {small} AS first
+RUN mkdir /d; ln -s /none "/d/$(printf 'l\\377')"
+FROM {small}
+COPY --from=first /d/l* /x/
+"""
+    assert "line 4: " in bay.build(context, text, code=1)
+    assert bay("template", "ls", "--json") != ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from bay.builds import lines, words
 from bay.builds.lines import Instruction, is_heredoc, json_form
 from bay.builds.mounts import read_mounts
-from bay.builds.planner import Planner
+from bay.builds.planner import MAX_SOURCES, Planner
 from bay.builds.problems import at_line, fault, unsupported
 from bay.builds.reading import arguments, assignments, flags_of, healthcheck, listed_flags
 from bay.builds.stages import Stage, images_copied, needed, origin_of, read_stage
@@ -23,6 +23,9 @@ MAX_ARGS = 256
 
 MAX_PAIRS = 1000
 """Values of one instruction."""
+
+MAX_MADE = 8 << 20
+"""Characters of all texts of a stage in which variables were replaced."""
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 PREDEFINED_ARGS = frozenset(name for one in _PROXIES for name in (one, one.upper()))
@@ -44,8 +47,12 @@ class Dockerfile:
     args: Mapping[str, str]
 
     @classmethod
-    def read(cls, text: str, args: Mapping[str, str] | None = None) -> "Dockerfile":
-        """The file, with the build arguments `args`. Raises InvalidArgument with the first fault's line."""
+    def read(
+        cls, text: str, args: Mapping[str, str] | None = None, platform: str | None = None
+    ) -> "Dockerfile":
+        """The file, with the build arguments `args`, for the host's `platform`; None: of a host that is not
+        known here. Raises InvalidArgument with the first fault's line.
+        """
         found = lines.split(text)
         given = dict(args or {})
         head, parts = _parts(found.instructions)
@@ -58,7 +65,8 @@ class Dockerfile:
             for one in rest:
                 _check(one, found.escape)
             with at_line(origin.line):
-                stages.append(read_stage(origin, rest, stages, known, found.escape))
+                scope = {**_platform_args(platform or "linux/amd64"), **known}
+                stages.append(read_stage(origin, rest, stages, scope, found.escape, platform))
         return cls(tuple(stages), found.escape, known, given)
 
     def plan(
@@ -66,17 +74,18 @@ class Dockerfile:
         base: BuildConfig,
         platform: str = "linux/amd64",
         stage: int = -1,
-        shell: tuple[str, ...] = SHELL,
+        below: BuildPlan | None = None,
     ) -> BuildPlan:
-        """The steps of a stage, and the config that they end in. Raises InvalidArgument for a value that is
-        wrong once its variables are replaced.
+        """The steps of a stage, and the config that they end in; `below` is the plan of the stage that it
+        begins with. Raises InvalidArgument for a value that is wrong once its variables are replaced.
         """
-        walk = _Walk(self, Planner(base, shell), platform, stage % len(self.stages))
+        planner = Planner(base, below.shell if below else SHELL)
+        walk = _Walk(self, planner, platform, stage % len(self.stages), dict(below.args) if below else {})
         for one in self.stages[stage].instructions:
             with at_line(one.line):
                 _ACTS[one.keyword](walk, one)
         unused = self.args.keys() - self._declared() - self.global_args.keys() - PREDEFINED_ARGS
-        return walk.planner.plan(sorted(unused))
+        return replace(walk.planner.plan(sorted(unused)), args=walk.active)
 
     def needed(self) -> list[int]:
         """The numbers of the stages that the last one needs, itself included, in order."""
@@ -141,15 +150,28 @@ class _Walk:
     planner: Planner
     platform: str
     stage: int
-    active: dict[str, str] = field(default_factory=dict[str, str])
+    active: dict[str, str]
     used: set[str] = field(default_factory=set[str])
 
     def values(self) -> dict[str, str]:
         """The values of variables; the image's own win over arguments."""
         return {**self.active, **self.planner.config.env}
 
+    made: int = 0
+    """Characters that variables were replaced to, all together."""
+
     def word(self, text: str) -> str:
-        return words.expand(text, self.values(), self.file.escape)
+        return self._counted(words.expand(text, self.values(), self.file.escape))
+
+    def body(self, text: str) -> str:
+        """The same for the content of a heredoc."""
+        return self._counted(words.expand_body(text, self.values(), self.file.escape))
+
+    def _counted(self, text: str) -> str:
+        self.made += len(text)
+        if self.made > MAX_MADE:
+            raise InvalidArgument(f"variables make more than {MAX_MADE >> 20} MiB of text, the limit")
+        return text
 
     def pairs(self, one: Instruction) -> dict[str, str]:
         """All values are of the time before the instruction."""
@@ -222,7 +244,10 @@ def _copy(walk: _Walk, one: Instruction) -> None:
     flags, rest = flags_of(one, walk.file.escape)
     listed = json_form(rest)
     parts = list(rest.split() if listed is None else listed)
-    target = walk.word(parts.pop()) if parts else ""
+    last = parts.pop() if parts else ""
+    if (count := max(len(parts), len(one.heredocs))) > MAX_SOURCES:  # before variables make more of them
+        raise InvalidArgument(f"a copy has {count} sources; the limit is {MAX_SOURCES}")
+    target = walk.word(last)
     sources = [walk.word(part) for part in parts if listed is not None or not is_heredoc(part)]
     mode, origin = flags.get("chmod"), flags.get("from")
     walk.planner.copy(
@@ -237,7 +262,7 @@ def _inline(walk: _Walk, one: Instruction) -> list[InlineFile]:
     return [
         InlineFile(
             each.name,
-            words.expand_body(each.text, walk.values(), walk.file.escape) if each.expand else each.text,
+            walk.body(each.text) if each.expand else each.text,
         )
         for each in one.heredocs
     ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from bay.builds.problems import fault, unsupported
-from bay.builds.steps import DirectoryMount, Run, SecretMount, Step
+from bay.builds.steps import MOUNTS_KEPT, DirectoryMount, Run, SecretMount, Step
 from bay.errors import InvalidArgument
 
 MAX_MOUNTS = 20
@@ -18,12 +18,13 @@ _SAME = {"dst": "target", "destination": "target", "src": "source", "ro": "reado
 _OPTIONS = {
     "cache": frozenset({"id", "target", "readwrite", "sharing", "mode", "uid", "gid"}),
     "tmpfs": frozenset({"target", "size"}),
-    "secret": frozenset({"id", "target", "required", "env", "mode", "uid", "gid"}),
+    "secret": frozenset({"id", "target", "required", "env"}),
 }
 _WAYS_OUT = {
     "bind": "COPY the files, and remove them in the RUN that needs them last",
     "ssh": "give the key as a secret",
 }
+_BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
@@ -44,14 +45,15 @@ def read_mounts(values: Iterable[str], word: Callable[[str], str], working_dir: 
     directories: list[DirectoryMount] = []
     secrets: list[SecretMount] = []
     for value in values:
-        options = _options(value, word)
-        kind = options.pop("type", "bind")
+        written = _options(value)
+        kind = written.pop("type", "bind")
         if kind in _WAYS_OUT:
             raise unsupported(line, f"RUN --mount=type={kind}", _WAYS_OUT[kind])
         if kind not in _OPTIONS:
             raise InvalidArgument(f"--mount has the type {kind[:40]!r}; use {', '.join(_OPTIONS)}")
-        if unknown := options.keys() - _OPTIONS[kind]:
+        if unknown := written.keys() - _OPTIONS[kind]:
             raise unsupported(line, f"RUN --mount=type={kind},{min(unknown)[:40]}")
+        options = {name: word(text) for name, text in written.items()}
         if kind == "secret":
             secrets.append(_secret(options, working_dir))
         else:
@@ -59,6 +61,9 @@ def read_mounts(values: Iterable[str], word: Callable[[str], str], working_dir: 
     targets = [one.target for one in directories]
     if len(targets) + len(secrets) > MAX_MOUNTS:
         raise InvalidArgument(f"there are more than {MAX_MOUNTS} mounts, the limit")
+    caches = [one.cache for one in directories if one.cache is not None]
+    if len(set(caches)) < len(caches):
+        raise InvalidArgument("two mounts of one command have the same cache; give each an id of its own")
     for at, one in enumerate(targets):
         if any(_is_below(other, one) or _is_below(one, other) for other in targets[:at]):
             raise InvalidArgument(f"two mounts meet at {one[:200]}; give each a directory of its own")
@@ -86,14 +91,14 @@ def check_secrets(steps: Iterable[Step], given: Mapping[str, tuple[str | None, s
                 raise fault(step.line, f"secret {one.name} is expected in the variable {one.env}; give it so")
 
 
-def _options(value: str, word: Callable[[str], str]) -> dict[str, str]:
+def _options(value: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in value.split(","):
         name, equals, text = part.partition("=")
         name = _SAME.get(name.strip().lower(), name.strip().lower())
         if name in found:
             raise InvalidArgument(f"--mount has {name[:40]} twice; leave one out")
-        found[name] = word(text) if equals else "true"
+        found[name] = text if equals else "true"
     return found
 
 
@@ -104,12 +109,16 @@ def _secret(options: Mapping[str, str], working_dir: str) -> SecretMount:
         raise InvalidArgument("--mount=type=secret names no secret; write id=NAME")
     if target is None and env is None:
         target = f"/run/secrets/{name}"
-    return SecretMount(
-        name=name,
-        target=None if target is None else _place(target, working_dir),
-        env=env,
-        is_required=options.get("required", "false") == "true",
-    )
+    place = None if target is None else _place(target, working_dir)
+    if place is not None and not place.startswith("/run/secrets/"):
+        raise InvalidArgument(
+            f"the secret's target {place[:200]} is not below /run/secrets/; name it there, and read or link it "
+            "in the command"
+        )
+    required = options.get("required", "false")
+    if required.lower() not in _BOOLEANS:
+        raise InvalidArgument(f"--mount has required={required[:40]}; write required=true or false")
+    return SecretMount(name=name, target=place, env=env, is_required=_BOOLEANS[required.lower()])
 
 
 def _directory(kind: str, options: Mapping[str, str], working_dir: str) -> DirectoryMount:
@@ -132,7 +141,7 @@ def _directory(kind: str, options: Mapping[str, str], working_dir: str) -> Direc
 
 def _place(target: str, working_dir: str) -> str:
     place = posixpath.normpath(posixpath.join(working_dir, target)) if target else "/"
-    if place.strip("/") == "" or "\0" in place or len(place) > 1024:
+    if place.strip("/") == "" or "\0" in place or len(place) > 1024 or _is_below(place, MOUNTS_KEPT):
         raise InvalidArgument("--mount needs a directory of its own; write target=PATH")
     return "/" + place.lstrip("/")
 

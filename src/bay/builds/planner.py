@@ -59,7 +59,9 @@ class Planner:
 
     def plan(self, unused_args: Sequence[str] = ()) -> BuildPlan:
         """The plan as it is now."""
-        return BuildPlan(tuple(self.steps), self.config, self.start_command, self.shell, tuple(unused_args))
+        return BuildPlan(
+            tuple(self.steps), self.config, self.start_command, self.shell, unused_args=tuple(unused_args)
+        )
 
     @property
     def working_dir(self) -> str:
@@ -149,6 +151,8 @@ class Planner:
             raise InvalidArgument(
                 "--from copies files and directories by name, and not all of a root; begin with FROM"
             )
+        if origin is not None and any("/" not in one and globs.is_pattern(one) for one in found):
+            raise InvalidArgument("--from takes a pattern below a directory, such as /out/*.txt")
         self.steps.append(
             Copy(
                 text=text,

@@ -7,7 +7,7 @@ from typing import Any
 
 from bay.builds.lines import Instruction, json_form
 from bay.builds.problems import fault, unsupported
-from bay.builds.words import split_assignments
+from bay.builds.words import first_word, split_assignments
 from bay.errors import InvalidArgument
 
 FLAGS = {
@@ -18,6 +18,9 @@ FLAGS = {
     "HEALTHCHECK": frozenset({"interval", "timeout", "start-period", "start-interval", "retries"}),
 }
 """The flags of the subset; all other instructions take none."""
+
+MAX_FLAGS = 32
+"""Flags of one instruction."""
 
 _SWITCHES = frozenset({"link"})
 _FLAG = re.compile(r"--([a-z-]*)(?:=(.*))?", re.DOTALL)
@@ -35,24 +38,24 @@ def flags_of(one: Instruction, escape: str) -> tuple[dict[str, str], str]:
     that stands there twice.
     """
     listed, rest = listed_flags(one, escape)
-    found: dict[str, str] = {}
-    for name, value in listed:
-        if name in found:
-            raise fault(one.line, f"--{name} stands there twice; leave one out")
-        found[name] = value
-    return found, rest
+    return dict(listed), rest
 
 
 def listed_flags(one: Instruction, escape: str) -> tuple[list[tuple[str, str]], str]:
-    """The same for flags that may stand there several times."""
+    """The same with the mounts of RUN, of which there may be several."""
     found: list[tuple[str, str]] = []
     rest = one.text
     while rest.startswith("--"):
-        word = split_assignments(rest, escape)[0]
+        word = first_word(rest, escape)
         rest = rest[len(word) :].lstrip()
         if word == "--":
             break
-        found.append(_flag(one, word))
+        name, value = _flag(one, word)
+        if name != "mount" and name in (other for other, _ in found):
+            raise fault(one.line, f"--{name} stands there twice; leave one out")
+        if len(found) >= MAX_FLAGS:
+            raise fault(one.line, f"there are more than {MAX_FLAGS} flags, the limit")
+        found.append((name, value))
     return found, rest
 
 

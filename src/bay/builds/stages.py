@@ -17,7 +17,6 @@ MAX_STAGES = 32
 """Stages of one file."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,127}")
-_OWN_PLATFORM = re.compile(r"\$\{?(?:BUILD|TARGET)PLATFORM\}?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +36,15 @@ def read_stage(
     earlier: Sequence[Stage],
     known: Mapping[str, str],
     escape: str,
+    host: str | None,
 ) -> Stage:
-    """The stage that the FROM `origin` begins; `known` are the arguments before the first FROM. Raises
-    InvalidArgument.
+    """The stage that the FROM `origin` begins; `known` are the arguments that count in it, and `host` is the
+    platform of the host, None where it is not known. Raises InvalidArgument.
     """
     flags, text = flags_of(origin, escape)
-    if (platform := flags.get("platform")) is not None and not _OWN_PLATFORM.fullmatch(platform):
-        raise unsupported(origin.line, f"FROM --platform={platform[:40]}, another one than this host's,")
+    platform = words.expand(flags.get("platform", ""), known, escape)
+    if platform and host is not None and platform != host:
+        raise unsupported(origin.line, f"FROM --platform={platform[:40]}, where this host is {host},")
     parts = text.split()
     if len(parts) not in (1, 3) or (len(parts) == 3 and parts[1].upper() != "AS"):
         raise InvalidArgument("FROM takes IMAGE, or IMAGE AS NAME")
@@ -67,10 +68,12 @@ def origin_of(name: str, stages: Sequence[Stage], current: int) -> Origin:
     """The place that `--from` names in the stage of the number `current`: an earlier stage, or else an image.
     Raises InvalidArgument.
     """
+    if "$" in name:
+        raise InvalidArgument(f"--from={name[:40]} has a variable; name the stage or image itself")
     if name.isascii() and name.isdecimal():
-        if int(name[:9]) >= current:
+        if len(name) > 9 or int(name) >= current:
             raise InvalidArgument(f"--from={name[:40]} is no stage before this one; they count from 0")
-        return int(name[:9])
+        return int(name)
     found = _number_of(name, stages)
     if found is None:
         return name

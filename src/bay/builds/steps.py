@@ -6,6 +6,9 @@ from typing import Any
 
 SHELL = ("/bin/sh", "-c")
 
+MOUNTS_KEPT = "/.bay-build"
+"""The directory of a build's sandbox for caches between commands, and for what stands where mounts are."""
+
 Origin = str | int
 """The place of files that a build begins with, or copies: an image by its reference, or an earlier stage by
 its number.
@@ -155,6 +158,8 @@ class BuildPlan:
     start_command: str | None = None
     shell: tuple[str, ...] = SHELL
     """That of RUN, which a stage on top of this one begins with."""
+    args: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The build arguments that count at the end, and in a stage on top of this one."""
     unused_args: tuple[str, ...] = ()
     """Build arguments that were given and that no ARG asks for."""
 

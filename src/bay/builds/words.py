@@ -73,6 +73,18 @@ def split_assignments(text: str, escape: str) -> list[str]:
     return words + ([word] if word else [])
 
 
+def first_word(text: str, escape: str) -> str:
+    """The first of these words, of a text that does not begin with a blank."""
+    quote, at = "", 0
+    while at < len(text) and (quote or not text[at].isspace()):
+        if text[at] == escape and quote != "'":
+            at += 2
+        else:
+            quote = _quote_after(quote, text[at])
+            at += 1
+    return text[:at]
+
+
 def _quote_after(quote: str, char: str) -> str:
     if quote:
         return "" if char == quote else quote

@@ -265,6 +265,31 @@ def test_all_paths_together_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         BuildContext.read(tar_of(tmp_path / "t", (member(deep), b"")))
 
 
+def test_targets_of_links_count_as_paths_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "_MAX_PATHS", 1000)
+    links = [(member(f"l{at}", tarfile.SYMTYPE, "é" * 200), b"") for at in range(3)]
+    with pytest.raises(InvalidArgument, match="the paths of the context"):
+        BuildContext.read(tar_of(tmp_path / "t", *links))
+
+
+def owned(name: str, uid: int, gid: int) -> tarfile.TarInfo:
+    made = member(name)
+    made.uid, made.gid = uid, gid
+    return made
+
+
+def test_owners_are_known_where_they_count(tmp_path: Path) -> None:
+    file = tar_of(tmp_path / "t", (owned("d/a", 7, 8), b""), (member("d/b"), b""))
+    made = BuildContext.read(file, has_owners=True)
+    assert made.owners(made.staging(copy("d"))) == {"7:8": b"0/a\0"}
+    plain = BuildContext.read(file)
+    assert plain.owners(plain.staging(copy("d"))) == {}
+    odd = tar_of(tmp_path / "m", *((owned(f"m{at}", at, 0), b"") for at in range(1, 102)))
+    many = BuildContext.read(odd, has_owners=True)
+    with pytest.raises(InvalidArgument, match="more than 100 owners"):
+        many.owners(many.staging(copy(".")))
+
+
 def test_copies_that_take_all_files_again_and_again_are_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,10 +11,10 @@ from datetime import timedelta
 
 import structlog
 
-from bay.builds.steps import SHELL, BuildConfig, BuildPlan, Copy, Origin
+from bay.builds.steps import BuildConfig, BuildPlan, Copy, Origin, Step
 from bay.errors import BayError, BuildFailed, Conflict, Unauthorized, error_from_wire
 from bay.linux.threads import in_new_thread
-from bay.models import ContainerImage, Failure, Sandbox
+from bay.models import ContainerImage, Failure, Sandbox, SandboxSecret
 from bay.server.builds.context import BuildContext
 from bay.server.builds.files import BuildFiles, BuildLog
 from bay.server.builds.stage_files import StageFiles
@@ -27,6 +27,7 @@ from bay.server.files.service import SandboxFiles
 from bay.server.images.service import Images, WantedImage
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.sessions.core import Core
+from bay.server.sessions.lifecycle import BUILD_LABEL
 from bay.server.sessions.waker import Holds
 from bay.server.templates.build_spec import BuildSpec, StageSpec
 from bay.server.templates.freezing import changes_of
@@ -38,14 +39,13 @@ from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.builds")
 
-LABEL = "bay.build"
-"""The label of a build's sandbox; its value is the template's id."""
-
 _START_S = 300.0
 _PULL_S = 30.0
 _LIFE_S = 86_400
 _MAX_STEPS_KEPT = 100
 """Snapshots after steps of one owner."""
+_MAX_FETCHED = 256
+"""Sources that the copies of one build take from stages and images: each is a tar."""
 _PAGE = 100
 
 
@@ -147,7 +147,7 @@ class Builder:
 
     async def clear(self, template: TemplateRecord) -> None:
         """Delete the sandbox that a build of the template left."""
-        filters = Filters(labels=((LABEL, template.id),))
+        filters = Filters(labels=((BUILD_LABEL, template.id),))
         async with self.core.store.read() as db:
             now = self.core.clock()
             found = await sandboxes.page(db, template.owner, filters, now=now, after=0, limit=_PAGE)
@@ -161,7 +161,7 @@ class Builder:
         names = await self.files.names()
         async with self.core.store.read() as db:
             known = await templates.among(db, names)
-            boxes = await sandboxes.with_label(db, LABEL)
+            boxes = await sandboxes.with_label(db, BUILD_LABEL)
         for name in names:
             if _is_gone(known.get(name)):
                 await self.files.remove(name)
@@ -169,7 +169,7 @@ class Builder:
         await self.files.drop_contexts(*over)
         await self.files.bound_logs({name: one.owner for name, one in over.items()})
         for record in boxes:
-            template = known.get(record.labels[LABEL])
+            template = known.get(record.labels[BUILD_LABEL])
             if template is not None and template.owner == record.owner and not template.is_building:
                 await self._delete(Caller(record.owner, "write", ""), record.id)
         await self._collect_steps()
@@ -209,17 +209,23 @@ class Builder:
         work = _Work(template, spec, caller, context, told, stages, images, stack)
         for one in wanted:
             stages[one.number] = await self._stage(work, one, f"{_title(one)} " if len(wanted) > 1 else "")
+        fetched = sum(_fetched_sources(step) for stage in stages.values() for step in stage.plan.steps)
+        if fetched > _MAX_FETCHED:
+            raise BuildFailed(
+                f"the copies take {fetched} sources from stages and images, where the limit is {_MAX_FETCHED}; copy "
+                "directories"
+            )
         if unused := work.last.plan.unused_args:
             await told(f"note: no ARG asks for {', '.join(unused)}\n")
         return work
 
     async def _stage(self, work: _Work, wanted: StageSpec, title: str) -> _StageWork:
         """A stage of the build, whose earlier ones are known."""
-        base, shell = None, SHELL
+        base, below = None, None
         if isinstance(wanted.base, int):
-            below = work.stages[wanted.base]
-            base, image, config, begin = below.number, below.image, below.plan.config, below.end
-            shell = below.plan.shell
+            parent = work.stages[wanted.base]
+            base, image, config, begin = parent.number, parent.image, parent.plan.config, parent.end
+            below = parent.plan
         else:
             image = work.images[wanted.base]
             async with self.core.store.read() as db:
@@ -228,7 +234,7 @@ class Builder:
             names = sorted(f"{one.name} {one.env} {one.file}" for one in work.spec.secrets)
             begin = first_key([image.id, work.template.profile, *names])
         platform = image.platform or "linux/amd64"
-        plan = await in_new_thread(lambda: work.spec.plan(config, platform, wanted.number, shell))
+        plan = await in_new_thread(lambda: work.spec.plan(config, platform, wanted.number, below))
         # Also the check of each copy before there is work that would be lost.
         keys = await in_new_thread(lambda: step_keys(begin, plan.steps, work.context, work.key_of))
         return _StageWork(wanted.number, title, base, image, plan, begin, keys)
@@ -279,18 +285,21 @@ class Builder:
         self, work: _Work, stage: _StageWork, origin: CheckpointRecord | None, done: int
     ) -> CheckpointRecord:
         """The result of the steps from number `done` on, done in a sandbox that is gone when this returns."""
-        box = await self._sandbox(work, stage.image, origin)
+        box = await self._sandbox(work, stage.image, origin, secrets=work.spec.secrets)
         runner = StepRunner(
             execs=self.execs, files=self.sandbox_files, caller=work.caller, sandbox_id=box.id, context=work.context,
             fetch=functools.partial(self._fetched, work), log=work.log,
             step_timeout_s=work.spec.step_timeout_s,
         )  # fmt: skip
         made, steps = None, stage.plan.steps
+        has_mounts = any(map(has_directories, steps))
         try:
+            if has_mounts and done == 0:  # an image of a stranger may have such a directory
+                await runner.clear(steps[0])
             for at, step in enumerate(steps[done:], done):
                 await work.log(stage.shown(at))
                 await runner.run(step)
-                if at == len(steps) - 1 and any(map(has_directories, steps)):
+                if has_mounts and at == len(steps) - 1:
                     await runner.clear(step)
                 if self._is_cached:
                     made = await self._snapshot(box.id, stage.keys[at], work.stack)
@@ -310,9 +319,9 @@ class Builder:
             await self._drop_source(work)
         if work.source is None:
             if isinstance(origin, int):
-                made = await self._sandbox(work, work.stages[origin].image, work.results[origin])
+                made = await self._sandbox(work, work.stages[origin].image, work.results[origin], secrets=())
             else:
-                made = await self._sandbox(work, work.images[origin], None)
+                made = await self._sandbox(work, work.images[origin], None, secrets=())
             work.source = origin, made.id
         source_files = StageFiles(
             execs=self.execs, sandbox_files=self.sandbox_files, files=self.files,
@@ -340,15 +349,20 @@ class Builder:
         return 0, None
 
     async def _sandbox(
-        self, work: _Work, image: ContainerImage, checkpoint: CheckpointRecord | None
+        self,
+        work: _Work,
+        image: ContainerImage,
+        checkpoint: CheckpointRecord | None,
+        *,
+        secrets: tuple[SandboxSecret, ...],
     ) -> Sandbox:
         new = NewSandbox(
             profile=work.template.profile,
             image=image.id,
             ttl=_LIFE_S,
-            labels={LABEL: work.template.id},
+            labels={BUILD_LABEL: work.template.id},
             from_checkpoint=checkpoint and checkpoint.id,
-            secrets=work.spec.secrets,
+            secrets=secrets,
             sizes=work.template.sizes,
         )
         made = await self.sandboxes.create(work.caller, new, None, _START_S)
@@ -386,6 +400,10 @@ class Builder:
             await self.sandboxes.delete(caller, sandbox_id)
         except BayError as error:
             log.warning("build.sandbox_stays", id=sandbox_id, error=error.message)
+
+
+def _fetched_sources(step: Step) -> int:
+    return len(step.sources) if isinstance(step, Copy) and step.origin is not None else 0
 
 
 def _title(stage: StageSpec) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import posixpath
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ MAX_ENTRIES = 100_000
 
 _MAX_PATH, _MAX_NAME, _MAX_DEPTH = 4095, 255, 256
 _MAX_PATHS = 32 << 20
-"""Bytes of all paths of a context, those of directories that the archive leaves out included."""
+"""Bytes of all paths and targets of links, those of directories that the archive leaves out included."""
 _MAX_LOOKS = 20_000_000
 """Entries that the copies of one build place, or compare with a pattern."""
 
@@ -32,6 +33,8 @@ _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _HEAD_BYTES = 512
 _CHUNK = 256 << 10
 _MAX_LINKS = 40
+_MAX_OWNERS = 100
+_ROOT = "0:0"
 _KINDS: dict[str, EntryKind] = {FILE: "file", LINK: "file", DIRECTORY: "directory", SYMLINK: "link"}
 
 
@@ -46,6 +49,7 @@ class Known:
     content: str
     digest: str
     is_archive: bool = False
+    owner: str = _ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +95,16 @@ class BuildContext:
         self._looks = _MAX_LOOKS
 
     @classmethod
-    def read(cls, file: Path | None) -> "BuildContext":
-        """The entries of that tar. Blocks. Raises InvalidArgument for one that is no tar, names a path twice
-        or outside of its top, or has too many entries.
+    def read(cls, file: Path | None, *, has_owners: bool = False) -> "BuildContext":
+        """The entries of that tar; the owners of files count where it `has_owners`. Blocks. Raises
+        InvalidArgument for one that is no tar, names a path twice or outside of its top, or has too many
+        entries.
         """
         if file is None:
             return cls(None, {})
         index = _Index()
         try:
-            for event in _events(file):
+            for event in _events(file, _RULES._replace(owners=has_owners)):
                 index.take(event)
         except BadArchive as error:
             raise InvalidArgument(f"the context is no whole tar archive: {error}") from error
@@ -180,6 +185,18 @@ class BuildContext:
         parts = ("/".join(words[: count + 1]) for count in range(len(words)))
         return next((part for part in parts if (one := self.known.get(part)) and one.kind == "link"), None)
 
+    def owners(self, staging: Staging) -> dict[str, bytes]:
+        """The owners but root of what a copy takes, `uid:gid`, each with its places in the stage, which a NUL
+        ends. Raises InvalidArgument for too many owners.
+        """
+        found: defaultdict[str, bytearray] = defaultdict(bytearray)
+        for place, path in staging.entries:
+            if path and (owner := self.known[path].owner) != _ROOT:
+                found[owner] += os.fsencode(place) + b"\0"
+        if len(found) > _MAX_OWNERS:
+            raise InvalidArgument(f"the files have more than {_MAX_OWNERS} owners; name one by --chown")
+        return {owner: bytes(places) for owner, places in found.items()}
+
     def digest(self, staging: Staging) -> str:
         """A hash of what a copy puts in place: names, kinds, permissions and content, without times."""
         found = hashlib.sha256()
@@ -252,11 +269,11 @@ class _Index:
 
     def _simple(self, path: str, member: Member) -> Known:
         if member.kind == DIRECTORY:
-            return Known("directory", member.mode & 0o7777, path, "")
+            return Known("directory", member.mode & 0o7777, path, "", owner=_owner(member))
         if member.kind == SYMLINK:
             if len(member.link) > _MAX_PATH or "\0" in member.link:
                 raise InvalidArgument(f"the context has the link {path[:200]} to a path that cannot be")
-            return Known("link", 0o777, path, member.link)
+            return Known("link", 0o777, path, member.link, owner=_owner(member))
         target = self._known.get(_path(member.link))
         if target is None or target.kind != "file":
             raise InvalidArgument(
@@ -276,7 +293,8 @@ class _Index:
             return
         path, member = self._open
         is_archive = self._head.startswith(_ARCHIVES) or bytes(self._head[257:262]) == b"ustar"
-        self._add(path, Known("file", member.mode & 0o7777, path, self._hash.hexdigest(), is_archive))
+        found = self._hash.hexdigest()
+        self._add(path, Known("file", member.mode & 0o7777, path, found, is_archive, owner=_owner(member)))
         self._open = None
         self._hash, self._head = hashlib.sha256(), bytearray()
 
@@ -291,13 +309,18 @@ class _Index:
 
     def _add(self, path: str, known: Known) -> None:
         self._known[path] = known
-        self._path_bytes += len(path)
+        target = known.digest if known.kind == "link" else ""
+        self._path_bytes += len(os.fsencode(path)) + len(os.fsencode(target))
         if self._path_bytes > _MAX_PATHS:
             raise InvalidArgument("the paths of the context have more than 32 MiB; leave files out")
         if len(self._known) > MAX_ENTRIES:
             raise InvalidArgument(
                 f"the context has more than {MAX_ENTRIES} files; leave some out by .dockerignore"
             )
+
+
+def _owner(member: Member) -> str:
+    return f"{member.uid}:{member.gid}"
 
 
 def _path(name: str) -> str:
@@ -314,8 +337,8 @@ def _path(name: str) -> str:
     return "/".join(words)
 
 
-def _events(file: Path) -> Iterator[Member | Piece]:
-    reader = Reader(_RULES)
+def _events(file: Path, rules: Rules = _RULES) -> Iterator[Member | Piece]:
+    reader = Reader(rules)
     with open(file, "rb") as opened:
         while not reader.ended and (data := opened.read(_CHUNK)):
             yield from reader.feed(data)

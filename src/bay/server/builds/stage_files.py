@@ -5,7 +5,7 @@ The tar is what a stranger's program wrote, so it gets the bounds and checks of 
 
 import posixpath
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from bay.builds.context import is_pattern
@@ -23,6 +23,7 @@ from bay.units import MIB
 from tree_tar.headers import END, FILE, header, padding
 
 _PACK = r"""
+command -v readlink > /dev/null && command -v tar > /dev/null || exit 127
 place=$(readlink -f -- "$1") && [ -e "$place" ] || exit 44
 printf '%s\0' "$place" >&2
 exec tar -C / -cf - -- ".$place"
@@ -67,15 +68,18 @@ class StageFiles:
         top = _literal_top(source)
         packed = _Packed(f"/{top}")
         body = self._tar(caller, sandbox_id, step, packed)
-        try:
-            async with self.files.keeping_context(template_id, body) as kept:
-                context = await in_new_thread(lambda: BuildContext.read(kept))
-                yield context, _named(step, source, top, packed.place, context)
-        except PayloadTooLarge as error:
-            limit = self.files.max_context // MIB
-            raise failure(step, f"/{source} has more than {limit} MiB, the limit; copy less of it") from error
-        except InvalidArgument as error:
-            raise failure(step, error.message) from error
+        async with AsyncExitStack() as stack:
+            try:
+                kept = await stack.enter_async_context(self.files.keeping_context(template_id, body))
+                context = await in_new_thread(lambda: BuildContext.read(kept, has_owners=True))
+            except PayloadTooLarge as error:
+                limit = self.files.max_context // MIB
+                raise failure(
+                    step, f"/{top} has more than {limit} MiB, the limit; copy less of it"
+                ) from error
+            except InvalidArgument as error:
+                raise failure(step, error.message) from error
+            yield context, _named(step, source, top, packed.place, context)
 
     async def _tar(
         self, caller: Caller, sandbox_id: str, step: Copy, packed: _Packed

@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from secrets import token_hex
 
-from bay.builds.steps import SCRIPT, Copy, DirectoryMount, MakeWorkdir, Origin, Run, Step
-from bay.errors import BuildFailed
+from bay.builds.steps import MOUNTS_KEPT, SCRIPT, Copy, DirectoryMount, MakeWorkdir, Origin, Run, Step
+from bay.errors import BuildFailed, InvalidArgument
 from bay.linux.threads import in_new_thread
 from bay.models import Exec
 from bay.server.builds.context import BuildContext
@@ -31,14 +31,26 @@ _END_S = 30.0
 
 _MAKE_DIRECTORY = '[ -d "$1" ] || { mkdir -p -- "$1" && chown -h -- "$2" "$1"; }'
 
+_LINKS_AT_ONCE = 200
 _LINKS = 'while [ $# -gt 1 ]; do ln -s -- "$2" "$1" || exit; shift 2; done'
+
+_OWN = r"""
+set -e
+cd -- "$1"
+shift
+chown -hR -- 0:0 .
+while [ $# -gt 1 ]; do
+  xargs -0 chown -h -- "$1" < "$2"
+  shift 2
+done
+"""
 
 _PLACE = r"""
 set -e
 stage=$1 target=$2 owner=$3 mode=$4 only=$5 below=$6
-chown -hR -- "$owner" "$stage"
+[ -z "$owner" ] || chown -hR -- "$owner" "$stage"
 [ -z "$mode" ] || find "$stage" ! -type l -exec chmod -- "$mode" {} +
-new() { [ -d "$1" ] || { mkdir -p -- "$1"; chown -- "$owner" "$1"; }; }
+new() { [ -d "$1" ] || { mkdir -p -- "$1"; chown -- "${owner:-0:0}" "$1"; }; }
 if [ -z "$only" ] && ! [ -d "$target" ]; then
   new "$(dirname -- "$target")"
   cp -a -- "$stage" "${target%/}"
@@ -55,9 +67,6 @@ else
 fi
 """
 
-
-_KEPT = "/.bay-build"
-"""The directory of caches between the commands of a stage, and of what stands at the places of mounts."""
 
 _MOUNT = r"""
 set -e
@@ -117,13 +126,13 @@ class StepRunner:
 
     async def clear(self, step: Step) -> None:
         """Take away the directories that mounts left for the next command, behind the last."""
-        await self._command(step, ["rm", "-rf", "--", _KEPT], user=_ROOT)
+        await self._command(step, ["rm", "-rf", "--", MOUNTS_KEPT], user=_ROOT)
 
     async def _run(self, step: Run) -> None:
         for at, one in enumerate(step.mounts):
-            await self._shell(step, _MOUNT, *_places(one, at), one.owner, f"{one.mode:04o}", _KEPT)
+            await self._shell(step, _MOUNT, *_places(one, at), one.owner, f"{one.mode:04o}", MOUNTS_KEPT)
         await self._run_mounted(step)
-        for at, one in enumerate(step.mounts):
+        for at, one in reversed(list(enumerate(step.mounts))):
             await self._shell(step, _UNMOUNT, *_places(one, at))
 
     async def _run_mounted(self, step: Run) -> None:
@@ -145,16 +154,27 @@ class StepRunner:
             return
         for source in step.sources:
             async with self.fetch(step, step.origin, source) as (context, named):
-                await self._copy_of(context, named)
+                try:
+                    await self._copy_of(context, named)
+                except InvalidArgument as error:  # the files are not as the step says; its words were right
+                    raise BuildFailed(error.message, details=error.details) from error
 
     async def _copy_of(self, context: BuildContext, step: Copy) -> None:
         staging = await in_new_thread(lambda: context.staging(step))
+        keeps_owners = step.origin is not None and not step.owner
+        owners = await in_new_thread(lambda: context.owners(staging)) if keeps_owners else {}
+        lists = dict(zip(owners, (f"owner-{at}" for at in range(len(owners))), strict=True))
+        staging.inline += [(lists[owner], places) for owner, places in owners.items()]
         await self._unpack(context.tar(staging))
-        links = [part for name, target in staging.links for part in (f"{self._stage}/{name}", target)]
-        if links:
-            await self._shell(step, _LINKS, *links)
+        for at in range(0, len(staging.links), _LINKS_AT_ONCE):
+            some = staging.links[at : at + _LINKS_AT_ONCE]
+            await self._shell(
+                step, _LINKS, *(part for name, to in some for part in (f"{self._stage}/{name}", to))
+            )
         mode = "" if step.mode is None else f"{step.mode:04o}"
-        owner = _owner(step.owner)
+        owner = "" if keeps_owners else _owner(step.owner)
+        if keeps_owners:
+            await self._shell(step, _OWN, self._stage, *(part for pair in lists.items() for part in pair))
         for one in staging.sources:
             place = f"{self._stage}/{one.name}"
             below = "yes" if one.below else ""
@@ -204,7 +224,7 @@ class StepRunner:
 def _places(mount: DirectoryMount, at: int) -> tuple[str, str, str]:
     """The directory, that of its cache between commands or "", and the place of what stands there."""
     digest = "" if mount.cache is None else hashlib.sha256(mount.cache.encode()).hexdigest()[:32]
-    return mount.target, digest and f"{_KEPT}/{digest}", f"{_KEPT}/aside-{at}"
+    return mount.target, digest and f"{MOUNTS_KEPT}/{digest}", f"{MOUNTS_KEPT}/aside-{at}"
 
 
 def _script(content: bytes) -> Generator[bytes]:

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from bay.builds.dockerfile import Dockerfile
 from bay.builds.mounts import check_secrets
-from bay.builds.steps import SHELL, BuildConfig, BuildPlan, Origin
+from bay.builds.steps import BuildConfig, BuildPlan, Origin
 from bay.builds.written import plan_steps
+from bay.images.oci_layout import architecture
 from bay.models import KeyScope, Pull, SandboxSecret, from_wire, to_wire
 
 STEP_S = 3600
@@ -66,12 +67,14 @@ class BuildSpec:
         return [] if self.steps is not None else self._file.images_copied()
 
     def plan(
-        self, base: BuildConfig, platform: str, stage: int = 0, shell: tuple[str, ...] = SHELL
+        self, base: BuildConfig, platform: str, stage: int = 0, below: BuildPlan | None = None
     ) -> BuildPlan:
-        """The plan of a stage on top of that config. Raises InvalidArgument."""
+        """The plan of a stage on top of that config, and of the plan of another stage. Raises
+        InvalidArgument.
+        """
         if self.steps is not None:
             return plan_steps(self.steps, base)
-        plan = self._file.plan(base, platform, stage, shell)
+        plan = self._file.plan(base, platform, stage, below)
         check_secrets(plan.steps, {one.name: (one.env, one.file) for one in self.secrets})
         return plan
 
@@ -84,4 +87,4 @@ class BuildSpec:
 
     @property
     def _file(self) -> Dockerfile:
-        return Dockerfile.read(self.dockerfile or "", self.args)
+        return Dockerfile.read(self.dockerfile or "", self.args, f"linux/{architecture()}")
