@@ -4,7 +4,7 @@ import pytest
 
 from bay.builds.dockerfile import Dockerfile
 from bay.builds.mounts import check_secrets
-from bay.builds.steps import BuildConfig, DirectoryMount, Run, SecretMount, Step
+from bay.builds.steps import BuildConfig, DirectoryMount, FilesMount, Run, SecretMount, Step, copies_of
 from bay.errors import InvalidArgument
 
 pytestmark = pytest.mark.pure
@@ -55,6 +55,28 @@ def test_a_secret_is_a_file_or_a_variable(value: str, mount: SecretMount) -> Non
     assert run(f"RUN --mount=type=secret,{value} true").secrets == (mount,)
 
 
+def test_files_are_of_the_context_a_stage_or_an_image() -> None:
+    found = run(
+        "WORKDIR /w\nRUN --mount=target=. --mount=type=bind,source=../a/b,target=/b,ro --mount=from=nginx,src=/etc/x,dst=/x true"
+    )
+    assert found.files == (
+        FilesMount(target="/w"),
+        FilesMount(target="/b", source="a/b"),
+        FilesMount(target="/x", source="etc/x", origin="nginx"),
+    )
+    assert [(one.sources, one.target, one.origin) for one in copies_of(found)] == [
+        ((".",), "/w", None), (("a/b",), "/b", None), (("etc/x",), "/x", "nginx"),
+    ]  # fmt: skip
+
+
+def test_a_stage_that_a_mount_names_is_needed() -> None:
+    file = Dockerfile.read(
+        "FROM a AS x\nFROM b AS y\nFROM c\nRUN --mount=from=x,source=/f,target=/f --mount=from=nginx,source=/g,target=/g true"
+    )
+    assert file.needed() == [0, 2]
+    assert file.images_copied() == ["nginx"]
+
+
 def test_mounts_stand_before_every_form_of_run() -> None:
     flag = "--mount=type=tmpfs,target=/t"
     assert run(f'RUN {flag} ["a", "b"]').argv == ("a", "b")
@@ -68,8 +90,11 @@ def test_mounts_stand_before_every_form_of_run() -> None:
 @pytest.mark.parametrize(
     ("mount", "words"),
     [
-        ("target=/x", "RUN --mount=type=bind is not supported; COPY the files"),
-        ("type=bind,from=a,target=/x", "RUN --mount=type=bind is not supported; COPY the files"),
+        ("source=a", "write target=PATH"),
+        ("from=b,target=/x", "not all of its root; write source=PATH"),
+        ("from=0,source=a,target=/x", "--from=0 is no stage before this one"),
+        ("source=*.txt,target=/x", "no pattern"),
+        ("source=a,target=/x --mount=type=cache,target=/x/y", "two mounts meet"),
         ("type=ssh", "RUN --mount=type=ssh is not supported; give the key as a secret"),
         ("type=disk,target=/x", "the type 'disk'"),
         ("type=cache", "write target=PATH"),

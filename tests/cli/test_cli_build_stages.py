@@ -218,6 +218,30 @@ def test_a_command_finds_its_secret_where_it_expects_it(bay: Bay, context: Path,
     bay.build(context, f"FROM {small}\nRUN --mount=type=secret,id=ABSENT [ ! -e /run/secrets/ABSENT ]\n")
 
 
+def test_a_command_has_files_of_the_context_and_of_a_stage_only_while_it_runs(
+    bay: Bay, context: Path, small: str
+) -> None:
+    text = f"""
+FROM {small} AS first
+RUN mkdir /made; echo made > /made/file; chown 7:8 /made/file
+FROM {small}
+RUN mkdir /src; echo own > /src/own
+RUN --mount=target=/src --mount=source=main.c,target=/deep/main.c --mount=from=first,source=/made,target=/made \\
+  cat /src/main.c /deep/main.c /made/file; ls /src; echo lost > /src/main.c; stat -c %u:%g /made/file
+RUN echo last; ls /src /made /deep 2>&1; true
+"""
+    log = bay.build(context, text)
+    assert "\nint main;int main;made\nDockerfile\nmain.c\n7:8\n" in log
+    assert "\nlast\nls: /made: No such file or directory\n/deep:\n\n/src:\nown\nfreezing\n" in log
+    assert (context / "main.c").read_text() == "int main;"
+    (context / "main.c").write_text("int other;")
+    log = bay.build(context, text)
+    assert "\nint other;int other;made\n" in log
+    assert bay.inside("ls -A /src /deep; ls -d /made /.bay-build 2>&1; true").startswith(
+        "/deep:\n\n/src:\nown\n"
+    )
+
+
 def test_no_copy_finds_a_secret(bay: Bay, context: Path, small: str) -> None:
     text = f"FROM {small} AS first\nRUN cat /run/secrets/TOKEN > /dev/null\nFROM {small}\nCOPY --from=first /run/secrets/TOKEN /t\n"
     said = bay.build(context, text, "--secret", "TOKEN=/run/secrets/TOKEN", code=1)

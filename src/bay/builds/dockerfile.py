@@ -224,7 +224,10 @@ def _label(walk: _Walk, one: Instruction) -> None:
 
 def _run(walk: _Walk, whole: Instruction) -> None:
     flags, rest = listed_flags(whole, walk.file.escape)
-    mounts = read_mounts((value for _, value in flags), walk.word, walk.planner.working_dir, whole.line)
+    mounts = read_mounts(
+        (value for _, value in flags), walk.word, lambda name: origin_of(name, walk.file.stages, walk.stage),
+        walk.planner.working_dir, whole.line,
+    )  # fmt: skip
     one = replace(whole, text=rest)
     argv, extra, text = json_form(one.text), walk.for_commands(), _shown(whole)
     if argv is not None:

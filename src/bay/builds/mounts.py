@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from bay.builds.globs import is_pattern
 from bay.builds.problems import fault, unsupported
-from bay.builds.steps import MOUNTS_KEPT, DirectoryMount, Run, SecretMount, Step
+from bay.builds.steps import MOUNTS_KEPT, DirectoryMount, FilesMount, Origin, Run, SecretMount, Step
 from bay.errors import InvalidArgument
 
 MAX_MOUNTS = 20
@@ -16,14 +17,12 @@ MAX_MOUNTS = 20
 
 _SAME = {"dst": "target", "destination": "target", "src": "source", "ro": "readonly", "rw": "readwrite"}
 _OPTIONS = {
+    "bind": frozenset({"target", "source", "from", "readwrite", "readonly"}),
     "cache": frozenset({"id", "target", "readwrite", "sharing", "mode", "uid", "gid"}),
     "tmpfs": frozenset({"target", "size"}),
     "secret": frozenset({"id", "target", "required", "env"}),
 }
-_WAYS_OUT = {
-    "bind": "COPY the files, and remove them in the RUN that needs them last",
-    "ssh": "give the key as a secret",
-}
+_WAYS_OUT = {"ssh": "give the key as a secret"}
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 _NUMBER = re.compile(r"[0-9]{1,10}")
@@ -34,15 +33,30 @@ class Mounts:
     """All that one command has while it runs."""
 
     directories: tuple[DirectoryMount, ...] = ()
+    files: tuple[FilesMount, ...] = ()
     secrets: tuple[SecretMount, ...] = ()
 
 
 NO_MOUNTS = Mounts()
 
 
-def read_mounts(values: Iterable[str], word: Callable[[str], str], working_dir: str, line: int) -> Mounts:
-    """The mounts of the flags `--mount=VALUE`; `word` replaces variables. Raises InvalidArgument."""
+def mount_from(value: str) -> str | None:
+    """The place that a `--mount=VALUE` has its files of, as it is written; None for the context."""
+    return _options(value).get("from")
+
+
+def read_mounts(
+    values: Iterable[str],
+    word: Callable[[str], str],
+    origin_of: Callable[[str], Origin],
+    working_dir: str,
+    line: int,
+) -> Mounts:
+    """The mounts of the flags `--mount=VALUE`; `word` replaces variables, and `origin_of` knows what `from`
+    names. Raises InvalidArgument.
+    """
     directories: list[DirectoryMount] = []
+    files: list[FilesMount] = []
     secrets: list[SecretMount] = []
     for value in values:
         written = _options(value)
@@ -56,9 +70,12 @@ def read_mounts(values: Iterable[str], word: Callable[[str], str], working_dir: 
         options = {name: word(text) for name, text in written.items()}
         if kind == "secret":
             secrets.append(_secret(options, working_dir))
+        elif kind == "bind":
+            place = written.get("from")
+            files.append(_files(options, None if place is None else origin_of(place), working_dir))
         else:
             directories.append(_directory(kind, options, working_dir))
-    targets = [one.target for one in directories]
+    targets = [one.target for one in (*directories, *files)]
     if len(targets) + len(secrets) > MAX_MOUNTS:
         raise InvalidArgument(f"there are more than {MAX_MOUNTS} mounts, the limit")
     caches = [one.cache for one in directories if one.cache is not None]
@@ -67,7 +84,7 @@ def read_mounts(values: Iterable[str], word: Callable[[str], str], working_dir: 
     for at, one in enumerate(targets):
         if any(_is_below(other, one) or _is_below(one, other) for other in targets[:at]):
             raise InvalidArgument(f"two mounts meet at {one[:200]}; give each a directory of its own")
-    return Mounts(tuple(directories), tuple(secrets))
+    return Mounts(tuple(directories), tuple(files), tuple(secrets))
 
 
 def check_secrets(steps: Iterable[Step], given: Mapping[str, tuple[str | None, str | None]]) -> None:
@@ -119,6 +136,17 @@ def _secret(options: Mapping[str, str], working_dir: str) -> SecretMount:
     if required.lower() not in _BOOLEANS:
         raise InvalidArgument(f"--mount has required={required[:40]}; write required=true or false")
     return SecretMount(name=name, target=place, env=env, is_required=_BOOLEANS[required.lower()])
+
+
+def _files(options: Mapping[str, str], origin: Origin | None, working_dir: str) -> FilesMount:
+    source = posixpath.normpath(f"/{options.get('source', '')}").lstrip("/") or "."
+    if origin is not None and source == ".":
+        raise InvalidArgument(
+            "--mount=type=bind takes files of a stage by name, not all of its root; write source=PATH"
+        )
+    if is_pattern(source) or "\0" in source or len(source) > 1024:
+        raise InvalidArgument("--mount=type=bind takes one file or directory, and no pattern")
+    return FilesMount(target=_place(options.get("target", ""), working_dir), source=source, origin=origin)
 
 
 def _directory(kind: str, options: Mapping[str, str], working_dir: str) -> DirectoryMount:

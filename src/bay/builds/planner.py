@@ -106,6 +106,7 @@ class Planner:
                 working_dir=self.working_dir,
                 script=script,
                 mounts=mounts.directories,
+                files=mounts.files,
                 secrets=mounts.secrets,
                 line=line,
             )

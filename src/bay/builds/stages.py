@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 from bay.builds import words
 from bay.builds.lines import Instruction
+from bay.builds.mounts import mount_from
 from bay.builds.problems import at_line, unsupported
-from bay.builds.reading import flags_of
+from bay.builds.reading import flags_of, listed_flags
 from bay.builds.steps import Origin
 from bay.errors import InvalidArgument
 
 MAX_STAGES = 32
 """Stages of one file."""
+
+_PLACES = ("from", "mount")
+"""The flags that may name a stage or an image."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,127}")
 
@@ -97,7 +101,7 @@ def needed(stages: Sequence[Stage], escape: str) -> list[int]:
 
 
 def images_copied(stages: Sequence[Stage], numbers: Sequence[int], escape: str) -> list[str]:
-    """The references of images that those stages copy from."""
+    """The references of images that those stages copy from, or mount."""
     found = [one for at in numbers for one in _copied(stages, at, escape) if isinstance(one, str)]
     if len(set(found)) > MAX_STAGES:
         raise InvalidArgument(f"the copies name more than {MAX_STAGES} images, the limit")
@@ -111,8 +115,11 @@ def _origins(stages: Sequence[Stage], at: int, escape: str) -> list[Origin]:
 def _copied(stages: Sequence[Stage], at: int, escape: str) -> list[Origin]:
     found: list[Origin] = []
     for one in stages[at].instructions:
-        if one.keyword == "COPY":
+        if one.keyword in ("COPY", "RUN"):
             with at_line(one.line):
-                name = flags_of(one, escape)[0].get("from")
-                found += [] if name is None else [origin_of(name, stages, at)]
+                flags, _ = listed_flags(one, escape)
+                names = [
+                    value if name == "from" else mount_from(value) for name, value in flags if name in _PLACES
+                ]
+                found += [origin_of(name, stages, at) for name in names if name is not None]
     return found

@@ -28,6 +28,17 @@ class DirectoryMount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesMount:
+    """Files that a command has at `target` only while it runs, of the context or of `origin`. Its changes to
+    them are lost.
+    """
+
+    target: str
+    source: str = "."
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecretMount:
     """A secret that a command expects in the file `target`, or in the variable `env`."""
 
@@ -50,6 +61,7 @@ class Run:
     working_dir: str = "/"
     script: str | None = None
     mounts: tuple[DirectoryMount, ...] = ()
+    files: tuple[FilesMount, ...] = ()
     secrets: tuple[SecretMount, ...] = ()
     line: int = 0
 
@@ -92,6 +104,18 @@ class MakeWorkdir:
 
 
 Step = Run | Copy | MakeWorkdir
+
+
+def copies_of(step: Step) -> list[Copy]:
+    """The copies that a step makes, those of its mounts included."""
+    if isinstance(step, Copy):
+        return [step]
+    if isinstance(step, MakeWorkdir):
+        return []
+    return [
+        Copy(text=step.text, sources=(one.source,), target=one.target, origin=one.origin, line=step.line)
+        for one in step.files
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

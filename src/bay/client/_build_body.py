@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bay.builds.dockerfile import Dockerfile
+from bay.builds.reading import listed_flags
 from bay.builds.steps import BuildConfig, Step
 from bay.builds.written import plan_steps
 from bay.client._context import context_of, copied, read_dockerfile, read_ignored
@@ -118,6 +119,9 @@ def _steps_of(file: Dockerfile) -> Sequence[Step] | None:
     """The steps; None where a variable of the base image, which only the server knows, may choose files."""
     instructions = [one for stage in file.stages for one in stage.instructions]
     if any("$" in one.text for one in instructions if one.keyword in ("COPY", "ADD")):
+        return None
+    mounts = (listed_flags(one, file.escape)[0] for one in instructions if one.keyword == "RUN")
+    if any("$" in value for flags in mounts for _, value in flags):
         return None
     try:
         return [step for at in file.needed() for step in file.plan(BuildConfig(), stage=at).steps]

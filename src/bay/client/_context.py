@@ -9,7 +9,7 @@ from bay.builds.context import ContextEntry, EntryKind, below, placements
 from bay.builds.ignored import Ignored
 from bay.builds.lines import LONGEST
 from bay.builds.problems import at_line
-from bay.builds.steps import Copy, Step
+from bay.builds.steps import Step, copies_of
 from bay.errors import InvalidArgument
 
 _MAX_ENTRIES = 100_000
@@ -31,9 +31,11 @@ def copied(entries: Sequence[ContextEntry], steps: Iterable[Step]) -> list[Conte
     wanted: set[ContextEntry] = set()
     by_path = {one.path: one for one in entries}
     for step in steps:
-        if isinstance(step, Copy) and step.origin is None:
-            with at_line(step.line):
-                for one in placements(step, by_path):
+        for copy in copies_of(step):
+            if copy.origin is not None:
+                continue
+            with at_line(copy.line):
+                for one in placements(copy, by_path):
                     wanted |= {
                         one.source,
                         *(below(one.source, entries) if one.source.kind == "directory" else ()),

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import structlog
 
-from bay.builds.steps import BuildConfig, BuildPlan, Copy, Origin, Step
+from bay.builds.steps import BuildConfig, BuildPlan, Copy, Origin, Step, copies_of
 from bay.errors import BayError, BuildFailed, Conflict, Unauthorized, error_from_wire
 from bay.linux.threads import in_new_thread
 from bay.models import ContainerImage, Failure, Sandbox, SandboxSecret
@@ -274,8 +274,9 @@ class Builder:
             if done == 0 and stage.base is not None:
                 checkpoint = await self._result(work, work.stages[stage.base])
             for step in stage.plan.steps[done:]:  # before this stage has a sandbox
-                if isinstance(step, Copy) and isinstance(step.origin, int):
-                    await self._result(work, work.stages[step.origin])
+                for copy in copies_of(step):
+                    if isinstance(copy.origin, int):
+                        await self._result(work, work.stages[copy.origin])
             if done < len(stage.plan.steps):
                 checkpoint = await self._made(work, stage, checkpoint, done)
             work.results[stage.number] = checkpoint
@@ -403,7 +404,7 @@ class Builder:
 
 
 def _fetched_sources(step: Step) -> int:
-    return len(step.sources) if isinstance(step, Copy) and step.origin is not None else 0
+    return sum(len(copy.sources) for copy in copies_of(step) if copy.origin is not None)
 
 
 def _title(stage: StageSpec) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 
-from bay.builds.steps import Copy, MakeWorkdir, Origin, Run, Step
+from bay.builds.steps import Copy, MakeWorkdir, Origin, Run, Step, copies_of
 from bay.server.builds.context import BuildContext
 
 _FORM = 1
@@ -33,7 +33,7 @@ def step_keys(
 
 def has_directories(step: Step) -> bool:
     """Whether its command has directories that are taken away behind the last step."""
-    return isinstance(step, Run) and bool(step.mounts)
+    return isinstance(step, Run) and bool(step.mounts or step.files)
 
 
 def _facts(step: Step, context: BuildContext, origin_key: Callable[[Origin], str]) -> list[object]:
@@ -42,15 +42,20 @@ def _facts(step: Step, context: BuildContext, origin_key: Callable[[Origin], str
             env = sorted(step.env.items())
             mounts = [[one.target, one.cache, one.owner, one.mode] for one in step.mounts]
             facts: list[object] = ["run", step.argv, env, step.user, step.working_dir, step.script]
-            return [*facts, mounts] if mounts else facts
-        case Copy(origin=str() | int() as origin):
-            return ["copy from", origin_key(origin), step.sources, step.target, step.owner, step.mode]
+            files = [_copied(one, context, origin_key) for one in copies_of(step)]
+            return [*facts, mounts, files] if files else [*facts, mounts] if mounts else facts
         case Copy():
-            staging = context.staging(step)
-            sources = [[one.target, one.only, one.below] for one in staging.sources]
-            return ["copy", sources, step.owner, step.mode, context.digest(staging)]
+            return _copied(step, context, origin_key)
         case MakeWorkdir():
             return ["workdir", step.path, step.user]
+
+
+def _copied(step: Copy, context: BuildContext, origin_key: Callable[[Origin], str]) -> list[object]:
+    if step.origin is not None:
+        return ["copy from", origin_key(step.origin), step.sources, step.target, step.owner, step.mode]
+    staging = context.staging(step)
+    sources = [[one.target, one.only, one.below] for one in staging.sources]
+    return ["copy", sources, step.owner, step.mode, context.digest(staging)]
 
 
 def _hash(facts: Sequence[object]) -> str:

@@ -11,7 +11,17 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from secrets import token_hex
 
-from bay.builds.steps import MOUNTS_KEPT, SCRIPT, Copy, DirectoryMount, MakeWorkdir, Origin, Run, Step
+from bay.builds.steps import (
+    MOUNTS_KEPT,
+    SCRIPT,
+    Copy,
+    DirectoryMount,
+    MakeWorkdir,
+    Origin,
+    Run,
+    Step,
+    copies_of,
+)
 from bay.errors import BuildFailed, InvalidArgument
 from bay.linux.threads import in_new_thread
 from bay.models import Exec
@@ -67,6 +77,12 @@ else
 fi
 """
 
+
+_ASIDE = r"""
+set -e
+mkdir -p -- "$3" "$(dirname -- "$1")"
+if [ -e "$1" ] || [ -L "$1" ]; then mv -- "$1" "$2"; fi
+"""
 
 _MOUNT = r"""
 set -e
@@ -131,7 +147,13 @@ class StepRunner:
     async def _run(self, step: Run) -> None:
         for at, one in enumerate(step.mounts):
             await self._shell(step, _MOUNT, *_places(one, at), one.owner, f"{one.mode:04o}", MOUNTS_KEPT)
+        first = len(step.mounts)
+        for at, copy in enumerate(copies_of(step), first):
+            await self._shell(step, _ASIDE, copy.target, _aside(at), MOUNTS_KEPT)
+            await self._copy(copy)
         await self._run_mounted(step)
+        for at, one in reversed(list(enumerate(step.files, first))):
+            await self._shell(step, _UNMOUNT, one.target, "", _aside(at))
         for at, one in reversed(list(enumerate(step.mounts))):
             await self._shell(step, _UNMOUNT, *_places(one, at))
 
@@ -224,7 +246,12 @@ class StepRunner:
 def _places(mount: DirectoryMount, at: int) -> tuple[str, str, str]:
     """The directory, that of its cache between commands or "", and the place of what stands there."""
     digest = "" if mount.cache is None else hashlib.sha256(mount.cache.encode()).hexdigest()[:32]
-    return mount.target, digest and f"{MOUNTS_KEPT}/{digest}", f"{MOUNTS_KEPT}/aside-{at}"
+    return mount.target, digest and f"{MOUNTS_KEPT}/{digest}", _aside(at)
+
+
+def _aside(at: int) -> str:
+    """The place of what stands at that of the mount of this number, while its command runs."""
+    return f"{MOUNTS_KEPT}/aside-{at}"
 
 
 def _script(content: bytes) -> Generator[bytes]:
