@@ -54,7 +54,9 @@ def _named(name: str, entries: Mapping[str, ContextEntry], origin: Origin | None
     if (exact := entries.get(name)) is not None:
         return [exact]
     found = (
-        [entry for path, entry in entries.items() if globs.matches(name, path)] if is_pattern(name) else []
+        [entry for path, entry in entries.items() if globs.matches(name, path)]
+        if globs.is_pattern(name)
+        else []
     )
     if not found and origin is not None:
         raise InvalidArgument(f"the place that --from names has no file /{name[:200]}; check the path")
@@ -63,11 +65,6 @@ def _named(name: str, entries: Mapping[str, ContextEntry], origin: Origin | None
             f"the context has no file {name[:200]}; check the path, and whether .dockerignore leaves it out"
         )
     return sorted(found, key=lambda entry: entry.path)
-
-
-def is_pattern(name: str) -> bool:
-    """Whether a source may stand for several files."""
-    return any(character in name for character in "*?[\\")
 
 
 def below(directory: ContextEntry, entries: Iterable[ContextEntry]) -> list[ContextEntry]:

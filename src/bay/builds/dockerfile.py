@@ -152,13 +152,12 @@ class _Walk:
     stage: int
     active: dict[str, str]
     used: set[str] = field(default_factory=set[str])
+    made: int = 0
+    """Characters that variables were replaced to, all together."""
 
     def values(self) -> dict[str, str]:
         """The values of variables; the image's own win over arguments."""
         return {**self.active, **self.planner.config.env}
-
-    made: int = 0
-    """Characters that variables were replaced to, all together."""
 
     def word(self, text: str) -> str:
         return self._counted(words.expand(text, self.values(), self.file.escape))

@@ -9,11 +9,11 @@ from functools import lru_cache
 
 from bay.errors import InvalidArgument
 
-_SPECIAL = frozenset("*?[")
+_SPECIAL = frozenset("*?[\\")
 
 
 def is_pattern(text: str) -> bool:
-    """Whether the text has a special character; a backslash alone makes none, but then stands for itself."""
+    """Whether the text may stand for another path than itself, or for several."""
     return bool(_SPECIAL & set(text))
 
 

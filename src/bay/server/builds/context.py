@@ -11,7 +11,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bay.builds.context import ContextEntry, EntryKind, Placement, is_pattern, placements
+from bay.builds.context import ContextEntry, EntryKind, Placement, placements
+from bay.builds.globs import is_pattern
 from bay.builds.problems import at_line
 from bay.builds.steps import Copy
 from bay.errors import InvalidArgument

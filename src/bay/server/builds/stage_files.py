@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from bay.builds.context import is_pattern
+from bay.builds.globs import is_pattern
 from bay.builds.steps import Copy
 from bay.errors import BayError, BuildFailed, InvalidArgument, PayloadTooLarge
 from bay.linux.threads import in_new_thread
@@ -39,7 +39,6 @@ class _Packed:
 
     place: str
     told: bytearray = field(default_factory=bytearray)
-    exit_code: int | None = 0
 
     @property
     def words(self) -> str:
@@ -55,7 +54,6 @@ class StageFiles:
     execs: Execs
     sandbox_files: SandboxFiles
     files: BuildFiles
-
     step_timeout_s: float
 
     @asynccontextmanager

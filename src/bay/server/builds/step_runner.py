@@ -141,7 +141,7 @@ class StepRunner:
                 await self._shell(step, _MAKE_DIRECTORY, step.path, _owner(step.user))
 
     async def clear(self, step: Step) -> None:
-        """Take away the directories that mounts left for the next command, behind the last."""
+        """Take away the directories that mounts leave for the next command."""
         await self._command(step, ["rm", "-rf", "--", MOUNTS_KEPT], user=_ROOT)
 
     async def _run(self, step: Run) -> None:
