@@ -4,17 +4,13 @@ they run: the oci driver, a registry, and both ways to keep files.
 
 import json
 import os
-import signal
-import subprocess
-import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import forked_bay
 import pytest
 import registry
+from image_bay import Bay, environment_for, serving
 from image_files import ImageFile, Layer, layer_of, layer_of_tree
 from image_roots import busybox_root
 from registry import Registry
@@ -25,22 +21,19 @@ from pools import unmounted_after
 
 pytestmark = pytest.mark.long
 
-KEY = "bay_0123456789abcdef0123456789abcdef"
 TOKEN = "token-that-no-layer-may-have"
 PROFILES = {"python-default": {"persist": "machine", "memory_mb": 256, "pids": 64}}
 _PATIENCE_S = 180.0
 
 
-@dataclass(frozen=True)
-class Bay:
-    """Runs `bay` with a server of its own."""
-
-    environment: dict[str, str]
+class Builder(Bay):
+    """Builds templates named `made`, and looks into them."""
 
     def build(self, context: Path, text: str, *arguments: str, code: int = 0) -> str:
         """What a build of that Dockerfile says."""
         (context / "Dockerfile").write_text(text)
-        done = self._run("build", str(context), "-t", "made", *arguments)
+        command = ["build", str(context), "-t", "made", *arguments]
+        done = forked_bay.run(command, self.environment, b"", _PATIENCE_S)
         assert done.returncode == code, done.stderr.decode()
         return done.stderr.decode()
 
@@ -48,14 +41,6 @@ class Bay:
         """The output of a command of root in a sandbox of the template."""
         image = json.loads(self("template", "get", "made", "--json"))["image_id"]
         return self("run", "--image", image, "--user", "root", "--", "sh", "-c", command)
-
-    def __call__(self, *arguments: str, stdin: bytes = b"") -> str:
-        done = self._run(*arguments, stdin=stdin)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode()
-
-    def _run(self, *arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        return forked_bay.run(list(arguments), self.environment, stdin, _PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -88,36 +73,18 @@ def tools(hub: Registry) -> str:
 
 
 @pytest.fixture(scope="module", params=["btrfs", "directory"])
-def bay(request: pytest.FixtureRequest, hub: Registry) -> Generator[Bay]:
+def bay(request: pytest.FixtureRequest, hub: Registry) -> Generator[Builder]:
     if request.param == "btrfs" and backend_detection.look(Path("/tmp")).lacking is not None:
         pytest.skip("needs loop devices and btrfs")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
-    with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
-        Path(root).chmod(0o711)  # sessions pass through it
-        own = clean | {
-            "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data", "BAY_API_KEY": KEY,
+    with environment_for(hub) as own:
+        own |= {
             "BAY_CARGO_BACKEND": request.param, "BAY_POOL_MAX_GB": "2", "BAY_PROFILES": json.dumps(PROFILES),
-            "BAY_REGISTRIES": json.dumps({hub.host: {"insecure": True}}), "BAY_MAX_CONTEXT_MB": "8",
+            "BAY_MAX_CONTEXT_MB": "8",
         }  # fmt: skip
-        if "BAY_CACHE_DIR" in os.environ:
-            own["BAY_CACHE_DIR"] = os.environ["BAY_CACHE_DIR"]
-        with unmounted_after(Path(root) / "data"), serving(own) as url:
-            made = Bay(own | {"BAY_URL": url})
+        with unmounted_after(Path(own["BAY_DATA_DIR"])), serving(own) as url:
+            made = Builder(own | {"BAY_URL": url})
             made("secret", "set", "TOKEN", stdin=TOKEN.encode())
             yield made
-
-
-@contextmanager
-def serving(environment: dict[str, str]) -> Generator[str]:
-    with open(os.devnull, "wb") as null:
-        server = forked_bay.fork(["serve", "--port", "0"], environment, null.fileno())
-    assert server.stdout is not None
-    with server.stdout as said:
-        try:
-            yield said.readline().decode().rpartition(" ")[2].strip()
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
 
 
 @pytest.fixture
@@ -129,7 +96,7 @@ def context(tmp_path: Path) -> Path:
 
 
 def test_files_of_a_stage_and_of_an_image_come_into_the_last_one(
-    bay: Bay, context: Path, small: str, tools: str
+    bay: Builder, context: Path, small: str, tools: str
 ) -> None:
     text = f"""
 FROM {small} AS build
@@ -168,7 +135,7 @@ RUN cat /pwd.txt && rm /tools/more
     assert bay("ls", "-q") == ""
 
 
-def test_a_build_whose_stages_are_known_starts_no_sandbox(bay: Bay, context: Path, small: str) -> None:
+def test_a_build_whose_stages_are_known_starts_no_sandbox(bay: Builder, context: Path, small: str) -> None:
     if bay.environment["BAY_CARGO_BACKEND"] != "btrfs":
         pytest.skip("other file systems keep no snapshots after steps")
     text = f"""
@@ -188,7 +155,7 @@ COPY --from=first /one /copied
 
 
 def test_a_cache_lasts_to_the_next_command_and_is_not_in_the_template(
-    bay: Bay, context: Path, small: str
+    bay: Builder, context: Path, small: str
 ) -> None:
     text = f"""
 FROM {small}
@@ -208,7 +175,7 @@ RUN --mount=type=tmpfs,target=/opt/t stat -c %a /opt/t; ls /opt/c; find / -xdev 
     ) == ("/opt/c:\nown\n\n/opt/t:\nown\n750\ngone\n")
 
 
-def test_a_command_finds_its_secret_where_it_expects_it(bay: Bay, context: Path, small: str) -> None:
+def test_a_command_finds_its_secret_where_it_expects_it(bay: Builder, context: Path, small: str) -> None:
     text = f"FROM {small}\nRUN --mount=type=secret,id=TOKEN,required wc -c < /run/secrets/TOKEN\n"
     assert f"\n{len(TOKEN)}\n" in bay.build(context, text, "--secret", "TOKEN=/run/secrets/TOKEN")
     said = bay.build(context, text, code=2)
@@ -219,7 +186,7 @@ def test_a_command_finds_its_secret_where_it_expects_it(bay: Bay, context: Path,
 
 
 def test_a_command_has_files_of_the_context_and_of_a_stage_only_while_it_runs(
-    bay: Bay, context: Path, small: str
+    bay: Builder, context: Path, small: str
 ) -> None:
     text = f"""
 FROM {small} AS first
@@ -242,20 +209,20 @@ RUN echo last; ls /src /made /deep 2>&1; true
     )
 
 
-def test_no_copy_finds_a_secret(bay: Bay, context: Path, small: str) -> None:
+def test_no_copy_finds_a_secret(bay: Builder, context: Path, small: str) -> None:
     text = f"FROM {small} AS first\nRUN cat /run/secrets/TOKEN > /dev/null\nFROM {small}\nCOPY --from=first /run/secrets/TOKEN /t\n"
     said = bay.build(context, text, "--secret", "TOKEN=/run/secrets/TOKEN", code=1)
     assert "line 4: COPY --from=first /run/secrets/TOKEN /t: there is no file /run/secrets/TOKEN" in said
 
 
-def test_a_cached_copy_to_tmp_is_there_for_the_next_command(bay: Bay, context: Path, small: str) -> None:
+def test_a_cached_copy_to_tmp_is_there_for_the_next_command(bay: Builder, context: Path, small: str) -> None:
     text = f"FROM {small}\nCOPY main.c /tmp/\nRUN --mount=type=tmpfs,target=/tmp/x cat /tmp/main.c; echo %s\n"
     bay.build(context, text % "1")
     assert "int main;" in bay.build(context, text % "2")
     assert bay.inside("ls -A /tmp") == ""
 
 
-def test_two_mounts_at_one_place_behind_a_link_lose_nothing(bay: Bay, context: Path, small: str) -> None:
+def test_two_mounts_at_one_place_behind_a_link_lose_nothing(bay: Builder, context: Path, small: str) -> None:
     text = f"""
 FROM {small}
 RUN mkdir -p /real/x; echo own > /real/x/file; ln -s /real /alias
@@ -265,7 +232,7 @@ RUN --mount=type=tmpfs,target=/real/x --mount=type=cache,target=/alias/x true
     assert bay.inside("cat /real/x/file") == "own\n"
 
 
-def test_a_name_that_is_no_text_is_told_and_fails_no_list(bay: Bay, context: Path, small: str) -> None:
+def test_a_name_that_is_no_text_is_told_and_fails_no_list(bay: Builder, context: Path, small: str) -> None:
     text = f"""FROM {small} AS first
 RUN mkdir /d; ln -s /none "/d/$(printf 'l\\377')"
 FROM {small}
@@ -287,7 +254,7 @@ COPY --from=first /d/l* /x/
     ],
 )
 def test_a_copy_that_cannot_be_is_told_with_its_line_and_leaves_no_sandbox(
-    bay: Bay, context: Path, small: str, tools: str, copy: str, words: str
+    bay: Builder, context: Path, small: str, tools: str, copy: str, words: str
 ) -> None:
     text = f"""FROM {small} AS first
 RUN mkdir /dir; touch /dir/a /dir/b; head -c 9000000 /dev/zero > /big; ln -s loop /loop
@@ -298,7 +265,7 @@ FROM {small}
     assert bay("ls", "-q") == ""
 
 
-def test_a_stage_that_fails_ends_the_build_with_its_line(bay: Bay, context: Path, small: str) -> None:
+def test_a_stage_that_fails_ends_the_build_with_its_line(bay: Builder, context: Path, small: str) -> None:
     text = f"FROM {small} AS first\nRUN echo why; exit 3\nFROM {small}\nCOPY --from=first /x /y\n"
     assert "line 2: RUN echo why; exit 3 ended with 3" in bay.build(context, text, code=1)
     assert bay("ls", "-q") == ""
