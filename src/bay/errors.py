@@ -76,7 +76,7 @@ class BayError(Exception):
         self, message: str, *, details: dict[str, Any] | None = None, request_id: str | None = None
     ) -> None:
         if not message.isascii():  # names of files may have bytes that are no text, which no answer can bear
-            message = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            message = message.encode("utf-8", "replace").decode("utf-8")
         super().__init__(message)
         self.message = message
         self.details = details or {}

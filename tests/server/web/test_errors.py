@@ -8,7 +8,7 @@ import httpx
 import pytest
 from server_harness import World, assert_error, clear, create, world
 
-from bay.errors import BY_CODE, BayError
+from bay.errors import BY_CODE, BayError, NotFound
 from bay.server.sandboxes.service import Sandboxes
 from bay.server.web.replies import error_response
 
@@ -202,6 +202,12 @@ async def test_a_defect_is_500_without_a_word_of_it(
     error = assert_error(answer, 500, "internal_error")
     assert (error["request_id"], error["retryable"]) == ("mine", False)
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("odd", ["\udcff", "\ud800\udfff"])
+def test_an_error_with_half_a_character_can_be_told(odd: str) -> None:
+    body = json.loads(bytes(error_response(NotFound(f"no file é{odd}"), "req").body))
+    assert body["error"]["message"] == "no file é" + "?" * len(odd)
 
 
 async def test_every_error_can_be_told(alice: httpx.AsyncClient) -> None:
