@@ -10,8 +10,9 @@ from ship.errors import Conflict, InvalidArgument, PayloadTooLarge
 from ship.files.info import etag_of, look
 from ship.files.listing import open_below
 from ship.files.moving import DEEPEST, Place, placed
+from ship.files.removal import Removal
 from ship.files.sandbox_paths import refuse_made_up
-from ship.files.workspace import Removal, Upload
+from ship.files.workspace import Upload
 from ship.files.workspace_paths import Workspace, need_regular
 from tree_tar.beneath import closing, closing_on_error
 

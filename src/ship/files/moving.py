@@ -4,20 +4,20 @@ A copy is whole or absent: it is made under a temporary name beside its destinat
 """
 
 import errno
-import fcntl
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from ship.errors import Conflict, InvalidArgument
+from ship.files.content import copy_data
 from ship.files.info import as_utf8, look
 from ship.files.listing import open_below
+from ship.files.removal import Removal
 from ship.files.replacing import look_at_replaced
 from ship.files.sandbox_paths import refuse_made_up
 from ship.files.temporaries import temporary
-from ship.files.workspace import Removal
 from ship.files.workspace_paths import Workspace
 from ship.process import syscalls
 from tree_tar.beneath import closing
@@ -25,12 +25,6 @@ from tree_tar.beneath import closing
 DEEPEST = 200
 """Directories; each costs two descriptors while it is copied."""
 
-_BLOCK_BYTES = 8 << 20
-_PLAIN_BYTES = 1 << 20
-_FICLONE = 0x40049409  # ioctl_ficlone(2)
-_NO_CLONE = frozenset(
-    (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EISDIR)
-)
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -237,54 +231,8 @@ def _copy_file(here: Place, there: Place) -> Generator[None]:
         if not stat.S_ISREG(found.st_mode):
             raise Conflict(f"{as_utf8(here.name)!a} was changed by another program at the same time")
         with closing(os.open(there.name, _MAKE, 0o600, dir_fd=there.directory)) as target:
-            if not _clone(source, target):
-                yield from _copy_data(source, target, found.st_size)
+            yield from copy_data(source, target, found.st_size)
             _keep_rest(source, target, found)
-
-
-def _clone(source: int, target: int) -> bool:
-    """Whether the file system could let both have the same blocks."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno in _NO_CLONE:
-            return False
-        raise
-    return True
-
-
-def _copy_data(source: int, target: int, size: int) -> Generator[None]:
-    for start, end in _pieces(source, size):
-        while start < end:
-            copied = _copy_block(source, target, start, min(_BLOCK_BYTES, end - start))
-            if not copied:
-                break  # it became shorter
-            start += copied
-            yield
-    os.ftruncate(target, size)
-
-
-def _copy_block(source: int, target: int, start: int, count: int) -> int:
-    try:
-        return os.copy_file_range(source, target, count, start, start)
-    except OSError as error:
-        if error.errno not in _NO_CLONE:
-            raise
-    return os.pwrite(target, os.pread(source, min(count, _PLAIN_BYTES), start), start)
-
-
-def _pieces(source: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file has data between its holes, up to `size`."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-            end = min(size, os.lseek(source, start, os.SEEK_HOLE))
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole
-                return
-            raise
-        yield start, end
 
 
 def _keep_rest(source: int, target: int, found: os.stat_result) -> None:
