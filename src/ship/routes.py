@@ -83,7 +83,7 @@ class Routes:
     async def _create_exec(self, request: Request) -> Answer:
         wait_s = _wait(request)
         body = await request.read_json(_EXEC_BODY_BYTES)
-        wanted = exec_request.read(body, self._settings.accounts)
+        wanted = exec_request.read(body, self._settings.accounts, local=self._settings.local)
         del body  # its stdin may be large
         created = await self._execs.create(wanted)
         if wait_s is None:

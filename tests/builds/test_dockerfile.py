@@ -336,7 +336,6 @@ def test_a_fault_is_refused_with_its_line(body: str, words: str) -> None:
         ("# only a comment", "no instructions"),
         ("RUN x", "line 1: RUN stands before FROM"),
         ("ARG A", "no FROM"),
-        ("FROM scratch", "FROM scratch"),
         ("FROM $NONE", "names no image"),
         ("FROM a b", "IMAGE AS NAME"),
         ("# escape=x\nFROM a", "line 1: the escape character"),

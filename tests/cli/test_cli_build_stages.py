@@ -37,10 +37,10 @@ class Builder(Bay):
         assert done.returncode == code, done.stderr.decode()
         return done.stderr.decode()
 
-    def inside(self, command: str) -> str:
-        """The output of a command of root in a sandbox of the template."""
+    def inside(self, command: str, *busybox: str) -> str:
+        """The output of a command of root in a sandbox of the template, by its shell or that of `busybox`."""
         image = json.loads(self("template", "get", "made", "--json"))["image_id"]
-        return self("run", "--image", image, "--user", "root", "--", "sh", "-c", command)
+        return self("run", "--image", image, "--user", "root", "--", *busybox, "sh", "-c", command)
 
 
 @pytest.fixture(scope="module")
@@ -246,23 +246,79 @@ COPY --from=first /d/l* /x/
     ("copy", "words"),
     [
         ("COPY --from=first /none /x", "line 4: COPY --from=first /none /x: there is no file /none"),
-        ("COPY --from=first /dir/*.none /x", "the place that --from names has no file /dir/*.none"),
+        (
+            "COPY --from=first /dir/*.none /x",
+            "line 4: COPY --from=first /dir/*.none /x: there is no file /dir/*.none",
+        ),
         ("COPY --from=first /dir/a /dir/b /x", "several sources need a directory"),
         ("COPY --from=first /big /x", "/big has more than 8 MiB, the limit"),
-        ("COPY --from=TOOLS /etc /x", "without /bin/sh, readlink and tar"),
-        ("COPY --from=first /loop /x", "there is no file /loop"),
+        ("COPY --from=first /loop /x", "/loop could not be packed: /loop: Too many levels of symbolic links"),
+        ("COPY --from=first /dir/l* /x", "there is no file /dir/l*"),
+        ("COPY --from=first /pipe /x", "/pipe is no file, directory or link to one"),
+        ("COPY --from=first --chown=nobody-here /dir/a /x", "/etc/passwd of the image has no 'nobody-here'"),
+        (
+            "COPY --from=first /dir /x/a/\nCOPY --from=first /dir/a /x/",
+            "line 5: COPY --from=first /dir/a /x/ ended with 1; its last line: /x/a is a directory, so no file",
+        ),
+        ("COPY --from=first /dir /etc/passwd", "/etc/passwd is there, and is no directory"),
     ],
 )
 def test_a_copy_that_cannot_be_is_told_with_its_line_and_leaves_no_sandbox(
     bay: Builder, context: Path, small: str, tools: str, copy: str, words: str
 ) -> None:
     text = f"""FROM {small} AS first
-RUN mkdir /dir; touch /dir/a /dir/b; head -c 9000000 /dev/zero > /big; ln -s loop /loop
+RUN mkdir /dir; touch /dir/a /dir/b; ln -s /none /dir/link; mkfifo /pipe; head -c 9000000 /dev/zero > /big; ln -s loop /loop
 FROM {small}
 {copy.replace("TOOLS", tools)}
 """
     assert words in bay.build(context, text, code=2 if "several" in words else 1)
     assert bay("ls", "-q") == ""
+
+
+def test_an_image_of_nothing_but_what_is_copied(bay: Builder, context: Path, small: str, tools: str) -> None:
+    text = f"""
+FROM {small} AS build
+RUN mkdir -p /out/etc /out/deep/er; cp /bin/busybox /out/busybox; echo app:x:1234:56::/:/app > /out/etc/passwd; \
+  echo 'staff:x:77:' > /out/etc/group; echo a > /out/deep/er/a.txt; echo b > /out/deep/b.txt; ln -s deep /out/alias; \
+  ln -s /out/deep/b.txt /link.txt; truncate -s 1M /out/holes
+FROM scratch
+COPY --from=build /out /
+COPY --from=build /*.txt /out/*/*/*.txt /texts/
+COPY --from={tools} / /tools
+COPY --chown=app:staff --chmod=640 main.c /src/deep/
+COPY main.c /alias/b.txt
+USER app
+WORKDIR /place
+RUN ["/busybox", "touch", "/place/mine"]
+ENTRYPOINT ["/busybox", "echo"]
+"""
+    bay.build(context, text)
+    said = bay.inside(
+        "cd /; stat -c '%n %u:%g %a' src/deep src/deep/main.c busybox place place/mine; ls texts deep; cat tools/tool tools/etc/more; echo; ls -A tools; cat deep/b.txt; cat texts/link.txt; "
+        "stat -c %s holes; ls -d bin usr .bay-build 2>/dev/null; true", "/busybox"
+    )  # fmt: skip
+    assert said.splitlines() == [
+        "src/deep 1234:77 755", "src/deep/main.c 1234:77 640", "busybox 0:0 755", "place 1234:56 755", "place/mine 1234:56 644",
+        "deep:", "b.txt", "er", "", "texts:", "a.txt", "link.txt", "a toolmore", "etc", "root", "run", "sys", "tmp", "tool",
+        "int main;b", "1048576",
+    ]  # fmt: skip
+
+
+def test_a_root_is_copied_whole_without_what_is_mounted_in_it(
+    bay: Builder, context: Path, small: str
+) -> None:
+    text = f"""
+FROM {small} AS build
+RUN echo layers > /made; ln -s /bin /links; mkdir /empty; chmod 700 /empty; chown 3:4 /empty
+FROM scratch
+ENV PATH=/bin
+COPY --from=build / /
+RUN cat /made; [ -L /links ]
+"""
+    assert "\nlayers\n" in bay.build(context, text)
+    assert bay.inside("stat -c '%u:%g %a' /empty; readlink /links; ls -d /.bay-build /.ship/bin; true").splitlines() == [
+        "3:4 700", "/bin", "/.ship/bin",
+    ]  # fmt: skip
 
 
 def test_a_stage_that_fails_ends_the_build_with_its_line(bay: Builder, context: Path, small: str) -> None:

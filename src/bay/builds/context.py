@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bay.builds import globs
-from bay.builds.steps import Copy, Origin
+from bay.builds.steps import Copy
 from bay.errors import InvalidArgument
 
 EntryKind = Literal["file", "directory", "link"]
@@ -40,7 +40,7 @@ def placements(step: Copy, entries: Mapping[str, ContextEntry]) -> list[Placemen
     """The sources that a copy takes, in the order in which it names them; `entries` by their paths. Raises
     InvalidArgument for one that the context lacks, or that needs a directory as its target.
     """
-    found = [entry for name in step.sources for entry in _named(name, entries, step.origin)]
+    found = [entry for name in step.sources for entry in _named(name, entries)]
     if len(found) > 1 and not step.target.endswith("/"):
         raise InvalidArgument(f"several files match, so the target must be a directory: write {step.target}/")
     return [
@@ -48,7 +48,7 @@ def placements(step: Copy, entries: Mapping[str, ContextEntry]) -> list[Placemen
     ]
 
 
-def _named(name: str, entries: Mapping[str, ContextEntry], origin: Origin | None) -> list[ContextEntry]:
+def _named(name: str, entries: Mapping[str, ContextEntry]) -> list[ContextEntry]:
     if name == ".":
         return [ContextEntry("", "directory")]
     if (exact := entries.get(name)) is not None:
@@ -58,8 +58,6 @@ def _named(name: str, entries: Mapping[str, ContextEntry], origin: Origin | None
         if globs.is_pattern(name)
         else []
     )
-    if not found and origin is not None:
-        raise InvalidArgument(f"the place that --from names has no file /{name[:200]}; check the path")
     if not found:
         raise InvalidArgument(
             f"the context has no file {name[:200]}; check the path, and whether .dockerignore leaves it out"

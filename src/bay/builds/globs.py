@@ -5,6 +5,7 @@ as it is.
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 from bay.errors import InvalidArgument
@@ -23,6 +24,12 @@ def check(pattern: str) -> None:
         _parts(pattern)
     except re.error as error:
         raise InvalidArgument(f"{pattern[:80]!r} is no pattern: {error}") from error
+
+
+def expressions(pattern: str) -> list[str]:
+    """A regular expression for each part of a pattern, for Python's `fullmatch`. Raises InvalidArgument."""
+    check(pattern)
+    return [f"(?s:{''.join(_components(part))})" for part in pattern.split("/")]
 
 
 def matches(pattern: str, path: str) -> bool:
@@ -47,6 +54,13 @@ def component(text: str, at: int) -> tuple[str, int]:
             raise re.error("a backslash ends it")
         return re.escape(text[at + 1]), at + 2
     return re.escape(char), at + 1
+
+
+def _components(text: str) -> Iterator[str]:
+    at = 0
+    while at < len(text):
+        form, at = component(text, at)
+        yield form
 
 
 def _class(text: str, at: int) -> tuple[str, int]:

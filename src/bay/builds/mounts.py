@@ -140,10 +140,6 @@ def _secret(options: Mapping[str, str], working_dir: str) -> SecretMount:
 
 def _files(options: Mapping[str, str], origin: Origin | None, working_dir: str) -> FilesMount:
     source = posixpath.normpath(f"/{options.get('source', '')}").lstrip("/") or "."
-    if origin is not None and source == ".":
-        raise InvalidArgument(
-            "--mount=type=bind takes files of a stage by name, not all of its root; write source=PATH"
-        )
     if is_pattern(source) or "\0" in source or len(source) > 1024:
         raise InvalidArgument("--mount=type=bind takes one file or directory, and no pattern")
     return FilesMount(target=_place(options.get("target", ""), working_dir), source=source, origin=origin)

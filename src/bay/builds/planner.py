@@ -148,12 +148,10 @@ class Planner:
         for one in inline:
             _check_inline(one)
         found = tuple(dict.fromkeys(map(_source, sources)))
-        if origin is not None and (inline or "." in found):
+        if origin is not None and inline:
             raise InvalidArgument(
-                "--from copies files and directories by name, and not all of a root; begin with FROM"
+                "--from copies files of another place, and a heredoc is none; copy it apart"
             )
-        if origin is not None and any("/" not in one and globs.is_pattern(one) for one in found):
-            raise InvalidArgument("--from takes a pattern below a directory, such as /out/*.txt")
         self.steps.append(
             Copy(
                 text=text,

@@ -57,13 +57,13 @@ def read_stage(
     name = parts[2].lower() if len(parts) == 3 else ""
     if name and _NAME.fullmatch(name) is None:
         raise InvalidArgument(f"{name[:80]!r} cannot be the name of a stage; use letters, digits, - _ and .")
+    if name == "scratch":
+        raise InvalidArgument("no stage can be named scratch, which is the image without a file")
     if name and name in (one.name for one in earlier):
         raise InvalidArgument(f"another stage is named {name}; give each a name of its own")
     base = words.expand(parts[0], known, escape)
     if not base:
         raise InvalidArgument(f"FROM {parts[0]} names no image; give its argument a default, or a value")
-    if base == "scratch":
-        raise unsupported(origin.line, "FROM scratch", "begin with a small image, such as busybox")
     number = _number_of(base, earlier)
     return Stage(name, base if number is None else number, tuple(rest))
 

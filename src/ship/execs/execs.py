@@ -215,11 +215,12 @@ class Exec:
     def _program(
         self, order: ExecRequest, stdio: Pipes | Pty, directory: int, base: Mapping[str, str]
     ) -> Program:
-        own = order.identity.environment(base)
+        own = {} if order.is_tool else order.identity.environment(base)
         if order.tty:
             own["TERM"] = _TERM
         # The marker leads, so that it is found however much follows.
-        variables = {trees.MARKER: "", **own, **order.environment, trees.MARKER: self.id}
+        given = {} if order.is_tool else order.environment
+        variables = {trees.MARKER: "", **own, **given, trees.MARKER: self.id}
         group, tty = self.group, stdio.tty
         return Program(order.argv, variables, order.identity, directory, *stdio.descriptors, group, tty)
 

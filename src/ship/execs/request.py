@@ -12,12 +12,14 @@ from typing import cast
 from ship.errors import InvalidArgument
 from ship.process.accounts import Accounts
 from ship.process.identity import Identity, find_shell
+from ship.process.interpreter import tool_command
 from ship_protocol import RING_BYTES, TERMINAL_EXTENT
 
 DEFAULT_RING_BYTES = 1 << 20
 DEFAULT_ROWS, DEFAULT_COLS = 24, 80
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_TOOLS = ("build",)
 _LONGEST_S = 365 * 86400.0
 _SIGNALS = {name.removeprefix("SIG"): int(found) for name, found in signal.Signals.__members__.items()}
 
@@ -31,6 +33,8 @@ class ExecRequest:
     cwd: str | None
     environment: dict[str, str]
     identity: Identity
+    is_tool: bool = False
+    """Whether it is one of Ship's tools, which gets no variables of the sandbox."""
     stdin: bytes | None = None
     stdin_open: bool = False
     tty: bool = False
@@ -42,15 +46,16 @@ class ExecRequest:
     wait_for_reader_s: float | None = None
 
 
-def read(body: object, accounts: Accounts) -> ExecRequest:
+def read(body: object, accounts: Accounts, *, local: bool) -> ExecRequest:
     """The order in a JSON `body`. Raises InvalidArgument or Forbidden. Unknown fields are for newer Ships."""
     given = json_object(body, "the body")
     tty = _flag(given, "tty")
     rows, cols = size(given.get("rows", DEFAULT_ROWS), given.get("cols", DEFAULT_COLS))
-    ring_bytes = given.get("ring_bytes")
+    ring_bytes, tool = given.get("ring_bytes"), optional_text(given, "tool")
     return ExecRequest(
         id=identifier(given.get("id")),
-        argv=_argv(given.get("command"), given.get("argv")),
+        argv=_argv(given.get("command"), given.get("argv")) if tool is None else _tool(tool, given, local),
+        is_tool=tool is not None,
         cwd=optional_text(given, "cwd"),
         environment=environment(given.get("env")),
         identity=accounts.find(given.get("user")),
@@ -86,6 +91,12 @@ def _argv(command: object, argv: object) -> tuple[str, ...]:
     if command is not None:
         return (find_shell() or "/bin/sh", "-c", _text(command, "command"))
     return words(argv)
+
+
+def _tool(name: str, given: Mapping[str, object], local: bool) -> tuple[str, ...]:
+    if name not in _TOOLS:
+        raise InvalidArgument(f"there is no tool {name[:40]!a}", field="tool")
+    return (*tool_command(name, local), *words(given.get("argv")))
 
 
 def words(argv: object) -> tuple[str, ...]:

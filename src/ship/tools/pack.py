@@ -87,14 +87,26 @@ class _Level(NamedTuple):
 
 
 class Packer:
-    def __init__(self, out: Plain) -> None:
+    """Writes a tar to `out`. Unless it `keeps_holes` a sparse file is written with its zeros."""
+
+    def __init__(self, out: Plain, *, keeps_holes: bool = True) -> None:
         self._out = out
+        self._keeps_holes = keeps_holes
+        self._device: int | None = None
         self._links: dict[tuple[int, int], str] = {}
         self._made_up = walk.made_up()
         self._levels: list[_Level] = []
 
-    def add_tree(self, top: int, entries: list[os.DirEntry[str]]) -> None:
-        self._levels.append(_Level(top, "", iter(entries)))
+    def add_directory(self, top: int, name: str) -> None:
+        """An open directory under that name, with what lies in it on the same file system."""
+        facts = os.fstat(top)
+        self._device = facts.st_dev
+        self._out.write(header_of(name, facts))
+        self.add_tree(top, walk.entries(top), f"{name}/")
+
+    def add_tree(self, top: int, entries: list[os.DirEntry[str]], prefix: str = "") -> None:
+        """The entries of an open directory, which is closed then."""
+        self._levels.append(_Level(top, prefix, iter(entries)))
         while self._levels:
             level = self._levels[-1]
             entry = next(level.entries, None)
@@ -110,7 +122,8 @@ class Packer:
         if facts.st_nlink > 1 and len(self._links) < _MAX_LINKS:
             self._links[facts.st_dev, facts.st_ino] = name
         size = facts.st_size
-        if (segments := _holes(descriptor, facts)) is None:
+        segments = _holes(descriptor, facts) if self._keeps_holes else None
+        if segments is None:
             self._out.write(header_of(name, facts, size=size))
             self._content(descriptor, 0, size)
         else:
@@ -143,9 +156,13 @@ class Packer:
         if len(self._levels) > walk.DEEPEST:
             raise SystemExit(f"directories are more than {walk.DEEPEST} deep")
         directory = walk.enter(level.directory, entry, self._made_up)
+        facts = os.fstat(directory)
+        if self._device not in (None, facts.st_dev):
+            os.close(directory)
+            return
         with closing_on_error(directory):
             entries = walk.entries(directory)
-        self._out.write(header_of(name, os.fstat(directory)))
+        self._out.write(header_of(name, facts))
         self._levels.append(_Level(directory, name + "/", iter(entries)))
 
     def _add_other(self, level: _Level, entry: str, name: str, facts: os.stat_result) -> None:

@@ -144,7 +144,7 @@ async def test_a_step_that_takes_too_long_is_ended(client: httpx.AsyncClient) ->
         ({"sandbox": "box", "args": {"A": "1"}}, "args is for builds"),
         ({**HELLO, "config": {"User": "1"}}, "config is for a sandbox"),
         ({"dockerfile": "RUN true"}, "RUN stands before FROM"),
-        ({"dockerfile": "FROM a\nFROM scratch"}, "line 2"),
+        ({"dockerfile": "FROM a\nFROM a AS scratch"}, "line 2"),
         ({"image": "a", "steps": [{"run": "true", "user": "1"}]}, "a step has one key"),
         ({"image": "a", "steps": [{"sing": "true"}]}, "sing"),
         ({"image": "a", "steps": [{"copy": {"sources": ["/x"], "target": "/y", "link": True}}]}, "link"),

@@ -281,13 +281,9 @@ def owned(name: str, uid: int, gid: int) -> tarfile.TarInfo:
 def test_owners_are_known_where_they_count(tmp_path: Path) -> None:
     file = tar_of(tmp_path / "t", (owned("d/a", 7, 8), b""), (member("d/b"), b""))
     made = BuildContext.read(file, has_owners=True)
-    assert made.owners(made.staging(copy("d"))) == {"7:8": b"0/a\0"}
+    assert made.owners(made.staging(copy("d"))) == {"7:8": ["0/a"]}
     plain = BuildContext.read(file)
     assert plain.owners(plain.staging(copy("d"))) == {}
-    odd = tar_of(tmp_path / "m", *((owned(f"m{at}", at, 0), b"") for at in range(1, 102)))
-    many = BuildContext.read(odd, has_owners=True)
-    with pytest.raises(InvalidArgument, match="more than 100 owners"):
-        many.owners(many.staging(copy(".")))
 
 
 def test_copies_that_take_all_files_again_and_again_are_refused(

@@ -13,6 +13,7 @@ import structlog
 
 from bay.builds.steps import BuildConfig, BuildPlan, Copy, Origin, Step, copies_of
 from bay.errors import BayError, BuildFailed, Conflict, Unauthorized, error_from_wire
+from bay.images import scratch
 from bay.linux.threads import in_new_thread
 from bay.models import ContainerImage, Failure, Sandbox, SandboxSecret
 from bay.server.builds.context import BuildContext
@@ -240,8 +241,11 @@ class Builder:
         return _StageWork(wanted.number, title, base, image, plan, begin, keys)
 
     async def _image(self, caller: Caller, ref: str, spec: BuildSpec) -> ContainerImage:
-        wanted = WantedImage(ref=ref, pull=spec.pull)
-        found = await self.images.pull(caller, wanted, wait_s=_PULL_S, idempotency_key=None)
+        if ref == scratch.REF:
+            found = await self.images.scratch(caller, _PULL_S)
+        else:
+            wanted = WantedImage(ref=ref, pull=spec.pull)
+            found = await self.images.pull(caller, wanted, wait_s=_PULL_S, idempotency_key=None)
         while found.state == "pulling":
             found = await self.images.get(caller, found.id, _PULL_S)
         if found.state == "failed":
@@ -324,10 +328,7 @@ class Builder:
             else:
                 made = await self._sandbox(work, work.images[origin], None, secrets=())
             work.source = origin, made.id
-        source_files = StageFiles(
-            execs=self.execs, sandbox_files=self.sandbox_files, files=self.files,
-            step_timeout_s=work.spec.step_timeout_s,
-        )  # fmt: skip
+        source_files = StageFiles(execs=self.execs, files=self.files, step_timeout_s=work.spec.step_timeout_s)
         async with source_files.fetched(work.caller, work.source[1], work.template.id, step, source) as found:
             yield found
 

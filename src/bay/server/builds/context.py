@@ -34,7 +34,6 @@ _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _HEAD_BYTES = 512
 _CHUNK = 256 << 10
 _MAX_LINKS = 40
-_MAX_OWNERS = 100
 _ROOT = "0:0"
 _KINDS: dict[str, EntryKind] = {FILE: "file", LINK: "file", DIRECTORY: "directory", SYMLINK: "link"}
 
@@ -186,17 +185,13 @@ class BuildContext:
         parts = ("/".join(words[: count + 1]) for count in range(len(words)))
         return next((part for part in parts if (one := self.known.get(part)) and one.kind == "link"), None)
 
-    def owners(self, staging: Staging) -> dict[str, bytes]:
-        """The owners but root of what a copy takes, `uid:gid`, each with its places in the stage, which a NUL
-        ends. Raises InvalidArgument for too many owners.
-        """
-        found: defaultdict[str, bytearray] = defaultdict(bytearray)
+    def owners(self, staging: Staging) -> dict[str, list[str]]:
+        """The owners but root of what a copy takes, `uid:gid`, each with its places in the stage. Blocks."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
         for place, path in staging.entries:
             if path and (owner := self.known[path].owner) != _ROOT:
-                found[owner] += os.fsencode(place) + b"\0"
-        if len(found) > _MAX_OWNERS:
-            raise InvalidArgument(f"the files have more than {_MAX_OWNERS} owners; name one by --chown")
-        return {owner: bytes(places) for owner, places in found.items()}
+                found[owner].append(place)
+        return found
 
     def digest(self, staging: Staging) -> str:
         """A hash of what a copy puts in place: names, kinds, permissions and content, without times."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bay.builds.steps import Copy, MakeWorkdir, Origin, Run, Step, copies_of
 from bay.server.builds.context import BuildContext
 
-_FORM = 2
+_FORM = 3
 """Raised when the same steps begin to make other files."""
 
 

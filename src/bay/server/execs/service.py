@@ -45,11 +45,14 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewExec:
-    """The command to run: either `command`, by a shell, or `argv` as it is."""
+    """The command to run: either `command`, by a shell, or `argv` as it is. With `tool` it is that tool of
+    Ship's with the arguments `argv`, which needs nothing of the image.
+    """
 
     id: str | None = None
     command: str | None = None
     argv: tuple[str, ...] | None = None
+    tool: str | None = None
     cwd: str | None = None
     env: dict[str, str] | None = None
     user: str | None = None
@@ -438,6 +441,7 @@ def _ship_body(awake: Awake, exec_id: str, new: NewExec) -> dict[str, Any]:
         "id": exec_id,
         "command": new.command,
         "argv": new.argv,
+        "tool": new.tool,
         "cwd": new.cwd,
         "env": {**awake.env, **(new.env or {})},
         "user": new.user,

@@ -9,7 +9,7 @@ from datetime import timedelta
 from bay.clock import Clock
 from bay.errors import Conflict, Forbidden, ImageNotFound
 from bay.ids import new_id
-from bay.images import references
+from bay.images import references, scratch
 from bay.images.base import ImageLibrary
 from bay.models import ContainerImage, Pull, from_wire, to_wire
 from bay.server.images.puller import Puller
@@ -79,10 +79,27 @@ class Images:
         Raises InvalidArgument, ImageTooLarge, StorageFull or QuotaExceeded.
         """
         _check_may_share(caller, shared)
+        return await self._upload(caller, str(references.parse(ref)), body, shared=shared, wait_s=wait_s)
+
+    async def scratch(self, caller: Caller, wait_s: float) -> ContainerImage:
+        """The caller's image without a file, made where it is missing. Raises as `upload` does."""
+        async with self.store.read() as db:
+            found = await images.find(db, caller.owner, scratch.REF)
+        if found is not None and found.state != "failed":
+            return await self._waited(found, wait_s)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield scratch.archive()
+
+        return await self._upload(caller, scratch.REF, body(), shared=False, wait_s=wait_s)
+
+    async def _upload(
+        self, caller: Caller, ref: str, body: AsyncIterator[bytes], *, shared: bool, wait_s: float
+    ) -> ContainerImage:
         now = self.clock()
         made = ImageRecord(
-            id=new_id("img"), owner=caller.owner, shared=shared, ref=str(references.parse(ref)), source="upload",
-            created_at=now, last_used_at=now,
+            id=new_id("img"), owner=caller.owner, shared=shared, ref=ref, source="upload", created_at=now,
+            last_used_at=now,
         )  # fmt: skip
         async with self.store.write() as db:
             await self.requests.admit(db, caller)
