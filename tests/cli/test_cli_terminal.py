@@ -2,6 +2,7 @@
 terminal afterwards.
 """
 
+import ctypes
 import fcntl
 import json
 import os
@@ -80,6 +81,13 @@ class Terminal:
         while not self.raw:
             assert time.monotonic() < deadline
             assert self.process.poll() is None
+            select.select([], [], [], 0.01)
+
+    def wait_idle(self) -> None:
+        """Until the main thread waits for keys and signals."""
+        deadline = time.monotonic() + 20
+        while "poll" not in Path(f"/proc/{self.process.pid}/wchan").read_text():
+            assert time.monotonic() < deadline
             select.select([], [], [], 0.01)
 
     def close(self) -> None:
@@ -179,6 +187,16 @@ def test_exit_codes_are_exact(terminal: Open, script: str, code: int) -> None:
 
 def test_running_out_of_time_is_124(terminal: Open) -> None:
     assert terminal("exec", "-it", "--timeout", "0.3", "term", "--", "sleep", "60").ended() == 124
+
+
+def test_a_signal_that_comes_to_another_thread_is_handled_at_once(terminal: Open) -> None:
+    here = terminal("exec", "-it", "term", "--", "sh", "-c", "echo ready; sleep 60")
+    here.until(rb"ready")
+    pid = here.process.pid
+    here.wait_idle()
+    other = next(int(tid) for tid in os.listdir(f"/proc/{pid}/task") if int(tid) != pid)
+    assert ctypes.CDLL(None, use_errno=True).tgkill(pid, other, signal.SIGTERM) == 0
+    assert here.ended() == 128 + signal.SIGTERM
 
 
 def test_detach_keys_leave_it_running_and_attach_comes_back(terminal: Open, box: bay.Box) -> None:

@@ -45,7 +45,14 @@ def run(ship: Ship, **order: Any) -> Ended:
 
 def place(stage: Path, *sources: dict[str, Any], **wanted: Any) -> None:
     """Place what lies in the stage."""
-    order: dict[str, Any] = {"owner": "", "owners": {}, "mode": None, "links": [], "sources": sources, **wanted}
+    order: dict[str, Any] = {
+        "owner": "",
+        "owners": {},
+        "mode": None,
+        "links": [],
+        "sources": sources,
+        **wanted,
+    }
     (stage / build.ORDER).write_text(json.dumps(order))
     build.place({"stage": str(stage)})
     assert not stage.exists()

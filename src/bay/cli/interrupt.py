@@ -21,12 +21,16 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 @contextmanager
-def signal_handlers(handlers: Mapping[signal.Signals, Handler]) -> Generator[None, None, None]:
-    """Handle these signals so within the block, and as before behind it."""
+def signal_handlers(handlers: Mapping[signal.Signals, Handler], wake_fd: int = -1) -> Generator[None]:
+    """Handle these signals so within the block, and as before behind it. Each is told to `wake_fd`, a pipe
+    that does not block: a signal that comes to another thread, or just before a wait, ends no wait by itself.
+    """
+    waked = signal.set_wakeup_fd(wake_fd, warn_on_full_buffer=False)
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
+        signal.set_wakeup_fd(waked)
         for number, handler in before.items():
             signal.signal(number, handler)
 

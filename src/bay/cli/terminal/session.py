@@ -177,7 +177,7 @@ class TerminalSession:
             signal.SIGTSTP: stop,
             signal.SIGCONT: go_on,
         }
-        return signal_handlers(handlers)
+        return signal_handlers(handlers, self._wake_write)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
