@@ -5,9 +5,11 @@ with.
 import gc
 import os
 
+import forked_ship
 import pytest
 import shared_cache
 
+from bay.drivers import fake
 from bay.drivers.oci import netns
 from bay.linux import mounts
 
@@ -24,6 +26,9 @@ pytest.register_assert_rewrite("bay.testing")
 
 # A pool is a mount on the host: only the tests that are about pools make one.
 os.environ.setdefault("BAY_CARGO_BACKEND", "directory")
+
+# The tests start thousands; those of the driver itself start them as it does for its users.
+fake.start_ship = forked_ship.start
 
 
 def pytest_configure(config: pytest.Config) -> None:

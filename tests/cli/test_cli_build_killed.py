@@ -17,7 +17,8 @@ import forked_bay
 import httpx
 import pytest
 import registry
-from forked_bay import Death, ForkedBay
+from forked import Forked
+from forked_bay import Death
 from image_files import ImageFile, layer_of_tree
 from image_roots import busybox_root
 from registry import Registry
@@ -54,7 +55,7 @@ class Bay:
 
     environment: dict[str, str]
     data: Path
-    server: ForkedBay | None = None
+    server: Forked | None = None
 
     def serve(self, dies: Death | None = None) -> None:
         with open(os.devnull, "wb") as null:
@@ -206,7 +207,7 @@ RUN echo $(cat /copied/one) > /second
     "dies",
     [
         ("bay.server.builds.builder:Builder._fetched", "before", 1),
-        ("bay.server.builds.stage_files:_named", "after", 1),
+        ("bay.server.builds.stage_files:_sources", "after", 1),
         ("bay.server.builds.builder:Builder._drop_source", "before", 1),
         ("bay.server.builds.builder:Builder._made", "after", 1),
     ],

@@ -15,6 +15,7 @@ from typing import Any
 import forked_bay
 import httpx
 import pytest
+from forked import Forked
 from forked_bay import Death
 from image_files import ImageFile, layer_of_tree
 from image_roots import busybox_root
@@ -63,7 +64,7 @@ class Server:
 
     environment: dict[str, str]
     root: Path
-    process: forked_bay.ForkedBay | None = None
+    process: Forked | None = None
 
     def start(self, dies: Death | None = None) -> None:
         if self.process is not None and self.process.stdout is not None:
@@ -87,7 +88,7 @@ class Server:
         return (done.stdout or done.stderr).decode()
 
     @contextmanager
-    def begun(self, *arguments: str) -> Generator[forked_bay.ForkedBay]:
+    def begun(self, *arguments: str) -> Generator[Forked]:
         """The same until the end of the block, without waiting; what it says is not kept."""
         with open(os.devnull, "wb") as null:
             process = forked_bay.fork(list(arguments), self.environment, null.fileno())

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import forked_ship
 import pytest
 from image_roots import debian_image, empty_image, image_store, musl_image, static_image
 from oci_bench import (
@@ -18,6 +19,7 @@ from oci_bench import (
     workspaces,
 )
 
+from bay.drivers import fake as fake_driver
 from bay.drivers.fake import FakeDriver
 from bay.testing.driver_bench import DriverBench
 
@@ -36,8 +38,9 @@ __all__ += ["debian_image", "empty_image", "image_store", "musl_image", "static_
 
 
 @pytest.fixture
-async def fake(workspaces: Path) -> AsyncGenerator[DriverBench]:
-    """A FakeDriver."""
+async def fake(workspaces: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[DriverBench]:
+    """A FakeDriver, which starts Ships as it does for its users."""
+    monkeypatch.setattr(fake_driver, "start_ship", forked_ship.as_bay_does)
     run_dir = Path(tempfile.mkdtemp(prefix="bay-f-"))
     async for bench in opened(DriverBench(FakeDriver(run_dir=run_dir), workspaces, (run_dir,), run_dir.name)):
         yield bench

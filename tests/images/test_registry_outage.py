@@ -11,7 +11,7 @@ import forked_bay
 import pytest
 import registry as registries
 from cutting_proxy import CuttingProxy, cutting_proxy
-from forked_bay import ForkedBay
+from forked import Forked
 from image_bay import KEY, environment_for, serving
 from image_files import ImageFile, Layer, layer_of, layer_of_tree
 from image_remains import becomes, left
@@ -52,7 +52,7 @@ class Place:
         return f"127.0.0.1:{self.proxy.port}/{name}:1", image
 
     @contextmanager
-    def pulling(self, ref: str, said: Path) -> Generator[ForkedBay]:
+    def pulling(self, ref: str, said: Path) -> Generator[Forked]:
         """A `bay image pull` until the end of the block, which says its errors to a file."""
         with said.open("wb") as file:
             process = forked_bay.fork(["image", "pull", ref], self.environment, file.fileno())

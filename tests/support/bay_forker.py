@@ -2,14 +2,11 @@
 
 import atexit
 import functools
-import gc
 import importlib
 import inspect
 import itertools
-import json
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -17,48 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Never
 
+import forker
+
 import bay.drivers.oci.driver
 import bay.server.app
 import bay.server.main
 from bay.cli.main import main
 
 LOADED = (bay.drivers.oci.driver, bay.server.app, bay.server.main)
-MESSAGE_BYTES = 1 << 17
-NUMBER_BYTES = 8
-"""Of a pid or an exit code, so that two that are read late are still two."""
-
-
-def _next_to_be(orders: socket.socket) -> dict[str, Any] | None:
-    """Fork for each order; gives it in the process that is to be `bay`, and None at the end of the orders."""
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 4)
-        if not message:
-            return None
-        # Two forks: the one between waits for `bay`, and tells how it ended.
-        if os.fork() == 0:
-            *streams, status = descriptors
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            if (pid := os.fork()) == 0:
-                orders.close()
-                for standard, fd in enumerate(streams):
-                    os.dup2(fd, standard)
-                for fd in descriptors:
-                    os.close(fd)
-                return json.loads(message)
-            _wait_for(pid, status)
-        for fd in descriptors:
-            os.close(fd)
-
-
-def _wait_for(pid: int, status: int) -> None:
-    """Never returns."""
-    os.dup2(status, 3)
-    os.closerange(4, 256)
-    for standard in (0, 1, 2):
-        os.close(standard)
-    os.write(3, b"%*d" % (NUMBER_BYTES, pid))
-    os.write(3, b"%*d" % (NUMBER_BYTES, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
-    os._exit(0)
 
 
 def _make_deadly(place: str, when: str, count: int) -> None:
@@ -90,15 +53,8 @@ def _make_deadly(place: str, when: str, count: int) -> None:
 
 
 def _work() -> int:
-    gc.freeze()  # as `bay` does with all that it has loaded
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
-    with socket.socket(fileno=os.dup(0)) as orders:
-        order = _next_to_be(orders)
-    if order is None:
+    if (order := forker.next_order()) is None:
         return 0
-    os.chdir(order["folder"])
-    os.environ.clear()
-    os.environ.update(order["environment"])
     if order["dies"] is not None:
         _make_deadly(*order["dies"])
     sys.argv = [str(Path(sys.executable).with_name("bay")), *order["arguments"]]

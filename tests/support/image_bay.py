@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import forked_bay
-from forked_bay import Death, ForkedBay
+from forked import Forked
+from forked_bay import Death
 from registry import Registry
 
 KEY = "bay_0123456789abcdef0123456789abcdef"
@@ -53,7 +54,7 @@ def serving(environment: dict[str, str]) -> Generator[str]:
 
 
 @contextmanager
-def started(environment: dict[str, str], dies: Death | None = None) -> Generator[tuple[ForkedBay, str]]:
+def started(environment: dict[str, str], dies: Death | None = None) -> Generator[tuple[Forked, str]]:
     """A Bay that serves, and its URL; it is killed if it still runs afterwards."""
     with open(os.devnull, "wb") as null:
         server = forked_bay.fork(["serve", "--port", "0"], environment, null.fileno(), dies)

@@ -3,6 +3,7 @@ that is told.
 """
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -203,7 +204,8 @@ def ships(root: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                if f"SHIP_SOCKET={root}/".encode() in (entry / "environ").read_bytes():
+                place = os.readlink(entry / "cwd")  # of a forked one the environment is the forker's
+                if place.startswith(f"{root}/") and b"ship" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 continue

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from forked_bay import ForkedBay, fork
+from forked import Forked
+from forked_bay import fork
 
 KEY = "bay_" + "k" * 40
 UNPOOLED = '{"python-default": {}}'
 """Without the pool that a server keeps by default, which would outlive one that a test kills."""
 WAIT_S = 20.0
 
-Process = subprocess.Popen[bytes] | ForkedBay
+Process = subprocess.Popen[bytes] | Forked
 
 
 @dataclass(slots=True)

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from bay.drivers.base import (
     Capabilities,
@@ -62,6 +63,29 @@ STEPS = (
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
 
 
+class Child(Protocol):
+    """A process of this one's."""
+
+    pid: int
+
+    def wait(self) -> int:
+        """Its exit code, or minus the signal that ended it, once it has ended. Called by several threads."""
+        ...
+
+
+def start_ship(environment: Mapping[str, str], directory: Path, output: int) -> Child:
+    """A Ship in a session of its own, whose output goes to the descriptor `output`. Raises OSError."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ship"],
+        env=environment,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
 class FakeDriver:
     """Runs sessions as plain processes of the calling user. No isolation at all; see the module.
     `run_dir` belongs to this driver, is short enough for a socket's path, and is all it needs to find its
@@ -88,7 +112,7 @@ class FakeDriver:
         self.volumes: dict[str, tuple[MountedVolume, ...]] = {}
         """The volumes of each session, which are mounted nowhere, also with `volumes`."""
         self._run_dir = run_dir
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: dict[int, Child] = {}
         self.fail_at = fail_at
         """The step that raises DriverUnavailable, until a test sets it to None."""
         self.hold_at = hold_at
@@ -250,15 +274,7 @@ class FakeDriver:
         self._save(spec.session_id, {"sandbox_id": spec.sandbox_id})
 
     def _launch(self, spec: SessionSpec, output: int) -> dict[str, str | int]:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "ship"],
-            env=self._environment(spec),
-            cwd=self._directory(spec.session_id),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        child = start_ship(self._environment(spec), self._directory(spec.session_id), output)
         self._children[child.pid] = child
         threading.Thread(target=child.wait, name="bay-fake-reaper", daemon=True).start()
         started = start_time(child.pid) or 0

@@ -1,0 +1,16 @@
+"""Forks a Ship for each order: a program for `forked_ship`, not a test."""
+
+# isort: off
+from ship import startup
+from ship.app import main
+# isort: on
+
+import os
+
+import forker
+
+if __name__ == "__main__":
+    startup.settle()
+    if forker.next_order() is not None:
+        os.setsid()
+        main()
