@@ -5,6 +5,7 @@ with.
 import gc
 import os
 
+import compiled_statements
 import forked_ship
 import pytest
 import shared_cache
@@ -29,6 +30,8 @@ os.environ.setdefault("BAY_CARGO_BACKEND", "directory")
 
 # The tests start thousands; those of the driver itself start them as it does for its users.
 fake.start_ship = forked_ship.start
+
+compiled_statements.share()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -55,8 +55,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        reading, writing = _engine(path), _engine(path)
-        writing.dialect.do_begin = _begin_immediate
+        reading, writing = _reading_engine(path), _writing_engine(path)
         event.listen(writing, "connect", self._report_changes)
         self._readers = tuple(StoreConnection(reading) for _ in range(_READERS))
         # Readers open no transaction, so there is nothing to roll back when a connection is returned.
@@ -235,9 +234,16 @@ def _is_damage(error: DatabaseError) -> bool:
     return any(words in str(error.orig) for words in _DAMAGE)
 
 
-def _engine(path: Path) -> Engine:
+def _reading_engine(path: Path) -> Engine:
     engine = make_engine(path)
     event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _writing_engine(path: Path) -> Engine:
+    engine = make_engine(path)
+    event.listen(engine, "connect", _prepare)
+    engine.dialect.do_begin = _begin_immediate
     return engine
 
 
