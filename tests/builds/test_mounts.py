@@ -43,6 +43,7 @@ def test_a_relative_target_is_below_the_working_directory() -> None:
     [
         ("id=npm", SecretMount(name="npm", target="/run/secrets/npm")),
         ("id=npm,required", SecretMount(name="npm", target="/run/secrets/npm", is_required=True)),
+        ("id=npm,target=/app/.npmrc", SecretMount(name="npm", target="/app/.npmrc")),
         ("id=npm,required=FALSE,target=/run/secrets/rc", SecretMount(name="npm", target="/run/secrets/rc")),
         (
             "target=/run/secrets/K,required=1",
@@ -106,7 +107,6 @@ def test_mounts_stand_before_every_form_of_run() -> None:
         ("type=cache,target=/x,sharing=some", "sharing=shared"),
         ("type=tmpfs,target=/x,from=a", "type=tmpfs,from is not supported"),
         ("type=secret", "names no secret"),
-        ("type=secret,id=a,target=/srv/a/.npmrc", "not below /run/secrets/"),
         ("type=secret,id=a,required=yes", "write required=true or false"),
         ("type=secret,id=a,mode=0444", "type=secret,mode is not supported"),
         ("type=cache,target=/.bay-build/x", "write target=PATH"),
@@ -125,6 +125,10 @@ def test_a_secret_must_be_where_the_command_expects_it() -> None:
     found = steps("RUN --mount=type=secret,id=k true\nRUN --mount=type=secret,id=v,env=V true")
     check_secrets(found, {"k": (None, "/run/secrets/k"), "v": ("V", None)})
     check_secrets(found, {})  # neither is required
+    elsewhere = steps("RUN --mount=type=secret,id=k,target=/app/.npmrc true")
+    check_secrets(elsewhere, {"k": (None, "/run/secrets/any")})
+    with pytest.raises(InvalidArgument, match=r"in /app/\.npmrc; give it by --secret k=/run/secrets/k$"):
+        check_secrets(elsewhere, {"k": ("k", None)})
     with pytest.raises(
         InvalidArgument, match="line 2: secret k is expected in /run/secrets/k; give it by --secret k="
     ):

@@ -185,6 +185,20 @@ def test_a_command_finds_its_secret_where_it_expects_it(bay: Builder, context: P
     bay.build(context, f"FROM {small}\nRUN --mount=type=secret,id=ABSENT [ ! -e /run/secrets/ABSENT ]\n")
 
 
+def test_a_secret_at_a_place_of_the_image_is_there_only_while_the_command_runs(
+    bay: Builder, context: Path, small: str
+) -> None:
+    text = f"""FROM {small}
+RUN mkdir -p /opt/own; echo own > /opt/own/rc
+RUN --mount=type=secret,id=TOKEN,target=/opt/own/rc --mount=type=secret,id=TOKEN,target=/new/rc \\
+  wc -c < /opt/own/rc; wc -c < /new/rc; rm /new/rc; mkdir /new/rc; cp /opt/own/rc /new/rc/kept
+RUN cat /opt/own/rc; ls -A /new; grep -rl {TOKEN[:10]} /opt /new /.bay-build; true
+"""
+    log = bay.build(context, text, "--secret", "TOKEN=/run/secrets/T")
+    assert f"\n{len(TOKEN)}\n{len(TOKEN)}\n[3/3]" in log
+    assert "\nown\nfreezing\n" in log.replace("grep: /.bay-build: No such file or directory\n", "")
+
+
 def test_a_command_has_files_of_the_context_and_of_a_stage_only_while_it_runs(
     bay: Builder, context: Path, small: str
 ) -> None:

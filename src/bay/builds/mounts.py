@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bay.builds.globs import is_pattern
 from bay.builds.problems import fault, unsupported
-from bay.builds.steps import MOUNTS_KEPT, DirectoryMount, FilesMount, Origin, Run, SecretMount, Step
+from bay.builds.steps import MOUNTS_KEPT, SECRETS, DirectoryMount, FilesMount, Origin, Run, SecretMount, Step
 from bay.errors import InvalidArgument
 
 MAX_MOUNTS = 20
@@ -99,10 +99,11 @@ def check_secrets(steps: Iterable[Step], given: Mapping[str, tuple[str | None, s
                     raise fault(step.line, f"secret {one.name} is required; give it by --secret {one.name}")
                 continue
             env, file = given[one.name]
-            if one.target is not None and one.target != file:
+            expected = f"{SECRETS}{one.name}" if one.is_elsewhere else one.target
+            if expected is not None and (file is None if one.is_elsewhere else file != expected):
                 raise fault(
                     step.line,
-                    f"secret {one.name} is expected in {one.target}; give it by --secret {one.name}={one.target}",
+                    f"secret {one.name} is expected in {one.target}; give it by --secret {one.name}={expected}",
                 )
             if one.env is not None and one.env != env:
                 raise fault(step.line, f"secret {one.name} is expected in the variable {one.env}; give it so")
@@ -125,13 +126,8 @@ def _secret(options: Mapping[str, str], working_dir: str) -> SecretMount:
     if _ID.fullmatch(name) is None:
         raise InvalidArgument("--mount=type=secret names no secret; write id=NAME")
     if target is None and env is None:
-        target = f"/run/secrets/{name}"
+        target = f"{SECRETS}{name}"
     place = None if target is None else _place(target, working_dir)
-    if place is not None and not place.startswith("/run/secrets/"):
-        raise InvalidArgument(
-            f"the secret's target {place[:200]} is not below /run/secrets/; name it there, and read or link it "
-            "in the command"
-        )
     required = options.get("required", "false")
     if required.lower() not in _BOOLEANS:
         raise InvalidArgument(f"--mount has required={required[:40]}; write required=true or false")

@@ -9,6 +9,9 @@ SHELL = ("/bin/sh", "-c")
 MOUNTS_KEPT = "/.bay-build"
 """The directory of a build's sandbox for caches between commands, and for what stands where mounts are."""
 
+SECRETS = "/run/secrets/"
+"""Where sandboxes have the secrets that are files."""
+
 Origin = str | int
 """The place of files that a build begins with, or copies: an image by its reference, or an earlier stage by
 its number.
@@ -47,6 +50,11 @@ class SecretMount:
     env: str | None = None
     is_required: bool = False
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the file is a place of the image, where a link is while the command runs."""
+        return self.target is not None and not self.target.startswith(SECRETS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -64,6 +72,11 @@ class Run:
     files: tuple[FilesMount, ...] = ()
     secrets: tuple[SecretMount, ...] = ()
     line: int = 0
+
+    @property
+    def is_mounting(self) -> bool:
+        """Whether places of the image are others while it runs."""
+        return bool(self.mounts or self.files or any(one.is_elsewhere for one in self.secrets))
 
 
 @dataclass(frozen=True, slots=True)

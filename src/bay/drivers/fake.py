@@ -63,7 +63,7 @@ STEPS = (
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
 
 
-class Child(Protocol):
+class ChildProcess(Protocol):
     """A process of this one's."""
 
     pid: int
@@ -73,7 +73,7 @@ class Child(Protocol):
         ...
 
 
-def start_ship(environment: Mapping[str, str], directory: Path, output: int) -> Child:
+def start_ship(environment: Mapping[str, str], directory: Path, output: int) -> ChildProcess:
     """A Ship in a session of its own, whose output goes to the descriptor `output`. Raises OSError."""
     return subprocess.Popen(
         [sys.executable, "-m", "ship"],
@@ -112,7 +112,7 @@ class FakeDriver:
         self.volumes: dict[str, tuple[MountedVolume, ...]] = {}
         """The volumes of each session, which are mounted nowhere, also with `volumes`."""
         self._run_dir = run_dir
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, ChildProcess] = {}
         self.fail_at = fail_at
         """The step that raises DriverUnavailable, until a test sets it to None."""
         self.hold_at = hold_at

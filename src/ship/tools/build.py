@@ -143,6 +143,12 @@ def aside(order: Mapping[str, Any]) -> None:
         _move(order["target"], order["aside"])
 
 
+def link(order: Mapping[str, Any]) -> None:
+    """Make `target` a link to `to`, and move aside what stands there."""
+    aside(order)
+    os.symlink(order["to"], order["target"])
+
+
 def mount(order: Mapping[str, Any]) -> None:
     """Give `target` the directory `kept`, or a new one, and move aside what stands there."""
     aside(order)
@@ -156,7 +162,7 @@ def mount(order: Mapping[str, Any]) -> None:
 
 
 def unmount(order: Mapping[str, Any]) -> None:
-    """Undo `mount` or `aside`: `target` goes to `kept`, or away, and what stood there comes back."""
+    """Undo `mount`, `link` or `aside`: `target` goes to `kept`, or away, and what stood there comes back."""
     target, kept = order["target"], order["kept"]
     if kept and _is_directory(target):
         _remove(kept)
@@ -283,7 +289,7 @@ def _numbers_of(file: str, name: str) -> Ids:
     raise Problem(f"{file} of the image has no {name[:64]!a}; give a number, or add the name in a RUN step")
 
 
-_ORDERS = {one.__name__: one for one in (place, workdir, aside, mount, unmount, remove, let_run, pack)}
+_ORDERS = {one.__name__: one for one in (place, workdir, aside, link, mount, unmount, remove, let_run, pack)}
 
 
 def main() -> None:

@@ -294,6 +294,7 @@ class Builder:
         runner = StepRunner(
             execs=self.execs, files=self.sandbox_files, caller=work.caller, sandbox_id=box.id, context=work.context,
             fetch=functools.partial(self._fetched, work), log=work.log,
+            secrets={one.name: one.file for one in work.spec.secrets if one.file},
             step_timeout_s=work.spec.step_timeout_s,
         )  # fmt: skip
         made, steps = None, stage.plan.steps

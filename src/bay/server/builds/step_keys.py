@@ -33,7 +33,7 @@ def step_keys(
 
 def has_directories(step: Step) -> bool:
     """Whether its command has directories that are taken away behind the last step."""
-    return isinstance(step, Run) and bool(step.mounts or step.files)
+    return isinstance(step, Run) and step.is_mounting
 
 
 def _facts(step: Step, context: BuildContext, origin_key: Callable[[Origin], str]) -> list[object]:
@@ -43,6 +43,9 @@ def _facts(step: Step, context: BuildContext, origin_key: Callable[[Origin], str
             mounts = [[one.target, one.cache, one.owner, one.mode] for one in step.mounts]
             facts: list[object] = ["run", step.argv, env, step.user, step.working_dir, step.script]
             files = [_copied(one, context, origin_key) for one in copies_of(step)]
+            secrets = [[one.name, one.target] for one in step.secrets if one.is_elsewhere]
+            if secrets:
+                return [*facts, mounts, files, secrets]
             return [*facts, mounts, files] if files else [*facts, mounts] if mounts else facts
         case Copy():
             return _copied(step, context, origin_key)

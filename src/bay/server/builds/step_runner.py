@@ -58,6 +58,8 @@ class StepRunner:
     sandbox_id: str
     context: BuildContext
     fetch: Fetch
+    secrets: Mapping[str, str]
+    """The files of secrets, by their names."""
     log: OnLog
     step_timeout_s: float
     _stage: str = field(init=False, default_factory=lambda: f"/workspace/.bay-build-{token_hex(8)}")
@@ -83,9 +85,16 @@ class StepRunner:
         for at, copy in enumerate(copies_of(step), first):
             await self._tool(step, "aside", target=copy.target, aside=_aside(at))
             await self._copy(copy)
+        links = {
+            str(one.target): self.secrets[one.name]
+            for one in step.secrets
+            if one.is_elsewhere and one.name in self.secrets
+        }
+        for at, (target, file) in enumerate(links.items(), first + len(step.files)):
+            await self._tool(step, "link", target=target, to=file, aside=_aside(at))
         await self._run_mounted(step)
-        for at, one in reversed(list(enumerate(step.files, first))):
-            await self._tool(step, "unmount", target=one.target, kept="", aside=_aside(at))
+        for at, target in reversed(list(enumerate((*(one.target for one in step.files), *links), first))):
+            await self._tool(step, "unmount", target=target, kept="", aside=_aside(at))
         for at, one in reversed(list(enumerate(step.mounts))):
             await self._tool(step, "unmount", **_places(one, at))
 
