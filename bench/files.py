@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
+from examples.own_server import OwnServer
+
 from bay.client import Box
 from bench.attached import peaks
 from bench.base import Bench, ms, running_box
@@ -35,8 +37,8 @@ def transfer(bench: Bench) -> list[Result]:
     size = bench.count(TRANSFER_MIB) * MIB
     with running_box(bench.client) as box, peaks({"Bay": bench.server.pid}) as grown:
         path = f"/v1/sandboxes/{box.id}/files/content?" + urlencode({"path": "large"})
-        up = [size / MIB / _seconds(lambda: _upload(bench, path, size)) for _ in range(3)]
-        down = [size / MIB / _seconds(lambda: _download(bench, path, size)) for _ in range(3)]
+        up = [size / MIB / _seconds(lambda: upload(bench.server, path, size)) for _ in range(3)]
+        down = [size / MIB / _seconds(lambda: download(bench.server, path, size)) for _ in range(3)]
     note = f"{size // MIB} MiB; Bay grew by {grown['Bay']:.1f} MiB"
     mine_up, mine_down = (
         Figure("upload", "MiB/s", tuple(up), note),
@@ -90,11 +92,12 @@ def _touch_and_hear(bench: Bench, box: Box, events: Iterable[object], name: str)
             return
 
 
-def _upload(bench: Bench, path: str, size: int) -> None:
+def upload(server: OwnServer, path: str, size: int) -> None:
+    """Send that many bytes to `path`, the content of a file."""
     with tempfile.TemporaryFile() as file:
         file.truncate(size)
-        headers = {"Authorization": f"Bearer {bench.server.api_key}", "Content-Length": str(size)}
-        connection = _connection(bench)
+        headers = {"Authorization": f"Bearer {server.api_key}", "Content-Length": str(size)}
+        connection = _connection(server)
         connection.request("PUT", path, body=file, headers=headers)
         answer = connection.getresponse()
         body = answer.read()
@@ -102,9 +105,10 @@ def _upload(bench: Bench, path: str, size: int) -> None:
         connection.close()
 
 
-def _download(bench: Bench, path: str, size: int) -> None:
-    connection = _connection(bench)
-    connection.request("GET", path, headers={"Authorization": f"Bearer {bench.server.api_key}"})
+def download(server: OwnServer, path: str, size: int) -> None:
+    """Receive as many bytes from there."""
+    connection = _connection(server)
+    connection.request("GET", path, headers={"Authorization": f"Bearer {server.api_key}"})
     answer = connection.getresponse()
     got = 0
     while data := answer.read(MIB):
@@ -113,8 +117,8 @@ def _download(bench: Bench, path: str, size: int) -> None:
     assert got == size, f"{got} of {size} bytes came"
 
 
-def _connection(bench: Bench) -> http.client.HTTPConnection:
-    parts = urlsplit(bench.server.url)
+def _connection(server: OwnServer) -> http.client.HTTPConnection:
+    parts = urlsplit(server.url)
     return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=300, blocksize=MIB)
 
 
