@@ -256,6 +256,7 @@ COPY --from=first /d/l* /x/
     assert bay("template", "ls", "--json") != ""
 
 
+@pytest.mark.parametrize("bay", ["directory"], indirect=True)  # no copy comes to what differs
 @pytest.mark.parametrize(
     ("copy", "words"),
     [
