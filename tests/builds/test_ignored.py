@@ -1,5 +1,7 @@
 """`.dockerignore` and the sources of copies; the tables are Docker's documentation and its own tests."""
 
+import re
+
 import pytest
 
 from bay.builds import globs
@@ -96,11 +98,20 @@ def test_a_pattern_that_is_none_is_refused_with_its_line(text: str) -> None:
 )
 def test_a_pattern_matches_as_go_matches_it(pattern: str, path: str, does: bool) -> None:
     assert globs.matches(pattern, path) is does
+    forms, names = globs.expressions(pattern), path.split("/")
+    assert (len(forms) == len(names) and all(map(re.fullmatch, forms, names))) is does
 
 
 @pytest.mark.timeout(20)
 def test_many_stars_take_no_time_that_explodes() -> None:
     assert not globs.matches("*a" * 60 + "b", "a" * 200)
+    assert not re.fullmatch(globs.expressions("*a" * 60 + "b")[0], "a" * 200)
+
+
+@pytest.mark.parametrize("pattern", ["out/[a/b]*", r"out/a\/b*"])
+def test_a_pattern_does_not_join_two_names(pattern: str) -> None:
+    with pytest.raises(InvalidArgument, match="is no pattern"):
+        globs.check(pattern)
 
 
 ENTRIES = [

@@ -107,6 +107,8 @@ def test_mounts_stand_before_every_form_of_run() -> None:
         ("type=cache,target=/x,sharing=some", "sharing=shared"),
         ("type=tmpfs,target=/x,from=a", "type=tmpfs,from is not supported"),
         ("type=secret", "names no secret"),
+        ("type=tmpfs,target=/run", "target /run, where sandboxes have secrets"),
+        ("type=secret,id=a,target=/run/secrets", "target /run/secrets, where sandboxes have secrets"),
         ("type=secret,id=a,required=yes", "write required=true or false"),
         ("type=secret,id=a,mode=0444", "type=secret,mode is not supported"),
         ("type=cache,target=/.bay-build/x", "write target=PATH"),

@@ -268,7 +268,7 @@ COPY --from=first /d/l* /x/
         ("COPY --from=first /dir/a /dir/b /x", "several sources need a directory"),
         ("COPY --from=first /big /x", "/big has more than 8 MiB, the limit"),
         ("COPY --from=first /loop /x", "/loop could not be packed: /loop: Too many levels of symbolic links"),
-        ("COPY --from=first /dir/l* /x", "there is no file /dir/l*"),
+        ("COPY --from=first /dir/l* /x", "there is no file /none; check the path"),
         ("COPY --from=first /pipe /x", "/pipe is no file, directory or link to one"),
         ("COPY --from=first --chown=nobody-here /dir/a /x", "/etc/passwd of the image has no 'nobody-here'"),
         (
@@ -328,12 +328,36 @@ RUN echo layers > /made; ln -s /bin /links; mkdir /empty; chmod 700 /empty; chow
 FROM scratch
 ENV PATH=/bin
 COPY --from=build / /
-RUN cat /made; [ -L /links ]
+USER 1000
+RUN --mount=type=secret,id=TOKEN cat /made; [ -L /links ] && wc -c < /run/secrets/TOKEN
 """
-    assert "\nlayers\n" in bay.build(context, text)
+    log = bay.build(context, text, "--secret", "TOKEN=/run/secrets/TOKEN")
+    assert f"\nlayers\n{len(TOKEN)}\n" in log
     assert bay.inside("stat -c '%u:%g %a' /empty; readlink /links; ls -d /.bay-build /.ship/bin; true").splitlines() == [
         "3:4 700", "/bin", "/.ship/bin",
     ]  # fmt: skip
+
+
+def test_steps_need_no_working_directory_of_the_image(
+    bay: Builder, context: Path, hub: Registry, box_layer: Layer
+) -> None:
+    config = {"config": {"Env": ["PATH=/bin"], "WorkingDir": "/app", "User": "1000"}}
+    base = hub.push(ImageFile(layers=(box_layer,), config=config), "small/app", "1")
+    text = f"""FROM {base} AS first
+USER root
+RUN --mount=target=/app cat main.c
+WORKDIR /
+RUN rm -rf /app; echo made > /made
+FROM {base}
+USER root
+WORKDIR /
+RUN rm -rf /app
+COPY --from=first /made /x/
+RUN cat /x/made
+"""
+    log = bay.build(context, text)
+    assert "\nint main;" in log
+    assert "\nmade\n" in log
 
 
 def test_a_stage_that_fails_ends_the_build_with_its_line(bay: Builder, context: Path, small: str) -> None:

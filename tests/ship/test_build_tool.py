@@ -81,8 +81,13 @@ def test_another_tool_is_refused(ship: Ship, body: dict[str, Any]) -> None:
 
 
 def test_what_is_not_there_is_told_by_its_name(ship: Ship) -> None:
-    ended = run(ship, do="pack", top="/none", names=[])
+    ended = run(ship, do="pack", top="/none", names=[], shown="/none")
     assert (ended.code, ended.err) == (build.NOT_THERE, "there is no file /none\n")
+    ended = run(ship, do="pack", top=str(ship.workspace), names=["none.*"], shown="/x/none*")
+    assert (ended.code, ended.err) == (build.NOT_THERE, "there is no file /x/none*\n")
+    (ship.workspace / "broken").symlink_to("gone")
+    ended = run(ship, do="pack", top=str(ship.workspace), names=["brok.*"], shown="/x/brok*")
+    assert ended.err == f"there is no file {ship.workspace}/gone\n"
 
 
 def test_a_directory_joins_one_that_is_there_and_a_file_replaces_one(stage: Path, tmp_path: Path) -> None:
@@ -167,7 +172,7 @@ def test_a_directory_that_cannot_be_renamed_is_moved_with_all_in_it(
 
 
 def packed(ship: Ship, top: Path, *names: str) -> dict[str, tarfile.TarInfo]:
-    ended = run(ship, do="pack", top=str(top), names=names)
+    ended = run(ship, do="pack", top=str(top), names=names, shown="")
     assert (ended.code, ended.err) == (0, "")
     with tarfile.open(fileobj=io.BytesIO(ended.out.encode())) as tar:
         return {one.name: one for one in tar}
@@ -183,6 +188,21 @@ def test_what_matches_is_packed_behind_its_links(ship: Ship, tmp_path: Path) -> 
     assert [(name, one.type) for name, one in found.items()] == [
         ("f0/a.txt", tarfile.REGTYPE), ("f1/b.txt", tarfile.REGTYPE), ("d2", tarfile.DIRTYPE), ("d2/a.txt", tarfile.REGTYPE),
     ]  # fmt: skip
+
+
+def test_a_pattern_takes_nothing_of_other_file_systems(ship: Ship) -> None:
+    found = packed(ship, Path("/"), "(?:proc|dev|etc)", "(?:self|null|hostname)")
+    assert list(found) == ["f0/hostname"]
+    found = packed(ship, Path("/"), "(?:proc|etc)", "hostname")
+    assert list(found) == ["f0/hostname"]
+
+
+def test_a_link_that_a_target_names_may_lead_to_nothing_yet(stage: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("new/deep")
+    (stage / "0").mkdir()
+    (stage / "0" / "f").write_text("f")
+    place(stage, source("0", tmp_path / "link", "f"))
+    assert (tmp_path / "new" / "deep").read_text() == "f"
 
 
 def test_a_file_with_holes_is_packed_with_its_zeros(ship: Ship, tmp_path: Path) -> None:
@@ -203,5 +223,7 @@ def test_names_of_users_and_groups_are_those_of_the_image() -> None:
     assert build._ids_of("1000") == (1000, 1000)
     assert build._ids_of("daemon:root") == (1, 0)
     assert build._ids_of("5:daemon") == (5, 1)
+    with pytest.raises(build.Problem, match="70000 is no owner that a sandbox has; ids go to 65535"):
+        build._ids_of("70000")
     with pytest.raises(build.Problem, match="/etc/group of the image has no 'none'"):
         build._ids_of("0:none")

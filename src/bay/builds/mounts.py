@@ -163,6 +163,10 @@ def _place(target: str, working_dir: str) -> str:
     place = posixpath.normpath(posixpath.join(working_dir, target)) if target else "/"
     if place.strip("/") == "" or "\0" in place or len(place) > 1024 or _is_below(place, MOUNTS_KEPT):
         raise InvalidArgument("--mount needs a directory of its own; write target=PATH")
+    if _is_below(SECRETS.rstrip("/"), "/" + place.lstrip("/")):
+        raise InvalidArgument(
+            f"--mount has the target {place[:200]}, where sandboxes have secrets; name another"
+        )
     return "/" + place.lstrip("/")
 
 

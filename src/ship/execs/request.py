@@ -56,7 +56,7 @@ def read(body: object, accounts: Accounts, *, local: bool) -> ExecRequest:
         id=identifier(given.get("id")),
         argv=_argv(given.get("command"), given.get("argv")) if tool is None else _tool(tool, given, local),
         is_tool=tool is not None,
-        cwd=optional_text(given, "cwd"),
+        cwd="/" if tool is not None and not local else optional_text(given, "cwd"),
         environment=environment(given.get("env")),
         identity=accounts.find(given.get("user")),
         stdin=_stdin(given.get("stdin")),

@@ -31,6 +31,7 @@ Ids = tuple[int, int]
 
 _MEMORY_BYTES = 512 << 20
 _ETC_BYTES = 1 << 20
+_MAX_ID = 65_535
 
 
 class Problem(Exception):
@@ -61,6 +62,8 @@ class Copier:
             else:
                 self._copy_other(source, target, facts)
         for source, target, facts in reversed(entered):  # its time changes with what is made in it
+            if os.path.ismount(target):
+                continue  # of the sandbox and not of the image, such as the place of secrets
             with closing(os.open(target, OPEN_DIRECTORY)) as made:
                 self._keep(source, made, facts)
 
@@ -100,7 +103,7 @@ class Copier:
 def place(order: Mapping[str, Any]) -> None:
     """Put the files of a stage in their places, and remove the stage."""
     stage = order["stage"]
-    with open(f"{stage}/{ORDER}", encoding="ascii") as file:
+    with open(f"{stage}/{ORDER}", encoding="utf-8", errors="surrogateescape") as file:
         wanted = json.load(file)
     for name, target in wanted["links"]:
         os.symlink(target, f"{stage}/{name}")
@@ -115,19 +118,21 @@ def place(order: Mapping[str, Any]) -> None:
 
 
 def _place_source(copier: Copier, source: str, target: str, only: str | None, below: bool, ids: Ids) -> None:
-    inner = target.rstrip("/")
-    if only is None and os.path.isdir(target):
+    inner = target.rstrip("/") or "/"
+    if os.path.islink(inner):
+        inner = os.path.realpath(inner)
+    if only is None and os.path.isdir(inner):
         for name in os.listdir(source):
-            copier.copy(f"{source}/{name}", f"{inner}/{name}")
+            copier.copy(f"{source}/{name}", os.path.join(inner, name))
     elif only is None:
         _make_directories(os.path.dirname(inner), ids)
         copier.copy(source, inner)
-    elif below or os.path.isdir(target):
-        _make_directories(target, ids)
-        copier.copy(f"{source}/{only}", f"{inner}/{only}")
+    elif below or os.path.isdir(inner):
+        _make_directories(inner, ids)
+        copier.copy(f"{source}/{only}", os.path.join(inner, only))
     else:
-        _make_directories(os.path.dirname(target), ids)
-        copier.copy(f"{source}/{only}", os.path.realpath(target) if os.path.islink(target) else target)
+        _make_directories(os.path.dirname(inner), ids)
+        copier.copy(f"{source}/{only}", inner)
 
 
 def workdir(order: Mapping[str, Any]) -> None:
@@ -191,7 +196,7 @@ def pack(order: Mapping[str, Any]) -> None:
     """
     found = _matching(order["top"], order["names"])
     if not found:
-        raise FileNotFoundError(errno.ENOENT, "")
+        raise FileNotFoundError(errno.ENOENT, "", order["shown"])
     packer = Packer(Plain(), keeps_holes=False)
     for number, path in enumerate(found):
         real = os.path.realpath(path, strict=True)
@@ -207,11 +212,13 @@ def pack(order: Mapping[str, Any]) -> None:
 
 
 def _matching(top: str, names: Iterable[str]) -> list[str]:
-    found = [top]
+    device, found = os.stat(top).st_dev, [top]
     for form in names:
         matches = re.compile(form).fullmatch
         inside = [(path, sorted(os.listdir(path))) for path in found if os.path.isdir(path)]
-        found = [os.path.join(path, name) for path, entries in inside for name in entries if matches(name)]
+        paths = [os.path.join(path, name) for path, entries in inside for name in entries if matches(name)]
+        # No directory of another file system: those of mounts are not the image's.
+        found = [path for path in paths if not _is_directory(path) or os.lstat(path).st_dev == device]
     return found
 
 
@@ -274,6 +281,8 @@ def _ids_of(owner: str) -> Ids:
     uid, gid = (int(user), int(user)) if user.isdecimal() else _numbers_of("/etc/passwd", user or "root")
     if group:
         gid = int(group) if group.isdecimal() else _numbers_of("/etc/group", group)[0]
+    if max(uid, gid) > _MAX_ID:
+        raise Problem(f"{owner[:64]} is no owner that a sandbox has; ids go to {_MAX_ID}")
     return uid, gid
 
 
@@ -300,7 +309,7 @@ def main() -> None:
     try:
         _ORDERS[order["do"]](order)
     except FileNotFoundError as error:
-        _end(f"there is no file {error.filename or order.get('top')}", NOT_THERE)
+        _end(f"there is no file {error.filename}", NOT_THERE)
     except OSError as error:
         _end(
             f"{error.filename2 or error.filename}: {error.strerror}"

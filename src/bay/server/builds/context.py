@@ -116,7 +116,8 @@ class BuildContext:
         """
         made = Staging()
         with at_line(step.line):
-            self._look(len(self.known) * sum(is_pattern(name) for name in step.sources))
+            patterns = sum(is_pattern(name) and name not in self._entries for name in step.sources)
+            self._look(len(self.known) * patterns)
             for one in placements(step, self._entries):
                 self._stage(made, step, one)
         for file in step.inline:

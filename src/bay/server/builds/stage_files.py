@@ -59,7 +59,8 @@ class StageFiles:
         first = next((at for at, word in enumerate(words) if is_pattern(word)), len(words))
         top, pattern = "/".join(words[:first]), "/".join(words[first:])
         names = expressions(pattern) if pattern else []
-        order = {"do": "pack", "top": "/" if source == "." else f"/{top}", "names": names}
+        shown = "/" if source == "." else f"/{source}"
+        order = {"do": "pack", "top": "/" if source == "." else f"/{top}", "names": names, "shown": shown}
         new = NewExec(
             tool="build",
             argv=(json.dumps(order),),
@@ -78,11 +79,11 @@ class StageFiles:
                 elif len(told) < _MOST_TOLD:
                     told += chunk.data
         ended = await self.execs.get(caller, sandbox_id, began.id, _END_S)
+        why = told.decode("utf-8", "replace").strip()[-200:]
         if ended.exit_code == _NOT_THERE:
-            raise failure(step, f"there is no file /{source}; check the path")
+            raise failure(step, f"{why or f'there is no file {shown}'}; check the path")
         if ended.exit_code != 0:
-            why = told.decode("utf-8", "replace").strip()[-200:]
-            raise failure(step, f"/{source} could not be packed{why and ': '}{why}")
+            raise failure(step, f"{shown} could not be packed{why and ': '}{why}")
 
 
 def failure(step: Copy, words: str) -> BuildFailed:

@@ -125,7 +125,8 @@ class StepRunner:
         staging = await in_new_thread(lambda: context.staging(step))
         keeps_owners = step.origin is not None and not step.owner
         owners = await in_new_thread(lambda: context.owners(staging)) if keeps_owners else {}
-        staging.inline.append((_ORDER, json.dumps(_order(step, staging, owners)).encode()))
+        order = await in_new_thread(lambda: _order(step, staging, owners))
+        staging.inline.append((_ORDER, order))
         await self._unpack(context.tar(staging))
         await self._tool(step, "place", stage=self._stage)
 
@@ -177,12 +178,13 @@ async def _chunks_of(pieces: Generator[bytes]) -> AsyncGenerator[bytes]:
             yield piece
 
 
-def _order(step: Copy, staging: Staging, owners: Mapping[str, Sequence[str]]) -> dict[str, object]:
-    """The targets of a stage's files, for Ship's tool."""
-    return {
+def _order(step: Copy, staging: Staging, owners: Mapping[str, Sequence[str]]) -> bytes:
+    """The targets of a stage's files, for Ship's tool. Blocks."""
+    order = {
         "owner": step.owner, "owners": owners, "mode": step.mode, "links": staging.links,
         "sources": [asdict(one) for one in staging.sources],
     }  # fmt: skip
+    return json.dumps(order, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
 def _end(ended: Exec, limit_s: float) -> str:

@@ -1,5 +1,6 @@
 """The image service: pull, upload, list, delete and prune the images of an owner."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -53,6 +54,7 @@ class Images:
     clock: Clock
     _exports: Counter[str] = field(init=False, default_factory=Counter[str])
     _uploads: Counter[str] = field(init=False, default_factory=Counter[str])
+    _making_scratch: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     async def pull(
         self, caller: Caller, wanted: WantedImage, *, wait_s: float, idempotency_key: str | None
@@ -79,23 +81,28 @@ class Images:
         Raises InvalidArgument, ImageTooLarge, StorageFull or QuotaExceeded.
         """
         _check_may_share(caller, shared)
-        return await self._upload(caller, str(references.parse(ref)), body, shared=shared, wait_s=wait_s)
+        full = str(references.parse(ref))
+        with one_place(self._uploads, caller.owner, _MAX_UPLOADS, _UPLOADING):
+            made = await self._keep(caller, full, body, shared=shared)
+        return await self._waited(made, wait_s)
 
     async def scratch(self, caller: Caller, wait_s: float) -> ContainerImage:
         """The caller's image without a file, made where it is missing. Raises as `upload` does."""
-        async with self.store.read() as db:
-            found = await images.find(db, caller.owner, scratch.REF)
-        if found is not None and found.state != "failed":
-            return await self._waited(found, wait_s)
 
         async def body() -> AsyncIterator[bytes]:
             yield scratch.archive()
 
-        return await self._upload(caller, scratch.REF, body(), shared=False, wait_s=wait_s)
+        async with self._making_scratch:
+            async with self.store.read() as db:
+                found = await images.find(db, caller.owner, scratch.REF)
+            if found is None or found.state == "failed":
+                found = await self._keep(caller, scratch.REF, body(), shared=False)
+        return await self._waited(found, wait_s)
 
-    async def _upload(
-        self, caller: Caller, ref: str, body: AsyncIterator[bytes], *, shared: bool, wait_s: float
-    ) -> ContainerImage:
+    async def _keep(
+        self, caller: Caller, ref: str, body: AsyncIterator[bytes], *, shared: bool
+    ) -> ImageRecord:
+        """Take an archive whole, which the puller then makes an image of."""
         now = self.clock()
         made = ImageRecord(
             id=new_id("img"), owner=caller.owner, shared=shared, ref=ref, source="upload", created_at=now,
@@ -103,16 +110,13 @@ class Images:
         )  # fmt: skip
         async with self.store.write() as db:
             await self.requests.admit(db, caller)
-        with one_place(self._uploads, caller.owner, _MAX_UPLOADS, _UPLOADING):
-            async with self.library.keep_upload(made.id, body) as size, self.store.write() as db:
-                made = replace(made, size_bytes=size)
-                await images.add(db, made)
-                await events.add_of_image(
-                    db, made.owner, "image.pulling", now, image_id=made.id, ref=made.ref
-                )
+        async with self.library.keep_upload(made.id, body) as size, self.store.write() as db:
+            made = replace(made, size_bytes=size)
+            await images.add(db, made)
+            await events.add_of_image(db, made.owner, "image.pulling", now, image_id=made.id, ref=made.ref)
         audit.about(made.id)
         self.puller.poke()
-        return await self._waited(made, wait_s)
+        return made
 
     async def page(self, caller: Caller, *, after: int, limit: int) -> Page[ContainerImage]:
         """Part of the images that the caller may use, oldest first."""
