@@ -55,12 +55,12 @@ class StageFiles:
             yield context, replace(step, sources=tuple(_sources(context)))
 
     async def _tar(self, caller: Caller, sandbox_id: str, step: Copy, source: str) -> AsyncGenerator[bytes]:
-        words = source.split("/")
+        words = [] if source == "." else source.split("/")
         first = next((at for at, word in enumerate(words) if is_pattern(word)), len(words))
         top, pattern = "/".join(words[:first]), "/".join(words[first:])
         names = expressions(pattern) if pattern else []
-        shown = "/" if source == "." else f"/{source}"
-        order = {"do": "pack", "top": "/" if source == "." else f"/{top}", "names": names, "shown": shown}
+        shown = f"/{'/'.join(words)}"
+        order = {"do": "pack", "top": f"/{top}", "names": names, "shown": shown}
         new = NewExec(
             tool="build",
             argv=(json.dumps(order),),
