@@ -59,6 +59,15 @@ from bay.models.sandboxes import Status as Status
 from bay.models.secrets import SandboxSecret, Secret
 from bay.models.services import Service, ServiceHealth, ServiceSpec
 from bay.models.services import ServiceState as ServiceState
+from bay.models.skills import CandidateStatus as CandidateStatus
+from bay.models.skills import SkillCandidate as SkillCandidate
+from bay.models.skills import SkillDeletion as SkillDeletion
+from bay.models.skills import SkillEvaluation as SkillEvaluation
+from bay.models.skills import SkillHealth as SkillHealth
+from bay.models.skills import SkillPayload as SkillPayload
+from bay.models.skills import SkillRelease as SkillRelease
+from bay.models.skills import SkillStage as SkillStage
+from bay.models.skills import SkillType as SkillType
 from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy, Volume
 from bay.models.storage import Persist as Persist
 from bay.models.templates import Template

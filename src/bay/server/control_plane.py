@@ -86,6 +86,7 @@ from bay.server.sessions.waker import Holds, Waker
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.settings import Settings
 from bay.server.ship.client import ShipClient
+from bay.server.skills.payloads import SkillPayloads
 from bay.server.templates.freezing import TemplateFreezer
 from bay.server.templates.maker import TemplateMaker
 from bay.server.templates.service import Templates
@@ -362,6 +363,9 @@ class ControlPlane:
         )
         self.auditor = Auditor(self.deferred, clock)
         self.usage = Usage(store=self.store, deferred=self.deferred, cargo=self.cargo, clock=clock)
+        self.skill_payloads = SkillPayloads(
+            store=self.store, clock=clock, max_bytes=settings.skills_max_mb * MIB
+        )
         self.new_key: str | None = None
         """The first admin key, when it was made by this start."""
 

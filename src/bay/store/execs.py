@@ -13,7 +13,7 @@ from bay.store.schema import execs, sessions
 from bay.store.sqlite import StoreConnection
 
 _NOTED = ("exec_type", "code", "description", "tags")
-_HISTORY = frozenset((*_NOTED, "success", "execution_time_ms", "output", "error", "notes"))
+_HISTORY = frozenset((*_NOTED, "success", "execution_time_ms", "output", "error", "notes", "release_id"))
 _OWN = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id", "request_hash"} | _HISTORY]
 _END = select(sessions.c.end_reason).where(sessions.c.id == execs.c.session_id).scalar_subquery()
 # Why its session ended, of an exec that was lost with it.

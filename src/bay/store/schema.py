@@ -266,12 +266,21 @@ execs = Table(
     Column("description", Text),
     Column("tags", Text),
     Column("notes", Text),
+    # The release of a skill that its tags name as `release:…`.
+    Column("release_id", String(64)),
     UniqueConstraint("sandbox_id", "id"),
     sqlite_autoincrement=True,
 )
 Index("ix_execs_sandbox_id_seq", execs.c.sandbox_id, execs.c.seq)
 Index("ix_execs_sandbox_id_exec_type_seq", execs.c.sandbox_id, execs.c.exec_type, execs.c.seq)
 Index("ix_execs_session_id_state", execs.c.session_id, execs.c.state)
+# All that the health of a release is computed from, so that no entry with its texts is read for it.
+Index(
+    "ix_execs_release_id",
+    *(execs.c[name] for name in ("release_id", "started_at", "sandbox_id", "state", "success")),
+    *(execs.c[name] for name in ("exit_code", "timed_out", "execution_time_ms", "ended_at")),
+    sqlite_where=text("release_id IS NOT NULL"),
+)
 
 claims = Table(
     "claims",
@@ -489,6 +498,114 @@ template_aliases = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_template_aliases_template_id", template_aliases.c.template_id)
+
+# The JSON that skills consist of, of whatever form, and the traces of browsers.
+skill_payloads = Table(
+    "skill_payloads",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("kind", String(128), nullable=False),
+    Column("payload", Text, nullable=False),
+    # The bytes that a row counts for in the limit of its owner; so in each table of skills.
+    Column("size_bytes", Integer, nullable=False),
+    _when("created_at", nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ix_skill_payloads_owner_size_bytes", skill_payloads.c.owner, skill_payloads.c.size_bytes)
+Index("ix_skill_payloads_created_at", skill_payloads.c.created_at)
+
+skill_candidates = Table(
+    "skill_candidates",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("skill_key", String(255), nullable=False),
+    Column("scenario_key", String(255)),
+    Column("skill_type", String(16), nullable=False),
+    Column("source_execution_ids", JSON, nullable=False),
+    Column("payload_ref", String(1024)),
+    Column("summary", Text),
+    Column("usage_notes", Text),
+    Column("preconditions", JSON(none_as_null=True)),
+    Column("postconditions", JSON(none_as_null=True)),
+    Column("status", String(32), nullable=False),
+    Column("latest_score", Float),
+    Column("latest_pass", Boolean),
+    Column("promotion_release_id", String(64)),
+    Column("created_by", String(128)),
+    Column("deleted_by", String(128)),
+    Column("delete_reason", Text),
+    Column("size_bytes", Integer, nullable=False),
+    _when("last_evaluated_at"),
+    _when("created_at", nullable=False),
+    _when("updated_at", nullable=False),
+    _when("deleted_at"),
+    sqlite_autoincrement=True,
+)
+_own = skill_candidates.c.owner
+Index("ix_skill_candidates_owner_seq", _own, skill_candidates.c.seq, sqlite_where=_ALIVE)
+Index("ix_skill_candidates_owner_skill_key_seq", _own, skill_candidates.c.skill_key, skill_candidates.c.seq)
+Index("ix_skill_candidates_owner_payload_ref", _own, skill_candidates.c.payload_ref, sqlite_where=_ALIVE)
+Index("ix_skill_candidates_owner_size_bytes", _own, skill_candidates.c.size_bytes)
+_DELETED = text("deleted_at IS NOT NULL")
+Index("ix_skill_candidates_deleted_at", skill_candidates.c.deleted_at, sqlite_where=_DELETED)
+
+skill_evaluations = Table(
+    "skill_evaluations",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("candidate_id", String(64), nullable=False),
+    Column("benchmark_id", String(255)),
+    Column("score", Float),
+    Column("passed", Boolean, nullable=False),
+    Column("report", Text),
+    Column("evaluated_by", String(128)),
+    Column("size_bytes", Integer, nullable=False),
+    _when("created_at", nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ix_skill_evaluations_candidate_id_seq", skill_evaluations.c.candidate_id, skill_evaluations.c.seq)
+Index("ix_skill_evaluations_owner_size_bytes", skill_evaluations.c.owner, skill_evaluations.c.size_bytes)
+
+skill_releases = Table(
+    "skill_releases",
+    metadata,
+    _seq(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(128), nullable=False),
+    Column("skill_key", String(255), nullable=False),
+    Column("candidate_id", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("release_mode", String(16), nullable=False),
+    Column("promoted_by", String(128)),
+    Column("rollback_of", String(64)),
+    Column("upgrade_of_release_id", String(64)),
+    Column("upgrade_reason", Text),
+    Column("change_summary", Text),
+    Column("deleted_by", String(128)),
+    Column("delete_reason", Text),
+    Column("size_bytes", Integer, nullable=False),
+    _when("promoted_at", nullable=False),
+    _when("health_window_end_at"),
+    _when("deleted_at"),
+    UniqueConstraint("owner", "skill_key", "version"),
+    sqlite_autoincrement=True,
+)
+_own = skill_releases.c.owner
+# At most one release of a skill is active, held by the database and not by care alone.
+_ACTIVE = text("is_active AND deleted_at IS NULL")
+Index("uq_skill_releases_active", _own, skill_releases.c.skill_key, unique=True, sqlite_where=_ACTIVE)
+Index("ix_skill_releases_owner_seq", _own, skill_releases.c.seq, sqlite_where=_ALIVE)
+Index("ix_skill_releases_candidate_id", skill_releases.c.candidate_id)
+Index("ix_skill_releases_owner_size_bytes", _own, skill_releases.c.size_bytes)
+Index("ix_skill_releases_deleted_at", skill_releases.c.deleted_at, sqlite_where=_DELETED)
 
 facts = Table(
     "facts", metadata, Column("name", String(64), primary_key=True), Column("value", JSON, nullable=False)
