@@ -149,6 +149,7 @@ SERVER_MAY: dict[str, set[str]] = {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
     },
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
+    "compat": {"web"},
     "offline": {"secrets"},
 }
 

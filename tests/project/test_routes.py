@@ -29,7 +29,7 @@ NONE = {
 HELPERS = {"Cursors"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-MODULES = sorted(SERVER.glob("*/*routes.py"))
+MODULES = sorted(SERVER.rglob("*routes.py"))
 
 
 def functions(path: Path) -> dict[str, Function]:

@@ -16,6 +16,8 @@ from bay.server.backends import make_driver, make_library, make_network
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
+from bay.server.compat.e2b import wire as e2b
+from bay.server.compat.sprites import wire as sprites
 from bay.server.control_plane import ControlPlane
 from bay.server.events import routes as events_api
 from bay.server.events import webhook_routes as webhooks_api
@@ -79,6 +81,9 @@ _APIS = (
     pages_api,
 )
 
+FORMATS = (sprites.FORMAT, e2b.FORMAT)
+"""The foreign wire formats."""
+
 
 def build_app(
     settings: Settings,
@@ -114,6 +119,7 @@ def build_app(
         Edge,
         keys=bay.keys,
         auditor=bay.auditor,
+        formats=FORMATS,
         max_body_bytes=settings.max_body_mb * MIB,
         max_upload_bytes=settings.max_upload_mb * MIB,
     )

@@ -16,13 +16,15 @@ import structlog
 
 from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadTooLarge
 from bay.models import KeyScope
+from bay.server.web import wire_format
 from bay.server.web.audit import READING, Auditor, name_caller
-from bay.server.web.auth import Keys
+from bay.server.web.auth import Caller, Keys
 from bay.server.web.connection_limits import ClientConnection
 from bay.server.web.large_bodies import LARGE, LargeBodies
 from bay.server.web.page_routes import PATHS, is_for_browser
-from bay.server.web.replies import AnswerCut, error_response
+from bay.server.web.replies import AnswerCut, answer_for
 from bay.server.web.uvicorn_http import AUTHORITY, PLACE
+from bay.server.web.wire_format import WireFormat
 from bay.store.audit import AuditedCall, during
 
 Scope = MutableMapping[str, Any]
@@ -59,9 +61,17 @@ class Edge:
     """Wraps the application."""
 
     def __init__(
-        self, app: App, *, keys: Keys, auditor: Auditor, max_body_bytes: int, max_upload_bytes: int
+        self,
+        app: App,
+        *,
+        keys: Keys,
+        auditor: Auditor,
+        formats: tuple[WireFormat, ...],
+        max_body_bytes: int,
+        max_upload_bytes: int,
     ) -> None:
         self._app = app
+        self._formats = formats
         self._keys = keys
         self._auditor = auditor
         self._max_body_bytes = max_body_bytes
@@ -79,9 +89,11 @@ class Edge:
         headers = RequestHeaders(scope)
         request_id = request_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        method = scope.setdefault("method", "GET" if _WATCH.fullmatch(scope["path"]) else "WEBSOCKET")
+        wire = scope["state"][wire_format.IN_STATE] = wire_format.format_of(self._formats, scope["path"])
+        only_reads = _only_reads(scope, wire)
+        method = scope.setdefault("method", "GET" if only_reads else "WEBSOCKET")
         path = self._keys.hide(scope["path"])
-        call = self._auditor.begin(method, path, request_id)
+        call = None if only_reads else self._auditor.begin(method, path, request_id)
         record = _AuditRecord(self._auditor, call, scope)
         answer = _EdgeAnswer(send, request_id, on_accepted=record.end)
         started = time.perf_counter()
@@ -124,8 +136,7 @@ class Edge:
     ) -> Receive:
         """Check the head of the request and name its caller; returns the body, limited."""
         check_framing(scope, headers)
-        if scope["path"] not in OPEN_PATHS and not _is_home(scope, headers):
-            caller = self._keys.authenticate(headers.one("authorization") or bearer_of(scope))
+        if (caller := self._caller_of(scope, headers)) is not None:
             name_caller(call, caller)
             caller.require(_needed(scope))  # before a byte of the body is read
             scope["state"]["caller"] = caller
@@ -145,10 +156,20 @@ class Edge:
             return limited
         return self._large_bodies.of(scope["state"]["caller"].owner, limited)
 
+    def _caller_of(self, scope: Scope, headers: "RequestHeaders") -> Caller | None:
+        """The caller; None where none is needed. Raises Unauthorized."""
+        if (wire := wire_format.in_scope(scope)) is not None:
+            return wire.authenticate(self._keys, scope, headers)
+        if scope["path"] in OPEN_PATHS or _is_home(scope, headers):
+            return None
+        return self._keys.authenticate(headers.one("authorization") or bearer_of(scope))
+
     def _limit_of(self, scope: Scope) -> int:
         """Bytes the body may have: JSON costs a multiple to parse, so only what carries files is large."""
         # By the whole path: the last part of another may be a name that a user chose.
         path: str = scope["path"]
+        if (wire := wire_format.in_scope(scope)) is not None:
+            return self._foreign_limit(wire, path)
         if _PORT.fullmatch(path):
             return _ANY_SIZE  # a streamed body is not kept: it is read as fast as it is taken inside
         if scope["method"] not in _CARRYING:
@@ -159,6 +180,13 @@ class Edge:
             return _ANY_SIZE
         large = _LARGE.fullmatch(path)
         return self._max_body_bytes if large else min(LARGE, self._max_body_bytes)
+
+    def _foreign_limit(self, wire: WireFormat, path: str) -> int:
+        if wire.streams is not None and wire.streams.fullmatch(path):
+            return _ANY_SIZE
+        if wire.uploads is not None and wire.uploads.fullmatch(path):
+            return self._max_upload_bytes
+        return min(LARGE, self._max_body_bytes)
 
 
 class RequestHeaders:
@@ -194,12 +222,21 @@ def belongs_to(scope: Scope, owner: str) -> None:
         place.belongs_to(owner)
 
 
+def _only_reads(scope: Scope, wire: WireFormat | None) -> bool:
+    """Whether a call that could change something by its method or WebSocket changes nothing."""
+    if wire is not None:
+        return wire.only_reads(scope["path"])
+    return scope["type"] == "websocket" and _WATCH.fullmatch(scope["path"]) is not None
+
+
 def _needed(scope: Scope) -> KeyScope:
     """The least scope that any route of this path and method may ask for; routes ask again themselves."""
     path: str = scope["path"]
     if any(path == above or path.startswith(f"{above}/") for above in ADMIN_PATHS):
         return "admin"
-    return "read" if scope["method"] in READING else "write"
+    if scope["method"] in READING or _only_reads(scope, wire_format.in_scope(scope)):
+        return "read"
+    return "write"
 
 
 def bearer_of(scope: Scope) -> str | None:
@@ -299,7 +336,7 @@ class _EdgeAnswer:
         """Answer with `error`; an answer that has begun is aborted, so that no client takes it for whole."""
         self.code = error.code
         if self.status is None:
-            await error_response(error, self.request_id)(scope, receive, self)
+            await answer_for(scope, error, self.request_id)(scope, receive, self)
             return
         log.warning("http.cut", request_id=self.request_id, code=error.code, error=error.message)
         raise AnswerCut(error.message) from error

@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.exceptions import ValidationException
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from bay import validation_words
@@ -25,6 +25,7 @@ from bay.errors import (
     RangeNotSatisfiable,
 )
 from bay.models import to_wire
+from bay.server.web import wire_format
 
 T = TypeVar("T")
 
@@ -112,10 +113,20 @@ def error_response(error: BayError, request_id: str, extra: dict[str, Any] | Non
     }
     if error.details:
         body["details"] = error.details
-    return JSONResponse({"error": body, **(extra or {})}, error.status, _headers_of(error))
+    return JSONResponse({"error": body, **(extra or {})}, error.status, headers_of(error))
 
 
-def _headers_of(error: BayError) -> dict[str, str] | None:
+def answer_for(
+    scope: wire_format.Scope, error: BayError, request_id: str, extra: dict[str, Any] | None = None
+) -> Response:
+    """The error as the format of the request words it; `extra` goes beside Bay's own."""
+    if (wire := wire_format.in_scope(scope)) is not None:
+        return wire.error(error, request_id, scope)
+    return error_response(error, request_id, extra)
+
+
+def headers_of(error: BayError) -> dict[str, str] | None:
+    """The headers that say when to try again, and how large a file is."""
     if error.status in (429, 503):
         return {"Retry-After": str(_retry_after_s(error))}
     if isinstance(error, RangeNotSatisfiable) and isinstance(size := error.details.get("size"), int):
@@ -129,13 +140,13 @@ def _retry_after_s(error: BayError) -> int:
     return max(1, math.ceil(said / 1000)) if isinstance(said, int | float) else 1
 
 
-def _respond(request: Request, error: BayError, extra: dict[str, Any] | None = None) -> JSONResponse:
+def _respond(request: Request, error: BayError, extra: dict[str, Any] | None = None) -> Response:
     """The answer, its code left where the edge finds it for the audit."""
     request.state.error_code = error.code
-    return error_response(error, request.state.request_id, extra)
+    return answer_for(request.scope, error, request.state.request_id, extra)
 
 
-async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
+async def on_bay_error(request: Request, error: Exception) -> Response:
     """Any error raised on purpose."""
     known = (
         error
@@ -145,7 +156,7 @@ async def on_bay_error(request: Request, error: Exception) -> JSONResponse:
     return _respond(request, known)
 
 
-async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+async def on_invalid_request(request: Request, error: Exception) -> Response:
     """A malformed body or parameter, with the first 20 entries of FastAPI's `detail` beside the error."""
     found: Sequence[Any] = error.errors() if isinstance(error, ValidationException) else ()
     detail = [
@@ -157,7 +168,7 @@ async def on_invalid_request(request: Request, error: Exception) -> JSONResponse
     return _respond(request, invalid, {"detail": detail})
 
 
-async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """The framework's own refusals: unknown routes, wrong methods, unreadable bodies."""
     cause = error.__cause__
     if isinstance(cause, BayError):

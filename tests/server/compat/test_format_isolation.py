@@ -1,0 +1,114 @@
+"""Owners do not exist for each other, in foreign formats either.
+
+Generated from the routes of the application: a route of a format without a rule here fails. A foreign caller
+must get for another's sandbox, by its id and by its name, to the byte what it gets for one that never was.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from attaching import ask_in_process
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from server_harness import World, clear, create, settings_in, world
+
+from bay.server.app import FORMATS, build_app
+from bay.server.web.wire_format import format_of
+
+pytestmark = pytest.mark.anyio
+
+Operation = tuple[str, str]
+RANDOM = "0123456789abcdef01234567"
+
+RULES: dict[Operation, dict[str, Any]] = {}
+"""What makes a request of a route good, so that only its owner can be the reason for a refusal: keywords of
+httpx. `query` stands in the place of a WebSocket's.
+"""
+
+LISTS: set[Operation] = set()
+"""Routes that name no sandbox. The tests of the formats say of each that it shows nothing of others."""
+
+ELSEWHERE: dict[Operation, str] = {}
+"""Routes that are no call of a key, with the test that shows who may make them."""
+
+
+def operations_of(routes: Iterable[object]) -> list[Operation]:
+    """Method and path of every route of a foreign format."""
+    found: list[Operation] = []
+    for route in routes:
+        if isinstance(route, APIRoute | APIWebSocketRoute) and format_of(FORMATS, route.path) is not None:
+            methods = (route.methods or ()) if isinstance(route, APIRoute) else ("WEBSOCKET",)
+            found += [(method, route.path) for method in methods]
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """The sandbox of alice, by id and name, and bob, who has a key for every format."""
+
+    bay: World
+    bob: httpx.AsyncClient
+    key: str
+    names: tuple[str, ...]
+
+
+@pytest.fixture
+async def estate(tmp_path: Path) -> AsyncGenerator[Estate]:
+    async with world(tmp_path) as bay:
+        alice = await bay.client("alice")
+        made = await create(alice, name="alices-box", ttl=1000, wait=15)
+        key = await bay.key("bob")
+        bob = await bay.open_client({"Authorization": f"Bearer {key}", "X-API-Key": key})
+        yield Estate(bay, bob, key, (made["id"], "alices-box"))
+    await clear(tmp_path)
+
+
+def test_every_route_of_a_format_has_its_rule(tmp_path: Path) -> None:
+    found = set(operations_of(build_app(settings_in(tmp_path)).routes))
+    assert found == RULES.keys() | LISTS | ELSEWHERE.keys()
+
+
+async def test_what_is_anothers_looks_in_every_format_as_what_never_was(estate: Estate) -> None:
+    for operation in sorted(RULES):
+        never = await _ask(estate, operation, f"sandbox-{RANDOM}")
+        assert 400 <= never[0] < 500, (operation, never)
+        for name in estate.names:
+            assert await _ask(estate, operation, name) == never, operation
+
+
+async def test_no_route_of_a_format_is_open_without_a_key(estate: Estate) -> None:
+    stranger = await estate.bay.open_client()
+    for method, path in sorted(RULES.keys() | LISTS):
+        filled = _filled(path, estate.names[0])
+        if method == "WEBSOCKET":
+            status = (await ask_in_process(estate.bay.app, filled, {}))[0]
+        else:
+            rule = RULES.get((method, path), {})
+            status = (await stranger.request(method, filled, **rule)).status_code
+        assert status == 401, (method, path)
+
+
+async def _ask(estate: Estate, operation: Operation, sandbox: str) -> tuple[int, str]:
+    """Status and body, without the request's id and the name that the caller said himself."""
+    method, path = operation
+    rule = RULES[operation]
+    if method == "WEBSOCKET":
+        where = _filled(path, sandbox) + rule.get("query", "")
+        headers = {"Authorization": f"Bearer {estate.key}"}
+        status, text, answered = await ask_in_process(estate.bay.app, where, headers)
+        request_id = answered["x-request-id"]
+    else:
+        async with asyncio.timeout(20):
+            answer = await estate.bob.request(method, _filled(path, sandbox), **rule)
+        status, text, request_id = answer.status_code, answer.text, answer.headers["x-request-id"]
+    return status, text.replace(request_id, "REQUEST").replace(sandbox, "SANDBOX")
+
+
+def _filled(path: str, sandbox: str) -> str:
+    """The path with the sandbox as its first parameter, and `1` for all others."""
+    return re.sub(r"\{\w+(:path)?\}", "1", re.sub(r"\{\w+(:path)?\}", sandbox, path, count=1))
