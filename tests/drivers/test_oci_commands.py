@@ -240,3 +240,12 @@ async def test_no_program_reads_every_font_of_the_host_first(inside: Handle) -> 
     found = await run(inside, "fc-list | wc -l; ls ~/.cache/fontconfig")
     assert int(found.stdout) > 0
     assert "No such file" in found.stderr
+
+
+async def test_debians_chromium_shows_a_page(inside: Handle) -> None:
+    if not Path("/usr/bin/chromium").exists() or not Path("/etc/chromium.d").is_dir():
+        pytest.skip("the host has no Chromium of Debian's")
+    page = "data:text/html,<title>seen</title>"
+    shown = await run(inside, f"chromium --headless=new --no-sandbox --disable-gpu --dump-dom '{page}'")
+    assert "<title>seen</title>" in shown.stdout, shown.stderr
+    assert (await run(inside, "ls /etc/chromium.d/apikeys")).exit_code != 0

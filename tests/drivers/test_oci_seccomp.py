@@ -84,6 +84,12 @@ def allows(name: str, *arguments: int) -> bool:
     return any(all(_holds(one, arguments) for one in line.get("args", [])) for line in rules(name))
 
 
+def answers(name: str, *arguments: int) -> set[int]:
+    """The errors that a refused call gets: one, or the answer would be libseccomp's choice."""
+    lines = rules(name, "SCMP_ACT_ERRNO")
+    return {line["errnoRet"] for line in lines if all(_holds(one, arguments) for one in line["args"])}
+
+
 def _holds(condition: dict[str, Any], arguments: tuple[int, ...]) -> bool:
     assert condition["op"] == "SCMP_CMP_MASKED_EQ"
     index, mask, expected = int(condition["index"]), int(condition["value"]), int(condition["valueTwo"])
@@ -178,6 +184,15 @@ def test_huge_pages_are_refused(name: str, index: int, flag: int) -> None:
     for other in others:
         assert allows(name, *[0] * index, other)
         assert not allows(name, *[0] * index, other | flag)
+
+
+@pytest.mark.parametrize("seals", [0, 0x8, 0x10])
+def test_a_huge_memfd_is_said_not_to_fit_in_memory(seals: int) -> None:
+    assert answers("memfd_create", 0, 0x4 | seals) == {errno.ENOMEM}
+
+
+def test_who_asks_whether_memfds_exist_by_flags_that_exclude_each_other_is_told_so() -> None:
+    assert answers("memfd_create", 0, 0xFFFF_FFFF) == {errno.EINVAL}  # as Chromium does
 
 
 @pytest.mark.parametrize("family", [40, 38, 17])

@@ -11,7 +11,7 @@ _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 _ALLOW = "SCMP_ACT_ALLOW"
 _ERRNO = "SCMP_ACT_ERRNO"
-_DONE, _EPERM, _ENOMEM, _ENOSYS, _EPROTONOSUPPORT = 0, 1, 12, 38, 93
+_DONE, _EPERM, _ENOMEM, _EINVAL, _ENOSYS, _EPROTONOSUPPORT = 0, 1, 12, 22, 38, 93
 
 _FILES = """
     access chdir chmod chown chroot close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2
@@ -67,6 +67,7 @@ _RLIMIT_CORE = 4
 
 # Flags of mmap, memfd_create and shmget.
 _MAP_HUGETLB, _MFD_HUGETLB, _SHM_HUGETLB = 0x4_0000, 0x4, 0o4000
+_MFD_NOEXEC_SEAL, _MFD_EXEC = 0x8, 0x10
 
 # Every CLONE_NEW* that fits in `clone`'s flags; CLONE_NEWTIME shares its bit with the exit signal there.
 NEW_NAMESPACES = 0x7E02_0000
@@ -154,8 +155,23 @@ def _other_than_core(index: int) -> list[dict[str, Any]]:
 def _huge_pages() -> list[dict[str, Any]]:
     # They are no memory of the control group, and there are only as many as the operator reserved.
     calls = (("mmap", 3, _MAP_HUGETLB), ("memfd_create", 1, _MFD_HUGETLB), ("shmget", 2, _SHM_HUGETLB))
-    without = [_when(name, _masked(index, flag, 0)) for name, index, flag in calls]
-    return without + [_answer(name, _ENOMEM, _masked(index, flag, flag)) for name, index, flag in calls]
+    return [
+        *(_when(name, _masked(index, flag, 0)) for name, index, flag in calls),
+        _answer("mmap", _ENOMEM, _masked(3, _MAP_HUGETLB, _MAP_HUGETLB)),
+        _answer("shmget", _ENOMEM, _masked(2, _SHM_HUGETLB, _SHM_HUGETLB)),
+        *_huge_memfds(),
+    ]
+
+
+def _huge_memfds() -> list[dict[str, Any]]:
+    # Every kernel answers EINVAL to the two flags that exclude each other. Chromium sets all flags at once to
+    # learn whether the call exists, and aborts at any other answer.
+    huge, both = _MFD_HUGETLB, _MFD_NOEXEC_SEAL | _MFD_EXEC
+    return [
+        _answer("memfd_create", _ENOMEM, _masked(1, huge | _MFD_NOEXEC_SEAL, huge)),
+        _answer("memfd_create", _ENOMEM, _masked(1, huge | _MFD_EXEC, huge)),
+        _answer("memfd_create", _EINVAL, _masked(1, huge | both, huge | both)),
+    ]
 
 
 def _namespaces() -> list[dict[str, Any]]:
