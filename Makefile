@@ -39,7 +39,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check .stamp-vite .stamp-images .stamp-oldest ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
@@ -84,9 +84,12 @@ lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --resolution lowest-direct \
 	  pyproject.toml -o requirements/oldest.txt
 
+	@for name in compat frameworks; do $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  requirements/$$name.in -o requirements/$$name.txt; done
+
 .PHONY: clean
 clean: ## remove .venv, stamps, caches and build results (never a data directory)
-	@rm -rf $(VENV) .venv-oldest .stamp-* .pytest_cache .ruff_cache .hypothesis dist
+	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .stamp-* .pytest_cache .ruff_cache .hypothesis dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system system-tests
@@ -114,6 +117,23 @@ system-tests:
 .stamp-oldest: requirements/oldest.txt .stamp-dev
 	@$(BIN)/python -m venv --clear .venv-oldest
 	@.venv-oldest/bin/python -m pip install --quiet --require-hashes -r requirements/oldest.txt </dev/null
+	@touch $@
+
+# Other people's clients, as they are published, each in an environment of its own.
+.stamp-compat: requirements/compat.txt .stamp-dev
+	@$(BIN)/python -m venv --clear .venv-compat
+	@$(UV) pip install --quiet --python .venv-compat/bin/python --require-hashes -r requirements/compat.txt </dev/null || \
+	  .venv-compat/bin/python -m pip install --quiet --require-hashes -r requirements/compat.txt </dev/null
+	@touch $@
+
+.stamp-compat-node: tests/compat/node/package-lock.json | system-tests
+	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+.stamp-frameworks: requirements/frameworks.txt requirements/server.txt pyproject.toml .stamp-dev
+	@$(BIN)/python -m venv --clear .venv-frameworks
+	@$(UV) pip install --quiet --python .venv-frameworks/bin/python --require-hashes -r requirements/frameworks.txt </dev/null || \
+	  .venv-frameworks/bin/python -m pip install --quiet --require-hashes -r requirements/frameworks.txt </dev/null
 	@touch $@
 
 .stamp-dev: requirements/dev.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system-tests
