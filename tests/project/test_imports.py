@@ -136,7 +136,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "secrets": {"web", "ship", "sessions", "files"},
     "managed_services": {"web", "ship", "sessions", "events", "execs"},
     "ports": {"web", "ship", "sessions", "events"},
-    "skills": set(),
+    "skills": {"web"},
     "sandboxes": {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
         *("secrets", "templates"),

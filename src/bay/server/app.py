@@ -45,6 +45,7 @@ from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.secrets import routes as secrets_api
 from bay.server.settings import Settings
+from bay.server.skills import routes as skills_api
 from bay.server.templates import routes as templates_api
 from bay.server.web import page_routes as pages_api
 from bay.server.web.edge import Edge
@@ -75,6 +76,7 @@ _APIS = (
     history_api,
     keys_api,
     secrets_api,
+    skills_api,
     audit_api,
     events_api,
     webhooks_api,

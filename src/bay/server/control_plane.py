@@ -87,6 +87,7 @@ from bay.server.sessions.work_queue import WorkQueue
 from bay.server.settings import Settings
 from bay.server.ship.client import ShipClient
 from bay.server.skills.payloads import SkillPayloads
+from bay.server.skills.service import Skills
 from bay.server.templates.freezing import TemplateFreezer
 from bay.server.templates.maker import TemplateMaker
 from bay.server.templates.service import Templates
@@ -468,6 +469,7 @@ class ControlPlane:
             History(store=self.store, deferred=self.deferred, waker=self.waker, outcomes=self.outcomes),
             ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
             Secrets(store=self.store, vault=self.vault, quotas=self.quotas, clock=self.clock),
+            Skills(store=self.store, deferred=self.deferred, payloads=self.skill_payloads, clock=self.clock),
             Audits(store=self.store, deferred=self.deferred),
             events,
             webhooks,

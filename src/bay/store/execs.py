@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, s
 from sqlalchemy.dialects.sqlite import insert
 
 from bay.models import Exec
+from bay.store import skills
 from bay.store.records import HistoryNote, Page, SessionRecord, Unfinished
 from bay.store.rows import columns_of, page_of
 from bay.store.schema import execs, sessions
@@ -49,6 +50,8 @@ async def add(
         "keep_alive": item.keep_alive, "started_at": item.started_at, "request_hash": request_hash, **_facts(item), **kept,
     }  # fmt: skip
     added = await db.execute(_ADD, row, preserve_rowcount=True)
+    if note is not None and note.tags and added.rowcount == 1:
+        await skills.note_run(db, sandbox_id, item.id, note.tags)
     return added.rowcount == 1
 
 

@@ -4,6 +4,7 @@ The caller that waited for an execution writes its end (`finish`). Without such 
 exec's state, which is always kept; so an entry never says "running" of an exec that is not.
 """
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -28,7 +29,8 @@ from sqlalchemy import (
 )
 
 from bay.models import ExecType, HistoryEntry, PythonResult, ShellResult
-from bay.store.records import HistoryFilters, Keep
+from bay.store import skills
+from bay.store.records import HistoryFilters, Keep, RunFigures
 from bay.store.schema import execs, sessions
 from bay.store.sqlite import StoreConnection
 
@@ -121,6 +123,20 @@ async def annotate(db: StoreConnection, sandbox_id: str, execution_id: str, **va
     """Set `description`, `tags` or `notes` of an entry."""
     own = and_(_E.sandbox_id == sandbox_id, _E.id == execution_id, _E.exec_type.is_not(None))
     await db.execute(update(execs).where(own).values(**values))
+    if "tags" in values:
+        await skills.note_run(db, sandbox_id, execution_id, values["tags"])
+
+
+async def runs(db: StoreConnection, release_id: str, before: datetime | None) -> RunFigures:
+    """How the runs of a release went (that began before that moment). Read from an index alone."""
+    own = _E.release_id == release_id, _E.started_at < before if before else true(), _DONE
+    counts = select(func.count(), func.count().filter(_SUCCEEDED.is_(True))).where(*own)
+    samples, successes = (await db.execute(counts)).one()
+    times = select(_E.execution_time_ms).where(*own, _E.execution_time_ms.is_not(None))
+    timed = (await db.execute(select(func.count()).select_from(times.subquery()))).scalar_one()
+    rank = max(0, math.ceil(0.95 * timed) - 1)
+    slow = (await db.execute(times.order_by(_E.execution_time_ms).limit(1).offset(rank))).scalar()
+    return RunFigures(samples=samples, successes=successes, p95_ms=slow or 0)
 
 
 async def newest(db: StoreConnection) -> int:

@@ -453,6 +453,15 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunFigures:
+    """How the runs of a release went; 95 of 100 took `p95_ms` or less."""
+
+    samples: int
+    successes: int
+    p95_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
     """How many rows, and bytes of them, of one kind a sandbox may have."""
 

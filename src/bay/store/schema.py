@@ -277,8 +277,8 @@ Index("ix_execs_session_id_state", execs.c.session_id, execs.c.state)
 # All that the health of a release is computed from, so that no entry with its texts is read for it.
 Index(
     "ix_execs_release_id",
-    *(execs.c[name] for name in ("release_id", "started_at", "sandbox_id", "state", "success")),
-    *(execs.c[name] for name in ("exit_code", "timed_out", "execution_time_ms", "ended_at")),
+    *(execs.c[name] for name in ("release_id", "started_at", "state", "success")),
+    *(execs.c[name] for name in ("exit_code", "timed_out", "execution_time_ms")),
     sqlite_where=text("release_id IS NOT NULL"),
 )
 

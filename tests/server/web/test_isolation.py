@@ -36,6 +36,7 @@ NOBODY.update(
     checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}", service_name="none", secret_name="NEVER"
 )
 NOBODY.update(image_ref=f"img-{RANDOM}", template_ref=f"tmpl-{RANDOM}", registry_host="never.example.com")
+NOBODY.update(payload_ref=f"blob:blob-{RANDOM}", candidate_id=f"cand-{RANDOM}", release_id=f"rel-{RANDOM}")
 NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id")
 """What stands below a sandbox."""
 OPEN = {"/health", "/v1/profiles"}
@@ -58,6 +59,10 @@ OWN_LISTS = {
     ("get", "/v1/registries"),
     ("get", "/v1/templates"),
     ("post", "/v1/templates"),
+    ("post", "/v1/skills/payloads"),
+    ("get", "/v1/skills/candidates"),
+    ("post", "/v1/skills/candidates"),
+    ("get", "/v1/skills/releases"),
 }
 """Routes without a path parameter; what they show of others has tests of its own below."""
 OWN_NAMES = {("put", "/v1/secrets/{secret_name}"), ("put", "/v1/registries/{registry_host}")}
@@ -104,6 +109,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("patch", "/v1/templates/{template_ref}"): {"json": {"tag": "taken"}},
     ("post", "/v1/templates/{template_ref}/aliases"): {"json": {"name": "taken"}},
     ("put", "/v1/templates/{template_ref}/context"): {"content": b"x"},
+    ("post", "/v1/skills/candidates/{candidate_id}/evaluate"): {"json": {"passed": False}},
 }
 """What makes a request good, so that only its owner can be the reason for a refusal."""
 
@@ -140,6 +146,10 @@ BARE = {
     ("delete", "/v1/webhooks/{webhook_id}"), ("delete", "/v1/secrets/{secret_name}"),
     ("get", "/v1/images/{image_ref}"), ("get", "/v1/images/{image_ref}/export"), ("delete", "/v1/images/{image_ref}"), ("delete", "/v1/registries/{registry_host}"),
     ("get", "/v1/templates/{template_ref}"), ("delete", "/v1/templates/{template_ref}"), ("get", "/v1/templates/{template_ref}/log"), ("get", "/v1/cargos/{cargo_id}"), ("delete", "/v1/cargos/{cargo_id}"),
+    ("get", "/v1/skills/payloads/{payload_ref}"), ("delete", "/v1/skills/payloads/{payload_ref}"),
+    ("get", "/v1/skills/candidates/{candidate_id}"), ("delete", "/v1/skills/candidates/{candidate_id}"),
+    ("post", "/v1/skills/candidates/{candidate_id}/promote"), ("get", "/v1/skills/releases/{release_id}/health"),
+    ("post", "/v1/skills/releases/{release_id}/rollback"), ("delete", "/v1/skills/releases/{release_id}"),
     ("post", "/v1/sandboxes/{sandbox_id}/fork"), ("post", "/v1/sandboxes/{sandbox_id}/checkpoints"),
     ("get", "/v1/sandboxes/{sandbox_id}/checkpoints"), ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
     ("delete", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
@@ -230,9 +240,10 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
         await client.put(
             f"/v1/sandboxes/{box['id']}/services/of-{box['name']}", json={"argv": ["sleep", "1000"]}
         )
+    skill = await released_skill(alice, ids[0])
     return Estate(
         bay, alice, bob,
-        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "secret_name": "HERS", "image_ref": image["id"], "template_ref": template.id, "registry_host": "hers.example.com", "execution_id": ids[0], "pid": "1", "port": "80", **hers},
+        {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "secret_name": "HERS", "image_ref": image["id"], "template_ref": template.id, "registry_host": "hers.example.com", "execution_id": ids[0], "pid": "1", "port": "80", **hers, **skill},
         {"sandbox_id": own["id"], "exec_id": own_exec["id"], "execution_id": ids[1], **his},
     )  # fmt: skip
 
@@ -243,6 +254,16 @@ async def run_cell(client: httpx.AsyncClient, box: str) -> dict[str, str]:
     kernel = (await client.post(kernels)).json()["id"]
     answer = await client.post(f"{kernels}/{kernel}/run", json={"code": "1"})
     return {"kernel_id": kernel, "cell_id": answer.headers["bay-cell-id"]}
+
+
+async def released_skill(client: httpx.AsyncClient, execution_id: str) -> dict[str, str]:
+    """The ids of a skill that was released."""
+    ref = (await client.post("/v1/skills/payloads", json={"payload": [1]})).json()["payload_ref"]
+    body = {"skill_key": "hers", "source_execution_ids": [execution_id], "payload_ref": ref}
+    candidate = (await client.post("/v1/skills/candidates", json=body)).json()["id"]
+    await client.post(f"/v1/skills/candidates/{candidate}/evaluate", json={"passed": True})
+    release = (await client.post(f"/v1/skills/candidates/{candidate}/promote")).json()["id"]
+    return {"payload_ref": ref, "candidate_id": candidate, "release_id": release}
 
 
 async def ask(
@@ -272,6 +293,8 @@ async def facts(estate: Estate) -> list[Any]:
         f"SELECT * FROM execs WHERE sandbox_id IN {hers}", "SELECT * FROM cargos WHERE owner = 'alice'",  # noqa: S608
         "SELECT * FROM events WHERE owner = 'alice'", "SELECT * FROM webhooks WHERE owner = 'alice'",
         "SELECT * FROM secrets WHERE owner = 'alice'", "SELECT * FROM images WHERE owner = 'alice'",
+        "SELECT * FROM skill_payloads WHERE owner = 'alice'", "SELECT * FROM skill_candidates WHERE owner = 'alice'",
+        "SELECT * FROM skill_evaluations WHERE owner = 'alice'", "SELECT * FROM skill_releases WHERE owner = 'alice'",
         "SELECT * FROM registry_logins WHERE owner = 'alice'", "SELECT * FROM templates WHERE owner = 'alice'",
         "SELECT * FROM checkpoints WHERE owner = 'alice'", f"SELECT * FROM services WHERE sandbox_id IN {hers}",  # noqa: S608
     )  # fmt: skip

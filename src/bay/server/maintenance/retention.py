@@ -15,7 +15,7 @@ import structlog
 
 from bay.server.execs.results import ExecResults
 from bay.server.sessions.core import Core
-from bay.store import audit, checkpoints, claims, events, history, tombstones
+from bay.store import audit, checkpoints, claims, events, history, skills, tombstones
 from bay.store.history import Kind
 from bay.store.records import Keep
 from bay.store.sqlite import StoreConnection
@@ -96,6 +96,7 @@ class Housekeeping:
             self._bury,
             self._forget_sessions,
             self._forget_checkpoints,
+            self._forget_skills,
         ):
             await self._safely(part)
 
@@ -183,6 +184,11 @@ class Housekeeping:
     async def _forget_checkpoints(self) -> None:
         before = self._core.clock() - self._keep.deleted_age
         await self._until_few(lambda db: checkpoints.forget(db, before, _BATCH))
+
+    async def _forget_skills(self) -> None:
+        now = self._core.clock()
+        old = (now - self._keep.history_age, now - self._keep.deleted_age)
+        await self._until_few(lambda db: skills.forget(db, *old, _BATCH))
 
     async def _forget_sessions(self) -> None:
         async with self._core.store.read() as db:

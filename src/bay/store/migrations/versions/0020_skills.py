@@ -8,16 +8,13 @@ down_revision = "0018"
 branch_labels = None
 depends_on = None
 
-_RUNS = (
-    *("release_id", "started_at", "sandbox_id", "state", "success"),
-    *("exit_code", "timed_out", "execution_time_ms", "ended_at"),
-)
+_RUNS = ["release_id", "started_at", "state", "success", "exit_code", "timed_out", "execution_time_ms"]
 
 
 def upgrade() -> None:
     op.add_column("execs", sa.Column("release_id", sa.String(64)))
     is_run = sa.text("release_id IS NOT NULL")
-    op.create_index("ix_execs_release_id", "execs", list(_RUNS), sqlite_where=is_run)
+    op.create_index("ix_execs_release_id", "execs", _RUNS, sqlite_where=is_run)
     _payloads()
     _candidates()
     _evaluations()
