@@ -28,6 +28,7 @@ def zstd(data: bytes) -> bytes:
 CHECKPOINT: dict[str, Any] = {
     "id": f"ckpt-{'0' * 24}",
     "sandbox_id": canned.SANDBOX["id"],
+    "number": 1,
     "name": None,
     "comment": None,
     "created_at": "2030-01-01T00:00:00Z",

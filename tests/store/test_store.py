@@ -105,6 +105,25 @@ def test_an_old_database_gets_the_migrations_that_it_lacks(tmp_path: Path) -> No
     assert declared(path) == declared(tmp_path / "made.db")
 
 
+def test_checkpoints_of_an_old_database_are_numbered_as_they_came(tmp_path: Path) -> None:
+    path = tmp_path / "bay.db"
+    make_of_version(path, "0020")
+    rows = [("a", 0), ("b", 0), ("a", 1), ("a", 0)]
+    with sqlite3.connect(path) as db:
+        for place, (sandbox, hidden) in enumerate(rows):
+            db.execute(
+                "INSERT INTO checkpoints (id, owner, sandbox_id, kind, auto, hidden, persist, image, state, "
+                "created_at) VALUES (?, 'alice', ?, 'files', 0, ?, 'workspace', 'host', 'ready', '2030-01-01')",
+                (f"ckpt-{place}", sandbox, hidden),
+            )
+    db.close()
+    migrate(path)
+    with sqlite3.connect(path) as db:
+        found = db.execute("SELECT number FROM checkpoints ORDER BY seq").fetchall()
+    db.close()
+    assert found == [(1,), (1,), (None,), (2,)]
+
+
 def declared(path: Path) -> dict[str, set[str]]:
     """Columns, indexes and their conditions as SQLite has them, whatever the order and the white space."""
     with sqlite3.connect(path) as db:

@@ -57,13 +57,15 @@ class Volume:
 class Checkpoint:
     """The files of a sandbox as they were at `created_at`.
 
-    Sizes are bytes on disk, null until they are measured. `exclusive_bytes` are held by nothing but this
+    `number` counts the checkpoints of a sandbox from 1 on, and none has the number of a deleted one. Sizes
+    are bytes on disk, null until they are measured. `exclusive_bytes` are held by nothing but this
     checkpoint. `parent_id` is the checkpoint that its files grew from; `current` says that the present files
     grew from this one. `auto` ones are made, and removed again, by the sandbox's policy.
     """
 
     id: str
     sandbox_id: str
+    number: int
     name: str | None
     comment: str | None
     created_at: datetime

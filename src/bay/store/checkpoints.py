@@ -1,10 +1,11 @@
 """Database queries on checkpoints. A deleted one is invisible; its files go once nothing is based on them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from bay.store.records import CheckpointRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
@@ -27,10 +28,24 @@ _REMOVABLE = select(_C.id).where(
     _C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(_NEEDED), _C.id.not_in(_RESTORED)
 )
 
+_LATER = checkpoints.alias()
+_COUNTS = and_(
+    _C.number.is_not(None),
+    _C.sandbox_id.in_(select(sandboxes.c.id).where(sandboxes.c.deleted_at.is_(None))),
+    ~exists().where(_LATER.c.sandbox_id == _C.sandbox_id, _LATER.c.number > _C.number),
+)
+"""Whether it has the highest number of a sandbox that may get further checkpoints."""
 
-async def add(db: StoreConnection, record: CheckpointRecord) -> None:
-    """Insert one checkpoint. Raises IntegrityError when its sandbox has one by that name."""
+
+async def add(db: StoreConnection, record: CheckpointRecord) -> CheckpointRecord:
+    """Insert one checkpoint, and return it with its number. Raises IntegrityError when its sandbox has
+    one by that name.
+    """
+    if not record.hidden:
+        newest = select(func.coalesce(func.max(_C.number), 0)).where(_C.sandbox_id == record.sandbox_id)
+        record = replace(record, number=(await db.execute(newest)).scalar_one() + 1)
     await db.execute(insert(checkpoints).values(values_of(checkpoints, record)))
+    return record
 
 
 async def change(db: StoreConnection, checkpoint_id: str, **values: Any) -> None:
@@ -43,9 +58,9 @@ async def get(db: StoreConnection, checkpoint_id: str) -> CheckpointRecord | Non
     return await _first(db, select(*_COLUMNS).where(_C.id == checkpoint_id))
 
 
-async def find(db: StoreConnection, sandbox_id: str, ref: str) -> CheckpointRecord | None:
-    """The sandbox's checkpoint whose id or name is `ref`, if it is whole and not deleted."""
-    named = or_(_C.id == ref, _C.name == ref)
+async def find(db: StoreConnection, sandbox_id: str, ref: str | int) -> CheckpointRecord | None:
+    """The sandbox's checkpoint with that id or name, or number, if it is whole and not deleted."""
+    named = _C.number == ref if isinstance(ref, int) else or_(_C.id == ref, _C.name == ref)
     return await _first(db, _shown().where(_C.sandbox_id == sandbox_id, named))
 
 
@@ -163,8 +178,10 @@ async def ids_in(db: StoreConnection, *states: str) -> set[str]:
 
 
 async def forget(db: StoreConnection, before: datetime, limit: int) -> int:
-    """Remove rows of checkpoints whose files went before `before`; how many that were."""
-    old = select(_C.seq).where(_C.state == "gone", _C.deleted_at < before).limit(limit)
+    """Remove rows of checkpoints whose files went before `before`; how many that were. The newest of a
+    sandbox that lives stays: the next one's number comes after its.
+    """
+    old = select(_C.seq).where(_C.state == "gone", _C.deleted_at < before, ~_COUNTS).limit(limit)
     return (await db.execute(delete(checkpoints).where(_C.seq.in_(old)))).rowcount
 
 

@@ -198,6 +198,8 @@ class CheckpointRecord:
     id: str
     owner: str
     sandbox_id: str
+    number: int | None = None
+    """Its place among all that the sandbox ever had, from 1 on; the store gives it. None for hidden ones."""
     name: str | None
     comment: str | None
     kind: Literal["files"] = "files"

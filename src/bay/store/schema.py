@@ -176,6 +176,8 @@ checkpoints = Table(
     Column("id", String(64), nullable=False, unique=True),
     Column("owner", String(128), nullable=False),
     Column("sandbox_id", String(64), nullable=False),
+    # From 1 on in each sandbox; null for hidden ones.
+    Column("number", Integer),
     Column("name", String(63)),
     Column("comment", Text),
     Column("kind", String(16), nullable=False),
@@ -201,6 +203,8 @@ checkpoints = Table(
 _STEPS = text("deleted_at IS NULL AND build_key IS NOT NULL")
 Index("ix_checkpoints_build_key", checkpoints.c.owner, checkpoints.c.build_key, sqlite_where=_STEPS)
 Index("ix_checkpoints_sandbox_id_seq", checkpoints.c.sandbox_id, checkpoints.c.seq)
+_numbered = checkpoints.c.sandbox_id, checkpoints.c.number
+Index("uq_checkpoints_sandbox_id_number", *_numbered, unique=True)
 Index("ix_checkpoints_owner", checkpoints.c.owner)
 Index("ix_checkpoints_image_id", checkpoints.c.image_id)
 Index("ix_checkpoints_state", checkpoints.c.state)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -66,6 +67,23 @@ async def write(client: httpx.AsyncClient, sandbox: str, content: str, path: str
     body = {"path": path, "content": content}
     answer = await client.put(f"/v1/sandboxes/{sandbox}/filesystem/files", json=body)
     assert answer.status_code == 200, answer.text
+
+
+async def test_checkpoints_have_numbers_of_which_none_comes_twice(
+    alice: httpx.AsyncClient, bay: World
+) -> None:
+    box, other = (await create(alice))["id"], (await create(alice))["id"]
+    numbers = [(await checkpoint(alice, box))["number"] for _ in range(2)]
+    last = await checkpoint(alice, box)
+    assert (*numbers, last["number"], (await checkpoint(alice, other))["number"]) == (1, 2, 3, 1)
+    assert [kept["number"] for kept in await listed(alice, box)] == [1, 2, 3]
+    await alice.delete(f"/v1/sandboxes/{box}/checkpoints/{last['id']}")
+    async with bay.bay.store.write() as db:
+        await checkpoints.change(db, last["id"], state="gone")
+        assert await checkpoints.forget(db, bay.clock() + timedelta(days=1000), 100) == 0
+    assert (await checkpoint(alice, box))["number"] == 4
+    async with bay.bay.store.write() as db:
+        assert await checkpoints.forget(db, bay.clock() + timedelta(days=1000), 100) == 1
 
 
 async def test_a_restore_brings_back_files_ends_what_runs_and_starts_again(alice: httpx.AsyncClient) -> None:

@@ -90,21 +90,22 @@ class CheckpointRequests:
                 await checkpoints.change(db, wanted.id, deleted_at=self._clock())
             self._storage_steps.discard()
 
-    async def find(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
-        """The sandbox's checkpoint by id or name. Raises NotFound."""
+    async def find(self, sandbox: SandboxRecord, ref: str | int) -> CheckpointRecord:
+        """The sandbox's checkpoint by id or name, or by number. Raises NotFound."""
         async with self._store.read() as db:
             found = await checkpoints.find(db, sandbox.id, ref)
         if found is None:
             raise NotFound(f"there is no checkpoint {ref} of sandbox {sandbox.id}")
         return found
 
-    async def restorable(self, sandbox: SandboxRecord, ref: str) -> CheckpointRecord:
-        """The checkpoint to restore: one of the sandbox by id or name, or of its owner by id.
+    async def restorable(self, sandbox: SandboxRecord, ref: str | int) -> CheckpointRecord:
+        """The checkpoint to restore: one of the sandbox by id, name or number, or of its owner by id.
         Raises NotFound, and Conflict for one without the root file system that the sandbox would lose.
         """
         async with self._store.read() as db:
             found = await checkpoints.find(db, sandbox.id, ref)
-            found = found or await checkpoints.find_owned(db, sandbox.owner, ref)
+            if found is None and isinstance(ref, str):
+                found = await checkpoints.find_owned(db, sandbox.owner, ref)
         if found is None:
             raise NotFound(
                 f"there is no checkpoint {ref} of sandbox {sandbox.id}; name one of another sandbox by its id"

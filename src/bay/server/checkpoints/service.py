@@ -79,17 +79,17 @@ class Checkpoints:
         items = tuple(_view(record, sandbox.checkpoint_id) for record in found.items)
         return Page(items=items, next_cursor=found.next_cursor)
 
-    async def get(self, caller: Caller, ref: str, checkpoint: str) -> Checkpoint:
-        """One checkpoint, by id or name."""
+    async def get(self, caller: Caller, ref: str, checkpoint: str | int) -> Checkpoint:
+        """One checkpoint, by id or name, or by number."""
         sandbox = await self.waker.find(caller, ref)
         return _view(await self.snapshots.find(sandbox, checkpoint), sandbox.checkpoint_id)
 
-    async def delete(self, caller: Caller, ref: str, checkpoint: str) -> None:
+    async def delete(self, caller: Caller, ref: str, checkpoint: str | int) -> None:
         """Remove a checkpoint; idempotent. Forks of it stay. Raises NotFound, Conflict during a restore."""
         sandbox = await self.waker.find(caller, ref)
         async with self.store.write() as db:
             found = await checkpoints.find(db, sandbox.id, checkpoint)
-            known = found or await checkpoints.get(db, checkpoint)
+            known = found or (await checkpoints.get(db, checkpoint) if isinstance(checkpoint, str) else None)
             if known is not None and known.sandbox_id == sandbox.id and known.deleted_at is not None:
                 return
             found = found or await self.snapshots.find(sandbox, checkpoint)
@@ -101,7 +101,7 @@ class Checkpoints:
         audit.about(found.id)
         self.discard()
 
-    async def restore(self, caller: Caller, ref: str, checkpoint: str) -> Sandbox:
+    async def restore(self, caller: Caller, ref: str, checkpoint: str | int) -> Sandbox:
         """Restore one of the caller's checkpoints. Programs end, and compute that was there starts again.
         When it fails all is as before. Raises Conflict while another restore is under way, and when the cargo
         is in use in another sandbox.
@@ -174,7 +174,7 @@ class Checkpoints:
         try:
             async with self.store.write() as db:
                 await self.snapshots.admit(db, sandbox, made.name)
-                await checkpoints.add(db, made)
+                made = await checkpoints.add(db, made)
                 await events.add(
                     db, sandbox, "sandbox.checkpointed", self.clock(), checkpoint_id=made.id, auto=False
                 )
@@ -197,7 +197,7 @@ class Checkpoints:
 
 def _view(record: CheckpointRecord, current: str | None) -> Checkpoint:
     return Checkpoint(
-        id=record.id, sandbox_id=record.sandbox_id, name=record.name, comment=record.comment,
+        id=record.id, sandbox_id=record.sandbox_id, number=record.number or 0, name=record.name, comment=record.comment,
         created_at=record.created_at, kind=record.kind, auto=record.auto, parent_id=record.parent_id,
         current=record.id == current, persist=record.persist, size_bytes=record.size_bytes,
         exclusive_bytes=record.exclusive_bytes, inodes=record.inodes, measured_at=record.measured_at,
