@@ -38,7 +38,7 @@ from ship.kernels.routes import KernelRoutes
 from ship.ports.ports import Ports
 from ship.ports.routes import PortRoutes
 from ship.ports.sock_diag import Netlink
-from ship.process import syscalls
+from ship.process import own_account, syscalls
 from ship.process.init import Nursery
 from ship.process.signals import Signals
 from ship.routes import Routes, answer_inside
@@ -226,6 +226,8 @@ def _prepare_process(settings: Settings) -> None:
         syscalls.adopt_orphans()
         return
     os.chdir("/")
+    if settings.makes_account:
+        own_account.settle(settings.user)
     # Refused where the user namespace's map forbids it; there are none to give up then.
     with contextlib.suppress(PermissionError):
         os.setgroups([])

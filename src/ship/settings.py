@@ -26,6 +26,7 @@ class Settings:
     root: Identity | None
     accounts: Accounts
     local: bool
+    makes_account: bool
     eager_kernel: bool
     kernel_environment: dict[str, str]
     environment: dict[str, str]
@@ -54,6 +55,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
             user, root, _listed(told.get("SHIP_USERS", "*")), own_groups=_groups(told.get("SHIP_GROUPS", "*"))
         ),
         local=local,
+        makes_account=told.get("SHIP_MAKE_ACCOUNT") == "1",
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
         kernel_environment=json.loads(told.get("SHIP_KERNEL_ENV", "{}")),
         environment={**environ, **json.loads(told.get("SHIP_ENV", "{}"))},

@@ -87,6 +87,14 @@ async def root_of(handle: Handle, command: str) -> str:
     return answer.stdout
 
 
+async def test_an_image_gets_the_user_and_the_home_that_a_session_names(
+    oci: DriverBench, debian_image: TestImage
+) -> None:
+    async with oci.session(root=debian_image.root(), user="user", home="/home/user") as handle:
+        who = await run(handle, "id -un; id -gn; stat -c %U:%G ~; cd; pwd; cat /etc/passwd | grep -c ^user:")
+        assert (who.stdout.split(), who.stderr) == (["user", "user", "user:user", "/home/user", "1"], "")
+
+
 async def test_a_debian_knows_its_users_and_every_group_of_a_command(
     driver: DriverBench, debian_image: TestImage
 ) -> None:

@@ -54,6 +54,14 @@ def test_an_images_user_home_and_working_directory_are_told_to_ship() -> None:
     assert environment(spec_of(root=named))["SHIP_GROUPS"] == "*"
 
 
+def test_a_user_with_a_home_is_made_also_beside_the_one_that_an_image_has() -> None:
+    node = ImageUser(name="node", uid=1000, gid=1000, home="/workspace")
+    for root in (None, ImageRoot(layers=(Path("/images/top"),), user=node)):
+        told = environment(spec_of(root=root, user="sprite", home="/home/sprite"))
+        names = ("UID", "USER", "HOME", "MAKE_ACCOUNT")
+        assert [told[f"SHIP_{name}"] for name in names] == ["1000", "sprite", "/home/sprite", "1"]
+
+
 @pytest.fixture
 def config() -> dict[str, Any]:
     return build(spec_of(), PLACE)

@@ -60,9 +60,29 @@ def test_profiles_come_from_the_file(tmp_path: Path) -> None:
     assert (profile.env, profile.idle_timeout, profile.start) == ({"A": "b"}, 5, "eager")
 
 
-def test_there_is_a_profile_when_nobody_says_anything() -> None:
-    ((name, profile),) = settings.load().profiles.items()
-    assert (name, profile.pool_size, profile.pool_max) == ("python-default", 2, 8)
+def test_there_are_three_profiles_when_nobody_says_anything() -> None:
+    found = settings.load().profiles
+    assert list(found) == ["python-default", "sprite", "e2b"]
+    assert [(profile.pool_size, profile.pool_max) for profile in found.values()] == [
+        (2, 8),
+        (0, None),
+        (0, None),
+    ]
+    accounts = [(profile.user, profile.home, profile.persist) for profile in found.values()]
+    assert accounts == [
+        ("ship", "/workspace", "workspace"),
+        ("sprite", "/home/sprite", "machine"),
+        ("user", "/home/user", "machine"),
+    ]
+    assert found["sprite"].idle_timeout == 30
+
+
+@pytest.mark.parametrize(
+    "home", ["/", "/etc", "/home", "/home/../x", "/home/..", "/workspace/x", "/home/a:b", "home"]
+)
+def test_a_home_is_the_workspace_or_a_directory_of_home(tmp_path: Path, home: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"profiles\.x\.home"):
+        settings.read(toml(tmp_path, f"[profiles.x]\nhome = '{home}'\n"))
 
 
 def test_a_profile_that_is_given_has_a_pool_only_when_it_says_so(tmp_path: Path) -> None:

@@ -146,6 +146,9 @@ class SessionSpec:
     hostname: str = "sandbox"
     user: str = "ship"
     """The name of uid 1000, whom commands run as (`SHIP_USER`)."""
+    home: str | None = None
+    """The HOME of `user`, whose account and home a start makes where they are missing, also beside an image's
+    own name for uid 1000. None: the workspace, or as `root.user`; then nothing is made."""
     users: tuple[str, ...] | None = None
     """Who else an exec may run as where root may not (`SHIP_USERS`); None for all of /etc/passwd."""
     allow_root: bool = True

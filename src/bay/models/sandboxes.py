@@ -140,6 +140,8 @@ class Profile:
     """Whether an exec may ask for `user: root` (root of the sandbox's user namespace, not outside)."""
     user: str = "ship"
     """The name of uid 1000, whom commands run as."""
+    home: str = "/workspace"
+    """The HOME of that user."""
     users: tuple[str, ...] | None = None
     """Who else an exec may ask for where `root` is false; None = every user of /etc/passwd."""
     network_policy: NetworkPolicy = field(default_factory=NetworkPolicy)

@@ -140,6 +140,11 @@ class ProfileSettings(SettingFields):
         pattern=r"^[a-z_][a-z0-9_-]{0,31}$",
         description="name of the user that commands run as, uid 1000",
     )
+    home: str = Field(
+        "/workspace",
+        pattern=r"^(/workspace|/home/[A-Za-z0-9_][A-Za-z0-9._-]{0,63})$",
+        description="home of that user: `/workspace`, or a directory of `/home`, which is made at a start",
+    )
     users: tuple[str, ...] | None = Field(
         None, description="further users of execs without `root`; unset: every user of `/etc/passwd`"
     )
@@ -233,9 +238,16 @@ class RegistrySettings(SettingFields):
 
 
 def default_profiles(**pool: int) -> dict[str, ProfileSettings]:
-    """The one profile of a Bay that is given none, with `pool` as the settings of its pool."""
+    """The profiles of a Bay that is given none, with `pool` as the settings of the pool of the first."""
     about = "One core, 1 GiB, the host's own programs"
-    return {"python-default": ProfileSettings.model_validate({"description": about, **pool})}
+    sprite = {"user": "sprite", "home": "/home/sprite", "persist": "machine", "idle_timeout": 30}
+    e2b = {"user": "user", "home": "/home/user", "persist": "machine"}
+    given: dict[str, dict[str, Any]] = {
+        "python-default": {"description": about, **pool},
+        "sprite": {"description": "For programs written for Sprites", **sprite},
+        "e2b": {"description": "For programs written for E2B", **e2b},
+    }
+    return {name: ProfileSettings.model_validate(values) for name, values in given.items()}
 
 
 class Settings(SettingFields, BaseSettings):

@@ -73,8 +73,9 @@ class Everywhere(Workspace):
 
     @contextmanager
     def directory(self, path: str | None, identity: Identity) -> Generator[int]:
-        """A descriptor of a directory that `identity` may enter, of `cwd`'s for None. Raises ShipError."""
-        name = self._cwd if path is None else self.check(path)
+        """A descriptor of a directory that `identity` may enter, of `cwd`'s for None. Raises ShipError.
+        A first part `~` is that user's home."""
+        name = self._cwd if path is None else self.check(_from_home(path, identity))
         if name == self.path:
             yield self._root
             return
@@ -144,6 +145,11 @@ def refuse_made_up(descriptor: int) -> None:
     if syscalls.filesystem_of(descriptor) in _MADE_UP:
         problem = "files of /proc, /sys and other pseudo file systems can only be read with a command"
         raise MadeUp(problem, field="path")
+
+
+def _from_home(path: str, identity: Identity) -> str:
+    first, _, _ = path.partition("/")
+    return identity.home + path[1:] if first == "~" else path
 
 
 def _outside() -> Forbidden:

@@ -65,7 +65,10 @@ StdinOption = Annotated[bool, typer.Option("--stdin", "-i", help="Forward stdin 
 CwdOption = Annotated[
     str | None,
     typer.Option(
-        "--cwd", "-w", metavar="PATH", help="Directory to run in: absolute, or relative to /workspace."
+        "--cwd",
+        "-w",
+        metavar="PATH",
+        help="Directory to run in: absolute, relative to /workspace, or below ~ (quote it).",
     ),
 ]
 UserOption = Annotated[

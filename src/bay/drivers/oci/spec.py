@@ -145,6 +145,13 @@ def environment(spec: SessionSpec) -> Mapping[str, str]:
 
 def _user(spec: SessionSpec) -> dict[str, str]:
     """Whom Ship runs programs as."""
+    if spec.home is None:
+        return _user_of_root(spec)
+    own = {"SHIP_USER": spec.user, "SHIP_HOME": spec.home, "SHIP_MAKE_ACCOUNT": "1"}
+    return {**_user_of_root(spec), **own}
+
+
+def _user_of_root(spec: SessionSpec) -> dict[str, str]:
     if spec.root is None:
         return {"SHIP_UID": "1000", "SHIP_GID": "1000", "SHIP_USER": spec.user}
     user = spec.root.user

@@ -15,6 +15,7 @@ import structlog
 from bay.drivers.base import Handle, ImageRoot, MountedVolume, SessionSpec
 from bay.errors import BayError, Conflict, DriverUnavailable, ImageInvalid, Timeout
 from bay.ids import new_id
+from bay.images.accounts import WORKSPACE
 from bay.models import Failure, Profile
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
@@ -36,6 +37,9 @@ log = structlog.get_logger("bay.reconcile")
 
 OF_IMAGE = "image"
 """The `user` of a profile whose commands run as the user that the image names."""
+
+_OWN_USER = "ship"
+"""The `user` of a profile that says nothing else; in an image, uid 1000 by the image's own name for it."""
 
 _MAX_KERNEL_ENV = 96 << 10
 """Bytes of JSON: they go into one variable, which has 128 KiB at most (execve(2))."""
@@ -233,7 +237,8 @@ class Starter:
             layer_bytes=None if disk_mb is None else disk_mb << 20,
             hostname=lifecycle.hostname_of(sandbox),
             token=session.token,
-            user="ship" if profile.user == OF_IMAGE else profile.user,
+            user=_OWN_USER if profile.user == OF_IMAGE else profile.user,
+            home=profile.home if _has_account(profile) else None,
             users=profile.users,
             allow_root=profile.root,
             kernel=profile.kernel,
@@ -267,6 +272,13 @@ class Starter:
                 "use one that does, or one with another `user`"
             )
         return root
+
+
+def _has_account(profile: Profile) -> bool:
+    """Whether its commands run as a user that no image has."""
+    if profile.user == OF_IMAGE:
+        return False
+    return (profile.user, profile.home) != (_OWN_USER, WORKSPACE)
 
 
 async def _check_cargos(db: StoreConnection, sandbox: SandboxRecord) -> None:

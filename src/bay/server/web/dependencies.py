@@ -32,7 +32,9 @@ EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,12
 EnvValue = Annotated[str, StringConstraints(max_length=32768, pattern=r"^[^\x00]*$")]
 Env = Annotated[dict[EnvName, EnvValue], Most(256)]
 Word = Annotated[str, StringConstraints(max_length=128 * 1024, pattern=r"^[^\x00]*$")]
-Cwd = Annotated[str | None, Field(max_length=4096, description="Absolute, or relative to /workspace")]
+Cwd = Annotated[
+    str | None, Field(max_length=4096, description="Absolute, relative to /workspace, or below `~`")
+]
 User = Annotated[
     str | None, Field(max_length=MAX_USER, description="A user of the sandbox; default: its own")
 ]

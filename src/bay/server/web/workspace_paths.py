@@ -37,8 +37,11 @@ def sandbox_path(text: str, field: str = "path") -> str:
 
 
 def working_directory(text: str, field: str = "cwd") -> str:
-    """Where a program begins: any directory of the sandbox, or one of the workspace. Raises InvalidPath."""
-    return sandbox_path(text, field) if text.startswith("/") else workspace_path(text, field)
+    """Where a program begins: any directory of the sandbox, one of the workspace, or with a first part `~`
+    one below the home of the program's user. Raises InvalidPath.
+    """
+    is_anywhere = text.startswith("/") or text.partition("/")[0] == "~"
+    return sandbox_path(text, field) if is_anywhere else workspace_path(text, field)
 
 
 def _invalid(field: str, reason: str, fact: str) -> InvalidPath:
