@@ -36,13 +36,13 @@ class Kernel:
         self._attribution.enter(cell)
         count = self._shell.cell_count = self._shell.execution_count
         status = "interrupted"
-        with contextlib.suppress(KeyboardInterrupt):
-            # Armed before the message that the cell has begun: its reader may interrupt at once.
-            self._interrupts.armed = True
-            self._channel.send({"type": "start", "cell": cell, "execution_count": count})
-            with _variables(environment):
+        with _variables(environment):
+            with contextlib.suppress(KeyboardInterrupt):
+                # Armed before the message that the cell has begun: its reader may interrupt at once.
+                self._interrupts.armed = True
+                self._channel.send({"type": "start", "cell": cell, "execution_count": count})
                 status = self._run_code(code)
-        self._interrupts.armed = False
+            self._interrupts.armed = False  # no interrupt keeps the variables from being put back
         self._leave_if_child(1)
         self._interrupts.listen()
         self._channel.send({"type": "end", "cell": cell, "status": status, "execution_count": count})

@@ -103,11 +103,12 @@ def test_events_come_as_they_happen(box: bay.Box) -> None:
 
 def test_kernels_are_made_looked_at_and_ended(box: bay.Box) -> None:
     made = box.kernels.create(env={"WHO": "me"})
+    assert made.run("import os; y = os.environ['WHO']; y", env={"WHO": "you"}).text == "'you'"
     assert made.run("import os; y = os.environ['WHO']; y").text == "'me'"
     assert box.python.run("'y' in globals()").text == "False"
     assert {kernel.id for kernel in box.kernels.list()} == {"default", made.id}
     assert box.kernels.get(made.id).info.state == "idle"
-    assert made.refresh().execution_count == 1
+    assert made.refresh().execution_count == 2
     assert [event.type for event in made.stream("y")] == ["start", "result", "end"]
     made.restart()
     assert made.run("'y' in globals()").text == "False"

@@ -75,6 +75,13 @@ def test_bash_remembers_between_cells(ship: Ship, bash: str) -> None:
     assert second[-1]["execution_count"] == first[-1]["execution_count"] + 1
 
 
+def test_a_cell_takes_no_variables_that_would_not_be_set(ship: Ship, bash: str) -> None:
+    body = {"id": "cell-env", "code": "true", "own_env": {"A": "b"}}
+    answer = ship.http.post(f"/kernels/{bash}/cells", json=body)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "validation_error")
+
+
 def test_a_kernel_says_which_language_it_has(ship: Ship, bash: str) -> None:
     run(ship, bash, "true")
 

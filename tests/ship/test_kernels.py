@@ -218,6 +218,20 @@ def test_the_variables_of_a_kernel_go_before_those_of_the_sandbox(shared: Ship) 
     assert ran.result["text/plain"] == "('me', '2')"
 
 
+def test_the_variables_of_a_cell_go_before_all_others_and_are_put_back(shared: Ship) -> None:
+    kernel = Kernel(shared, env={"WHO": "me"}, own_env={"WHO": "me"})
+    show = "import os; (os.environ.get('WHO'), os.environ.get('ONCE'), os.popen('echo $ONCE').read())"
+    pid = kernel.show()["pid"]
+    ran = kernel.run(show, own_env={"WHO": "them", "ONCE": "1"})
+    assert ran.result["text/plain"] == "('them', '1', '1\\n')"
+    assert kernel.run(show).result["text/plain"] == "('me', None, '\\n')"
+    kernel.run(FOR_EVER, own_env={"ONCE": "2"}, timeout_s=0.2)
+    assert kernel.run(show).result["text/plain"] == "('me', None, '\\n')"
+    assert (
+        kernel.show()["pid"] == pid
+    )  # they are not the sandbox's, with which an unused process would be renewed
+
+
 def test_an_eager_kernel_is_there_before_anyone_asks() -> None:
     with running(SHIP_KERNEL="eager") as ship:
 

@@ -164,9 +164,9 @@ def lost(seq: int) -> CellEvent:
 
 
 class CellCursor(Followed[CellEvent]):
-    """The position in the events of one run of `code` in the kernel at `path`."""
+    """The position in the events of the run of `body` in the kernel at `path`."""
 
-    def __init__(self, path: str, code: str, timeout_s: float, retry_s: float) -> None:
+    def __init__(self, path: str, body: dict[str, Any], retry_s: float) -> None:
         self.id = new_id("cell")
         self.early = f"the events of {self.id} ended before its end"
         self.next = 0
@@ -174,7 +174,7 @@ class CellCursor(Followed[CellEvent]):
         self.lost = False
         """Whether the server no longer knows the cell."""
         self._path = path
-        self._body = {"id": self.id, "code": code, "timeout_s": timeout_s}
+        self._body = {"id": self.id, **body}
         self._begun = False
         """Whether the server is known to have the cell, so that it must not be sent a second time."""
         self._patience = Patience(retry_s)

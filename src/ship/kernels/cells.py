@@ -25,6 +25,9 @@ class CellRequest:
     code: str
     timeout_s: float | None
     environment: Mapping[str, str]
+    """The sandbox's, as it is now."""
+    own_environment: Mapping[str, str]
+    """Set while this cell runs, over all others."""
 
 
 class Cell:
@@ -36,6 +39,7 @@ class Cell:
         self.code = order.code
         self.timeout_s = order.timeout_s
         self.environment = order.environment
+        self.own_environment = order.own_environment
         self.state: State = "queued"
         self.status: Status | None = None
         self.execution_count: int | None = None

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ship.errors import Conflict, ShipError
+from ship.errors import Conflict, InvalidArgument, ShipError
 from ship.execs.execs import ProcessContext
 from ship.kernels import messages
-from ship.kernels.cells import Cell, Status
+from ship.kernels.cells import Cell, CellRequest, Status
 from ship.kernels.messages import Fields
-from ship.kernels.process import KernelCommand, KernelProcess, ProcessListener, Stream
+from ship.kernels.process import PYTHON, KernelCommand, KernelProcess, ProcessListener, Stream
 from ship.process import trees
 from ship.process.identity import Identity
 from ship.waiting import Timer
@@ -108,6 +108,13 @@ class Kernel:
         """Raises Conflict when the kernel is closed."""
         if self._closed:
             raise Conflict(f"kernel {self.id} is shutting down; try again when it has ended", id=self.id)
+
+    def check_takes(self, order: CellRequest) -> None:
+        """Raises Conflict when the kernel is closed, InvalidArgument for variables that would not be set."""
+        self.check_open()
+        if order.own_environment and self._order.spec != PYTHON:
+            problem = "a cell of a Jupyter kernel takes no variables of its own; give them to the kernel"
+            raise InvalidArgument(problem, field="own_env")
 
     async def start(self) -> None:
         """Start its process, when there is none. Raises ShipError."""
@@ -247,10 +254,13 @@ class Kernel:
             self._timer.set(cell.timeout_s, lambda: self._stop("timeout"))
 
     def _changed_for(self, cell: Cell) -> dict[str, str]:
-        """The variables changed since the process began; a kernel's own are not the sandbox's to change."""
+        """The cell's own, over those changed since the process began; a kernel's own are not the sandbox's to
+        change.
+        """
         own, begun = self._order.environment, self._launched_with
         pairs = cell.environment.items()
-        return {name: value for name, value in pairs if name not in own and begun.get(name) != value}
+        changed = {name: value for name, value in pairs if name not in own and begun.get(name) != value}
+        return {**changed, **cell.own_environment}
 
     def _hear(self, message: Fields) -> None:
         kind = message.get("type")

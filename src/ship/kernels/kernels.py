@@ -61,7 +61,8 @@ class Kernels:
 
     def run(self, kernel_id: str, order: CellRequest, default: KernelRequest) -> Cell:
         """Queue a cell; the cell of that id when there is one. A missing kernel `default` is made. Raises
-        NotFound, or Conflict when too many wait, the kernel is ending, or the id is another kernel's cell's.
+        NotFound, InvalidArgument, or Conflict when too many wait, the kernel is ending, or the id is another
+        kernel's cell's.
         """
         self._sweep_later()
         known = self._cells.get(order.id)
@@ -71,7 +72,7 @@ class Kernels:
             return known
         missing = kernel_id == DEFAULT and DEFAULT not in self._all
         kernel = self._add(default) if missing else self.get(kernel_id)
-        kernel.check_open()
+        kernel.check_takes(order)
         self._check_room(order)
         cell = Cell(order, kernel_id)
         self._cells[cell.id] = cell

@@ -113,6 +113,16 @@ async def test_kernels_have_variables_of_their_own(alice: httpx.AsyncClient, box
     assert_error(await alice.post(at(box, other, "run"), json={"code": "1"}), 404, "not_found")
 
 
+async def test_a_run_may_have_variables_of_its_own(alice: httpx.AsyncClient, box: str) -> None:
+    show = "import os; print(os.environ.get('WHO'), os.environ['FROM_PROFILE'])"
+    found = await run(alice, box, show, env={"WHO": "me", "FROM_PROFILE": "no"})
+    assert [event["text"] for event in found if event["type"] == "stdout"] == ["me no\n"]
+    assert await printed(alice, box, show) == "None yes\n"
+    for bad in ({"": "x"}, {"A=B": "x"}, {"A": "\0"}, {f"V{n}": "x" for n in range(257)}):
+        answer = await alice.post(at(box, "default", "run"), json={"code": "1", "env": bad})
+        assert_error(answer, 422, "validation_error")
+
+
 async def test_one_key_makes_one_kernel(alice: httpx.AsyncClient, box: str) -> None:
     headers = {"Idempotency-Key": "once"}
     answers = await asyncio.gather(*(alice.post(at(box), headers=headers) for _ in range(5)))

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from bay.cell_output import event_to_wire
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
-from bay.server.kernels.service import Kernels, NewKernel
+from bay.server.kernels.service import Kernels, NewCell, NewKernel
 from bay.server.web.bodies import DURATION, Body, Description, Tags
 from bay.server.web.dependencies import Cwd, Env, IdempotencyKey, Reader, User, Writer, noun_router, service
 from bay.server.web.replies import Items, WireResponse
@@ -50,7 +50,7 @@ class CreateKernel(Body):
 
 
 class RunCell(Body):
-    """Code, its time limit and its id."""
+    """Code, its time limit, its variables and its id."""
 
     code: Code
     timeout_s: Annotated[float, Field(gt=0, le=7 * 86400, description="Seconds from its start"), DURATION] = (
@@ -58,6 +58,9 @@ class RunCell(Body):
     )
     id: Annotated[str | None, Field(pattern=r"^cell-[0-9a-f]{24}$", description="Chosen by the client")] = (
         None
+    )
+    env: Annotated[Env, Field(description="Set for this cell and put back after it")] = Field(
+        default_factory=dict
     )
 
 
@@ -142,7 +145,8 @@ async def run_cell(
     """Run code and follow its events as lines of JSON; reconnect by the id in `Bay-Cell-Id`."""
     stack = AsyncExitStack()
     cell_id = body.id or new_id("cell")
-    opened = kernels.run(caller, sandbox_id, kernel_id, cell_id, body.code, body.timeout_s)
+    cell = NewCell(id=cell_id, code=body.code, timeout_s=body.timeout_s, env=body.env)
+    opened = kernels.run(caller, sandbox_id, kernel_id, cell)
     events = await stack.enter_async_context(opened)
     return StreamingResponse(_lines(stack, events), media_type=NDJSON, headers={"Bay-Cell-Id": cell_id})
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bay.clock import Clock
@@ -42,6 +42,16 @@ class NewKernel:
     cwd: str | None = None
     env: dict[str, str] | None = None
     user: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCell:
+    """Code for a kernel. `env` is set while it runs, over the sandbox's and the kernel's own."""
+
+    id: str
+    code: str
+    timeout_s: float = 300
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(eq=False, kw_only=True)
@@ -104,7 +114,7 @@ class Kernels:
 
     @asynccontextmanager
     async def run(
-        self, caller: Caller, ref: str, kernel_id: str, cell_id: str, code: str, timeout_s: float
+        self, caller: Caller, ref: str, kernel_id: str, cell: NewCell
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
         """Run code, which goes on without a follower; the same id again follows it from its beginning.
         The last event says if it is lost with its session; none comes when the key is revoked or Bay ends.
@@ -112,10 +122,11 @@ class Kernels:
         if kernel_id != DEFAULT:
             _refuse_gone(await self.waker.find(caller, ref), kernel_id)
         with self.connections.place(caller.owner):
-            async with self.waker.awake(caller, ref, "python", follower=True) as awake:
-                body = {"id": cell_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
-                async with self.ship.run(awake.peer, kernel_id, body) as events:
-                    yield self._followed(caller, awake.sandbox.id, awake.peer, events)
+            async with (
+                self.waker.awake(caller, ref, "python", follower=True) as awake,
+                self.ship.run(awake.peer, kernel_id, _cell_body(awake, cell)) as events,
+            ):
+                yield self._followed(caller, awake.sandbox.id, awake.peer, events)
 
     @asynccontextmanager
     async def events(
@@ -252,6 +263,11 @@ def _checked(new: NewKernel) -> NewKernel:
     """Checks that need no sandbox. Raises BadRequest or InvalidPath."""
     check_user(new.user)
     return new if new.cwd is None else replace(new, cwd=working_directory(new.cwd))
+
+
+def _cell_body(awake: Awake, cell: NewCell) -> dict[str, Any]:
+    named = {"id": cell.id, "code": cell.code, "timeout_s": cell.timeout_s}
+    return {**named, "env": awake.env, "own_env": dict(cell.env)}
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:
