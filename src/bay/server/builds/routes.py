@@ -12,7 +12,7 @@ from bay.models import Template
 from bay.server.builds.service import Builds
 from bay.server.web.bodies import raw_body
 from bay.server.web.dependencies import Reader, Writer, noun_router, service
-from bay.server.web.replies import WireResponse, within
+from bay.server.web.replies import HeldResponse, WireResponse
 
 router = noun_router("templates", "/v1/templates")
 
@@ -45,4 +45,4 @@ async def read_log(
     """The log of a template's build, as text."""
     stack = AsyncExitStack()
     chunks = await stack.enter_async_context(builds.log(caller, template_ref, since, follow=follow))
-    return StreamingResponse(within(stack, chunks), media_type="text/plain; charset=utf-8")
+    return HeldResponse(stack, chunks, media_type="text/plain; charset=utf-8")

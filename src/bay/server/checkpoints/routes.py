@@ -11,7 +11,7 @@ from bay.models import Checkpoint, Sandbox
 from bay.server.checkpoints.service import Checkpoints, NewCheckpoint
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.dependencies import IdempotencyKey, Limit, Paging, Reader, Writer, noun_router, service
-from bay.server.web.replies import PageOf, WireResponse, download_headers, within
+from bay.server.web.replies import HeldResponse, PageOf, WireResponse, download_headers
 
 router = noun_router("checkpoints", "/v1/sandboxes/{sandbox_id}")
 
@@ -113,4 +113,4 @@ async def export_checkpoint(
     export = checkpoints.export(caller, sandbox_id, checkpoint_id)
     found, chunks = await stack.enter_async_context(export)
     headers = download_headers(f"{found.name or found.id}.tar.zst")
-    return StreamingResponse(within(stack, chunks), media_type="application/zstd", headers=headers)
+    return HeldResponse(stack, chunks, media_type="application/zstd", headers=headers)

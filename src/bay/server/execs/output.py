@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from bay.errors import BayError
 from bay.models import OutputChunk, to_wire
 from bay.server.ship.client import OutputEnd
-from bay.server.web.replies import within
+from bay.server.web.replies import HeldResponse
 
 _SSE = "text/event-stream"
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -31,8 +31,8 @@ async def output_reply(opened: AbstractAsyncContextManager[Output], accept: str)
     stack = AsyncExitStack()
     chunks = await stack.enter_async_context(opened)
     if _SSE in accept:
-        return StreamingResponse(within(stack, _events(chunks)), media_type=_SSE, headers=_UNBUFFERED)
-    return StreamingResponse(within(stack, _lines(chunks)), media_type="application/x-ndjson")
+        return HeldResponse(stack, _events(chunks), media_type=_SSE, headers=_UNBUFFERED)
+    return HeldResponse(stack, _lines(chunks), media_type="application/x-ndjson")
 
 
 async def _lines(chunks: Output) -> AsyncGenerator[bytes]:

@@ -21,7 +21,7 @@ from bay.server.files.ship_client import ListEnd, ShipDownload, Unpacked, Wanted
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import Accept, Reader, SocketReader, Writer, noun_router, service
-from bay.server.web.replies import Ok, WireResponse, download_headers, within
+from bay.server.web.replies import HeldResponse, Ok, WireResponse, download_headers
 from bay.server.web.websocket_close import Goodbye, accepted, pump, send_json
 from ship_protocol import LISTED_DEPTH, LISTED_ENTRIES, CloseCode
 
@@ -137,8 +137,9 @@ async def read_content(
     wanted = _wanted(range_, if_range)
     opened = files.download(caller, sandbox_id, path, wanted)
     download = await stack.enter_async_context(opened)
-    return StreamingResponse(
-        within(stack, download.chunks),
+    return HeldResponse(
+        stack,
+        download.chunks,
         206 if download.partial else 200,
         _headers(path, download),
         "application/octet-stream",
@@ -210,8 +211,8 @@ async def list_files(
         files.list(caller, sandbox_id, path, depth=depth, glob=glob, limit=limit)
     )
     if NDJSON in accept:
-        return StreamingResponse(within(stack, _gathered(_as_lines(items))), media_type=NDJSON)
-    return StreamingResponse(within(stack, _gathered(_as_object(items))), media_type="application/json")
+        return HeldResponse(stack, _gathered(_as_lines(items)), media_type=NDJSON)
+    return HeldResponse(stack, _gathered(_as_object(items)), media_type="application/json")
 
 
 @router.post("/move", response_model=FileInfo)
@@ -304,7 +305,7 @@ async def read_archive(
     name = _shown_name(path).strip(".") or "files"
     kind = "application/gzip" if format == "tar.gz" else "application/x-tar"
     headers = download_headers(f"{name}.{format}")
-    return StreamingResponse(within(stack, chunks), headers=headers, media_type=kind)
+    return HeldResponse(stack, chunks, headers=headers, media_type=kind)
 
 
 @router.put(

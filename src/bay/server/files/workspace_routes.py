@@ -20,7 +20,7 @@ from bay.server.web.bodies import Body
 from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import Reader, Writer, noun_router, refusal, service
 from bay.server.web.multipart import Form
-from bay.server.web.replies import Ok, WireResponse, download_headers, within
+from bay.server.web.replies import HeldResponse, Ok, WireResponse, download_headers
 
 router = noun_router("filesystem", "/v1/sandboxes/{sandbox_id}/filesystem")
 
@@ -173,4 +173,4 @@ async def download_file(
     stack = AsyncExitStack()
     chunks, size = await stack.enter_async_context(files.download(caller, sandbox_id, path))
     headers = download_headers(PurePosixPath(path).name) | {"Content-Length": str(size)}
-    return StreamingResponse(within(stack, chunks), media_type="application/octet-stream", headers=headers)
+    return HeldResponse(stack, chunks, media_type="application/octet-stream", headers=headers)

@@ -20,7 +20,7 @@ from bay.server.web.dependencies import (
     noun_router,
     service,
 )
-from bay.server.web.replies import Items, PageOf, WireResponse, download_headers, within
+from bay.server.web.replies import HeldResponse, Items, PageOf, WireResponse, download_headers
 
 router = noun_router("images", "/v1/images")
 
@@ -117,7 +117,7 @@ async def export_image(caller: Reader, images: ImagesDep, image_ref: str) -> Str
     stack = AsyncExitStack()
     found, chunks = await stack.enter_async_context(images.export(caller, image_ref))
     headers = download_headers(f"{found.id}.tar")
-    return StreamingResponse(within(stack, chunks), media_type="application/x-tar", headers=headers)
+    return HeldResponse(stack, chunks, media_type="application/x-tar", headers=headers)
 
 
 @router.get("/{image_ref:path}", response_model=ContainerImage)

@@ -15,7 +15,7 @@ from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.server.kernels.service import Kernels, NewCell, NewKernel
 from bay.server.web.bodies import DURATION, Body, Description, Tags
 from bay.server.web.dependencies import Cwd, Env, IdempotencyKey, Reader, User, Writer, noun_router, service
-from bay.server.web.replies import Items, WireResponse
+from bay.server.web.replies import HeldResponse, Items, WireResponse
 from bay.store.records import HistoryNote
 
 router = noun_router("kernels", "/v1/sandboxes/{sandbox_id}")
@@ -148,7 +148,7 @@ async def run_cell(
     cell = NewCell(id=cell_id, code=body.code, timeout_s=body.timeout_s, env=body.env)
     opened = kernels.run(caller, sandbox_id, kernel_id, cell)
     events = await stack.enter_async_context(opened)
-    return StreamingResponse(_lines(stack, events), media_type=NDJSON, headers={"Bay-Cell-Id": cell_id})
+    return HeldResponse(stack, _lines(events), media_type=NDJSON, headers={"Bay-Cell-Id": cell_id})
 
 
 @router.get("/kernels/{kernel_id}/cells/{cell_id}/events", response_class=StreamingResponse)
@@ -165,10 +165,9 @@ async def cell_events(
     stack = AsyncExitStack()
     opened = kernels.events(caller, sandbox_id, kernel_id, cell_id, since, follow=follow)
     events = await stack.enter_async_context(opened)
-    return StreamingResponse(_lines(stack, events), media_type=NDJSON)
+    return HeldResponse(stack, _lines(events), media_type=NDJSON)
 
 
-async def _lines(stack: AsyncExitStack, events: AsyncIterator[CellEvent]) -> AsyncGenerator[bytes, None]:
-    async with stack:
-        async for event in events:
-            yield json.dumps(event_to_wire(event), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+async def _lines(events: AsyncIterator[CellEvent]) -> AsyncGenerator[bytes, None]:
+    async for event in events:
+        yield json.dumps(event_to_wire(event), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

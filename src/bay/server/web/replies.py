@@ -11,8 +11,9 @@ from fastapi import Request
 from fastapi.exceptions import ValidationException
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from bay import validation_words
 from bay.errors import (
@@ -84,11 +85,20 @@ def download_headers(name: str) -> dict[str, str]:
     return {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
 
 
-async def within(stack: AsyncExitStack, parts: AsyncIterator[T]) -> AsyncGenerator[T]:
-    """The parts of an answer, and then the end of what they need, which `stack` holds."""
-    async with stack:
-        async for part in parts:
-            yield part
+class HeldResponse(StreamingResponse):
+    """An answer in parts, and then the end of what they need, which `stack` holds.
+
+    It ends also when the reader left before the first part: such an answer is cancelled before its parts are
+    asked for, and a generator that never began runs no `finally`.
+    """
+
+    def __init__(self, stack: AsyncExitStack, parts: AsyncIterator[bytes], *rest: Any, **more: Any) -> None:
+        super().__init__(parts, *rest, **more)
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
 
 
 async def begun(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
