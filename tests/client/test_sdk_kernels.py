@@ -5,6 +5,7 @@ connections that break.
 import base64
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -99,6 +100,13 @@ def test_events_come_as_they_happen(box: bay.Box) -> None:
             box.files.write("steps", "x" * len(seen))  # it goes on only once this was seen
         last = event
     assert (seen, last and last.status) == (["0\n", "1\n", "2\n"], "ok")
+
+
+def test_an_attached_run_ends_with_its_reader(box: bay.Box) -> None:
+    code = "kept = 1\nprint('here')\nwhile True: pass"
+    with closing(box.python.stream(code, attached=True)) as events:
+        assert any(event.type == "stdout" for event in events)
+    assert box.python.run("kept").text == "1"
 
 
 def test_kernels_are_made_looked_at_and_ended(box: bay.Box) -> None:

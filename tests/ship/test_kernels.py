@@ -218,6 +218,16 @@ def test_the_variables_of_a_kernel_go_before_those_of_the_sandbox(shared: Ship) 
     assert ran.result["text/plain"] == "('me', '2')"
 
 
+def test_an_attached_cell_is_interrupted_when_its_caller_leaves(shared: Ship) -> None:
+    kernel = Kernel(shared)
+    path, params = f"/kernels/{kernel.id}/cells", {"follow": "true", "attached": "true"}
+    body = {"id": f"cell-{uuid.uuid4().hex[:12]}", "code": f"kept = 1\nprint('here')\n{FOR_EVER}"}
+    with shared.http.stream("POST", path, params=params, json=body) as answer:
+        assert any("here" in line for line in answer.iter_lines())
+    assert kernel.run("kept").result["text/plain"] == "1"
+    assert kernel.events(body["id"]).end["status"] == "interrupted"
+
+
 def test_the_variables_of_a_cell_go_before_all_others_and_are_put_back(shared: Ship) -> None:
     kernel = Kernel(shared, env={"WHO": "me"}, own_env={"WHO": "me"})
     show = "import os; (os.environ.get('WHO'), os.environ.get('ONCE'), os.popen('echo $ONCE').read())"

@@ -135,6 +135,14 @@ class Kernel:
             self._queue.popleft().end("interrupted", "it was interrupted before it began")
         self._stop("interrupted")
 
+    def abandon(self, cell: Cell) -> None:
+        """Interrupt `cell`, or take it out of the queue; one that has ended stays as it is."""
+        if cell is self._current:
+            self._stop("interrupted")
+        elif cell in self._queue:
+            self._queue.remove(cell)
+            cell.end("interrupted", "its reader went away before it began")
+
     async def restart(self) -> None:
         """Start a new process; the running and the queued cells are lost. Raises ShipError."""
         async with self._changing:

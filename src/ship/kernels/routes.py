@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from functools import partial
 
 from ship.errors import InvalidArgument, NotFound
 from ship.execs import request as exec_request
@@ -77,9 +79,15 @@ class KernelRoutes:
         wanted = _cell_order(await request.read_object(_CODE_BODY_BYTES))
         default = default_order(self._settings.user, wanted.environment)
         cell = self._kernels.run(kernel_id, wanted, default)
-        if request.flag("follow"):
-            return Answer(200, _stream_events(request, cell, 0), "application/x-ndjson")
-        return json_answer(201, cell.to_wire())
+        if not request.flag("follow"):
+            return json_answer(201, cell.to_wire())
+        leave = partial(self._leave, kernel_id, cell) if request.flag("attached") else None
+        return Answer(200, _stream_events(request, cell, 0), "application/x-ndjson", close=leave)
+
+    async def _leave(self, kernel_id: str, cell: Cell) -> None:
+        """The reader of an attached cell is gone, or the cell has ended."""
+        with suppress(NotFound):  # deleted, and the cell with it
+            self._kernels.get(kernel_id).abandon(cell)
 
     def _events(self, request: Request, kernel_id: str, cell_id: str) -> Answer:
         cell = self._kernels.cell(cell_id)

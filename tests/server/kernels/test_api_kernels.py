@@ -167,6 +167,40 @@ async def test_who_leaves_a_running_cell_comes_back_to_all_of_it(live: Served) -
         assert lines[-1]["status"] == "ok"
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_an_attached_cell_ends_with_its_reader_and_the_next_one_runs(live: Served, waits: bool) -> None:
+    async with httpx.AsyncClient(base_url=live.url, headers=live.headers, timeout=60) as alice:
+        box = (await create(alice, wait=15))["id"]
+        body = {"code": "x = 1\nprint('here')\nwhile True: pass", "attached": True}
+        async with alice.stream("POST", at(box, "default", "run"), json=body) as answer:
+            lines = answer.aiter_lines()
+            while "here" not in await within(anext(lines)):
+                pass
+            if waits:  # the second leaves while it is in the queue
+                code = "open('never', 'w').close()"
+                second = alice.stream("POST", at(box, "default", "run"), json=body | {"code": code})
+                async with second as queued:
+                    assert queued.status_code == 200
+        assert await printed(alice, box, "import os; print(x, os.path.exists('never'))") == "1 False\n"
+
+
+async def test_an_attached_cell_whose_reader_left_before_its_sandbox_was_awake_does_not_run(
+    live: Served,
+) -> None:
+    async with httpx.AsyncClient(base_url=live.url, headers=live.headers, timeout=60) as alice:
+        box = (await create(alice, wait=15))["id"]
+        assert (await alice.post(f"/v1/sandboxes/{box}/stop")).status_code == 200
+        body = json.dumps({"code": "while True: pass", "attached": True}).encode()
+        head = f"POST {at(box, 'default', 'run')} HTTP/1.1\r\nHost: 127.0.0.1:{live.port}\r\n"
+        head += f"Authorization: Bearer {live.key}\r\nContent-Type: application/json\r\n"
+        _, writer = await asyncio.open_connection("127.0.0.1", live.port)
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert await printed(alice, box, "print('next')") == "next\n"
+
+
 @asynccontextmanager
 async def running(
     bay: World, client: httpx.AsyncClient, box: str, code: str = "while True: pass", **body: Any

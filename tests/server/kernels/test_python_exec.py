@@ -207,10 +207,10 @@ class BreaksOff(KernelClient):
 
     @asynccontextmanager
     async def run(
-        self, peer: Peer, kernel_id: str, body: Mapping[str, Any]
+        self, peer: Peer, kernel_id: str, body: Mapping[str, Any], *, attached: bool = False
     ) -> AsyncGenerator[AsyncIterator[CellEvent]]:
         if self.told:
-            async with super().run(peer, kernel_id, body) as events:
+            async with super().run(peer, kernel_id, body, attached=attached) as events:
                 await anext(events)
         raise ShipError("the connection to the sandbox's runtime broke")
         yield  # never reached: it makes a generator of this

@@ -33,31 +33,45 @@ class AsyncKernelRuns(AsyncSandboxNoun):
         self._kernel_path = self._path(kernel_id)
 
     async def run(
-        self, code: str, timeout_s: float = 300, *, env: Mapping[str, str] | None = None
+        self,
+        code: str,
+        timeout_s: float = 300,
+        *,
+        env: Mapping[str, str] | None = None,
+        attached: bool | None = None,
     ) -> CellResult:
         """Run code to its end and return what it printed, showed and gave; variables stay for the next.
 
         After `timeout_s` seconds of running it is interrupted, and the result says so: an exception or a
         timeout is no error here, `check()` makes it one. Calls at the same time run one after the other. A
-        cancelled call leaves the code running until its time limit. `env` is set while this code runs.
+        cancelled call leaves the code running until its time limit, unless it is `attached`: then it is
+        interrupted, also when the connection breaks. `env` is set while this code runs.
         """
-        cursor, shown = self._cursor(code, timeout_s, env), Shown()
+        cursor, shown = self._cursor(code, timeout_s, env, attached), Shown()
         async with aclosing(_events(self._http, cursor)) as events:
             async for event in events:
                 shown.take(event)
         return cell_result(cursor.id, shown)
 
     def stream(
-        self, code: str, timeout_s: float = 300, *, env: Mapping[str, str] | None = None
+        self,
+        code: str,
+        timeout_s: float = 300,
+        *,
+        env: Mapping[str, str] | None = None,
+        attached: bool | None = None,
     ) -> AsyncGenerator[CellEvent, None]:
         """Run code and yield what it does as it happens; the last event is its end.
 
         A dropped connection is taken up again where it broke, for as long as the client's `retry_s`.
         """
-        return _events(self._http, self._cursor(code, timeout_s, env))
+        return _events(self._http, self._cursor(code, timeout_s, env, attached))
 
-    def _cursor(self, code: str, timeout_s: float, env: Mapping[str, str] | None) -> CellCursor:
-        body = given(code=code, timeout_s=timeout_s, env=None if env is None else dict(env))
+    def _cursor(
+        self, code: str, timeout_s: float, env: Mapping[str, str] | None, attached: bool | None
+    ) -> CellCursor:
+        own = None if env is None else dict(env)
+        body = given(code=code, timeout_s=timeout_s, env=own, attached=attached)
         return CellCursor(self._kernel_path, body, self._http.config.retry_s)
 
 

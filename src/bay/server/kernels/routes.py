@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import Field, StringConstraints
 from starlette.responses import StreamingResponse
 
@@ -14,6 +14,7 @@ from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.server.kernels.service import Kernels, NewCell, NewKernel
 from bay.server.web.bodies import DURATION, Body, Description, Tags
+from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import Cwd, Env, IdempotencyKey, Reader, User, Writer, noun_router, service
 from bay.server.web.replies import HeldResponse, Items, WireResponse
 from bay.store.records import HistoryNote
@@ -62,6 +63,7 @@ class RunCell(Body):
     env: Annotated[Env, Field(description="Set for this cell and put back after it")] = Field(
         default_factory=dict
     )
+    attached: Annotated[bool, Field(description="Interrupt it when the reader of the answer leaves")] = False
 
 
 class KernelList(Items[Kernel]):
@@ -140,14 +142,20 @@ async def restart_kernel(
 
 @router.post("/kernels/{kernel_id}/run", response_class=StreamingResponse)
 async def run_cell(
-    caller: Writer, kernels: KernelsDep, sandbox_id: str, kernel_id: KernelId, body: RunCell
+    request: Request,
+    caller: Writer,
+    kernels: KernelsDep,
+    sandbox_id: str,
+    kernel_id: KernelId,
+    body: RunCell,
 ) -> StreamingResponse:
     """Run code and follow its events as lines of JSON; reconnect by the id in `Bay-Cell-Id`."""
     stack = AsyncExitStack()
     cell_id = body.id or new_id("cell")
-    cell = NewCell(id=cell_id, code=body.code, timeout_s=body.timeout_s, env=body.env)
-    opened = kernels.run(caller, sandbox_id, kernel_id, cell)
-    events = await stack.enter_async_context(opened)
+    cell = NewCell(id=cell_id, code=body.code, timeout_s=body.timeout_s, env=body.env, attached=body.attached)
+    begun = stack.enter_async_context(kernels.run(caller, sandbox_id, kernel_id, cell))
+    # An attached cell whose reader left while the sandbox woke must not begin.
+    events = await (while_connected(request, begun) if body.attached else begun)
     return HeldResponse(stack, _lines(events), media_type=NDJSON, headers={"Bay-Cell-Id": cell_id})
 
 

@@ -46,12 +46,15 @@ class NewKernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCell:
-    """Code for a kernel. `env` is set while it runs, over the sandbox's and the kernel's own."""
+    """Code for a kernel. `env` is set while it runs, over the sandbox's and the kernel's own. An attached
+    cell is interrupted when its follower leaves.
+    """
 
     id: str
     code: str
     timeout_s: float = 300
     env: Mapping[str, str] = field(default_factory=dict[str, str])
+    attached: bool = False
 
 
 @dataclass(eq=False, kw_only=True)
@@ -116,15 +119,18 @@ class Kernels:
     async def run(
         self, caller: Caller, ref: str, kernel_id: str, cell: NewCell
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
-        """Run code, which goes on without a follower; the same id again follows it from its beginning.
-        The last event says if it is lost with its session; none comes when the key is revoked or Bay ends.
+        """Run code, which goes on without a follower unless it is attached; the same id again follows it from
+        its beginning. The last event says if it is lost with its session; none comes when the key is revoked
+        or Bay ends.
         """
         if kernel_id != DEFAULT:
             _refuse_gone(await self.waker.find(caller, ref), kernel_id)
         with self.connections.place(caller.owner):
             async with (
                 self.waker.awake(caller, ref, "python", follower=True) as awake,
-                self.ship.run(awake.peer, kernel_id, _cell_body(awake, cell)) as events,
+                self.ship.run(
+                    awake.peer, kernel_id, _cell_body(awake, cell), attached=cell.attached
+                ) as events,
             ):
                 yield self._followed(caller, awake.sandbox.id, awake.peer, events)
 

@@ -208,11 +208,14 @@ class KernelClient:
 
     @asynccontextmanager
     async def run(
-        self, peer: Peer, kernel_id: str, body: Mapping[str, Any]
+        self, peer: Peer, kernel_id: str, body: Mapping[str, Any], *, attached: bool = False
     ) -> AsyncGenerator[AsyncIterator[CellEvent], None]:
-        """Run a cell, or find it running, and follow what it does until its end."""
+        """Run a cell, or find it running, and follow what it does until its end. An attached one is
+        interrupted when this is left before.
+        """
         path, data = f"/kernels/{kernel_id}/cells", json.dumps(body).encode()
-        opened = self._ship.open(peer, "POST", path, {"follow": "true"}, data, deadline_s=_START_S)
+        query = {"follow": "true", "attached": "true" if attached else "false"}
+        opened = self._ship.open(peer, "POST", path, query, data, deadline_s=_START_S)
         async with opened as (wire, _):
             wire.set_deadline(None)  # it may be silent for days
             yield events_of(wire.body())
