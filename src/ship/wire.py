@@ -4,6 +4,7 @@ import json
 import time
 
 _encoder = json.JSONEncoder(separators=(",", ":"))  # made once: a list has a hundred thousand lines
+_raw_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def rfc3339(seconds: float) -> str:
@@ -24,3 +25,8 @@ def encode(value: object) -> bytes:
 
 def line(value: object) -> bytes:
     return encode(value) + b"\n"
+
+
+def raw_line(value: object) -> bytes:
+    """The same with text as it is, for long text: escapes make some scripts three times as long."""
+    return _raw_encoder.encode(value).encode() + b"\n"

@@ -11,6 +11,15 @@ from typing import Any, cast
 MAX_BYTES = 8 << 20
 _MAX_BRACKETS = 1_000_000  # as Ship takes them
 _DEEPEST = 64
+_MAX_ERROR_BYTES = 20 << 20  # as Ship takes them
+
+
+def fits(error: Mapping[str, Any]) -> bool:
+    """Whether Ship takes an error with these fields."""
+    parts = (error["ename"], error["evalue"], *error["traceback"])
+    if sum(map(len, parts)) < 1 << 20:  # six bytes for each character at most
+        return True
+    return len(json.dumps(error, ensure_ascii=False).encode()) <= _MAX_ERROR_BYTES
 
 
 def clean(bundle: Mapping[str, Any]) -> dict[str, Any]:

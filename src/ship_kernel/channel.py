@@ -190,7 +190,10 @@ def _text_lines(stream: str, cell: str, texts: list[str]) -> bytes:
 
 
 def _line(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    # An error's value may be long and in any script, which escapes would make three times as long.
+    ascii_only = message["type"] != "error"
+    text = json.dumps(message, separators=(",", ":"), allow_nan=False, ensure_ascii=ascii_only)
+    return text.encode("utf-8", "replace") + b"\n"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

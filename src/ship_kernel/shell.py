@@ -21,8 +21,11 @@ from traitlets.config import Config
 
 from ship_kernel import bundles
 
-_TRACEBACK_CHARS = 64 * 1024
-_VALUE_CHARS = 16 * 1024
+_SMALL = 64 * 1024
+_ERROR_BOUNDS = ((8 << 20, 8 << 20), (8 << 20, _SMALL), (1 << 20, _SMALL))
+"""The most characters of an error's value and of its traceback: the first pair whose line Ship takes. The
+value stays whole longest, since programs return results in it.
+"""
 
 Publish = Callable[[str, "dict[str, Any]"], None]
 """Sends an event of the running cell: its type and its fields."""
@@ -108,8 +111,8 @@ class Shell(InteractiveShell):
         if self._failed_in == self.cell_count:
             return  # IPython's second try at an exception that cannot be printed
         self._failed_in = self.cell_count
-        lines, name = _bounded([bundles.text(line) for line in stb]), bundles.text(etype.__name__)
-        self.publish("error", {"ename": name, "evalue": _message(evalue), "traceback": lines})
+        lines, name = [bundles.text(line) for line in stb], bundles.text(etype.__name__)
+        self.publish("error", _bounded_error(name, _message(evalue), lines))
 
 
 def make(publish: Publish, settle: Callable[[], None]) -> Shell:
@@ -148,14 +151,31 @@ class _Loop:
 
 def _message(value: object) -> str:
     try:
-        return bundles.text(str(value))[:_VALUE_CHARS]
+        return bundles.text(str(value))
     except Exception as error:  # noqa: BLE001 - an exception of the user's whose __str__ raises what it likes
         return f"<the message cannot be had: {type(error).__name__}>"
 
 
-def _bounded(lines: list[str]) -> list[str]:
-    if sum(map(len, lines)) <= _TRACEBACK_CHARS:
+def _bounded_error(name: str, value: str, lines: list[str]) -> dict[str, Any]:
+    """The fields of an error, with a mark where one was cut."""
+    fields: dict[str, Any] = {}
+    for most_of_value, most_of_trace in _ERROR_BOUNDS:
+        trace = _bounded_trace(lines, most_of_trace)
+        fields = {"ename": name[:1024], "evalue": _cut(value, most_of_value), "traceback": trace}
+        if bundles.fits(fields):
+            break
+    return fields
+
+
+def _cut(text: str, most: int) -> str:
+    left_out = len(text) - most
+    return text if left_out <= 0 else f"{text[:most]}… [{left_out} more characters are not shown]"
+
+
+def _bounded_trace(lines: list[str], most: int) -> list[str]:
+    left_out = sum(map(len, lines)) - most
+    if left_out <= 0:
         return lines
     whole = "\n".join(lines)
-    half = _TRACEBACK_CHARS // 2
-    return [whole[:half], "…", whole[-half:]]
+    half = most // 2
+    return [whole[:half], f"… [{left_out} characters are not shown]", whole[-half:]]

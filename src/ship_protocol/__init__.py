@@ -32,6 +32,9 @@ RING_BYTES = 16 << 20
 CELL_BYTES = 16 << 20
 """The most output that a Ship keeps of a cell."""
 
+ERROR_BYTES = 20 << 20
+"""The longest line of an error that ends a cell, which is kept beside its output."""
+
 LISTED_ENTRIES, LISTED_DEPTH = 200_000, 64
 """The most entries, and directory levels, of one list of files."""
 

@@ -399,13 +399,27 @@ def test_errors_without_end_are_dropped_too(kernel: Kernel) -> None:
     ran = kernel.run(SPEAK + f"for _ in range(200): speak({lie!r})\n1 / 0", id="liar")
     assert ran.end["truncated"]
     assert (ran.end["status"], ran.of("start")[0]["seq"]) == ("error", 0)
-    assert sum(len(json.dumps(event)) for event in ran.events) < 21 << 20
+    assert sum(len(json.dumps(event)) for event in ran.events) < 37 << 20
 
 
 def test_an_error_after_too_much_text_is_kept(kernel: Kernel) -> None:
     ran = kernel.run("for _ in range(20): print('x' * (1 << 20))\n1 / 0")
     assert ran.end["truncated"]
     assert ran.error["ename"] == "ZeroDivisionError"
+
+
+def test_the_value_of_an_error_comes_whole_and_one_that_is_too_long_says_so(kernel: Kernel) -> None:
+    """Programs return results in it."""
+    whole = json.dumps({"answer": ["ü\n"] * 300_000}, ensure_ascii=False)
+    kernel.run("import json; text = json.dumps({'answer': ['ü\\n'] * 300_000}, ensure_ascii=False)")
+    error = kernel.run("raise ValueError(text)").error
+    assert error["evalue"] == whole
+    assert error["traceback"][-1].endswith(whole)
+    error = kernel.run("raise ValueError('\\x01' + 'x' * (9 << 20))").error
+    assert error["evalue"] == f"\x01{'x' * ((8 << 20) - 1)}… [{(1 << 20) + 1} more characters are not shown]"
+    assert "characters are not shown]" in error["traceback"][1]
+    error = kernel.run("raise ValueError('\\x01' * (8 << 20))").error
+    assert error["evalue"].endswith(f"… [{7 << 20} more characters are not shown]")
 
 
 def test_a_thread_prints_to_its_own_cell_and_to_no_later_one(kernel: Kernel) -> None:

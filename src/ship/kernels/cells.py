@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ship.waiting import Bell
-from ship.wire import line, rfc3339
-from ship_protocol import CELL_BYTES
+from ship.wire import line, raw_line, rfc3339
+from ship_protocol import CELL_BYTES, ERROR_BYTES
 
 State = Literal["queued", "running", "ended"]
 Status = Literal["ok", "error", "timeout", "interrupted", "lost"]
 
 _MAX_PER_KERNEL = 200
 _KEPT_S = 600.0
-_KEPT_BYTES = 32 << 20
+_KEPT_BYTES = 40 << 20
 _EVENT_OVERHEAD = 160
-_ERROR_BYTES = 4 << 20  # kept free for the error that ends a cell, which may have 320 Ki characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +89,10 @@ class Cell:
         """Add one event; events over the cell's limit are left out."""
         if self.ended:
             return
-        added = line({"seq": self.next_seq, "type": kind, **fields})
+        encode = raw_line if kind == "error" else line
+        added = encode({"seq": self.next_seq, "type": kind, **fields})
         cost = len(added) + _EVENT_OVERHEAD
-        room = CELL_BYTES + (_ERROR_BYTES if kind == "error" else 0)
+        room = CELL_BYTES + (ERROR_BYTES if kind == "error" else 0)
         if kind != "end" and self.kept_bytes + cost > room:
             self.truncated = True
             return

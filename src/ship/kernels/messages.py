@@ -5,9 +5,12 @@ import math
 from collections.abc import Callable
 from typing import cast
 
-LINE_BYTES = 9 << 20
-_TEXT_CHARS = 64 * 1024
-_TRACEBACK_CHARS = 256 * 1024
+from ship_protocol import ERROR_BYTES
+
+LINE_BYTES = ERROR_BYTES + (1 << 20)
+_VALUE_CHARS = 8 << 20
+_NOTE_CHARS = 100
+_MAX_TRACE_LINES = 50_000  # Bay takes twice as many
 _MAX_COUNT = 1 << 40
 _MAX_BRACKETS = 1_000_100  # each may be a list, which takes thirty times its place in memory
 _DEEPEST = 100
@@ -73,7 +76,7 @@ def event(message: Fields) -> tuple[str, Fields] | None:
         return None
 
 
-def text(message: Fields, name: str, limit: int = _TEXT_CHARS) -> str:
+def text(message: Fields, name: str, limit: int) -> str:
     """A text of a message. Raises TypeError."""
     value = message.get(name)
     if not isinstance(value, str):
@@ -119,13 +122,14 @@ def _error(message: Fields) -> Fields:
     if not isinstance(lines, list):
         raise TypeError("traceback")
     found: list[str] = []
-    room = _TRACEBACK_CHARS
-    for line in cast("list[object]", lines):
+    room = _VALUE_CHARS + _NOTE_CHARS
+    for line in cast("list[object]", lines)[:_MAX_TRACE_LINES]:
         if not isinstance(line, str) or room <= 0:
             break
         found.append(line[:room])
         room -= len(line) + 1
-    return {"ename": text(message, "ename", 1024), "evalue": text(message, "evalue"), "traceback": found}
+    evalue = text(message, "evalue", _VALUE_CHARS + _NOTE_CHARS)
+    return {"ename": text(message, "ename", 1024), "evalue": evalue, "traceback": found}
 
 
 def _object(message: Fields, name: str) -> Fields:

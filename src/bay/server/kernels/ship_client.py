@@ -16,11 +16,11 @@ from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
 from bay.server.ship.answers import Count, Moment, Small, Text, collect
 from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
-from ship_protocol import CELL_BYTES
+from ship_protocol import CELL_BYTES, ERROR_BYTES
 
 _START_S = 60.0
 """For what waits for a kernel's process; its first start in a cold image reads many files."""
-_LINE = CELL_BYTES + 4096
+_LINE = max(CELL_BYTES, ERROR_BYTES + (1 << 20)) + 4096
 _SMALL = 1 << 20
 _MAX_CELL_BYTES = 48 << 20
 """Most that is read of one cell which is wanted as a whole: three times as much as Ship keeps of one."""
