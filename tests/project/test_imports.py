@@ -149,7 +149,7 @@ SERVER_MAY: dict[str, set[str]] = {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
     },
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
-    "compat": {"web"},
+    "compat": {"web", "ship", "sessions", "execs"},
     "offline": {"secrets"},
 }
 

@@ -16,6 +16,7 @@ from bay.server.backends import make_driver, make_library, make_network
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
+from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import wire as e2b
 from bay.server.compat.sprites import wire as sprites
 from bay.server.control_plane import ControlPlane
@@ -81,6 +82,7 @@ _APIS = (
     events_api,
     webhooks_api,
     pages_api,
+    envd_processes_api,
 )
 
 FORMATS = (sprites.FORMAT, e2b.FORMAT)

@@ -24,6 +24,7 @@ from bay.server.checkpoints.garbage import CheckpointGarbage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
+from bay.server.compat.e2b.process_service import EnvdProcesses
 from bay.server.data_dir import BUILDS, DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
@@ -388,6 +389,7 @@ class ControlPlane:
             screens=self.screens,
             connections=self.connections,
         )
+        processes = Processes(waker=self.waker, ship=self.ship)
         file_client = FileClient(self.ship)
         files = Files(
             waker=self.waker,
@@ -438,7 +440,8 @@ class ControlPlane:
             cargos,
             self.execs,
             attachments,
-            Processes(waker=self.waker, ship=self.ship),
+            processes,
+            EnvdProcesses(waker=self.waker, execs=self.execs, attachments=attachments, processes=processes),
             Kernels(
                 store=self.store,
                 deferred=self.deferred,

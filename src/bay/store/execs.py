@@ -94,6 +94,19 @@ async def page(db: StoreConnection, sandbox_id: str, *, after: int, limit: int) 
     return page_of(rows, limit, lambda row: (_exec(row), row.session_id))
 
 
+async def running(db: StoreConnection, session_id: str) -> list[Exec]:
+    """The execs of the session that count as running, oldest first. Ship bounds their number."""
+    query = select(*_COLUMNS).where(execs.c.session_id == session_id, execs.c.state == "running", _IS_PROCESS)
+    return [_exec(row) for row in await db.execute(query.order_by(execs.c.seq))]
+
+
+async def of_process(db: StoreConnection, session_id: str, pid: int) -> Exec | None:
+    """The newest exec of the session whose first process has or had that number."""
+    query = select(*_COLUMNS).where(execs.c.session_id == session_id, execs.c.pid == pid, _IS_PROCESS)
+    row = (await db.execute(query.order_by(execs.c.seq.desc()).limit(1))).first()
+    return _exec(row) if row else None
+
+
 async def any_active(db: StoreConnection, session_id: str) -> bool:
     """Whether an exec that keeps its sandbox active is not known to have ended; kernels are asked."""
     runs = execs.c.session_id == session_id, execs.c.state == "running", execs.c.keep_alive

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from attaching import ask_in_process
+from envd_calls import frame
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from server_harness import World, clear, create, settings_in, world
 
@@ -25,7 +26,22 @@ pytestmark = pytest.mark.anyio
 Operation = tuple[str, str]
 RANDOM = "0123456789abcdef01234567"
 
-RULES: dict[Operation, dict[str, Any]] = {}
+ENVD = "/e2b/sandboxes/{sandbox_id}/envd"
+STREAM = {"content-type": "application/connect+json"}
+PID = {"process": {"pid": 7}}
+
+RULES: dict[Operation, dict[str, Any]] = {
+    ("POST", f"{ENVD}/process.Process/List"): {"json": {}},
+    ("POST", f"{ENVD}/process.Process/Start"): {
+        "headers": STREAM, "content": frame({"process": {"cmd": "true"}}),
+    },
+    ("POST", f"{ENVD}/process.Process/Connect"): {"headers": STREAM, "content": frame(PID)},
+    ("POST", f"{ENVD}/process.Process/Update"): {"json": PID},
+    ("POST", f"{ENVD}/process.Process/SendInput"): {"json": PID},
+    ("POST", f"{ENVD}/process.Process/StreamInput"): {"headers": STREAM, "content": frame({"start": PID})},
+    ("POST", f"{ENVD}/process.Process/SendSignal"): {"json": PID | {"signal": 9}},
+    ("POST", f"{ENVD}/process.Process/CloseStdin"): {"json": PID},
+}  # fmt: skip
 """What makes a request of a route good, so that only its owner can be the reason for a refusal: keywords of
 httpx. `query` stands in the place of a WebSocket's.
 """

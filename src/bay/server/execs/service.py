@@ -181,6 +181,25 @@ class Execs:
         async with self._locator.locate(caller, sandbox_id, exec_id, thaw=False) as found:
             return found.item
 
+    async def running(self, caller: Caller, ref: str) -> list[Exec]:
+        """The execs that run now, oldest first, as last seen where Ship does not answer in time."""
+        sandbox = await self._waker.find(caller, ref)
+        if sandbox.session is None:
+            return []
+        await self._deferred.flush()
+        async with self._store.read() as db:
+            found = await execs.running(db, sandbox.session.id)
+        return [item for item in await self._asked(sandbox, tuple(found)) if item.state == "running"]
+
+    async def of_process(self, caller: Caller, ref: str, pid: int) -> Exec | None:
+        """The newest exec of the present session whose first process has or had that number."""
+        sandbox = await self._waker.find(caller, ref)
+        if sandbox.session is None:
+            return None
+        await self._deferred.flush()
+        async with self._store.read() as db:
+            return await execs.of_process(db, sandbox.session.id, pid)
+
     async def delete(self, caller: Caller, ref: str, exec_id: str) -> Exec:
         """End an exec's whole process tree, and return how it ended. Idempotent."""
         async with self._locator.locate(caller, ref, exec_id, thaw=True) as found:

@@ -1,5 +1,7 @@
 """How requests of E2B's control plane name their caller, and how its errors look."""
 
+import re
+
 from starlette.responses import JSONResponse, Response
 
 from bay.errors import BayError, Unauthorized
@@ -24,4 +26,16 @@ def _error(error: BayError, _request_id: str, _scope: Scope) -> Response:
     return JSONResponse(body, error.status, headers | (headers_of(error) or {}))
 
 
-FORMAT = WireFormat(prefix=PREFIX, authenticate=_caller, error=_error)
+_ENVD = rf"{PREFIX}/sandboxes/[^/]+/envd"
+
+FORMAT = WireFormat(
+    prefix=PREFIX,
+    authenticate=_caller,
+    error=_error,
+    uploads=re.compile(rf"{_ENVD}/files"),
+    streams=re.compile(rf"{_ENVD}/process\.Process/StreamInput"),
+    readers=re.compile(
+        rf"{_ENVD}/(process\.Process/List|filesystem\.Filesystem/"
+        r"(Stat|ListDir|WatchDir|CreateWatcher|GetWatcherEvents|RemoveWatcher))"
+    ),
+)
