@@ -139,7 +139,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "skills": {"web"},
     "sandboxes": {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
-        *("secrets", "templates"),
+        *("secrets", "templates", "events"),
     },
     "templates": {"web", "sessions", "checkpoints", "images", "secrets"},
     "builds": {
@@ -149,7 +149,7 @@ SERVER_MAY: dict[str, set[str]] = {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
     },
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
-    "compat": {"web", "ship", "sessions", "execs"},
+    "compat": {"web", "ship", "sessions", "execs", "sandboxes"},
     "offline": {"secrets"},
 }
 

@@ -74,6 +74,7 @@ from bay.server.reconciler.sweep import Sweep
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.resizing import Resizing
 from bay.server.sandboxes.service import Sandboxes
+from bay.server.sandboxes.states import SandboxStates
 from bay.server.sandboxes.views import view_of
 from bay.server.secrets.delivery import SecretDelivery
 from bay.server.secrets.service import Secrets
@@ -432,6 +433,7 @@ class ControlPlane:
         )
         made = (
             self.sandboxes,
+            SandboxStates(core=self.core, feed=self.feed, connections=self.connections, view=self.view),
             self.images,
             self.logins,
             self.templates,

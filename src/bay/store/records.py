@@ -405,6 +405,8 @@ class Filters:
     compute: Compute | None = None
     profile: str | None = None
     name_prefix: str | None = None
+    named: bool = False
+    """Whether those without a name are left out."""
     labels: tuple[tuple[str, str], ...] = ()
     """Pairs that must all hold; the same key twice with two values holds for none."""
 

@@ -38,12 +38,15 @@ _DUE = (
     .correlate(sandboxes)
     .scalar_subquery()
 )
+_WITH_SESSION = sandboxes.outerjoin(
+    sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
+)
 _JOINED = select(
     sandboxes,
     *_LIVE,
     select(checkpoints.c.id).where(checkpoints.c.seq == _DUE).scalar_subquery().label("checkpoint_due"),
     select(images.c.state).where(images.c.id == _S.image_id).scalar_subquery().label("image_state"),
-).outerjoin(sessions, and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None)))
+).select_from(_WITH_SESSION)
 
 # Made once: to put a statement together costs about as much as to run it.
 _ADD = insert(sandboxes)
@@ -136,6 +139,15 @@ async def page(
     query = _JOINED.where(_S.owner == owner, _S.deleted_at.is_(None), _S.target != "deleted", _S.seq > after)
     query = query.where(*_conditions(filters, now)).order_by(_S.seq).limit(limit + 1)
     return page_of((await db.execute(query)).all(), limit, _record)
+
+
+async def counts(db: StoreConnection, owner: str, filters: Filters, now: datetime) -> dict[str, int]:
+    """How many of the owner's sandboxes there are, by their public compute."""
+    compute = compute_expression()
+    query = select(compute, func.count()).select_from(_WITH_SESSION)
+    query = query.where(_S.owner == owner, _S.deleted_at.is_(None), _S.target != "deleted")
+    found = await db.execute(query.where(*_conditions(filters, now)).group_by(compute))
+    return {row[0]: row[1] for row in found}
 
 
 async def with_label(db: StoreConnection, key: str) -> list[SandboxRecord]:
@@ -368,6 +380,8 @@ def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
         wanted.append(_S.profile == filters.profile)
     if filters.name_prefix:
         wanted.append(_S.name.startswith(filters.name_prefix, autoescape=True))
+    if filters.named:
+        wanted.append(_S.name.is_not(None))
     wanted += [_S.labels[key].as_string() == value for key, value in filters.labels]
     return wanted
 

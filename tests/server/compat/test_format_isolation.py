@@ -41,12 +41,18 @@ RULES: dict[Operation, dict[str, Any]] = {
     ("POST", f"{ENVD}/process.Process/StreamInput"): {"headers": STREAM, "content": frame({"start": PID})},
     ("POST", f"{ENVD}/process.Process/SendSignal"): {"json": PID | {"signal": 9}},
     ("POST", f"{ENVD}/process.Process/CloseStdin"): {"json": PID},
+    ("GET", "/v1/sprites/{name}"): {},
+    ("PUT", "/v1/sprites/{name}"): {"json": {"labels": ["x"]}},
+    ("DELETE", "/v1/sprites/{name}"): {},
+    ("POST", "/v1/sprites/{name}/upgrade"): {},
+    ("POST", "/v1/sprites/{name}/restart"): {},
+    ("GET", "/v1/sprites/{name}/check"): {},
 }  # fmt: skip
 """What makes a request of a route good, so that only its owner can be the reason for a refusal: keywords of
 httpx. `query` stands in the place of a WebSocket's.
 """
 
-LISTS: set[Operation] = set()
+LISTS: set[Operation] = {("GET", "/v1/sprites"), ("POST", "/v1/sprites")}
 """Routes that name no sandbox. The tests of the formats say of each that it shows nothing of others."""
 
 ELSEWHERE: dict[Operation, str] = {}

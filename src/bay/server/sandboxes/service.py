@@ -136,6 +136,8 @@ class SandboxChanges:
     warm_timeout: int | None = None
     checkpoint_policy: CheckpointPolicy | None = None
     url: PortSettings | None = None
+    url_access: PortSettings | None = None
+    """The access of its URL, which keeps its port; of one that it has not had, the port too."""
     ports: tuple[PortSettings, ...] = ()
     cpus: float | None = None
     memory_mb: int | None = None
@@ -272,6 +274,13 @@ class Sandboxes:
             )
         await self._settle(record, lambda r: r.session is None or r.target != "stopped")
 
+    async def restart(self, caller: Caller, ref: str) -> Sandbox:
+        """End its compute with all that runs in it, and start anew; returns once the start was asked for."""
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
+        await self.stop(caller, record.id)
+        return await self.start(caller, record.id, 0)
+
     async def pause(self, caller: Caller, ref: str) -> Sandbox:
         """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
         Followers of output wait. Raises Conflict without compute to freeze, or while calls are under way.
@@ -314,6 +323,8 @@ class Sandboxes:
         self, db: StoreConnection, record: SandboxRecord, changed: dict[str, Any], resize: ResizeOutcome
     ) -> None:
         present = await sandboxes.get(db, record.id) or record
+        if (wanted := changed.pop("url_access", None)) is not None:
+            changed["url"] = replace(present.url or wanted, access=wanted.access)
         values = {**changed, **self._clocks(present, changed), **await self._resized(db, present, changed)}
         for field_name in changed.keys() & _STORED_AS_WIRE:
             values[field_name] = to_wire(values[field_name])
