@@ -3,6 +3,7 @@
 import sys
 
 from ship import __version__
+from ship.files.provisions import skill_path
 from ship.process.identity import find_shell
 from ship.process.table import read_file
 from ship.settings import Settings
@@ -19,6 +20,14 @@ def describe(settings: Settings) -> dict[str, object]:
         "runtime": {"name": "ship", "version": __version__},
         "protocol": 1,
         "capabilities": ["shell", "filesystem", "exec", "python"],
+        "built_in_skills": [
+            {
+                "name": skill.name,
+                "description": skill.description,
+                "path": skill_path(settings.workspace, skill),
+            }
+            for skill in settings.skills
+        ],
         "user": settings.user.name,
         "uid": settings.user.uid,
         "workspace": settings.workspace,

@@ -17,6 +17,7 @@ from ship import settings as settings_module
 from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, ShipError
 from ship.execs.execs import Execs, ProcessContext
 from ship.feed import SessionFeed
+from ship.files import provisions
 from ship.files.routes import FileRoutes
 from ship.files.sandbox_paths import Confined, Everywhere
 from ship.files.tool_runs import ToolRuns
@@ -206,6 +207,8 @@ async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | Non
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
     if not settings.local:
         await _open_inside(inside, ports)
+    env = settings.kernel_environment if settings.env_file else None
+    provisions.put_back(settings.workspace, settings.user, settings.skills, env)
     _say_ready()
     if settings.eager_kernel:
         kernels.prepare(default_order(settings.user, settings.kernel_environment))

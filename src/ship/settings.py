@@ -5,6 +5,7 @@ import os
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
+from ship.files.built_in_skills import BuiltInSkill, skills_for
 from ship.process import syscalls
 from ship.process.accounts import Accounts
 from ship.process.identity import Identity
@@ -27,6 +28,8 @@ class Settings:
     accounts: Accounts
     local: bool
     makes_account: bool
+    skills: tuple[BuiltInSkill, ...]
+    env_file: bool
     eager_kernel: bool
     kernel_environment: dict[str, str]
     environment: dict[str, str]
@@ -56,6 +59,8 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         ),
         local=local,
         makes_account=told.get("SHIP_MAKE_ACCOUNT") == "1",
+        skills=skills_for(frozenset(filter(None, told.get("SHIP_SKILLS", "").split(",")))),
+        env_file=told.get("SHIP_ENV_FILE") == "1",
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
         kernel_environment=json.loads(told.get("SHIP_KERNEL_ENV", "{}")),
         environment={**environ, **json.loads(told.get("SHIP_ENV", "{}"))},

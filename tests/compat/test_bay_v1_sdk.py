@@ -1,7 +1,19 @@
 """The public client of Bay v1, unmodified, in a process and an environment of its own."""
 
+import json
+from collections.abc import Iterator
+
 import pytest
-from client_programs import ClientHost
+from client_programs import ClientHost, client_host
+
+PROFILE = {"user": "shipyard", "skills": True, "env_file": True, "env": {"FROM_PROFILE": "it's here"}}
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[ClientHost]:
+    """A Bay whose profile has all that clients of Bay v1 know."""
+    with client_host(BAY_PROFILES=json.dumps({"python-default": PROFILE})) as host:
+        yield host
 
 
 @pytest.mark.parametrize("program", ["bay_v1_life.py", "bay_v1_skills.py"])

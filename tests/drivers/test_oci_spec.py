@@ -191,6 +191,8 @@ def test_ship_is_told_what_the_protocol_says_and_nothing_more(config: dict[str, 
         "SHIP_KERNEL": "lazy",
         "SHIP_ENV": "{}",
         "SHIP_KERNEL_ENV": "{}",
+        "SHIP_ENV_FILE": "0",
+        "SHIP_SKILLS": "",
     }
 
 

@@ -156,7 +156,11 @@ class SessionSpec:
     kernel: Literal["eager", "lazy"] = "lazy"
     """Whether the default kernel starts with the session, or with the first code in it (`SHIP_KERNEL`)."""
     kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """The environment of the kernel that starts with the session (`SHIP_KERNEL_ENV`)."""
+    """The environment of the kernel that starts with the session, and of `env_file` (`SHIP_KERNEL_ENV`)."""
+    env_file: bool = False
+    """Whether those variables are put into `/workspace/.bay_env.sh` (`SHIP_ENV_FILE`)."""
+    skills: tuple[str, ...] = ()
+    """Capabilities whose built-in skills are put below `/workspace/skills` (`SHIP_SKILLS`)."""
     secret_files: bool = False
     """Whether it has `/run/secrets`, a directory in memory that the user whom commands run as alone sees."""
     tmp_on_disk: bool = False

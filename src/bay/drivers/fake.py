@@ -297,6 +297,8 @@ class FakeDriver:
             "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
             "SHIP_KERNEL": spec.kernel,
             "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),
+            "SHIP_ENV_FILE": "1" if spec.env_file else "0",
+            "SHIP_SKILLS": ",".join(spec.skills),
         }
 
     def _endpoint(self, handle: Handle) -> Endpoint:

@@ -142,6 +142,10 @@ class Profile:
     """The name of uid 1000, whom commands run as."""
     home: str = "/workspace"
     """The HOME of that user."""
+    skills: bool = False
+    """Whether Bay's own skills are put below `/workspace/skills` at each start."""
+    env_file: bool = False
+    """Whether `/workspace/.bay_env.sh` has the environment, and `shell/exec` reads it."""
     users: tuple[str, ...] | None = None
     """Who else an exec may ask for where `root` is false; None = every user of /etc/passwd."""
     network_policy: NetworkPolicy = field(default_factory=NetworkPolicy)

@@ -145,6 +145,13 @@ class ProfileSettings(SettingFields):
         pattern=r"^(/workspace|/home/[A-Za-z0-9_][A-Za-z0-9._-]{0,63})$",
         description="home of that user: `/workspace`, or a directory of `/home`, which is made at a start",
     )
+    skills: bool = Field(
+        False, description="whether each start puts Bay's own skills below `/workspace/skills`"
+    )
+    env_file: bool = Field(
+        False,
+        description="whether `/workspace/.bay_env.sh` has the environment, and `shell/exec` reads that file",
+    )
     users: tuple[str, ...] | None = Field(
         None, description="further users of execs without `root`; unset: every user of `/etc/passwd`"
     )

@@ -79,6 +79,14 @@ async def code(box) -> None:
         "python3 -c \"import urllib.request as u; print(u.urlopen('http://localhost:8123/meta').read().decode())\""
     )
     assert '"ship"' in about.output, about
+    assert '"bay-sandbox"' in about.output, about
+    assert (await box.shell.exec("whoami; echo $FROM_PROFILE")).output.split() == ["shipyard", "it's", "here"]
+    told = await box.python.exec("import os; print(os.environ['FROM_PROFILE'])")
+    assert told.output.strip() == "it's here"
+    assert "export FROM_PROFILE=" in await box.filesystem.read_file(".bay_env.sh")
+    await box.shell.exec("echo export LATER=yes >> .bay_env.sh")
+    assert (await box.shell.exec("echo $LATER")).output.strip() == "yes"
+    assert "name: bay-sandbox" in await box.filesystem.read_file("skills/bay-sandbox/SKILL.md")
     history = await box.get_execution_history(tags="t1")
     assert [entry.description for entry in history.entries] == ["look"]
     assert (await box.get_execution_history(exec_type="browser")).total == 0

@@ -26,7 +26,8 @@ from server_harness import (
 from bay.clock import ManualClock
 from bay.drivers.fake import FakeDriver
 from bay.errors import StorageFull
-from bay.server.sandboxes.pool_kinds import PoolKind
+from bay.models import Profile
+from bay.server.sandboxes.pool_kinds import PoolKind, fingerprint_of
 from bay.server.settings import ProfileSettings
 from bay.store import events, sandboxes
 from bay.store.records import NOBODY, SandboxRecord
@@ -370,6 +371,33 @@ async def test_a_create_that_wants_something_else_leaves_the_pool_alone(bay: Wor
     before = {r.id for r in await waiting(bay)}
     assert (await create(alice, profile="eager"))["id"] not in before
     assert {r.id for r in await waiting(bay)} == before
+
+
+async def test_a_create_with_variables_leaves_a_pool_alone_whose_files_lack_them(root: Path) -> None:
+    async with world(root, profiles=pooled(1, env_file=True, env={"A": "1"})) as bay:
+        (before,) = await full(bay, 1)
+        alice = await bay.client()
+        made = await create(alice, wait=15, profile="pooled", env={"B": "2"})
+        assert made["id"] != before.id
+        assert (bay.workspace(made) / ".bay_env.sh").read_text() == "export A=1\nexport B=2\n"
+        plain = await create(alice, profile="pooled")
+        assert plain["id"] == before.id
+        assert (bay.workspace(plain) / ".bay_env.sh").read_text() == "export A=1\n"
+        await full(bay, 1)
+    await clear(root)
+
+
+def test_the_files_that_a_start_brings_are_part_of_what_a_pool_holds() -> None:
+    plain = Profile(id="p")
+    kinds = [
+        plain,
+        replace(plain, skills=True),
+        replace(plain, skills=True, capabilities=("python",)),
+        replace(plain, env_file=True),
+        replace(plain, env_file=True, env={"A": "1"}),
+    ]
+    assert len({fingerprint_of(kind) for kind in kinds}) == len(kinds)
+    assert fingerprint_of(replace(plain, env={"A": "1"})) == fingerprint_of(plain)
 
 
 async def test_a_lazy_sandbox_from_the_pool_is_idle_until_the_first_call(root: Path) -> None:

@@ -140,6 +140,8 @@ def environment(spec: SessionSpec) -> Mapping[str, str]:
         "SHIP_KERNEL": spec.kernel,
         "SHIP_ENV": json.dumps(dict(spec.root.env if spec.root else {}), ensure_ascii=False),
         "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),
+        "SHIP_ENV_FILE": "1" if spec.env_file else "0",
+        "SHIP_SKILLS": ",".join(spec.skills),
     }
 
 

@@ -37,6 +37,7 @@ READER_S = 30.0
 """How long an exec that was started for a reader waits for it, at first and when its connection broke."""
 
 _KILL_GRACE_S = 5.0
+_ENV_FILE = "/workspace/.bay_env.sh"
 _ENDING_S = 30.0
 _SHOWN_CHARS = 64 << 10
 _LIST_S = 2.0  # a list is looked at, so it must not keep anybody
@@ -143,6 +144,7 @@ class Execs:
         """Run `note.code` to its end, or to `timeout_s`; its output is returned, and kept in the history."""
         new = _checked(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
         async with self._waker.awake(caller, ref, "shell") as awake:
+            new = _reading_env_file(awake, new)
             planned = await self._plan(awake, new, None, note)
             item = await self._run(awake, planned, new, timeout_s + _KILL_GRACE_S, None)
             result = shell_result(item)
@@ -453,6 +455,13 @@ def _planned(new: NewExec, now: datetime) -> Exec:
         started_at=now, ended_at=None, output_bytes=0, first_offset=0,
         keep_alive=new.keep_alive,
     )  # fmt: skip
+
+
+def _reading_env_file(awake: Awake, new: NewExec) -> NewExec:
+    """The same, and bash reads the file of variables first, as far as it is there (bash(1), BASH_ENV)."""
+    if not awake.profile.env_file or "BASH_ENV" in awake.env:
+        return new
+    return replace(new, env={"BASH_ENV": _ENV_FILE})
 
 
 def _ship_body(awake: Awake, exec_id: str, new: NewExec) -> dict[str, Any]:

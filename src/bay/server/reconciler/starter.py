@@ -242,6 +242,8 @@ class Starter:
             users=profile.users,
             allow_root=profile.root,
             kernel=profile.kernel,
+            env_file=profile.env_file,
+            skills=profile.capabilities if profile.skills else (),
             kernel_env=_kernel_env(sandbox, profile),
             tmp_on_disk=lifecycle.BUILD_LABEL in sandbox.labels,
             secret_files=any(one.file is not None for one in sandbox.secrets),
@@ -298,6 +300,8 @@ async def _check_cargos(db: StoreConnection, sandbox: SandboxRecord) -> None:
 
 
 def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
-    """The set-up of an eager kernel; none if it exceeds one variable: the first cell brings it then."""
-    env = {**profile.env, **sandbox.env} if profile.kernel == "eager" else {}
+    """The set-up of an eager kernel and of `.bay_env.sh`; none if it exceeds one variable: each cell and
+    command brings it then.
+    """
+    env = {**profile.env, **sandbox.env} if profile.kernel == "eager" or profile.env_file else {}
     return env if len(json.dumps(env)) <= _MAX_KERNEL_ENV else {}

@@ -767,6 +767,7 @@ def _fits_pool(new: NewSandbox, profile: Profile) -> bool:
     has_files = any(one.file is not None for one in new.secrets)
     is_plain = new.cargo_id is None and new.from_checkpoint is None and not new.services and not has_files
     is_plain = is_plain and not new.volumes and not new.entrypoint
+    is_plain = is_plain and not (new.env and profile.env_file)  # its file is there already, without those
     # The pool's run for nobody, who has no secrets.
     return is_plain and not wants_other and not has_headers(profile.network_policy)
 
