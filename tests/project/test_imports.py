@@ -137,6 +137,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "managed_services": {"web", "ship", "sessions", "events", "execs"},
     "ports": {"web", "ship", "sessions", "events"},
     "skills": {"web"},
+    "browser": {"web", "sessions", "execs", "skills"},
     "sandboxes": {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
         *("secrets", "templates", "events"),

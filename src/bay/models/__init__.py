@@ -8,6 +8,7 @@ the two directions; fields that a newer server adds are ignored. `__all__` has t
 from bay.models.admin import GarbageRun, GarbageState, GarbageTaskResult, PoolState
 from bay.models.admin import GarbageTask as GarbageTask
 from bay.models.brief import Brief as Brief
+from bay.models.browser import BrowserBatch, BrowserReplay, BrowserResult, BrowserStep, BrowserTrace
 from bay.models.codec import from_wire as from_wire
 from bay.models.codec import to_wire as to_wire
 from bay.models.events import EVENT_TYPES as EVENT_TYPES
@@ -50,7 +51,7 @@ from bay.models.network import CurrentPolicy as CurrentPolicy
 from bay.models.network import NetworkMode as NetworkMode
 from bay.models.network import NetworkProtocol as NetworkProtocol
 from bay.models.network import PortAccess as PortAccess
-from bay.models.sandboxes import ALL_CAPABILITIES as ALL_CAPABILITIES
+from bay.models.sandboxes import DEFAULT_CAPABILITIES as DEFAULT_CAPABILITIES
 from bay.models.sandboxes import Capability as Capability
 from bay.models.sandboxes import Compute as Compute
 from bay.models.sandboxes import Container, Failure, Profile, Resources, Sandbox
@@ -76,6 +77,11 @@ from bay.models.templates import TemplateState as TemplateState
 __all__ = [
     "AuditEntry",
     "BrokerRefusal",
+    "BrowserBatch",
+    "BrowserReplay",
+    "BrowserResult",
+    "BrowserStep",
+    "BrowserTrace",
     "Cargo",
     "CellEvent",
     "Checkpoint",

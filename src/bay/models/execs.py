@@ -78,19 +78,17 @@ class ShellResult(Brief):
 
 
 ExecType = Literal["python", "shell", "browser", "browser_batch"]
-"""The calls that make entries of the history.
-
-Those of browsers are words of the API that nothing here makes entries of.
-"""
+"""The calls that make entries of the history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HistoryEntry(Brief):
-    """A `shell/exec` or `python/exec` that is over, as the history of its sandbox keeps it.
+    """A call of `shell`, `python` or `browser` that is over, as the history of its sandbox keeps it.
 
     Long output lacks its middle and says so there; `output` is None when it is not known. `tags` are sorted
-    and separated by commas. `payload_ref` is always None: the entry holds all its text. Clients of this list
-    read the key.
+    and separated by commas. `payload_ref` names the trace of a browser's call, where one was stored.
+    `learn_enabled` says that the call asked for its trace to be learned from; `learn_status` is `pending`
+    once that is stored, and `failed` when there was no room for it.
     """
 
     id: str
@@ -105,6 +103,8 @@ class HistoryEntry(Brief):
     description: str | None
     tags: str | None
     notes: str | None
+    learn_enabled: bool = False
+    learn_status: str | None = None
     created_at: datetime
 
 

@@ -14,9 +14,10 @@ Status = Literal["idle", "starting", "ready", "failed", "expired"]
 Compute = Literal["cold", "warming", "warm", "running"]
 """The cost of the next call: cold = no container, warm = frozen in memory, running = answers now."""
 
-Capability = Literal["python", "shell", "filesystem", "exec"]
+Capability = Literal["python", "shell", "filesystem", "exec", "browser"]
 
-ALL_CAPABILITIES: tuple[Capability, ...] = ("python", "shell", "filesystem", "exec")
+DEFAULT_CAPABILITIES: tuple[Capability, ...] = ("python", "shell", "filesystem", "exec")
+"""Those of a profile that names none. A browser needs programs that an image may lack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ class Profile:
     image: str = "host"
     isolation: str = "container"
     resources: Resources = field(default_factory=Resources)
-    capabilities: tuple[Capability, ...] = ALL_CAPABILITIES
+    capabilities: tuple[Capability, ...] = DEFAULT_CAPABILITIES
     env: dict[str, str] = field(default_factory=dict[str, str])
     idle_timeout: int | None = 1800
     warm_timeout: int | None = 3600

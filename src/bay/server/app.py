@@ -13,6 +13,7 @@ from bay.drivers.base import Driver
 from bay.errors import BayError
 from bay.images.base import ImageLibrary
 from bay.server.backends import make_driver, make_library, make_network
+from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
@@ -73,6 +74,7 @@ _APIS = (
     services_api,
     processes_api,
     kernels_api,
+    browser_api,
     filesystem_api,
     files_api,
     history_api,

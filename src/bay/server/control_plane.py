@@ -14,6 +14,9 @@ from bay.drivers.base import Driver, HeaderBroker
 from bay.images.base import ImageLibrary
 from bay.models import Limits
 from bay.server.backends import choose_cargo
+from bay.server.browser.replays import Replays
+from bay.server.browser.service import Browsers
+from bay.server.browser.traces import Traces
 from bay.server.builds.builder import Builder
 from bay.server.builds.files import BuildFiles
 from bay.server.builds.service import Builds
@@ -431,6 +434,15 @@ class ControlPlane:
             most_mb=self.settings.max_cargo_mb,
             clock=self.clock,
         )
+        browsers = Browsers(
+            store=self.store,
+            deferred=self.deferred,
+            waker=self.waker,
+            execs=self.execs,
+            traces=Traces(store=self.store, payloads=self.skill_payloads),
+            replays=Replays(store=self.store, payloads=self.skill_payloads),
+            clock=self.clock,
+        )
         made = (
             self.sandboxes,
             SandboxStates(core=self.core, feed=self.feed, connections=self.connections, view=self.view),
@@ -452,6 +464,7 @@ class ControlPlane:
                 connections=self.connections,
                 clock=self.clock,
             ),
+            browsers,
             files,
             self.sandbox_files,
             networks,

@@ -23,7 +23,7 @@ from bay.ids import is_owner
 from bay.images.references import parse_host
 from bay.images.registries import RegistryAccess
 from bay.models import (
-    ALL_CAPABILITIES,
+    DEFAULT_CAPABILITIES,
     Capability,
     HeaderInjection,
     Limits,
@@ -95,7 +95,9 @@ class ProfileSettings(SettingFields):
     cpus: float = Field(1.0, gt=0, le=1024, description="cores")
     memory_mb: int = Field(1024, ge=64, description="memory, MiB")
     pids: int = Field(512, ge=16, le=1_000_000, description="processes and threads")
-    capabilities: tuple[Capability, ...] = Field(ALL_CAPABILITIES, description="calls this profile serves")
+    capabilities: tuple[Capability, ...] = Field(
+        DEFAULT_CAPABILITIES, description="calls this profile serves"
+    )
     env: dict[str, str] = Field(default_factory=dict[str, str], description="environment of every command")
     idle_timeout: int | None = Field(
         1800, ge=1, description="seconds without activity before compute freezes"

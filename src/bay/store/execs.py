@@ -13,15 +13,29 @@ from bay.store.rows import columns_of, page_of
 from bay.store.schema import execs, sessions
 from bay.store.sqlite import StoreConnection
 
-_NOTED = ("exec_type", "code", "description", "tags")
-_HISTORY = frozenset((*_NOTED, "success", "execution_time_ms", "output", "error", "notes", "release_id"))
+_NOTED = ("exec_type", "code", "description", "tags", "learn_enabled")
+_HISTORY = frozenset(
+    (
+        *_NOTED,
+        "success",
+        "execution_time_ms",
+        "output",
+        "error",
+        "notes",
+        "release_id",
+        "payload_ref",
+        "learn_status",
+    )
+)
 _OWN = [c for c in execs.c if c.name not in {"seq", "sandbox_id", "session_id", "request_hash"} | _HISTORY]
 _END = select(sessions.c.end_reason).where(sessions.c.id == execs.c.session_id).scalar_subquery()
 # Why its session ended, of an exec that was lost with it.
 _COLUMNS = [*_OWN, case((execs.c.state == "lost", _END)).label("reason")]
 _SESSION = columns_of(sessions)
-_IS_PROCESS = execs.c.exec_type.is_distinct_from("python")
-"""Runs of `python/exec` have a row for the history's sake, but are cells of a kernel."""
+_IS_PROCESS = or_(execs.c.exec_type.is_(None), execs.c.exec_type.not_in(("python", "browser_batch")))
+"""Runs of `python/exec` have a row for the history's sake, but are cells of a kernel. So have batches of a
+browser, whose steps are the processes.
+"""
 
 
 # Made once: to put a statement together took a quarter of the time of an exec's two transactions.

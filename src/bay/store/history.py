@@ -1,4 +1,4 @@
-"""Database queries on the history: the execs that `shell/exec` and `python/exec` made, once they have ended.
+"""Database queries on the history: the execs of `shell/exec`, `python/exec` and a browser that have ended.
 
 The caller that waited for an execution writes its end (`finish`). Without such a caller it follows from the
 exec's state, which is always kept; so an entry never says "running" of an exec that is not.
@@ -44,7 +44,9 @@ _SUCCEEDED = case(
     (and_(_E.state == "exited", _E.exit_code == 0, _E.timed_out.is_(False)), true()),
     else_=False,
 )
-_KEPT = ("id", "session_id", "exec_type", "code", "description", "tags", "notes")
+_KEPT = (
+    *("id", "session_id", "exec_type", "code", "description", "tags", "notes", "payload_ref", "learn_status"),
+)
 _TIMED_OUT = "Command timed out"
 _LOST = "lost: its session or Bay ended first, so how it ended is not known"
 
@@ -83,6 +85,14 @@ async def finish(db: StoreConnection, session_id: str, outcome: ExecutionOutcome
 async def settle(db: StoreConnection, session_id: str, execution_id: str) -> None:
     """End an execution of the session by its state alone, as its output will never be known."""
     await db.execute(_unknown(session_id, execution_id).values(success=_SUCCEEDED))
+
+
+async def add_trace(
+    db: StoreConnection, sandbox_id: str, execution_id: str, ref: str | None, learn_status: str | None
+) -> None:
+    """Write down where an execution's trace is, and what became of the wish to learn from it."""
+    own = and_(_E.sandbox_id == sandbox_id, _E.id == execution_id)
+    await db.execute(update(execs).where(own).values(payload_ref=ref, learn_status=learn_status))
 
 
 async def page(
@@ -216,7 +226,7 @@ def _size() -> ColumnElement[int]:
 
 def _entries() -> Select[Any]:
     end = ("state", "exit_code", "signal", "timed_out", "started_at", "ended_at")
-    names = (*_KEPT, "success", "execution_time_ms", "output", "error", *end)
+    names = (*_KEPT, "learn_enabled", "success", "execution_time_ms", "output", "error", *end)
     return select(*(_E[name] for name in names), _SUCCEEDED.label("succeeded"))
 
 
@@ -247,6 +257,7 @@ def _entry(row: Row[Any]) -> HistoryEntry:
         execution_time_ms=_time_ms(row),
         output=row.output,
         error=row.error if row.output is not None else _reason(row),
+        learn_enabled=bool(row.learn_enabled),
         created_at=row.started_at,
     )
 

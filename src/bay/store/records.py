@@ -432,6 +432,7 @@ class HistoryNote:
     code: str = field(repr=False)
     description: str | None = None
     tags: str | None = None
+    learn_enabled: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

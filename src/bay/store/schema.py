@@ -272,6 +272,10 @@ execs = Table(
     Column("notes", Text),
     # The release of a skill that its tags name as `release:…`.
     Column("release_id", String(64)),
+    # The trace of what a browser did.
+    Column("payload_ref", String(64)),
+    Column("learn_enabled", Boolean),
+    Column("learn_status", String(16)),
     UniqueConstraint("sandbox_id", "id"),
     sqlite_autoincrement=True,
 )

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 FIELDS = {
     "id", "session_id", "exec_type", "code", "success", "execution_time_ms", "output", "error", "payload_ref",
-    "description", "tags", "notes", "created_at",
+    "description", "tags", "notes", "learn_enabled", "learn_status", "created_at",
 }  # fmt: skip
 ALICE = Caller("alice", "write", "key")
 
@@ -60,6 +60,7 @@ async def test_an_entry_tells_what_the_call_answered(bay: World, alice: httpx.As
         "id": ran["execution_id"], "session_id": (await bay.session(box)).id, "exec_type": "shell",
         "code": "echo out; echo err >&2; exit 3", "success": False, "execution_time_ms": ran["execution_time_ms"],
         "output": "out\n", "error": "err\n", "payload_ref": None, "description": "a try", "tags": "a,b", "notes": None,
+        "learn_enabled": False, "learn_status": None,
     }  # fmt: skip
     assert (await alice.get(f"/v1/sandboxes/{box}/history/{entry['id']}")).json() == entry
     assert (await alice.get(f"/v1/sandboxes/{box}/history/last")).json() == entry

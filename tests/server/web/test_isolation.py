@@ -35,9 +35,11 @@ NOBODY.update(pid="1", port="80", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RA
 NOBODY.update(
     checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}", service_name="none", secret_name="NEVER"
 )
+NOBODY["skill_key"] = "none"
+NOBODY["trace_ref"] = f"blob:blob-{RANDOM[::-1]}"
 NOBODY.update(image_ref=f"img-{RANDOM}", template_ref=f"tmpl-{RANDOM}", registry_host="never.example.com")
 NOBODY.update(payload_ref=f"blob:blob-{RANDOM}", candidate_id=f"cand-{RANDOM}", release_id=f"rel-{RANDOM}")
-NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id")
+NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id", "trace_ref")
 """What stands below a sandbox."""
 OPEN = {"/health", "/v1/profiles"}
 ADMIN = ("/v1/keys", "/v1/admin", "/metrics")
@@ -75,6 +77,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/v1/sandboxes/{sandbox_id}/extend_ttl"): {"json": {"extend_by": 10}},
     ("post", "/v1/sandboxes/{sandbox_id}/shell/exec"): {"json": {"command": "true"}},
     ("post", "/v1/sandboxes/{sandbox_id}/python/exec"): {"json": {"code": "1"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/browser/exec"): {"json": {"cmd": "x"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/browser/exec_batch"): {"json": {"commands": ["x"]}},
     ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/run"): {"json": {"code": "1"}},
     ("post", "/v1/sandboxes/{sandbox_id}/execs"): {"json": {"command": "true"}},
     ("post", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/signal"): {"json": {"signal": "KILL"}},
@@ -128,6 +132,8 @@ BARE = {
     ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/interrupt"),
     ("post", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/restart"),
     ("get", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}/cells/{cell_id}/events"),
+    ("get", "/v1/sandboxes/{sandbox_id}/browser/traces/{trace_ref}"),
+    ("post", "/v1/sandboxes/{sandbox_id}/browser/skills/{skill_key}/run"),
     ("get", "/v1/sandboxes/{sandbox_id}/filesystem/directories"), ("get", "/v1/sandboxes/{sandbox_id}/files/list"),
     ("get", "/v1/sandboxes/{sandbox_id}/files/search"), ("get", "/v1/sandboxes/{sandbox_id}/files/archive"),
     ("get", "/v1/sandboxes/{sandbox_id}/network-policy"), ("delete", "/v1/sandboxes/{sandbox_id}/network-policy"),
@@ -236,6 +242,9 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
     for client, box, found in ((alice, made, hers), (bob, own, his)):
         found["checkpoint_id"] = (await client.post(f"/v1/sandboxes/{box['id']}/checkpoints")).json()["id"]
         found["cargo_id"] = box["cargo_id"]
+        found["skill_key"] = "sign-in"
+        owner = "alice" if client is alice else "bob"
+        found["trace_ref"] = await bay.bay.skill_payloads.put(owner, "browser_exec_trace", {"steps": []})
         found["service_name"] = f"of-{box['name']}"
         await client.put(
             f"/v1/sandboxes/{box['id']}/services/of-{box['name']}", json={"argv": ["sleep", "1000"]}

@@ -28,6 +28,9 @@ log = structlog.get_logger("bay.outcomes")
 TOLD_WITHIN = timedelta(seconds=30)
 """Ship gets a planned exec well within this, or never."""
 
+_BATCH_WITHIN = timedelta(seconds=660)
+"""A batch of a browser has ended well within this, or the Bay that ran its steps is dead."""
+
 _ASK_S = 2.0
 _LIMIT = 1000
 _MAX_TO_READ = 20
@@ -83,6 +86,9 @@ class ExecResults:
         if one.exec_type == "python":
             await self._note_cell(peer, one)
             return
+        if one.exec_type == "browser_batch":
+            self._note_forgotten(peer, one, _BATCH_WITHIN)  # Ship never knew it
+            return
         item = known.get(one.id)
         if item is None:
             self._note_forgotten(peer, one)
@@ -106,11 +112,11 @@ class ExecResults:
         row, at = begun_row(one.id, one.started_at), cell.ended_at or self._clock()
         write_end(self._deferred, peer.session_id, row, found, cell.status, at)
 
-    def _note_forgotten(self, peer: Peer, one: Unfinished) -> None:
+    def _note_forgotten(self, peer: Peer, one: Unfinished, within: timedelta = TOLD_WITHIN) -> None:
         now = self._clock()
         if one.has_ended:
             self._deferred.put(lambda db: history.settle(db, peer.session_id, one.id))
-        elif now - one.started_at >= TOLD_WITHIN:
+        elif now - one.started_at >= within:
             self._deferred.put(lambda db: execs.lose(db, peer.session_id, one.id, now))
 
     async def _note_output(self, peer: Peer, exec_id: str) -> None:

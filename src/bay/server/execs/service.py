@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
@@ -32,6 +34,8 @@ from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryNote, Page, SandboxRecord
 from bay.store.sqlite import StoreConnection
+
+log = structlog.get_logger("bay.execs")
 
 READER_S = 30.0
 """How long an exec that was started for a reader waits for it, at first and when its connection broke."""
@@ -151,6 +155,27 @@ class Execs:
             outcome = history.outcome_of(result)
             self._deferred.put(lambda db: history.finish(db, awake.peer.session_id, outcome))
         return replace(result, command=note.code if include_code else None)
+
+    async def run_in(self, awake: Awake, new: NewExec, note: HistoryNote | None, wait_s: float) -> Exec:
+        """Run a command in a sandbox that is awake, and wait for its end; for services whose calls are
+        commands. When the call is cancelled the command is ended.
+        """
+        checked = _checked(new)
+        planned = await self._plan(awake, checked, None, note)
+        try:
+            return await self._run(awake, planned, checked, wait_s, None)
+        except asyncio.CancelledError:
+            await self._end_abandoned(awake.peer, planned)
+            raise
+
+    async def _end_abandoned(self, peer: Peer, item: Exec) -> None:
+        try:
+            async with asyncio.timeout(_KILL_GRACE_S):
+                ended = await self._ship.kill_exec(peer, item.id)
+        except (BayError, TimeoutError) as error:  # its time limit ends it, or its session did
+            log.info("exec.not_ended", id=item.id, error=str(error))
+        else:
+            self._save(peer, replace(ended, keep_alive=item.keep_alive))
 
     async def page(self, caller: Caller, ref: str, *, after: int, limit: int) -> Page[Exec]:
         """A page of execs, oldest first, as last seen where Ship does not answer in time. Wakes nothing."""
