@@ -31,8 +31,9 @@ class Kernel:
         self._shell: Shell = shells.make(self._publish, channel.settle)
         streams.install(channel, self._attribution)
 
-    def run(self, cell: str, code: str, environment: Mapping[str, str]) -> None:
+    def run(self, cell: str, code: str, environment: Mapping[str, str], *, describe: bool) -> None:
         packages.look_again()
+        self._shell.descriptions.enable(describe)
         self._attribution.enter(cell)
         count = self._shell.cell_count = self._shell.execution_count
         status = "interrupted"
@@ -90,7 +91,8 @@ def main(_kind: str) -> None:
     for message in channel.receive():
         if message["type"] == "exit":
             return
-        kernel.run(message["cell"], message["code"], message.get("env") or {})
+        described = bool(message.get("describe"))
+        kernel.run(message["cell"], message["code"], message.get("env") or {}, describe=described)
 
 
 def _exit_code(error: BaseException | None) -> int:

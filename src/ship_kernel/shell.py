@@ -20,6 +20,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from ship_kernel import bundles
+from ship_kernel.described import Descriptions
 
 _SMALL = 64 * 1024
 _ERROR_BOUNDS = ((8 << 20, 8 << 20), (8 << 20, _SMALL), (1 << 20, _SMALL))
@@ -73,6 +74,7 @@ class Shell(InteractiveShell):
 
     publish: Publish
     settle: Callable[[], None]
+    descriptions: Descriptions
     cell_count = 0
     _failed_in = -1
     displayhook_class = Type(Results)
@@ -124,6 +126,8 @@ def make(publish: Publish, settle: Callable[[], None]) -> Shell:
     home = tempfile.mkdtemp(prefix="ipython-")
     shell = Shell.instance(config=config, ipython_dir=home)
     shell.publish, shell.settle = publish, settle
+    formatters: Any = shell.display_formatter
+    shell.descriptions = Descriptions(formatters.formatters)
     warnings.filterwarnings("ignore", message="To exit: use")
     return shell
 

@@ -26,8 +26,9 @@ Event = dict[str, Any]
 
 
 async def cell(handle: Handle, kernel: str, code: str) -> list[Event]:
-    """The events of a cell."""
-    body = json.dumps({"id": f"cell-{secrets.token_hex(8)}", "code": code, "timeout_s": 60}).encode()
+    """The events of a cell, with its figures and tables described."""
+    wanted = {"id": f"cell-{secrets.token_hex(8)}", "code": code, "timeout_s": 60, "describe": True}
+    body = json.dumps(wanted).encode()
     reader, writer = await asyncio.open_unix_connection(endpoint_of(handle).socket_path, limit=1 << 24)
     head = (
         f"POST /kernels/{kernel}/cells?follow=true HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -56,8 +57,11 @@ async def test_a_kernel_has_the_packages_of_the_image_and_shows_figures_and_tabl
         assert who["text"] == "/usr/bin/python3 1000 /workspace\n"
         figure = only("display", await cell(handle, "default", FIGURE))
         assert base64.b64decode(figure["data"]["image/png"]).startswith(b"\x89PNG")
+        chart = figure["data"]["application/vnd.bay.chart+json"]
+        assert (chart["type"], chart["elements"][0]["points"]) == ("line", [[0, 1], [1, 2]])
         table = only("result", await cell(handle, "default", TABLE))
         assert "<table" in table["data"]["text/html"]
+        assert table["data"]["application/vnd.bay.table+json"]["columns"] == [{"name": "n", "values": [1]}]
         assert table["data"]["text/plain"].split() == ["n", "0", "1"]
         await _check_its_tree_ends_with_it(handle)
         await _check_memory_that_runs_out_ends_the_kernel_alone(handle)

@@ -218,6 +218,23 @@ def test_the_variables_of_a_kernel_go_before_those_of_the_sandbox(shared: Ship) 
     assert ran.result["text/plain"] == "('me', '2')"
 
 
+def test_tables_are_described_where_a_cell_asks_for_it(kernel: Kernel) -> None:
+    described = "application/vnd.bay.table+json"
+    kernel.run("class Table:\n    def _repr_bay_table_(self): return {'rows': 0}")
+    assert kernel.run("Table()", describe=True).result[described] == {"rows": 0}
+    assert set(kernel.run("Table()").result) == {"text/plain"}
+
+
+def test_what_only_looks_like_a_table_or_a_figure_is_shown_as_it_is(kernel: Kernel) -> None:
+    kernel.run(
+        "class Liar:\n    def __getattr__(self, name): raise RuntimeError\n    def __repr__(self): return 'liar'\n"
+        "class DataFrame(Liar): __module__ = 'pandas'\nclass Figure(Liar): __module__ = 'matplotlib.figure'"
+    )
+    for name in ("DataFrame", "Figure"):
+        ran = kernel.run(f"{name}()", describe=True)
+        assert (ran.result, ran.end["status"]) == ({"text/plain": "liar"}, "ok")
+
+
 def test_an_attached_cell_is_interrupted_when_its_caller_leaves(shared: Ship) -> None:
     kernel = Kernel(shared)
     path, params = f"/kernels/{kernel.id}/cells", {"follow": "true", "attached": "true"}

@@ -27,6 +27,8 @@ class CellRequest:
     """The sandbox's, as it is now."""
     own_environment: Mapping[str, str]
     """Set while this cell runs, over all others."""
+    describe: bool = False
+    """Whether figures and tables are described as data too."""
 
 
 class Cell:
@@ -39,6 +41,7 @@ class Cell:
         self.timeout_s = order.timeout_s
         self.environment = order.environment
         self.own_environment = order.own_environment
+        self.describe = order.describe
         self.state: State = "queued"
         self.status: Status | None = None
         self.execution_count: int | None = None

@@ -255,7 +255,8 @@ class Kernel:
         self._current, self._stopping, self._early = cell, None, []
         self._unused = False
         self.last_active_at = time.time()
-        message = {"type": "run", "cell": cell.id, "code": cell.code, "env": self._changed_for(cell)}
+        message: Fields = {"type": "run", "cell": cell.id, "code": cell.code, "env": self._changed_for(cell)}
+        message["describe"] = cell.describe
         cell.begin()
         process.send(message)
         if cell.timeout_s is not None:

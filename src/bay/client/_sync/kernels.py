@@ -40,15 +40,17 @@ class KernelRuns(SandboxNoun):
         *,
         env: Mapping[str, str] | None = None,
         attached: bool | None = None,
+        describe: bool | None = None,
     ) -> CellResult:
         """Run code to its end and return what it printed, showed and gave; variables stay for the next.
 
         After `timeout_s` seconds of running it is interrupted, and the result says so: an exception or a
         timeout is no error here, `check()` makes it one. Calls at the same time run one after the other. A
         cancelled call leaves the code running until its time limit, unless it is `attached`: then it is
-        interrupted, also when the connection breaks. `env` is set while this code runs.
+        interrupted, also when the connection breaks. `env` is set while this code runs. With `describe` the
+        bundles of figures and tables also have them as data.
         """
-        cursor, shown = self._cursor(code, timeout_s, env, attached), Shown()
+        cursor, shown = self._cursor(code, timeout_s, env, attached=attached, describe=describe), Shown()
         with closing(_events(self._http, cursor)) as events:
             for event in events:
                 shown.take(event)
@@ -61,18 +63,19 @@ class KernelRuns(SandboxNoun):
         *,
         env: Mapping[str, str] | None = None,
         attached: bool | None = None,
+        describe: bool | None = None,
     ) -> Generator[CellEvent, None, None]:
         """Run code and yield what it does as it happens; the last event is its end.
 
         A dropped connection is taken up again where it broke, for as long as the client's `retry_s`.
         """
-        return _events(self._http, self._cursor(code, timeout_s, env, attached))
+        return _events(self._http, self._cursor(code, timeout_s, env, attached=attached, describe=describe))
 
     def _cursor(
-        self, code: str, timeout_s: float, env: Mapping[str, str] | None, attached: bool | None
+        self, code: str, timeout_s: float, env: Mapping[str, str] | None, **more: bool | None
     ) -> CellCursor:
         own = None if env is None else dict(env)
-        body = given(code=code, timeout_s=timeout_s, env=own, attached=attached)
+        body = given(code=code, timeout_s=timeout_s, env=own, **more)
         return CellCursor(self._kernel_path, body, self._http.config.retry_s)
 
 

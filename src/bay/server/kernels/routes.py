@@ -64,6 +64,7 @@ class RunCell(Body):
         default_factory=dict
     )
     attached: Annotated[bool, Field(description="Interrupt it when the reader of the answer leaves")] = False
+    describe: Annotated[bool, Field(description="Describe figures and tables as data too")] = False
 
 
 class KernelList(Items[Kernel]):
@@ -152,7 +153,14 @@ async def run_cell(
     """Run code and follow its events as lines of JSON; reconnect by the id in `Bay-Cell-Id`."""
     stack = AsyncExitStack()
     cell_id = body.id or new_id("cell")
-    cell = NewCell(id=cell_id, code=body.code, timeout_s=body.timeout_s, env=body.env, attached=body.attached)
+    cell = NewCell(
+        id=cell_id,
+        code=body.code,
+        timeout_s=body.timeout_s,
+        env=body.env,
+        attached=body.attached,
+        describe=body.describe,
+    )
     begun = stack.enter_async_context(kernels.run(caller, sandbox_id, kernel_id, cell))
     # An attached cell whose reader left while the sandbox woke must not begin.
     events = await (while_connected(request, begun) if body.attached else begun)

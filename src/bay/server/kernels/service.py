@@ -55,6 +55,8 @@ class NewCell:
     timeout_s: float = 300
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     attached: bool = False
+    describe: bool = False
+    """Whether figures and tables are described as data too."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -273,7 +275,7 @@ def _checked(new: NewKernel) -> NewKernel:
 
 def _cell_body(awake: Awake, cell: NewCell) -> dict[str, Any]:
     named = {"id": cell.id, "code": cell.code, "timeout_s": cell.timeout_s}
-    return {**named, "env": awake.env, "own_env": dict(cell.env)}
+    return {**named, "env": awake.env, "own_env": dict(cell.env), "describe": cell.describe}
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:
