@@ -1,6 +1,7 @@
 """Ending whole trees of processes: by timeout, by DELETE, by TERM to Ship."""
 
 import os
+import shlex
 import signal
 import time
 
@@ -158,6 +159,44 @@ def test_term_ends_everything_and_then_ship() -> None:
         assert time.monotonic() - began < 15  # 2 s, on a machine with nothing else to do
         assert living(ship.mark) == []
         assert not ship.socket_path.exists()
+
+
+# A parent that has its child write something down before both end, as a browser does with its cookies.
+PARENT = """\
+sh -c 'trap "echo kept > kept; exit" USR1; echo ready; while :; do sleep 0.02; done' &
+trap 'kill -USR1 $!; wait $!; exit' TERM
+wait
+"""
+
+
+# A shell cannot trap a signal that it was started to ignore.
+ASKS_FOR_TERM = """\
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+os.execvp("sh", ["sh", "-c", sys.argv[1]])
+"""
+
+
+def test_a_program_that_ends_has_its_children_until_it_ended() -> None:
+    with running() as ship:
+        exec_id = ship.start(PARENT)
+        ship.wait_output(exec_id, "ready")
+        kept = ship.workspace / "kept"
+        assert stop(ship) == 0
+        assert kept.read_text() == "kept\n"
+        assert living(ship.mark) == []
+
+
+def test_term_reaches_the_children_of_a_program_that_ignores_it() -> None:
+    child = "trap 'echo told > told; exit' TERM; echo ready; while :; do sleep 0.02; done"
+    with running() as ship:
+        exec_id = ship.start(
+            f"trap '' TERM; python3 -c {shlex.quote(ASKS_FOR_TERM)} {shlex.quote(child)}; sleep 600"
+        )
+        ship.wait_output(exec_id, "ready")
+        told = ship.workspace / "told"
+        assert stop(ship) == 0
+        assert told.read_text() == "told\n"
 
 
 def test_term_gives_followers_their_last_line() -> None:

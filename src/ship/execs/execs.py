@@ -359,8 +359,12 @@ class Execs:
         return list(self._all.values())
 
     async def end_all(self, grace_s: float) -> None:
-        """TERM to everything that descends from Ship, KILL after `grace_s`."""
+        """TERM from the top of each tree downwards, to everything after half of `grace_s`, KILL after that.
+
+        A program may need those it started while it ends, as a browser the process that writes its cookies.
+        """
         kill_at = time.monotonic() + grace_s
+        await trees.end_from_the_top(kill_at - grace_s / 2)
         await trees.all_below_ship(self._context.identities).end(lambda: kill_at)
 
     def _sweep_later(self) -> None:

@@ -183,6 +183,27 @@ def all_below_ship(identities: Iterable[Identity]) -> Tree:
     return Tree(lambda: {os.getpid()}, None, identities)
 
 
+async def end_from_the_top(until: float) -> None:
+    """TERM to the children of Ship, and to those that it is left with as their parents end, until there are
+    none, or `until` (monotonic seconds) has come.
+    """
+    asked: set[tuple[int, int]] = set()
+    for pause in _pauses(lambda: until):
+        children = [process for process in map(table.read, table.pids()) if process and _is_child(process)]
+        if not children:
+            return
+        for child in children:
+            if (child.pid, child.started) not in asked:
+                asked.add((child.pid, child.started))
+                send((child,), signal.SIGTERM)
+                send((child,), signal.SIGCONT)
+        await asyncio.sleep(pause)
+
+
+def _is_child(process: Process) -> bool:
+    return process.ppid == os.getpid() and not process.leaving
+
+
 class Owners:
     """Finds the exec to which a process belongs, among execs given as an id and the group of its tree."""
 
