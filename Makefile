@@ -39,7 +39,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
@@ -127,6 +127,11 @@ system-tests:
 	@touch $@
 
 .stamp-compat-node: tests/compat/node/package-lock.json | system-tests
+	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+# The program that drives a browser in sandboxes, without its scripts: the package has it for every system.
+.stamp-agent: tests/browser/package-lock.json | system-tests
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
