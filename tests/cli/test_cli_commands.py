@@ -147,6 +147,9 @@ def test_update_changes_what_is_named_and_nothing_else(bay: Cli, name: str) -> N
         None,
         0,
     )
+    shown = json.loads(bay("update", name, "--ttl", "1h", "--on-expiry", "pause", "--json").stdout)
+    assert (shown["expires_at"] is None, shown["on_expiry"]) == (False, "pause")
+    assert json.loads(bay("update", name, "--ttl", "never", "--json").stdout)["expires_at"] is None
     assert bay("update", name, "--name", "", "--no-labels").stdout == b""
     shown = json.loads(bay("get", shown["id"], "--json").stdout)
     assert (shown["name"], shown["labels"], shown["warm_timeout"]) == (None, {}, 0)
@@ -155,7 +158,7 @@ def test_update_changes_what_is_named_and_nothing_else(bay: Cli, name: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [((), "name a setting to change"), (("--idle-timeout", "soon"), "it takes seconds or a time such as 10m"),
-     (("--label", "a=b", "--no-labels"), "not both")],
+     (("--label", "a=b", "--no-labels"), "not both"), (("--on-expiry", "stop"), "--on-expiry is delete or pause")],
 )  # fmt: skip
 def test_update_says_what_is_wrong(bay: Cli, name: str, arguments: tuple[str, ...], said: str) -> None:
     done = bay("update", name, *arguments, "--json")

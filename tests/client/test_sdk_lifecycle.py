@@ -41,6 +41,14 @@ def test_update_changes_what_is_named_and_none_is_a_value(box: bay.Box) -> None:
     assert box.update() == info
 
 
+def test_a_lifetime_is_set_anew_with_what_becomes_of_it(box: bay.Box) -> None:
+    info = box.update(ttl="10m", on_expiry="pause")
+    assert info.expires_at is not None
+    assert (info.on_expiry, info.paused_at) == ("pause", None)
+    assert box.pause().paused_at is not None
+    assert (box.resume().paused_at, box.update(ttl=None).expires_at) == (None, None)
+
+
 def test_an_update_to_a_name_that_is_taken_is_a_conflict(client: bay.Client, box: bay.Box) -> None:
     with client.sandbox(name="taken"), pytest.raises(bay.Conflict, match="taken"):
         box.update(name="taken")

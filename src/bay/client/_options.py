@@ -15,6 +15,7 @@ from bay.models import (
     ExecType,
     NetworkMode,
     NetworkPolicy,
+    OnExpiry,
     PortSettings,
     Pull,
     SandboxSecret,
@@ -29,7 +30,8 @@ class CreateOptions(TypedDict, total=False):
     """The options of `sandboxes.create` and `client.sandbox`; one left out, or None, is the profile's.
 
     `ttl`, `idle_timeout` and `warm_timeout` are whole seconds, or text such as ``"10m"``; a `ttl` of 0 means
-    never, a `warm_timeout` of 0 that it is not kept frozen. `image` is ``"host"``, or the id or reference of
+    never, a `warm_timeout` of 0 that it is not kept frozen. `on_expiry` is ``"delete"``, or ``"pause"``: then
+    it is paused at the end of its `ttl`, and stays. `image` is ``"host"``, or the id or reference of
     an image, which is pulled first if it is not here (`pull` is ``"always"`` or ``"never"`` otherwise);
     `entrypoint` ``"service"`` makes its command the service ``main``. `template` is one to start from
     instead: a `Template`, or its id, ``"name"`` or ``"name:tag"``.
@@ -57,6 +59,7 @@ class CreateOptions(TypedDict, total=False):
     volumes: Sequence[Volume] | None
     labels: Mapping[str, str] | None
     ttl: int | str | None
+    on_expiry: OnExpiry | None
     idle_timeout: int | str | None
     warm_timeout: int | str | None
     cpus: float | None
@@ -85,6 +88,8 @@ class UpdateOptions(TypedDict, total=False):
     labels: Mapping[str, str]
     idle_timeout: int | str | None
     warm_timeout: int | str | None
+    ttl: int | str | None
+    on_expiry: OnExpiry | None
     checkpoint_policy: CheckpointPolicy | None
     url: PortSettings | int | None
     ports: Sequence[PortSettings]

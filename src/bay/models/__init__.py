@@ -55,6 +55,7 @@ from bay.models.sandboxes import DEFAULT_CAPABILITIES as DEFAULT_CAPABILITIES
 from bay.models.sandboxes import Capability as Capability
 from bay.models.sandboxes import Compute as Compute
 from bay.models.sandboxes import Container, Failure, Profile, Resources, Sandbox
+from bay.models.sandboxes import OnExpiry as OnExpiry
 from bay.models.sandboxes import Sizes as Sizes
 from bay.models.sandboxes import Status as Status
 from bay.models.secrets import SandboxSecret, Secret

@@ -14,6 +14,9 @@ Status = Literal["idle", "starting", "ready", "failed", "expired"]
 Compute = Literal["cold", "warming", "warm", "running"]
 """The cost of the next call: cold = no container, warm = frozen in memory, running = answers now."""
 
+OnExpiry = Literal["delete", "pause"]
+"""The end of a lifetime: the sandbox expires and is deleted, or it is paused and stays."""
+
 Capability = Literal["python", "shell", "filesystem", "exec", "browser"]
 
 DEFAULT_CAPABILITIES: tuple[Capability, ...] = ("python", "shell", "filesystem", "exec")
@@ -78,6 +81,10 @@ class Sandbox:
     labels: dict[str, str]
     created_at: datetime
     expires_at: datetime | None
+    on_expiry: OnExpiry = "delete"
+    """Whether it is deleted at `expires_at`, or paused."""
+    paused_at: datetime | None = None
+    """Since when it is paused by its owner, or by the end of its lifetime; null once anything woke it."""
     idle_timeout: int | None
     idle_expires_at: datetime | None
     """When its compute is frozen for want of activity; null while none runs."""
@@ -126,6 +133,8 @@ class Profile:
     output_buffer_mb: int = 1
     """How much of the newest output of each exec is kept, MiB."""
     ttl: int | None = None
+    on_expiry: OnExpiry = "delete"
+    """The end of the lifetime of a sandbox that says nothing else."""
     persist: Persist = "workspace"
     disk_mb: int | None = 10_240
     """How much its files may hold, MiB, where the host can hold to that; None = no limit."""

@@ -31,6 +31,7 @@ from bay.models import (
     NetworkPolicy,
     NetworkProtocol,
     NetworkRule,
+    OnExpiry,
     Persist,
     Profile,
     Resources,
@@ -111,6 +112,7 @@ class ProfileSettings(SettingFields):
     )
     output_buffer_mb: int = Field(1, ge=1, le=RING_BYTES >> 20, description="each exec's output buffer, MiB")
     ttl: int | None = Field(None, ge=1, description="lifetime in seconds of a sandbox without its own `ttl`")
+    on_expiry: OnExpiry = Field("delete", description="at the end of its lifetime: `delete`, or `pause`")
     persist: Persist = Field(
         "workspace",
         description="files that survive a stop: those under /workspace, or with `machine` the whole root file system",

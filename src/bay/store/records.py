@@ -13,6 +13,7 @@ from bay.models import (
     ImageState,
     KeyScope,
     NetworkMode,
+    OnExpiry,
     Persist,
     PortSettings,
     SandboxSecret,
@@ -125,12 +126,19 @@ class SandboxRecord:
     """When a frozen sandbox gives its memory back; set by the freezing."""
     last_active_at: datetime | None = None
     expires_at: datetime | None
+    on_expiry: OnExpiry = "delete"
+    paused_at: datetime | None = None
+    """Since when it is at rest by its owner's word, or by the end of its lifetime."""
     created_at: datetime
     deleted_at: datetime | None
     session: SessionRecord | None
 
     def is_expired(self, now: datetime) -> bool:
-        """Whether it is past its `expires_at`."""
+        """Whether it is past its `expires_at`, and not to be paused then."""
+        return self.on_expiry == "delete" and self.is_over(now)
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether its lifetime has ended."""
         return self.expires_at is not None and self.expires_at <= now
 
     @property

@@ -87,6 +87,7 @@ _DUE_NOW = _JOINED.where(
     _S.deleted_at.is_(None),
     or_(
         and_(_S.expires_at <= _NOW, sessions.c.phase != "ending"),
+        and_(_S.expires_at <= _NOW, _S.on_expiry == "pause"),
         and_(_S.expires_at <= bindparam("hidden_from", type_=_S.expires_at.type), sessions.c.id.is_(None)),
         and_(_S.idle_expires_at <= _NOW, _S.target == "running"),
         and_(_S.warm_expires_at <= _NOW, _S.target == "paused"),
@@ -227,6 +228,22 @@ async def idle_out(db: StoreConnection, sandbox_id: str, now: datetime, new: Tar
     return (await db.execute(query.values(target=new))).rowcount == 1
 
 
+async def rest(db: StoreConnection, sandbox_id: str, now: datetime, new: Target) -> bool:
+    """End the lifetime of a sandbox that is to be paused then, unless it was set anew; whether it was ended.
+    One that is wanted running is wanted `new`.
+    """
+    over = and_(_S.id == sandbox_id, _S.expires_at <= now, _S.on_expiry == "pause", _S.target != "deleted")
+    target = case((_S.target == "running", new), else_=_S.target)
+    ended = {"expires_at": None, "idle_expires_at": None, "paused_at": now, "target": target}
+    return (await db.execute(update(sandboxes).where(over).values(ended))).rowcount == 1
+
+
+async def mark_paused(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
+    """Note that its owner paused it, unless it is wanted again, or was paused before."""
+    at_rest = and_(_S.id == sandbox_id, _S.target.in_(("paused", "stopped")), _S.paused_at.is_(None))
+    await db.execute(update(sandboxes).where(at_rest).values(paused_at=now))
+
+
 async def due(db: StoreConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:
     """Sandboxes past one of their time limits that have work left; not those that are ending already.
     An expired one is shown for `retention`.
@@ -340,7 +357,7 @@ def status_expression(now: datetime) -> ColumnElement[str]:
     """The public status in SQL; a test holds that it agrees with `lifecycle.status_of` in every case."""
     live = sessions.c.phase
     return case(
-        (_S.expires_at <= now, "expired"),
+        (and_(_S.expires_at <= now, _S.on_expiry == "delete"), "expired"),
         (and_(_S.target.not_in(HAVING), _S.error.is_(None)), "idle"),
         (_S.target.not_in(HAVING), "failed"),
         (live.in_(["starting", "ending"]), "starting"),

@@ -150,6 +150,10 @@ sandboxes = Table(
     _when("warm_expires_at"),
     _when("last_active_at"),
     _when("expires_at"),
+    # At that time it is deleted, or paused.
+    Column("on_expiry", String(16), nullable=False, server_default="delete"),
+    # Since when it is at rest by its owner's word or by the end of its lifetime; null once it was woken.
+    _when("paused_at"),
     _when("created_at", nullable=False),
     _when("deleted_at"),
     sqlite_autoincrement=True,

@@ -48,7 +48,9 @@ async def by_profile(
 ) -> list[ProfileUsage]:
     """The usage of each profile and size, without the sandbox `besides`."""
     live = and_(sessions.c.sandbox_id == _S.id, sessions.c.ended_at.is_(None))
-    wants = and_(_S.target == "running", or_(_S.expires_at.is_(None), _S.expires_at > now))
+    wants = and_(
+        _S.target == "running", or_(_S.expires_at.is_(None), _S.expires_at > now, _S.on_expiry == "pause")
+    )
     sizes = (_S.cpus, _S.memory_mb, *(_held(name) for name in ("cpus", "memory_mb")))
     query = (
         select(

@@ -27,6 +27,7 @@ FIELDS = {
     "id", "name", "status", "compute", "profile", "image", "isolation", "cargo_id", "capabilities", "labels",
     "created_at", "expires_at", "idle_timeout", "idle_expires_at", "warm_timeout", "warm_expires_at", "containers", "error",
     "persist", "checkpoint_id", "checkpoint_policy", "image_id", "secrets", "cpus", "memory_mb", "disk_mb", "pids", "volumes",
+    "on_expiry", "paused_at",
 }  # fmt: skip
 RANDOM = "sandbox-" + "0123456789ab" * 2
 
@@ -59,7 +60,8 @@ async def test_a_create_without_a_body_gives_an_idle_sandbox_with_every_field(
     assert set(made) == FIELDS
     assert made == {
         **dict.fromkeys(("name", "expires_at", "idle_expires_at", "warm_expires_at", "containers", "error")),
-        **dict.fromkeys(("checkpoint_id", "checkpoint_policy", "image_id", "url")),
+        **dict.fromkeys(("checkpoint_id", "checkpoint_policy", "image_id", "url", "paused_at")),
+        "on_expiry": "delete",
         "network": "open",
         "ports": [],
         "secrets": [],

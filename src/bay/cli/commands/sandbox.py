@@ -25,7 +25,7 @@ from bay.cli.state import (
 from bay.cli.volume_option import VolumeOption, volumes
 from bay.clock import to_rfc3339, to_seconds
 from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
-from bay.models import NetworkPolicy, Pull
+from bay.models import NetworkPolicy, OnExpiry, Pull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,13 @@ def as_pull(text: str | None) -> Pull | None:
     return text
 
 
+def _on_expiry(text: str | None) -> OnExpiry | None:
+    """The value of `--on-expiry`. Raises InvalidArgument."""
+    if text not in (None, "delete", "pause"):
+        raise InvalidArgument(f"--on-expiry is delete or pause, and not {text}")
+    return text
+
+
 def create(
     ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Its name: a-z, 0-9 and '-'.")] = None,
@@ -91,6 +98,9 @@ def create(
     ttl: Annotated[
         int | None,
         duration_option("Its lifetime, such as 10m; 0 is no limit."),
+    ] = None,
+    on_expiry: Annotated[
+        str | None, typer.Option(metavar="WORD", help="At the end of its lifetime: delete, or pause.")
     ] = None,
     idle_timeout: Annotated[
         int | None,
@@ -136,6 +146,7 @@ def create(
             volumes=volumes(volume),
             labels=pairs(label, "--label", "=") or None,
             ttl=ttl,
+            on_expiry=_on_expiry(on_expiry),
             idle_timeout=idle_timeout,
             warm_timeout=warm_timeout,
             **sizes(cpus, memory, disk, pids),
@@ -204,6 +215,12 @@ def update(
         str | None,
         typer.Option(metavar="DURATION", help="Time frozen until compute stops, or never."),
     ] = None,
+    ttl: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Its lifetime from now, or never.")
+    ] = None,
+    on_expiry: Annotated[
+        str | None, typer.Option(metavar="WORD", help="At the end of its lifetime: delete, or pause.")
+    ] = None,
     url_port: Annotated[
         str | None, typer.Option(metavar="PORT", help="The port of its URL, or none.")
     ] = None,
@@ -222,6 +239,10 @@ def update(
         changes["idle_timeout"] = _seconds("--idle-timeout", idle_timeout)
     if warm_timeout is not None:
         changes["warm_timeout"] = _seconds("--warm-timeout", warm_timeout)
+    if ttl is not None:
+        changes["ttl"] = _seconds("--ttl", ttl)
+    if on_expiry is not None:
+        changes["on_expiry"] = _on_expiry(on_expiry)
     if url_port is not None:
         changes["url"] = None if url_port == _NONE else _number("--url-port", url_port, f"a port or {_NONE}")
     if cpus is not None:
@@ -233,7 +254,7 @@ def update(
     if not changes:
         raise InvalidArgument(
             "name a setting to change: --name, --label, --no-labels, --idle-timeout, --warm-timeout, "
-            "--url-port, --cpus, --memory or --pids"
+            "--ttl, --on-expiry, --url-port, --cpus, --memory or --pids"
         )
     with connect_box(ctx, name) as box:
         info = box.update(**changes)
@@ -382,6 +403,8 @@ def _fields(info: "Sandbox") -> dict[str, str]:
         "labels": " ".join(f"{key}={value}" for key, value in info.labels.items()) or None,
         "created": to_rfc3339(info.created_at),
         "expires": "never" if info.expires_at is None else to_rfc3339(info.expires_at),
+        "on expiry": info.on_expiry,
+        "paused": None if info.paused_at is None else to_rfc3339(info.paused_at),
         "idle timeout": None if info.idle_timeout is None else f"{info.idle_timeout} s",
         "warm timeout": None if info.warm_timeout is None else f"{info.warm_timeout} s",
         "error": None if info.error is None else f"{info.error.code}: {info.error.message}",

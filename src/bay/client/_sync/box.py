@@ -228,9 +228,10 @@ class Box(Checkpoints, History):
     def update(self, **options: Unpack[UpdateOptions]) -> Sandbox:
         """Change its `name`, `labels` (all), timeouts, `checkpoint_policy`, `url`, `ports` (all) or sizes.
 
-        Options left out stay. None takes a name, a policy or a URL away; of a timeout it means never. A
-        changed timeout counts from now. `cpus`, `memory_mb` and `pids` hold at once for all that runs in it.
-        Raises Conflict when the name is taken, and for less memory than is in use.
+        Options left out stay. None takes a name, a policy or a URL away; of a timeout or a `ttl` it means
+        never. Both count from now, and a `ttl` may shorten its life. `cpus`, `memory_mb` and `pids` hold at
+        once for all that runs in it. Raises Conflict when the name is taken, and for less memory than is in
+        use.
         """
         return self._ask(Call("PATCH", self._path(), body=update_body(options), safe=True))
 

@@ -401,6 +401,7 @@ class Reconciler:
             await sandboxes.change_target(
                 db, sandbox.id, old=("paused",), new="running",
                 idle_expires_at=expiry(self._core.clock(), sandbox.idle_timeout), warm_expires_at=None,
+                paused_at=None,
             )  # fmt: skip
 
     async def _resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:

@@ -65,8 +65,24 @@ class Sweep:
             for sandbox in due:
                 if sandbox.is_expired(now):
                     self.queue.put(sandbox.id)
+                elif sandbox.is_over(now):
+                    group.create_task(self._rest(sandbox, now))
                 else:
                     group.create_task(self._cool(sandbox, now))
+
+    async def _rest(self, sandbox: SandboxRecord, now: datetime) -> None:
+        """Pause one whose lifetime has ended, once no call that cannot wait is under way."""
+        if self.holds.any(sandbox.id, followers=False):
+            return
+        async with self.core.store.write() as db:
+            if await sandboxes.rest(db, sandbox.id, now, self._at_rest(sandbox)):
+                await events.add(db, sandbox, "sandbox.rested", now)
+        self.queue.put(sandbox.id)
+
+    def _at_rest(self, sandbox: SandboxRecord) -> Target:
+        """Frozen, or stopped where that cannot be, or where there is nothing to freeze."""
+        can_freeze = self.core.driver.capabilities.pause and sandbox.warm_timeout != 0
+        return "paused" if can_freeze and sandbox.phase in ("starting", "running") else "stopped"
 
     async def _cool(self, sandbox: SandboxRecord, now: datetime) -> None:
         if sandbox.target == "paused":

@@ -14,6 +14,7 @@ from bay.models import (
     EntrypointUse,
     NetworkMode,
     NetworkPolicy,
+    OnExpiry,
     PortAccess,
     PortSettings,
     Pull,
@@ -125,6 +126,9 @@ class CreateSandbox(Body):
     ttl: Annotated[SecondsOrNone | None, Field(description="Lifetime in seconds; null or 0 = no limit")] = (
         None
     )
+    on_expiry: Annotated[
+        OnExpiry | None, Field(description="At the end of `ttl`: delete, or pause; default: the profile's")
+    ] = None
     name: Annotated[str | None, Field(max_length=63, description="Unique among your sandboxes")] = None
     image: Annotated[
         str | None,
@@ -208,6 +212,10 @@ class UpdateSandbox(Body):
     labels: Labels = Field(default_factory=dict)
     idle_timeout: Seconds | None = None
     warm_timeout: SecondsOrNone | None = None
+    ttl: Annotated[
+        SecondsOrNone | None, Field(description="Lifetime from now, in seconds; null or 0 = no limit")
+    ] = None
+    on_expiry: Annotated[OnExpiry | None, Field(description="As at the create; null is the profile's")] = None
     checkpoint_policy: CheckpointPolicyBody | None = None
     url: PortBody | None = None
     ports: Ports = ()

@@ -27,6 +27,7 @@ from bay.models import (
     Container,
     EntrypointUse,
     NetworkPolicy,
+    OnExpiry,
     PortSettings,
     Profile,
     Pull,
@@ -94,6 +95,7 @@ class NewSandbox:
     """Id, name or `name:tag` of a template: its image, its files and its options, below those given here."""
     cargo_id: str | None = None
     ttl: int | None = None
+    on_expiry: OnExpiry | None = None
     name: str | None = None
     image: str | None = None
     """`host`, or the id or reference of an image."""
@@ -134,6 +136,10 @@ class SandboxChanges:
     labels: dict[str, str] | None = None
     idle_timeout: int | None = None
     warm_timeout: int | None = None
+    ttl: int | None = None
+    """Seconds from now; None and 0 are never."""
+    on_expiry: OnExpiry | None = None
+    """None is the profile's."""
     checkpoint_policy: CheckpointPolicy | None = None
     url: PortSettings | None = None
     url_access: PortSettings | None = None
@@ -281,17 +287,19 @@ class Sandboxes:
         await self.stop(caller, record.id)
         return await self.start(caller, record.id, 0)
 
-    async def pause(self, caller: Caller, ref: str) -> Sandbox:
+    async def pause(self, caller: Caller, ref: str, *, cold_too: bool = False) -> Sandbox:
         """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
-        Followers of output wait. Raises Conflict without compute to freeze, or while calls are under way.
+        Followers of output wait. Raises Conflict while calls are under way, and without compute to freeze:
+        with `cold_too` such a one is marked as paused.
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
-        self._check_can_pause(record)
+        self._check_can_pause(record, cold_too=cold_too)
         async with self.core.store.write() as db:
             await sandboxes.change_target(
                 db, record.id, old=("running",), new="paused", error=KEEP, idle_expires_at=None
             )
+            await sandboxes.mark_paused(db, record.id, self.core.clock())
         await self._settle(record, lambda r: is_frozen(r) or r.target != "paused")
         present = await self.waker.find(caller, record.id)
         if not is_frozen(present) and self.waker.is_called(record.id):
@@ -326,6 +334,7 @@ class Sandboxes:
         if (wanted := changed.pop("url_access", None)) is not None:
             changed["url"] = replace(present.url or wanted, access=wanted.access)
         values = {**changed, **self._clocks(present, changed), **await self._resized(db, present, changed)}
+        values.update(self._lifetime(present, values))
         for field_name in changed.keys() & _STORED_AS_WIRE:
             values[field_name] = to_wire(values[field_name])
         if "name" in changed:
@@ -336,6 +345,16 @@ class Sandboxes:
             )
         await sandboxes.change(db, record.id, **values)
         await events.add(db, record, "sandbox.updated", self.core.clock(), fields=sorted(changed))
+
+    def _lifetime(self, present: SandboxRecord, values: dict[str, Any]) -> dict[str, Any]:
+        """How a changed lifetime is stored. Raises SandboxExpired when it has ended meanwhile."""
+        stored = dict[str, Any]()
+        if "ttl" in values:
+            self.waker.refuse_expired(present)
+            stored["expires_at"] = expiry(self.core.clock(), values.pop("ttl") or None)
+        if "on_expiry" in values and values["on_expiry"] is None:
+            stored["on_expiry"] = self._profile_named(present.profile).on_expiry
+        return stored
 
     async def _resized(
         self, db: StoreConnection, present: SandboxRecord, changed: dict[str, Any]
@@ -450,13 +469,13 @@ class Sandboxes:
             )
         return profile
 
-    def _check_can_pause(self, record: SandboxRecord) -> None:
+    def _check_can_pause(self, record: SandboxRecord, *, cold_too: bool) -> None:
         if not self.core.driver.capabilities.pause:
             raise CapabilityNotSupported(
                 "the driver cannot pause sandboxes; stop it instead",
                 details={"capability": "pause", "available": []},
             )
-        if record.target not in HAVING:
+        if record.target not in HAVING and not cold_too:
             raise Conflict(f"sandbox {record.id} is cold already; there is nothing to pause")
 
     def _clocks(self, present: SandboxRecord, changed: dict[str, Any]) -> dict[str, datetime | None]:
@@ -643,6 +662,7 @@ class Sandboxes:
             warm_timeout=warm_timeout,
             last_active_at=now,
             expires_at=expiry(now, ttl or None),
+            on_expiry=new.on_expiry or profile.on_expiry,
         )
 
     def _extended(self, record: SandboxRecord, extend_by: int) -> datetime:
@@ -798,6 +818,7 @@ def _like(
     return NewSandbox(
         profile=source.profile, name=name, image=source.image_id or HOST, isolation=source.isolation, env=source.env,
         labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
+        on_expiry=source.on_expiry,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
         url=url, ports=ports, services=kept, secrets=source.secrets, sizes=source.sizes,
         volumes=volumes.of_fork(source.volumes),

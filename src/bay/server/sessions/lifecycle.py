@@ -162,8 +162,8 @@ def next_step(
         return _step_with_session(sandbox, sandbox.session, now, exited=exited)
     if sandbox.target == "deleted":
         return Remove()
-    if sandbox.expires_at is not None and sandbox.expires_at <= now:
-        if sandbox.expires_at + retention <= now:
+    if sandbox.is_expired(now):
+        if sandbox.is_expired(now - retention):
             return Remove()
         return Nothing() if _step_of_files(sandbox) is None else AbandonStorage()
     if (step := _step_of_files(sandbox)) is not None:
@@ -239,6 +239,8 @@ def view(
         labels=sandbox.labels,
         created_at=sandbox.created_at,
         expires_at=sandbox.expires_at,
+        on_expiry=sandbox.on_expiry,
+        paused_at=sandbox.paused_at,
         idle_timeout=sandbox.idle_timeout,
         idle_expires_at=sandbox.idle_expires_at if _counts_idleness(sandbox, now) else None,
         warm_timeout=sandbox.warm_timeout,

@@ -262,6 +262,7 @@ class Waker:
         clocks: dict[str, Any] = {
             "idle_expires_at": self._idle_after(sandbox),
             "warm_expires_at": None,
+            "paused_at": None,
             "last_active_at": now,
         }
         async with self._store.write() as db:
