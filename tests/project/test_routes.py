@@ -14,6 +14,7 @@ SERVER = Path(__file__).parents[2] / "src" / "bay" / "server"
 MORE = {
     "list_events": "a page or a stream, of which each request takes one",
     "list_sandbox_events": "a page or a stream, of which each request takes one",
+    "open_exec": "starts a command or attaches to one, of which each request does one",
     "list_sprites": "a page or a stream, of which each request takes one",
     "upload_file": "finds the sandbox before it reads the body, whose parts come in either order",
 }

@@ -19,6 +19,7 @@ from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
 from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import wire as e2b
+from bay.server.compat.sprites import exec_routes as sprite_execs_api
 from bay.server.compat.sprites import sprites_routes as sprites_api
 from bay.server.compat.sprites import wire as sprites
 from bay.server.control_plane import ControlPlane
@@ -87,6 +88,7 @@ _APIS = (
     pages_api,
     envd_processes_api,
     sprites_api,
+    sprite_execs_api,
 )
 
 FORMATS = (sprites.FORMAT, e2b.FORMAT)

@@ -28,6 +28,7 @@ from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.compat.e2b.process_service import EnvdProcesses
+from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.data_dir import BUILDS, DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
@@ -456,6 +457,12 @@ class ControlPlane:
             attachments,
             processes,
             EnvdProcesses(waker=self.waker, execs=self.execs, attachments=attachments, processes=processes),
+            SpriteExecs(
+                waker=self.waker,
+                execs=self.execs,
+                attachments=attachments,
+                connections=self.connections,
+            ),
             Kernels(
                 store=self.store,
                 deferred=self.deferred,

@@ -47,6 +47,13 @@ RULES: dict[Operation, dict[str, Any]] = {
     ("POST", "/v1/sprites/{name}/upgrade"): {},
     ("POST", "/v1/sprites/{name}/restart"): {},
     ("GET", "/v1/sprites/{name}/check"): {},
+    ("WEBSOCKET", "/v1/sprites/{name}/exec"): {"query": "?cmd=true"},
+    ("WEBSOCKET", "/v1/sprites/{name}/exec/{session_id}"): {},
+    ("POST", "/v1/sprites/{name}/exec"): {"params": {"cmd": "true"}},
+    ("HEAD", "/v1/sprites/{name}/exec"): {},
+    ("GET", "/v1/sprites/{name}/exec"): {},
+    ("GET", "/v1/sprites/{name}/exec/{session_id}"): {},
+    ("POST", "/v1/sprites/{name}/exec/{session_id}/kill"): {},
 }  # fmt: skip
 """What makes a request of a route good, so that only its owner can be the reason for a refusal: keywords of
 httpx. `query` stands in the place of a WebSocket's.

@@ -5,7 +5,7 @@ delays only the command that waits for it; any other gets the offset where the b
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Literal
@@ -155,13 +155,15 @@ class Attachments:
         repaint: bool = False,
         size: tuple[int, int] | None = None,
         claims: bool = False,
+        placed: bool = False,
     ) -> AsyncGenerator[Attached]:
         """Attach to an exec from byte `since` on, or from its last screen, resized to `size` (rows, columns).
-        With `claims` this is the reader that the exec waits for. Thaws a frozen sandbox once; it may freeze
+        With `claims` this is the reader that the exec waits for; one that is `placed` is counted among the
+        owner's connections already. Thaws a frozen sandbox once; it may freeze
         again meanwhile. Raises OutputGone as `Execs.output` does, and BadRequest for the screen of what has
         none.
         """
-        with self._connections.place(caller.owner):
+        with nullcontext() if placed else self._connections.place(caller.owner):
             async with self._locator.locate(caller, ref, exec_id, thaw=True, follower=True) as found:
                 peer = found.live_peer
                 if size is not None:

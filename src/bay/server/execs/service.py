@@ -108,7 +108,7 @@ class Execs:
         """Start an exec, waking the sandbox; with `wait_s` answer when it ended or the seconds are over. One
         that waits for a reader is answered once it stands still for want of that, too.
         """
-        checked = _checked(new)
+        checked = checked_exec(new)
         sandbox = await self._waker.find(caller, ref)
         request = None
         if idempotency_key is not None:
@@ -146,7 +146,7 @@ class Execs:
         include_code: bool,
     ) -> ShellResult:
         """Run `note.code` to its end, or to `timeout_s`; its output is returned, and kept in the history."""
-        new = _checked(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
+        new = checked_exec(NewExec(command=note.code, cwd=cwd, timeout_s=timeout_s))
         async with self._waker.awake(caller, ref, "shell") as awake:
             new = _reading_env_file(awake, new)
             planned = await self._plan(awake, new, None, note)
@@ -160,7 +160,7 @@ class Execs:
         """Run a command in a sandbox that is awake, and wait for its end; for services whose calls are
         commands. When the call is cancelled the command is ended.
         """
-        checked = _checked(new)
+        checked = checked_exec(new)
         planned = await self._plan(awake, checked, None, note)
         try:
             return await self._run(awake, planned, checked, wait_s, None)
@@ -442,7 +442,7 @@ class Execs:
         self._deferred.put(lambda db: execs.save(db, peer.session_id, bare))
 
 
-def _checked(new: NewExec) -> NewExec:
+def checked_exec(new: NewExec) -> NewExec:
     """Checks that need no sandbox come before anything wakes. Raises BadRequest or InvalidPath."""
     check_user(new.user)
     for name, value in (new.env or {}).items():
