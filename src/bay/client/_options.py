@@ -111,6 +111,15 @@ class HistoryOptions(TypedDict, total=False):
     offset: int | None
 
 
+class BrowserCallOptions(TypedDict, total=False):
+    """The options of calls of `box.browser`. A skill's run has no `learn`."""
+
+    description: str | None
+    tags: str | None
+    learn: bool | None
+    include_trace: bool | None
+
+
 def known(call: str, options: Mapping[str, object], shape: type[object]) -> None:
     """Raises TypeError for an option that the TypedDict `shape` lacks, as Python does for a keyword."""
     names = shape.__annotations__

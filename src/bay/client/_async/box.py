@@ -6,6 +6,7 @@ from typing import Any, Self, Unpack
 import httpx
 
 from bay.client._async.attach import AsyncAttachment
+from bay.client._async.browser import AsyncBrowser
 from bay.client._async.checkpoints import AsyncCheckpoints
 from bay.client._async.events import events
 from bay.client._async.execs import AsyncExecs, AsyncProc
@@ -31,9 +32,9 @@ from bay.models import Checkpoint, Event, Port, Process, Sandbox, ShellResult
 class AsyncBox(AsyncCheckpoints, AsyncHistory):
     """A sandbox.
 
-    `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in
-    it. `network` is what it reaches, `ports` where it is reached. Any call that needs compute wakes the
-    sandbox, under the same id.
+    `info` is what was last heard of it; `files`, `execs`, `kernels`, `python`, `browser` and `services` are
+    what is in it. `network` is what it reaches, `ports` where it is reached. Any call that needs compute
+    wakes the sandbox, under the same id.
     """
 
     def __init__(self, http: AsyncHttp, info: Sandbox) -> None:
@@ -43,6 +44,7 @@ class AsyncBox(AsyncCheckpoints, AsyncHistory):
         self.execs = AsyncExecs(http, info.id)
         self.kernels = AsyncKernels(http, info.id)
         self.python = AsyncPython(http, info.id)
+        self.browser = AsyncBrowser(http, info.id)
         self.services = AsyncServices(http, info.id)
         self.network = AsyncNetwork(http, info.id)
         self.ports = AsyncPorts(http, info.id)

@@ -5,6 +5,7 @@ from bay.client._async.attach import AsyncAttachment as AsyncAttachment
 from bay.client._async.audit import AsyncAudit as AsyncAudit
 from bay.client._async.box import AsyncBox as AsyncBox
 from bay.client._async.box import AsyncBoxes as AsyncBoxes
+from bay.client._async.browser import AsyncBrowser as AsyncBrowser
 from bay.client._async.cargos import AsyncCargos as AsyncCargos
 from bay.client._async.client import AsyncClient as AsyncClient
 from bay.client._async.client import AsyncSandboxes as AsyncSandboxes

@@ -10,7 +10,9 @@ from bay.models import ExecType, HistoryEntry
 
 
 class AsyncHistory(AsyncSandboxNoun):
-    """The executions of `shell/exec` and `python/exec` in one sandbox, as far back as they are kept."""
+    """The executions of `shell/exec`, `python/exec` and the browser in one sandbox, as far back as they are
+    kept.
+    """
 
     async def history(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
         """The executions of `shell` here, newest first: up to `limit` (100, at most 500) after `offset`.

@@ -14,6 +14,7 @@ from bay.client._paths import ref
 from bay.client._results import DEFAULT_OUTPUT_BYTES, Collected, Keep, RunResult
 from bay.client._seam import cleanup
 from bay.client._sync.attach import Attachment
+from bay.client._sync.browser import Browser
 from bay.client._sync.checkpoints import Checkpoints
 from bay.client._sync.events import events
 from bay.client._sync.execs import Execs, Proc
@@ -33,9 +34,9 @@ from bay.models import Checkpoint, Event, Port, Process, Sandbox, ShellResult
 class Box(Checkpoints, History):
     """A sandbox.
 
-    `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in
-    it. `network` is what it reaches, `ports` where it is reached. Any call that needs compute wakes the
-    sandbox, under the same id.
+    `info` is what was last heard of it; `files`, `execs`, `kernels`, `python`, `browser` and `services` are
+    what is in it. `network` is what it reaches, `ports` where it is reached. Any call that needs compute
+    wakes the sandbox, under the same id.
     """
 
     def __init__(self, http: Http, info: Sandbox) -> None:
@@ -45,6 +46,7 @@ class Box(Checkpoints, History):
         self.execs = Execs(http, info.id)
         self.kernels = Kernels(http, info.id)
         self.python = Python(http, info.id)
+        self.browser = Browser(http, info.id)
         self.services = Services(http, info.id)
         self.network = Network(http, info.id)
         self.ports = Ports(http, info.id)

@@ -16,6 +16,7 @@ from bay.client._sync.attach import Attachment as Attachment
 from bay.client._sync.audit import Audit as Audit
 from bay.client._sync.box import Box as Box
 from bay.client._sync.box import Boxes as Boxes
+from bay.client._sync.browser import Browser as Browser
 from bay.client._sync.cargos import Cargos as Cargos
 from bay.client._sync.client import Client as Client
 from bay.client._sync.client import Sandboxes as Sandboxes

@@ -12,7 +12,9 @@ from bay.models import ExecType, HistoryEntry
 
 
 class History(SandboxNoun):
-    """The executions of `shell/exec` and `python/exec` in one sandbox, as far back as they are kept."""
+    """The executions of `shell/exec`, `python/exec` and the browser in one sandbox, as far back as they are
+    kept.
+    """
 
     def history(self, **options: Unpack[HistoryOptions]) -> list[HistoryEntry]:
         """The executions of `shell` here, newest first: up to `limit` (100, at most 500) after `offset`.
