@@ -26,6 +26,8 @@ NONE = {
     "docs": "serves a file",
     "redoc": "serves a file",
     "docs_file": "serves a file",
+    "envd_health": "says what the entrance found",
+    "interpreter_health": "says what the entrance found",
 }
 # What a route may have handed in beside its service.
 HELPERS = {"Cursors"}

@@ -17,8 +17,10 @@ from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
+from bay.server.compat.e2b import health_routes as e2b_health_api
 from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import wire as e2b
+from bay.server.compat.e2b.entrance import Entrance
 from bay.server.compat.sprites import exec_routes as sprite_execs_api
 from bay.server.compat.sprites import sprites_routes as sprites_api
 from bay.server.compat.sprites import wire as sprites
@@ -89,6 +91,7 @@ _APIS = (
     envd_processes_api,
     sprites_api,
     sprite_execs_api,
+    e2b_health_api,
 )
 
 FORMATS = (sprites.FORMAT, e2b.FORMAT)
@@ -140,5 +143,8 @@ def build_app(
         tokens=bay.port_tokens,
         keys=bay.keys,
         proxy=bay.port_proxy,
+    )
+    app.add_middleware(
+        Entrance, hosts=bay.hosts, sites=bay.port_sites, tokens=bay.sandbox_tokens, clock=bay.clock
     )
     return app

@@ -28,6 +28,7 @@ from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.compat.e2b.process_service import EnvdProcesses
+from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.data_dir import BUILDS, DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
 from bay.server.events.follow import EventNotifier
@@ -271,6 +272,7 @@ class ControlPlane:
             ],
         )
         self.port_tokens = PortTokens(clock)
+        self.sandbox_tokens = SandboxTokens()
         self.port_sites = PortSites(core=self.core, rows=self.rows)
         self.port_proxy = PortProxy(
             waker=self.waker,
@@ -519,6 +521,7 @@ class ControlPlane:
             await self.seals.open(self.store)
             await asyncio.to_thread(self.vault.open_file, self.settings.data_dir / SECRETS_KEY_FILE)
             self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
+            self.sandbox_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
             stack.callback(self.addresses.close)
             stack.callback(self.feed.close)
             stack.callback(self.connections.close)

@@ -62,7 +62,10 @@ httpx. `query` stands in the place of a WebSocket's.
 LISTS: set[Operation] = {("GET", "/v1/sprites"), ("POST", "/v1/sprites")}
 """Routes that name no sandbox. The tests of the formats say of each that it shows nothing of others."""
 
-ELSEWHERE: dict[Operation, str] = {}
+ELSEWHERE: dict[Operation, str] = {
+    ("GET", f"/e2b/sandboxes/{{sandbox_id}}/{plane}/health"): "test_health_says_without_a_token_what_runs"
+    for plane in ("envd", "interpreter")
+}
 """Routes that are no call of a key, with the test that shows who may make them."""
 
 

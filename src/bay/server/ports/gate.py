@@ -81,6 +81,12 @@ _LONGEST_NAME = 63 - len("65535-")
 
 LOCAL = "localhost"
 
+PLACED = "bay.placed"
+"""In the state of a request that an entrance in front has led somewhere, whatever host it names."""
+
+_RESERVED = frozenset(("api",))
+"""Labels of hosts that are Bay's own, which no sandbox gets by its name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortHost:
@@ -160,8 +166,8 @@ class PortHosts:
 
 
 def host_of(name: str | None) -> str | None:
-    """The host for a sandbox of that name; none for one that is too long, or looks like one with a port."""
-    if name is None or len(name) > _LONGEST_NAME or _LIKE_A_PORT.match(name):
+    """The host for a sandbox of that name; none for one that is too long, Bay's, or like one with a port."""
+    if name is None or name in _RESERVED or len(name) > _LONGEST_NAME or _LIKE_A_PORT.match(name):
         return None
     return name
 
@@ -236,6 +242,8 @@ class PortGate:
             await self._answer(place, scope, receive, send)
 
     def _place_of(self, scope: Scope) -> PortHost | Literal["bay"] | None:
+        if PLACED in scope.get("state", {}):
+            return "bay"
         named = RequestHeaders(scope).all("host")
         return self._hosts.look(named[0]) if len(named) == 1 else "bay"  # whose edge refuses none and many
 

@@ -135,6 +135,11 @@ class Keys:
         """Whether that key still opens something: for answers that go on after it was checked."""
         return any(key.id == key_id and not self._is_over(key) for key in self._by_hash.values())
 
+    def of_owner(self, owner: str) -> list[str]:
+        """The ids of the owner's keys that open something, the newest first."""
+        mine = [key for key in self._by_hash.values() if key.owner == owner and not self._is_over(key)]
+        return [key.id for key in sorted(mine, key=lambda key: key.created_at, reverse=True)]
+
     def hide(self, path: str) -> str:
         """The path with the secrets removed that a client put into it."""
         hidden = _SECRET.sub("bay_…", path)

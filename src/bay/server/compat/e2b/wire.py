@@ -1,25 +1,28 @@
-"""How requests of E2B's control plane name their caller, and how its errors look."""
+"""How requests of E2B's control plane and planes name their caller, and how their errors look."""
 
 import re
 
 from starlette.responses import JSONResponse, Response
 
 from bay.errors import BayError, Unauthorized
+from bay.server.compat.e2b.planes import PREFIX, error_on, plane_in
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.replies import headers_of
 from bay.server.web.wire_format import Headers, Scope, WireFormat
 
-PREFIX = "/e2b"
 
-
-def _caller(keys: Keys, _scope: Scope, headers: Headers) -> Caller:
+def _caller(keys: Keys, scope: Scope, headers: Headers) -> Caller | None:
+    if (plane := plane_in(scope)) is not None:
+        return plane.caller(keys, scope, headers)
     key = headers.one("x-api-key")
     if not key:
         raise Unauthorized("no API key; set E2B_API_KEY to a key of this Bay")
     return keys.authenticate(f"Bearer {key}")
 
 
-def _error(error: BayError, _request_id: str, _scope: Scope) -> Response:
+def _error(error: BayError, _request_id: str, scope: Scope) -> Response:
+    if (plane := plane_in(scope)) is not None:
+        return error_on(plane, error)
     # Clients ask again up to three times after these, a create too, unless they are told not to.
     headers = {"Should-Retry": "false"} if error.status in (429, 502, 503, 504) else {}
     body = {"code": error.status, "message": error.message, "error_code": error.code}

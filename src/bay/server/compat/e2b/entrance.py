@@ -1,0 +1,128 @@
+"""The entrance leads requests that name a sandbox to its planes, and those of `api.<domain>` to the API.
+
+A client names a sandbox by the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`, which hold where the host is
+Bay's own, or by the host `{port}-{sandbox}.<domain>`, as for any port. Of a host and headers that say two
+things none is taken. Whatever a request says, the edge behind this checks its token against the sandbox of
+the path that it was led to, so the entrance itself lets nobody in.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from bay.clock import Clock
+from bay.errors import BadRequest, BayError
+from bay.ids import is_id_of
+from bay.server.compat.e2b.planes import IN_STATE, PORTS, PREFIX, Plane, parts_of
+from bay.server.compat.e2b.tokens import SandboxTokens
+from bay.server.ports.gate import PLACED, PortHost, PortHosts
+from bay.server.ports.host_index import PortSites
+from bay.server.web.edge import App, Receive, RequestHeaders, Scope, Send
+from bay.store.records import SandboxRecord
+
+API_LABEL = "api"
+"""The label of the host of the API, which no sandbox's host may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The sandbox and the plane that a request names."""
+
+    sandbox: str
+    kind: str
+
+
+class Entrance:
+    """Stands in front of the port gate."""
+
+    def __init__(
+        self, app: App, *, hosts: PortHosts, sites: PortSites, tokens: SandboxTokens, clock: Clock
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._sites = sites
+        self._tokens = tokens
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope = await self._led(scope)
+        await self._app(scope, receive, send)
+
+    async def _led(self, scope: Scope) -> Scope:
+        """The request as it goes on: at another path if it names a sandbox."""
+        refusal: BayError | None = None
+        try:
+            named = self._named(scope)
+        except BadRequest as error:
+            named, refusal = _Named("none", "envd"), error
+        if isinstance(named, _Named):
+            scope = _moved(scope, f"{PREFIX}/sandboxes/{named.sandbox}/{named.kind}")
+        elif named == API_LABEL:
+            scope = _moved(scope, PREFIX)
+        elif RequestHeaders(scope).all("x-api-key"):
+            return scope  # at a path of a plane that was sent as it is, a key of Bay speaks for itself
+        if (parts := parts_of(scope["path"])) is not None:
+            sandbox, kind, path = parts
+            found = None if refusal is not None else await self._present(sandbox)
+            plane = Plane(
+                kind=kind, path=path, name=sandbox, sandbox=found, tokens=self._tokens, refusal=refusal
+            )
+            scope.setdefault("state", {})[IN_STATE] = plane
+        return scope
+
+    def _named(self, scope: Scope) -> _Named | str | None:
+        headers = RequestHeaders(scope)
+        hosts = headers.all("host")
+        place = self._hosts.look(hosts[0]) if len(hosts) == 1 else None
+        if isinstance(place, PortHost):
+            return self._by_host(place, headers)
+        return _by_headers(headers) if place == "bay" else None
+
+    def _by_host(self, place: PortHost, headers: RequestHeaders) -> _Named | str | None:
+        if place.port is None:
+            return API_LABEL if place.sandbox == API_LABEL else None
+        kind = PORTS.get(place.port)
+        if kind is None:
+            return None
+        said = _by_headers(headers)
+        if said is not None and said != _Named(place.sandbox, kind):
+            raise BadRequest("the host names one sandbox and E2b-Sandbox-Id another; send the same in both")
+        return _Named(place.sandbox, kind)
+
+    async def _present(self, sandbox_id: str) -> SandboxRecord | None:
+        """The sandbox with that id if calls may reach it, of any owner."""
+        record = await self._sites.at(sandbox_id)
+        if record is None or record.id != sandbox_id or record.is_expired(self._clock()):
+            return None
+        return None if is_held(record) else record
+
+
+def is_held(record: SandboxRecord) -> bool:
+    """Whether its owner paused or stopped it, and no call may wake it: to clients of E2B it is `paused`. One
+    that has an idle timeout sleeps and wakes by itself, which no client of E2B expects to see.
+    """
+    return record.target != "running" and record.idle_timeout is None
+
+
+def _by_headers(headers: RequestHeaders) -> _Named | None:
+    """The plane that the two headers name. Raises BadRequest for one that came twice."""
+    sandbox, port = headers.one("e2b-sandbox-id"), headers.one("e2b-sandbox-port")
+    if sandbox is None or port is None:
+        return None
+    kind = PORTS.get(int(port)) if port.isascii() and port.isdigit() and len(port) < 6 else None
+    if kind is None or not is_id_of("sandbox", sandbox):
+        # Any other text is no sandbox, and has no part in the path that is made of it.
+        return None if kind is None else _Named("none", kind)
+    return _Named(sandbox, kind)
+
+
+def _moved(scope: Scope, prefix: str) -> Scope:
+    """The request at its path below `prefix`. A base URL that ends with a slash gives two of them."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    state = scope.setdefault("state", {})
+    state[PLACED] = True
+    return {
+        **scope,
+        "path": f"{prefix}/{scope['path'].lstrip('/')}",
+        "raw_path": prefix.encode() + b"/" + raw.lstrip(b"/"),
+    }

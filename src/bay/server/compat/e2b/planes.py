@@ -1,0 +1,157 @@
+"""The planes of a sandbox: `envd` for its processes and files, and the interpreter of code.
+
+To clients they are ports 49983 and 49999, on which nothing listens inside. The entrance leads a request to
+`/e2b/sandboxes/{sandbox_id}/envd/…` or `…/interpreter/…`, where the routes of the planes are, and puts a
+`Plane` beside it. Such a path is no secret: one that a client sends by itself is checked the same way, unless
+it comes with a key of Bay, which says more than the token does.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.responses import JSONResponse, Response
+
+from bay.errors import BayError, NotFound, PortClosed, SandboxExpired, ShipError, Unauthorized
+from bay.server.compat.e2b.tokens import SandboxTokens, Signed, TokenKind
+from bay.server.web.auth import Caller, Keys
+from bay.server.web.replies import headers_of
+from bay.server.web.wire_format import Headers, Scope
+from bay.store.records import SandboxRecord
+
+PREFIX = "/e2b"
+PORTS = {49983: "envd", 49999: "interpreter"}
+INTERPRETER = PREFIX + "/sandboxes/{sandbox_id}/interpreter"
+"""The prefix of the routes of its interpreter."""
+
+IN_STATE = "e2b.plane"
+"""The name of a request's `Plane` in the scope's state."""
+_PATH = re.compile(rf"{PREFIX}/sandboxes/([^/]+)/(envd|interpreter)(/.*)", re.DOTALL)
+_MOST_KEYS = 64
+"""Keys of one owner whose tokens are tried for a signature."""
+
+
+class SandboxAway(ShipError):
+    """The sandbox of a plane is paused, over, or never was."""
+
+    def __init__(self) -> None:
+        super().__init__("The sandbox was not found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plane:
+    """The plane that a request wants, of which sandbox, as the entrance found it."""
+
+    kind: str
+    """`envd` or `interpreter`."""
+    path: str
+    """The path within the plane."""
+    name: str
+    """The sandbox's id as the request has it."""
+    sandbox: SandboxRecord | None
+    """None for one that is paused, over, or never was."""
+    tokens: SandboxTokens
+    refusal: BayError | None = None
+    """Why the entrance lets it in nowhere."""
+
+    def caller(self, keys: Keys, scope: Scope, headers: Headers) -> Caller | None:
+        """The sandbox's owner, by a token or a signature; None where none is needed."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self.sandbox is None:
+            raise SandboxAway
+        if self.path == "/health":
+            return None
+        door = _Door(self.sandbox, self.tokens, keys)
+        given = headers.one("x-access-token")
+        if self.kind == "interpreter":
+            return door.by_any_token(given, headers.one("e2b-traffic-access-token"))
+        if self.path == "/files":
+            return door.by_file_token(given) if given is not None else door.by_signature(signed_of(scope))
+        return door.by_token(given)
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """The ways into the planes of one sandbox. Each raises Unauthorized."""
+
+    sandbox: SandboxRecord
+    tokens: SandboxTokens
+    keys: Keys
+
+    def by_token(self, given: str | None) -> Caller:
+        return _or(self._of("envd", given), "this needs the sandbox's token in the header X-Access-Token")
+
+    def by_file_token(self, given: str) -> Caller:
+        return _or(self._of("envd", given), "access token present in header but does not match")
+
+    def by_any_token(self, access: str | None, traffic: str | None) -> Caller:
+        caller = self._of("envd", access) or self._of("traffic", traffic)
+        return _or(caller, "this needs the sandbox's token in E2b-Traffic-Access-Token or X-Access-Token")
+
+    def by_signature(self, signed: Signed) -> Caller:
+        of_owner = self.keys.of_owner(self.sandbox.owner)[:_MOST_KEYS]
+        found = self.tokens.signer(signed, self.sandbox.id, self.sandbox.owner, of_owner)
+        caller = _or(found, "invalid signature")
+        check_time(signed)
+        return caller
+
+    def _of(self, kind: TokenKind, token: str | None) -> Caller | None:
+        caller = self.tokens.caller(kind, self.sandbox.id, token) if token else None
+        is_good = caller is not None and caller.owner == self.sandbox.owner
+        return caller if is_good and caller is not None and self.keys.is_valid(caller.key_id) else None
+
+
+def _or(caller: Caller | None, message: str) -> Caller:
+    if caller is None:
+        raise Unauthorized(message)
+    return caller
+
+
+def plane_in(scope: Scope) -> Plane | None:
+    """The plane of a request; None for one of the control plane."""
+    return scope.get("state", {}).get(IN_STATE)
+
+
+def parts_of(path: str) -> tuple[str, str, str] | None:
+    """Sandbox, kind and path within the plane, of the path of a plane."""
+    found = _PATH.fullmatch(path)
+    return None if found is None else (found[1], found[2], found[3])
+
+
+def signed_of(scope: Scope) -> Signed:
+    """The claim of a signed URL. Raises Unauthorized without a signature."""
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=32)
+    one = {name: values[0] for name, values in query.items()}
+    if not one.get("signature"):
+        raise Unauthorized("missing signature query parameter")
+    return Signed(
+        signature=one["signature"],
+        path=one.get("path", ""),
+        operation="write" if scope["method"] == "POST" else "read",
+        user=one.get("username", ""),
+        expiration=one.get("signature_expiration"),
+    )
+
+
+def check_time(signed: Signed) -> None:
+    """Raises Unauthorized once a signature's time is over, by the wall clock, as clients know no other."""
+    if signed.expiration is None:
+        return
+    until = int(signed.expiration) if signed.expiration.isascii() and signed.expiration.isdigit() else 0
+    if until < time.time():
+        raise Unauthorized("signature is already expired")
+
+
+def error_on(plane: Plane, error: BayError) -> Response:
+    """The answer for an error on a plane: all that ends a sandbox looks as one that never was."""
+    is_gone = isinstance(error, SandboxAway | SandboxExpired)
+    if is_gone or (type(error) is NotFound and "there is no sandbox" in error.message):
+        body: dict[str, Any] = {"sandboxId": plane.name, "message": "The sandbox was not found", "code": 502}
+        return JSONResponse(body, 502)
+    if isinstance(error, PortClosed):
+        message = "The sandbox is running but port is not open"
+        return JSONResponse({"sandboxId": plane.name, "message": message, "code": 502}, 502)
+    return JSONResponse({"code": error.status, "message": error.message}, error.status, headers_of(error))
