@@ -58,6 +58,7 @@ def test_a_command_may_run_without_counting_as_activity(box: bay.Box) -> None:
     quiet = box.spawn("sleep 1000", keep_alive=False)
     assert quiet.info.keep_alive is False
     assert quiet.kill().keep_alive is False
+    assert box.spawn("true", labels={"a": "b"}).info.labels == {"a": "b"}
     assert box.spawn("true").info.keep_alive is True
     assert box.run("echo hi", keep_alive=False).stdout == "hi\n"
 

@@ -212,11 +212,11 @@ def _stdin_field(stdin: str | bytes | None) -> Json:
 class SpawnOptions(TypedDict, total=False):
     """The options of `box.spawn` beside the command; one left out, or None, is the server's.
 
-    `timeout_s`, `cwd`, `env`, `user`, `stdin` and `keep_alive` are as for `box.run`. With `tty` it runs on a
-    terminal of `rows` (24) and `cols` (80), which is its stdin too; without, `stdin_open` keeps stdin open
-    for `proc.write`. It is ended after `max_run_after_disconnect_s` seconds without an attachment, a follower
-    or a wait. Unless `wait_for_reader` is False, it waits at a full buffer for the reader of its output, for
-    up to 30 s while there is none.
+    `timeout_s`, `cwd`, `env`, `user`, `stdin` and `keep_alive` are as for `box.run`. With `tty` it runs on
+    a terminal of `rows` (24) and `cols` (80), which is its stdin too; without, `stdin_open` keeps stdin
+    open for `proc.write`. It is ended after `max_run_after_disconnect_s` seconds without an attachment, a
+    follower or a wait. `labels` are kept with it. Unless `wait_for_reader` is False, it waits at a full
+    buffer for the reader of its output, for up to 30 s while there is none.
     """
 
     timeout_s: float | None
@@ -225,6 +225,7 @@ class SpawnOptions(TypedDict, total=False):
     user: str | None
     stdin: str | bytes | None
     keep_alive: bool | None
+    labels: Mapping[str, str] | None
     tty: bool | None
     rows: int | None
     cols: int | None

@@ -1,6 +1,6 @@
 """Execs, processes, their output, and the history of executions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -29,6 +29,8 @@ class Exec(Brief):
     first_offset: int
     keep_alive: bool = True
     """Whether the sandbox counts as active while this runs."""
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    """The labels that its caller gave it."""
     timed_out: bool = False
     rows: int | None = None
     cols: int | None = None

@@ -61,7 +61,7 @@ async def add(
     kept: dict[str, Any] = {} if note is None else {name: getattr(note, name) for name in _NOTED}
     row: dict[str, Any] = {
         "id": item.id, "sandbox_id": sandbox_id, "session_id": session_id, "argv": list(item.argv), "tty": item.tty,
-        "keep_alive": item.keep_alive, "started_at": item.started_at, "request_hash": request_hash, **_facts(item), **kept,
+        "keep_alive": item.keep_alive, "labels": item.labels, "started_at": item.started_at, "request_hash": request_hash, **_facts(item), **kept,
     }  # fmt: skip
     added = await db.execute(_ADD, row, preserve_rowcount=True)
     if note is not None and note.tags and added.rowcount == 1:

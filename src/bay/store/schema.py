@@ -260,6 +260,7 @@ execs = Table(
     Column("output_bytes", Integer, nullable=False),
     Column("first_offset", Integer, nullable=False),
     Column("keep_alive", Boolean, nullable=False, server_default=true()),
+    Column("labels", JSON, nullable=False, server_default="{}"),
     _when("started_at", nullable=False),
     _when("ended_at"),
     # Of the call that made it, when that had an idempotency key and chose the id: the row is its claim.

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 FIELDS = {
     "id", "argv", "pid", "tty", "state", "exit_code", "signal", "started_at", "ended_at", "output_bytes",
-    "first_offset", "keep_alive", "timed_out", "stdout", "stderr", "truncated", "rows", "cols", "reason",
+    "first_offset", "keep_alive", "labels", "timed_out", "stdout", "stderr", "truncated", "rows", "cols", "reason",
     "wait_for_reader", "output",
 }  # fmt: skip
 UNKNOWN = "exec-" + "0123456789ab" * 2
@@ -194,6 +194,26 @@ async def test_an_exec_has_every_field_and_can_be_waited_for(alice: httpx.AsyncC
     listed = (await alice.get(f"/v1/sandboxes/{box}/execs")).json()
     assert (listed["has_more"], listed["next_cursor"]) == (False, None)
     assert [(i["id"], i["state"], i["stdout"]) for i in listed["items"]] == [(made["id"], "exited", None)]
+
+
+async def test_an_exec_keeps_its_labels_in_every_answer(alice: httpx.AsyncClient, box: str) -> None:
+    labels = {"tag": "build", "bay.dev/of": "x y"}
+    execs = f"/v1/sandboxes/{box}/execs"
+    made = (await alice.post(execs, json={"argv": ["sleep", "1000"], "labels": labels})).json()
+    one = f"{execs}/{made['id']}"
+    (listed,) = (await alice.get(execs)).json()["items"]
+    signalled = (await alice.post(f"{one}/signal", json={"signal": "CONT"})).json()
+    ended = (await alice.delete(one)).json()
+    later = (await alice.get(one)).json()
+    assert [shown["labels"] for shown in (made, listed, signalled, ended, later)] == [labels] * 5
+
+
+@pytest.mark.parametrize(
+    "labels", [{"": "x"}, {"a": 1}, {"a": "x" * 257}, {f"a{n}": "" for n in range(65)}], ids=len
+)
+async def test_labels_of_an_exec_are_bounded(alice: httpx.AsyncClient, box: str, labels: Json) -> None:
+    answer = await alice.post(f"/v1/sandboxes/{box}/execs", json={"argv": ["true"], "labels": labels})
+    assert_error(answer, 422, "validation_error")
 
 
 async def test_argv_is_run_as_it_is(alice: httpx.AsyncClient, box: str) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bay.errors import BadRequest, BayError, Conflict, OutputGone, ShipError
 from bay.models import Exec, OutputChunk, Screen
-from bay.server.execs.locator import LOST, ExecLocator
+from bay.server.execs.locator import LOST, ExecLocator, as_asked
 from bay.server.execs.screen import Screens
 from bay.server.execs.service import Execs, NewExec
 from bay.server.sessions.session_stream import SessionStream
@@ -178,7 +178,7 @@ class Attachments:
                         session_id=peer.session_id,
                         waker=self._waker,
                         connections=self._connections,
-                        exec=replace(attachment.exec, keep_alive=found.item.keep_alive),
+                        exec=as_asked(attachment.exec, found.item),
                         attachment=attachment,
                         repaint=redraw,
                     )

@@ -13,7 +13,7 @@ from bay.models import Exec, ShellResult
 from bay.server.execs.attachments import Rows
 from bay.server.execs.output import LastEventId, Since, WaitForReader, output_reply
 from bay.server.execs.service import Execs, NewExec
-from bay.server.web.bodies import DURATION, Body, Description, Most, SignalName, Tags, raw_body
+from bay.server.web.bodies import DURATION, Body, Description, Labels, Most, SignalName, Tags, raw_body
 from bay.server.web.dependencies import (
     Accept,
     Cwd,
@@ -87,6 +87,9 @@ class CreateExec(Body):
     ] = None
     timeout_s: Annotated[float | None, Field(gt=0, le=7 * 86400), DURATION] = None
     keep_alive: Annotated[bool, Field(description="Whether it counts as activity of the sandbox")] = True
+    labels: Annotated[Labels, Field(description="Labels that it keeps")] = Field(
+        default_factory=dict[str, str]
+    )
     tty: Annotated[bool, Field(description="Run it on a terminal; its output is then one stream")] = False
     rows: Annotated[int | None, Field(ge=1, le=TERMINAL_EXTENT, description="Rows of the terminal (24)")] = (
         None

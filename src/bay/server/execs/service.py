@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
-from bay.server.execs.locator import LOST, ExecLocator, Located, as_it_is
+from bay.server.execs.locator import LOST, ExecLocator, Located, as_asked, as_it_is
 from bay.server.execs.results import TOLD_WITHIN, shell_result
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Awake, Waker
@@ -65,6 +65,7 @@ class NewExec:
     stdin_base64: str | None = None
     timeout_s: float | None = None
     keep_alive: bool = True
+    labels: dict[str, str] = field(default_factory=dict[str, str])
     tty: bool = False
     rows: int | None = None
     cols: int | None = None
@@ -233,7 +234,7 @@ class Execs:
             item, peer = found.item, found.peer
             if peer is None or item.state != "running":
                 return item
-            ended = replace(await self._ship.kill_exec(peer, exec_id), keep_alive=item.keep_alive)
+            ended = as_asked(await self._ship.kill_exec(peer, exec_id), item)
             self._save(peer, ended)
             return ended
 
@@ -305,13 +306,13 @@ class Execs:
         """Signal its process group, on a terminal the foreground one. Raises Conflict once it has ended."""
         async with self._running(caller, ref, exec_id) as (item, peer):
             told = await self._ship.signal_exec(peer, exec_id, name)
-            return replace(told, keep_alive=item.keep_alive)
+            return as_asked(told, item)
 
     async def resize(self, caller: Caller, ref: str, exec_id: str, rows: int, cols: int) -> Exec:
         """Change the size of its terminal. Raises Conflict when it has none, or has ended."""
         async with self._running(caller, ref, exec_id) as (item, peer):
             told = await self._ship.resize_exec(peer, exec_id, rows, cols)
-            return replace(told, keep_alive=item.keep_alive)
+            return as_asked(told, item)
 
     @asynccontextmanager
     async def _running(
@@ -370,7 +371,7 @@ class Execs:
         except CallerError:
             await self._withdraw(awake, exec_id, request)
             raise
-        item = replace(item, keep_alive=planned.keep_alive)
+        item = as_asked(item, planned)
         self._save(peer, item)
         return item
 
@@ -407,7 +408,7 @@ class Execs:
 
     def _seen(self, peer: Peer, item: Exec, fresh: Exec) -> Exec:
         """Ship's present view of an exec; an end is written to its row."""
-        fresh = replace(fresh, keep_alive=item.keep_alive)
+        fresh = as_asked(fresh, item)
         if item.state == "running" and fresh.state != "running":
             self._save(peer, fresh)
         return fresh
@@ -478,7 +479,7 @@ def _planned(new: NewExec, now: datetime) -> Exec:
     return Exec(
         id=new.id or new_id("exec"), argv=argv, pid=None, tty=new.tty, state="running", exit_code=None, signal=None,
         started_at=now, ended_at=None, output_bytes=0, first_offset=0,
-        keep_alive=new.keep_alive,
+        keep_alive=new.keep_alive, labels=new.labels,
     )  # fmt: skip
 
 

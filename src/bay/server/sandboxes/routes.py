@@ -1,11 +1,10 @@
 """The routes `/v1/sandboxes`: the handles of sandboxes and their life."""
 
-import re
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Query, Response
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bay.errors import InvalidArgument
 from bay.models import (
@@ -32,7 +31,7 @@ from bay.server.sandboxes.volumes import MAX_PATH, MAX_VOLUMES
 from bay.server.secrets.bodies import SecretBody
 from bay.server.secrets.rules import MAX_IN_SANDBOX
 from bay.server.sessions.core import DEFAULT_PROFILE
-from bay.server.web.bodies import DURATION, Body, Most
+from bay.server.web.bodies import DURATION, LABEL, Body, Labels, Most
 from bay.server.web.dependencies import (
     MAX_WAIT_S,
     Env,
@@ -53,9 +52,6 @@ router = noun_router("sandboxes", "/v1/sandboxes")
 SandboxesDep = Annotated[Sandboxes, service(Sandboxes)]
 
 RESUME_S = 60.0
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
-LabelName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL.pattern}$")]
-Labels = Annotated[dict[LabelName, Annotated[str, StringConstraints(max_length=256)]], Most(64)]
 Seconds = Annotated[int, Field(ge=1, le=10 * 365 * 86400), DURATION]
 Cpus = Annotated[float, Field(ge=0.01, le=1024, allow_inf_nan=False)]
 MemoryMb = Annotated[int, Field(ge=64, le=1 << 30)]
@@ -410,6 +406,6 @@ def _reached(body: CreateSandbox | UpdateSandbox) -> dict[str, Any]:
 
 def _labels(given: list[str]) -> tuple[tuple[str, str], ...]:
     pairs = [item.partition(":") for item in given]
-    if not all(separator and _LABEL.fullmatch(key) for key, separator, _ in pairs):
+    if not all(separator and LABEL.fullmatch(key) for key, separator, _ in pairs):
         raise InvalidArgument("a label filter must be key:value, such as team:web")
     return tuple((key, value) for key, _, value in pairs)

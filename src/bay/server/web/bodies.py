@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -93,6 +94,12 @@ class Most:
             context = {"field_type": kind, "max_length": self.count, "actual_length": length}
             raise PydanticKnownError("too_long", context)
         return cast("object", given)
+
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_LabelName = Annotated[str, StringConstraints(pattern=rf"^{LABEL.pattern}$")]
+Labels = Annotated[dict[_LabelName, Annotated[str, StringConstraints(max_length=256)]], Most(64)]
+"""The labels of a sandbox or an exec."""
 
 
 class _Duration:

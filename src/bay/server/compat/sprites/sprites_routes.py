@@ -25,11 +25,10 @@ from bay.server.compat.sprites.wire import (
     time_of,
     url_settings,
 )
-from bay.server.sandboxes.routes import Labels
 from bay.server.sandboxes.service import NewSandbox, SandboxChanges, Sandboxes
 from bay.server.sandboxes.states import SandboxStates, States
 from bay.server.web.auth import Caller
-from bay.server.web.bodies import Most
+from bay.server.web.bodies import Labels, Most
 from bay.server.web.dependencies import Accept, Env, IdempotencyKey, Reader, Writer, service
 from bay.server.web.replies import HeldResponse
 from bay.server.web.sealing import Cursors

@@ -1,4 +1,4 @@
-"""What a sandbox does at the end of its lifetime, and since when it is paused."""
+"""The end of a lifetime, since when a sandbox is paused, and the labels of execs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,3 +12,4 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("sandboxes", sa.Column("on_expiry", sa.String(16), nullable=False, server_default="delete"))
     op.add_column("sandboxes", sa.Column("paused_at", sa.DateTime(timezone=True)))
+    op.add_column("execs", sa.Column("labels", sa.JSON(), nullable=False, server_default="{}"))
