@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, s
 from sqlalchemy.dialects.sqlite import insert
 
 from bay.models import Exec
-from bay.store import skills
+from bay.store import history, skills
 from bay.store.records import HistoryNote, Page, SessionRecord, Unfinished
 from bay.store.rows import columns_of, page_of
 from bay.store.schema import execs, sessions
@@ -64,7 +64,7 @@ async def add(
         "keep_alive": item.keep_alive, "labels": item.labels, "started_at": item.started_at, "request_hash": request_hash, **_facts(item), **kept,
     }  # fmt: skip
     added = await db.execute(_ADD, row, preserve_rowcount=True)
-    if note is not None and note.tags and added.rowcount == 1:
+    if note is not None and skills.RUN_TAG in (note.tags or "") and added.rowcount == 1:
         await skills.note_run(db, sandbox_id, item.id, note.tags)
     return added.rowcount == 1
 
@@ -84,6 +84,7 @@ async def remove(db: StoreConnection, sandbox_id: str, exec_id: str) -> None:
 
 async def remove_all(db: StoreConnection, sandbox_id: str) -> None:
     """Forget every exec of a sandbox that is being removed: their command lines may hold secrets."""
+    await history.keep_runs(db, sandbox_id)
     await db.execute(_REMOVE_ALL, {"of_sandbox": sandbox_id})
 
 

@@ -21,17 +21,19 @@ from sqlalchemy import (
     delete,
     false,
     func,
+    insert,
     literal,
     or_,
     select,
     true,
+    union_all,
     update,
 )
 
 from bay.models import ExecType, HistoryEntry, PythonResult, ShellResult
 from bay.store import skills
 from bay.store.records import HistoryFilters, Keep, RunFigures
-from bay.store.schema import execs, sessions
+from bay.store.schema import execs, sessions, skill_runs
 from bay.store.sqlite import StoreConnection
 
 MAX_TEXT_BYTES = 64 * 1024
@@ -44,6 +46,8 @@ _SUCCEEDED = case(
     (and_(_E.state == "exited", _E.exit_code == 0, _E.timed_out.is_(False)), true()),
     else_=False,
 )
+_P = skill_runs.c
+_PAST = (_P.success.label("success"), _P.execution_time_ms.label("time_ms"))
 _KEPT = (
     *("id", "session_id", "exec_type", "code", "description", "tags", "notes", "payload_ref", "learn_status"),
 )
@@ -138,15 +142,22 @@ async def annotate(db: StoreConnection, sandbox_id: str, execution_id: str, **va
 
 
 async def runs(db: StoreConnection, release_id: str, before: datetime | None) -> RunFigures:
-    """How the runs of a release went (that began before that moment). Read from an index alone."""
-    own = _E.release_id == release_id, _E.started_at < before if before else true(), _DONE
-    counts = select(func.count(), func.count().filter(_SUCCEEDED.is_(True))).where(*own)
-    samples, successes = (await db.execute(counts)).one()
-    times = select(_E.execution_time_ms).where(*own, _E.execution_time_ms.is_not(None))
-    timed = (await db.execute(select(func.count()).select_from(times.subquery()))).scalar_one()
+    """How the runs of a release went (that began before that moment). Read from indexes alone."""
+    live, past = _runs(_E.release_id == release_id, _DONE), select(*_PAST).where(_P.release_id == release_id)
+    if before is not None:
+        live, past = live.where(_E.started_at < before), past.where(_P.started_at < before)
+    found = union_all(live, past).subquery().c
+    counts = select(func.count(), func.count().filter(found.success.is_(True)), func.count(found.time_ms))
+    samples, successes, timed = (await db.execute(counts)).one()
+    times = select(found.time_ms).where(found.time_ms.is_not(None)).order_by(found.time_ms)
     rank = max(0, math.ceil(0.95 * timed) - 1)
-    slow = (await db.execute(times.order_by(_E.execution_time_ms).limit(1).offset(rank))).scalar()
+    slow = (await db.execute(times.limit(1).offset(rank))).scalar()
     return RunFigures(samples=samples, successes=successes, p95_ms=slow or 0)
+
+
+async def keep_runs(db: StoreConnection, sandbox_id: str) -> None:
+    """Keep how the runs of releases went, of a sandbox whose history is about to be removed."""
+    await _keep(db, _E.sandbox_id == sandbox_id)
 
 
 async def newest(db: StoreConnection) -> int:
@@ -191,8 +202,19 @@ async def aged(db: StoreConnection, after: int, before: datetime, limit: int) ->
 
 
 async def drop(db: StoreConnection, seqs: list[int]) -> None:
-    """Remove those rows, which are never many at once."""
+    """Remove those rows, which are never many at once. How a run of a release went is kept."""
+    await _keep(db, _E.seq.in_(seqs))
     await db.execute(delete(execs).where(_E.seq.in_(seqs)))
+
+
+def _runs(*wanted: ColumnElement[bool]) -> Select[Any, Any]:
+    return select(_SUCCEEDED.label("success"), _E.execution_time_ms.label("time_ms")).where(*wanted)
+
+
+async def _keep(db: StoreConnection, which: ColumnElement[bool]) -> None:
+    columns = ("success", "execution_time_ms", "release_id", "started_at")
+    gone = _runs(which, _E.release_id.is_not(None), _DONE).add_columns(_E.release_id, _E.started_at)
+    await db.execute(insert(skill_runs).from_select(columns, gone))
 
 
 def _unknown(session_id: str, execution_id: str) -> Update:

@@ -620,6 +620,21 @@ Index("ix_skill_releases_candidate_id", skill_releases.c.candidate_id)
 Index("ix_skill_releases_owner_size_bytes", _own, skill_releases.c.size_bytes)
 Index("ix_skill_releases_deleted_at", skill_releases.c.deleted_at, sqlite_where=_DELETED)
 
+# The runs of releases whose entries of the history are gone: how each went, and nothing that it printed.
+skill_runs = Table(
+    "skill_runs",
+    metadata,
+    _seq(),
+    Column("release_id", String(64), nullable=False),
+    _when("started_at", nullable=False),
+    Column("success", Boolean, nullable=False),
+    Column("execution_time_ms", Integer),
+    sqlite_autoincrement=True,
+)
+_run = skill_runs.c
+Index("ix_skill_runs_release_id", _run.release_id, _run.started_at, _run.success, _run.execution_time_ms)
+Index("ix_skill_runs_started_at", _run.started_at)
+
 facts = Table(
     "facts", metadata, Column("name", String(64), primary_key=True), Column("value", JSON, nullable=False)
 )

@@ -23,6 +23,7 @@ from bay.store.schema import (
     skill_evaluations,
     skill_payloads,
     skill_releases,
+    skill_runs,
 )
 from bay.store.sqlite import StoreConnection
 
@@ -233,22 +234,24 @@ async def note_run(db: StoreConnection, sandbox_id: str, exec_id: str, tags: str
     await db.execute(update(execs).where(*entry).values(release_id=found))
 
 
-async def forget(db: StoreConnection, traces: datetime, deleted: datetime, most: int) -> int:
-    """Drop up to so many traces that are older and of no candidate, and rows deleted longer ago; how many."""
+async def forget(db: StoreConnection, old: datetime, deleted: datetime, most: int) -> int:
+    """Drop up to so many old traces of no candidate, old runs, and rows deleted longer ago; how many."""
     used = select(_C.seq).where(_C.owner == _P.owner, _C.payload_ref == "blob:" + _P.id)
-    old = select(_P.seq).where(_P.created_at < traces, _P.kind.in_(TRACES), ~used.exists())
-    dropped = await db.execute(delete(skill_payloads).where(_P.seq.in_(old.limit(most))))
+    traces = select(_P.seq).where(_P.created_at < old, _P.kind.in_(TRACES), ~used.exists())
+    dropped = await db.execute(delete(skill_payloads).where(_P.seq.in_(traces.limit(most))))
     higher = skill_releases.alias()
     # The highest version of a key stays, deleted or not: no version is given twice.
     above = select(higher.c.seq).where(
         higher.c.owner == _R.owner, higher.c.skill_key == _R.skill_key, higher.c.version > _R.version
     )
+    ran = select(skill_runs.c.seq).where(skill_runs.c.started_at < old).limit(most)
+    counted = await db.execute(delete(skill_runs).where(skill_runs.c.seq.in_(ran)))
     past = select(_R.seq).where(_R.deleted_at < deleted, above.exists()).limit(most)
     released = await db.execute(delete(skill_releases).where(_R.seq.in_(past)))
     left = select(_R.seq).where(_R.candidate_id == _C.id)
     dead = select(_C.seq).where(_C.deleted_at < deleted, ~left.exists()).limit(most)
     ended = await db.execute(delete(skill_candidates).where(_C.seq.in_(dead)))
-    return max(dropped.rowcount, released.rowcount, ended.rowcount)
+    return max(dropped.rowcount, counted.rowcount, released.rowcount, ended.rowcount)
 
 
 async def _page(

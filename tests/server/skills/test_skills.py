@@ -277,6 +277,20 @@ async def test_the_health_of_a_release_counts_its_runs(
     assert isinstance(found["p95_duration"], int)
 
 
+async def test_runs_count_that_were_in_sandboxes_that_are_gone(bay: World, alice: httpx.AsyncClient) -> None:
+    box, source = await executed(alice)
+    release = await released(alice, [source])
+    for command in ("true", "false", "sleep 0.01"):
+        await shell(alice, box["id"], command, tags=f"release:{release['id']}")
+    before = await ask(alice, "GET", f"releases/{release['id']}/health")
+    assert (before["samples"], before["success_rate"]) == (3, 0.666667)
+    assert before["p95_duration"] >= 10
+    assert (await alice.delete(f"/v1/sandboxes/{box['id']}")).status_code == 204
+    await bay.settled(box["id"], lambda row: row.deleted_at is not None)
+    assert await bay.sql("SELECT * FROM execs") == []
+    assert await ask(alice, "GET", f"releases/{release['id']}/health") == before
+
+
 async def test_a_tag_that_is_set_or_taken_later_makes_and_unmakes_a_run(alice: httpx.AsyncClient) -> None:
     box, source = await executed(alice)
     release = await released(alice, [source])
@@ -297,10 +311,11 @@ async def test_the_health_of_a_release_is_read_from_an_index_alone(bay: World) -
 
         db.execute = noted  # type: ignore[method-assign,assignment]
         await history.runs(db, "rel-1", bay.clock())
-    assert len(seen) == 3
+    assert len(seen) == 2
     for statement in seen:
         plan = " ".join(str(row[-1]) for row in await bay.sql(f"EXPLAIN QUERY PLAN {statement}"))
-        assert "USING COVERING INDEX ix_execs_release_id" in plan, (statement, plan)
+        for index in ("ix_execs_release_id", "ix_skill_runs_release_id"):
+            assert f"USING COVERING INDEX {index}" in plan, (statement, plan)
 
 
 RELEASE = SkillRelease(

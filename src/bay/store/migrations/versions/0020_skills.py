@@ -19,6 +19,7 @@ def upgrade() -> None:
     _candidates()
     _evaluations()
     _releases()
+    _past_runs()
 
 
 def _payloads() -> None:
@@ -115,6 +116,23 @@ def _releases() -> None:
     op.create_index("ix_skill_releases_owner_seq", name, ["owner", "seq"], sqlite_where=alive)
     op.create_index("ix_skill_releases_candidate_id", name, ["candidate_id"])
     op.create_index("ix_skill_releases_deleted_at", name, ["deleted_at"], sqlite_where=deleted)
+
+
+def _past_runs() -> None:
+    name = "skill_runs"
+    op.create_table(
+        name,
+        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("release_id", sa.String(64), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("success", sa.Boolean(), nullable=False),
+        sa.Column("execution_time_ms", sa.Integer()),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_skill_runs")),
+        sqlite_autoincrement=True,
+    )
+    read = ["release_id", "started_at", "success", "execution_time_ms"]
+    op.create_index("ix_skill_runs_release_id", name, read)
+    op.create_index("ix_skill_runs_started_at", name, ["started_at"])
 
 
 def _create(name: str, *columns: sa.Column[object] | sa.UniqueConstraint) -> None:
