@@ -14,7 +14,7 @@ from client_programs import ClientHost, client_host
 PROGRAMS = Path(__file__).parent / "node_modules" / "agent-browser" / "bin"
 PROGRAM = PROGRAMS / f"agent-browser-linux-musl-{'arm64' if platform.machine() == 'aarch64' else 'x64'}"
 PROFILE = {
-    "capabilities": ["exec", "filesystem", "browser"],
+    "capabilities": ["exec", "shell", "filesystem", "browser"],
     "cpus": 2, "memory_mb": 2048,
     "env": {"PATH": "/workspace/.local/bin:/usr/local/bin:/usr/bin:/bin"},
 }  # fmt: skip
@@ -85,3 +85,7 @@ def test_a_browser_stays_between_commands_and_its_cookies_beyond_a_stop(box: htt
     steps = batch(box, "open http://127.0.0.1:8000/", "get title", "cookies")
     assert steps[1]["stdout"] == "No cookie here\n"
     assert "who=me" in steps[2]["stdout"]
+
+
+def test_a_program_of_the_sdk_of_bay_v1_has_a_browser(host: ClientHost) -> None:
+    assert host.run("bay_v1_browser.py", BROWSER_PROGRAM=str(PROGRAM)).splitlines()[-1] == "done"
