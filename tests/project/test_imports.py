@@ -150,7 +150,7 @@ SERVER_MAY: dict[str, set[str]] = {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
     },
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
-    "compat": {"web", "ship", "sessions", "execs", "sandboxes", "ports"},
+    "compat": {"web", "ship", "sessions", "execs", "sandboxes", "ports", "kernels"},
     "offline": {"secrets"},
 }
 

@@ -44,7 +44,8 @@ KernelState = Literal["starting", "idle", "busy", "dead"]
 class Kernel:
     """A process that runs code cell by cell and remembers its variables. It ends with the session it is in.
 
-    `queued` cells wait for the one that runs. `message` says why a dead one is dead.
+    `queued` cells wait for the one that runs. `message` says why a dead one is dead. `cwd` is the directory
+    in which its process began.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Kernel:
     started_at: datetime | None
     last_active_at: datetime | None
     message: str | None = None
+    cwd: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

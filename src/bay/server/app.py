@@ -18,6 +18,7 @@ from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
 from bay.server.compat.e2b import health_routes as e2b_health_api
+from bay.server.compat.e2b import interpreter_routes as interpreter_api
 from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import wire as e2b
 from bay.server.compat.e2b.entrance import Entrance
@@ -89,6 +90,7 @@ _APIS = (
     webhooks_api,
     pages_api,
     envd_processes_api,
+    interpreter_api,
     sprites_api,
     sprite_execs_api,
     e2b_health_api,

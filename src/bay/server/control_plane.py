@@ -27,6 +27,7 @@ from bay.server.checkpoints.garbage import CheckpointGarbage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
+from bay.server.compat.e2b.interpreter import Interpreter
 from bay.server.compat.e2b.process_service import EnvdProcesses
 from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.compat.sprites.exec_service import SpriteExecs
@@ -446,6 +447,14 @@ class ControlPlane:
             replays=Replays(store=self.store, payloads=self.skill_payloads),
             clock=self.clock,
         )
+        kernels = Kernels(
+            store=self.store,
+            deferred=self.deferred,
+            waker=self.waker,
+            ship=self.kernels,
+            connections=self.connections,
+            clock=self.clock,
+        )
         made = (
             self.sandboxes,
             SandboxStates(core=self.core, feed=self.feed, connections=self.connections, view=self.view),
@@ -465,14 +474,8 @@ class ControlPlane:
                 attachments=attachments,
                 connections=self.connections,
             ),
-            Kernels(
-                store=self.store,
-                deferred=self.deferred,
-                waker=self.waker,
-                ship=self.kernels,
-                connections=self.connections,
-                clock=self.clock,
-            ),
+            kernels,
+            Interpreter(waker=self.waker, kernels=kernels, profiles=self.core.profiles),
             browsers,
             files,
             self.sandbox_files,

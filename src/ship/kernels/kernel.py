@@ -25,7 +25,7 @@ from ship.kernels.process import PYTHON, KernelCommand, KernelProcess, ProcessLi
 from ship.process import trees
 from ship.process.identity import Identity
 from ship.waiting import Timer
-from ship.wire import rfc3339
+from ship.wire import printable, rfc3339
 
 State = Literal["starting", "idle", "busy", "dead"]
 
@@ -54,6 +54,7 @@ class Kernel:
         self.language: str | None = None
         self.version: str | None = None
         self.message: str | None = None
+        self.cwd: str | None = None
         self.execution_count = 0
         self.started_at: float | None = None
         self.last_active_at = time.time()
@@ -102,6 +103,7 @@ class Kernel:
             "started_at": None if self.started_at is None else rfc3339(self.started_at),
             "last_active_at": rfc3339(self.last_active_at),
             "message": self.message,
+            "cwd": self.cwd,
         }
 
     def check_open(self) -> None:
@@ -173,6 +175,7 @@ class Kernel:
         self._ready, self._unused = False, True
         try:
             with self._context.space.directory(self._order.cwd, self._order.identity) as directory:
+                self.cwd = printable(os.readlink(f"/proc/self/fd/{directory}"))
                 await process.start(self._context.nursery, directory)
         except BaseException:
             self._process = None

@@ -127,6 +127,6 @@ class Kernels:
             del self._cells[cell.id]
 
 
-def default_order(user: Identity, shared: Mapping[str, str]) -> KernelRequest:
+def default_order(user: Identity, shared: Mapping[str, str], cwd: str | None = None) -> KernelRequest:
     """The kernel `default`, which is made by its first cell."""
-    return KernelRequest(id=DEFAULT, spec=PYTHON, cwd=None, environment={}, shared=shared, identity=user)
+    return KernelRequest(id=DEFAULT, spec=PYTHON, cwd=cwd, environment={}, shared=shared, identity=user)

@@ -76,8 +76,9 @@ class KernelRoutes:
             raise InvalidArgument(problem, field="spec")
 
     async def _run(self, request: Request, kernel_id: str) -> Answer:
-        wanted = _cell_order(await request.read_object(_CODE_BODY_BYTES))
-        default = default_order(self._settings.user, wanted.environment)
+        given = await request.read_object(_CODE_BODY_BYTES)
+        wanted, cwd = _cell_order(given), exec_request.optional_text(given, "cwd")
+        default = default_order(self._settings.user, wanted.environment, cwd)
         cell = self._kernels.run(kernel_id, wanted, default)
         if not request.flag("follow"):
             return json_answer(201, cell.to_wire())

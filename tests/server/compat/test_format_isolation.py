@@ -26,6 +26,7 @@ pytestmark = pytest.mark.anyio
 Operation = tuple[str, str]
 RANDOM = "0123456789abcdef01234567"
 
+CODE = "/e2b/sandboxes/{sandbox_id}/interpreter"
 ENVD = "/e2b/sandboxes/{sandbox_id}/envd"
 STREAM = {"content-type": "application/connect+json"}
 PID = {"process": {"pid": 7}}
@@ -41,6 +42,11 @@ RULES: dict[Operation, dict[str, Any]] = {
     ("POST", f"{ENVD}/process.Process/StreamInput"): {"headers": STREAM, "content": frame({"start": PID})},
     ("POST", f"{ENVD}/process.Process/SendSignal"): {"json": PID | {"signal": 9}},
     ("POST", f"{ENVD}/process.Process/CloseStdin"): {"json": PID},
+    ("POST", f"{CODE}/execute"): {"json": {"code": "1"}},
+    ("POST", f"{CODE}/contexts"): {"json": {}},
+    ("GET", f"{CODE}/contexts"): {},
+    ("POST", f"{CODE}/contexts/{{context_id}}/restart"): {},
+    ("DELETE", f"{CODE}/contexts/{{context_id}}"): {},
     ("GET", "/v1/sprites/{name}"): {},
     ("PUT", "/v1/sprites/{name}"): {"json": {"labels": ["x"]}},
     ("DELETE", "/v1/sprites/{name}"): {},

@@ -107,6 +107,7 @@ async def test_kernels_have_variables_of_their_own(alice: httpx.AsyncClient, box
     assert set(found) == {"default", other}
     assert found[other]["state"] == "idle"
     assert found[other]["language"] == "python"
+    assert found[other]["cwd"].endswith("/sub")
     assert (await alice.get(at(box, other))).json() == found[other]
     assert (await alice.delete(at(box, other))).status_code == 204
     assert_error(await alice.get(at(box, other)), 404, "not_found")

@@ -57,6 +57,8 @@ class NewCell:
     attached: bool = False
     describe: bool = False
     """Whether figures and tables are described as data too."""
+    default_cwd: str | None = None
+    """The directory in which the kernel `default` begins if this code makes it."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,18 +72,29 @@ class Kernels:
     connections: OpenConnections
     clock: Clock
 
-    async def create(self, caller: Caller, ref: str, new: NewKernel, idempotency_key: str | None) -> Kernel:
-        """Make a kernel, waking the sandbox. Under one key a repeated call finds the kernel of the first."""
+    async def create(
+        self,
+        caller: Caller,
+        ref: str,
+        new: NewKernel,
+        idempotency_key: str | None,
+        fixed_id: str | None = None,
+    ) -> Kernel:
+        """Make a kernel, waking the sandbox. Under one key a repeated call finds the kernel of the first;
+        with a `fixed_id` it finds the one of that id.
+        """
         checked = _checked(new)
         sandbox = await self.waker.find(caller, ref)
         call = f"POST /v1/sandboxes/{sandbox.id}/kernels"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
         async with self.waker.awake(caller, sandbox.id, "python") as awake:
             check_allowed(new.user, root=awake.profile.root)
-            kernel_id = await self._claim(request)
+            kernel_id = fixed_id or await self._claim(request)
             try:
                 return await self.ship.create(awake.peer, kernel_id, _kernel_body(awake, checked))
             except Conflict:
+                if fixed_id is not None:
+                    return await self.ship.get(awake.peer, fixed_id)
                 if request is None:
                     raise
                 return await self._found_or_withdrawn(awake.peer, kernel_id, request)
@@ -275,7 +288,8 @@ def _checked(new: NewKernel) -> NewKernel:
 
 def _cell_body(awake: Awake, cell: NewCell) -> dict[str, Any]:
     named = {"id": cell.id, "code": cell.code, "timeout_s": cell.timeout_s}
-    return {**named, "env": awake.env, "own_env": dict(cell.env), "describe": cell.describe}
+    more = {} if cell.default_cwd is None else {"cwd": cell.default_cwd}
+    return {**named, "env": awake.env, "own_env": dict(cell.env), "describe": cell.describe, **more}
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class _KernelAnswer(BaseModel):
     started_at: Moment | None = None
     last_active_at: Moment | None = None
     message: Text | None = None
+    cwd: Text | None = None
 
     def to_kernel(self) -> Kernel:
         return Kernel(**self.model_dump())
