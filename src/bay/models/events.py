@@ -26,6 +26,7 @@ EVENT_TYPES: tuple[str, ...] = (
     "sandbox.ready",
     "sandbox.failed",
     "sandbox.idle",
+    "sandbox.rested",
     "sandbox.paused",
     "sandbox.resumed",
     "sandbox.cooled",
