@@ -62,7 +62,7 @@ def bay() -> Iterator[Bay]:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("create --profile nope", "there is no profile nope; there is python-default"),
+        ("create --profile nope", "there is no profile nope; there is e2b or python-default or sprite"),
         ("create --image Python:3.12", "is not an image reference"),
         ("create --isolation gvisor", "gvisor is not available here; there is container"),
         ("exec --cwd sub web true", "there is no directory"),
