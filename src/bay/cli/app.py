@@ -54,6 +54,11 @@ PANELS = {
             "Run code in the Python of a sandbox, which keeps variables",
             "bay python web -c 'x = 6 * 7'\nbay python web -c 'print(x)'\nbay python web plot.py --save figures",
         ),
+        "browser": CommandEntry(
+            "browser",
+            "Run a command in the browser of a sandbox, which stays open",
+            "bay browser web open https://example.com\nbay browser web snapshot -i\nbay browser web screenshot page.png",
+        ),
         "attach": CommandEntry(
             "attach", "Reattach to a command: to its terminal, or to its output", "bay attach web exec-…"
         ),
@@ -65,7 +70,9 @@ PANELS = {
             "Send a signal to processes of a sandbox",
             "bay kill web 42\nbay kill web exec-… --signal INT",
         ),
-        "history": CommandEntry("processes", "List the calls of `shell/exec` and `python/exec` in a sandbox"),
+        "history": CommandEntry(
+            "processes", "List the calls of `shell/exec`, `python/exec` and the browser in a sandbox"
+        ),
         "services": CommandEntry(
             "services",
             "Define commands that start with a sandbox and are restarted",
