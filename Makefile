@@ -131,7 +131,7 @@ system-tests:
 	@touch $@
 
 # The program that drives a browser in sandboxes, without its scripts: the package has it for every system.
-.stamp-agent: tests/browser/package-lock.json | system-tests
+.stamp-agent: tests/agent_browser/package-lock.json | system-tests
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 

@@ -27,7 +27,7 @@ PATIENCE_S = 60
 @pytest.fixture(scope="module")
 def host() -> Iterator[ClientHost]:
     if shutil.which("chromium") is None or not PROGRAM.is_file():
-        pytest.skip("needs chromium, and agent-browser as `npm ci` puts it in tests/browser")
+        pytest.skip("needs chromium, and agent-browser as `npm ci` puts it in tests/agent_browser")
     with client_host(BAY_PROFILES=json.dumps({"web": PROFILE, "python-default": {}})) as host:
         yield host
 
