@@ -162,6 +162,13 @@ def test_a_service_prints_by_offset(box: bay.Box) -> None:
     assert later == [(8, b"three\n")]
 
 
+def test_a_service_hears_a_signal(box: bay.Box) -> None:
+    box.services.put(bay.ServiceSpec(name="web", argv=("sleep", "600"), restart="never"))
+    box.services.signal("web", "TERM")
+    assert list(box.services.logs("web", follow=True)) == []
+    assert box.services.get("web").signal == 15
+
+
 def test_logs_are_taken_up_where_the_connection_broke(proxy: fault_proxy.Proxy, box: bay.Box) -> None:
     box.services.put(
         bay.ServiceSpec(name="web", argv=("sh", "-c", "echo one; sleep 0.3; echo two"), restart="never")

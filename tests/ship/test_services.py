@@ -77,6 +77,17 @@ def test_a_service_runs_until_it_is_wanted_no_more(ship: Ship) -> None:
     assert ship.left() == []
 
 
+def test_a_signal_reaches_a_service_that_runs(ship: Ship) -> None:
+    put(ship, spec("web", ["sh", "-c", "trap 'echo heard' HUP; echo ready; while :; do sleep 0.05; done"]))
+    assert eventually(lambda: b"ready" in printed(logs(ship, "web")))
+    answer = ship.http.post("/services/web/signal", json={"signal": "HUP"})
+    assert (answer.status_code, answer.json()["state"]) == (200, "running")
+    assert eventually(lambda: b"heard" in printed(logs(ship, "web")))
+    put(ship, spec("web", enabled=False))
+    for name, signal, status in [("web", "HUP", 409), ("none", "HUP", 404), ("web", "NONE", 400)]:
+        assert ship.http.post(f"/services/{name}/signal", json={"signal": signal}).status_code == status
+
+
 def test_what_is_as_it_was_runs_on(ship: Ship) -> None:
     pid = put(ship, spec("web"))["web"]["pid"]
     both = put(ship, spec("other"), spec("web"))

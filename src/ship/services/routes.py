@@ -3,6 +3,7 @@
 from ship.errors import NotFound
 from ship.execs import output
 from ship.execs.patience import ReaderAllowance
+from ship.execs.request import signal_number
 from ship.http.conversation import Answer, Request, json_answer
 from ship.services import specs
 from ship.services.service import Service
@@ -26,6 +27,8 @@ class ServiceRoutes:
                 return json_answer(200, self._services.get(name).to_wire())
             case "POST", ("services", name, "restart"):
                 return json_answer(200, (await self._services.restart(name)).to_wire())
+            case "POST", ("services", name, "signal"):
+                return await _signal(request, self._services.get(name))
             case "GET", ("services", name, "logs"):
                 return _logs(request, self._services.get(name))
             case _:
@@ -37,6 +40,11 @@ class ServiceRoutes:
 
     def _all(self) -> dict[str, object]:
         return {"items": [service.to_wire() for service in self._services.list()]}
+
+
+async def _signal(request: Request, service: Service) -> Answer:
+    service.send_signal(signal_number((await request.read_object()).get("signal")))
+    return json_answer(200, service.to_wire())
 
 
 def _logs(request: Request, service: Service) -> Answer:

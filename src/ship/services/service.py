@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
-from ship.errors import InternalError, ShipError
+from ship.errors import Conflict, InternalError, ShipError
 from ship.execs.execs import Exec, ProcessContext
 from ship.execs.request import DEFAULT_RING_BYTES, ExecRequest
 from ship.execs.transcript import Transcript
@@ -117,6 +117,12 @@ class Service:
                 self._leaving.set_result(None)
             await asyncio.shield(life)
         self._say("stopped")
+
+    def send_signal(self, number: int) -> None:
+        """To the process group of its run. Raises Conflict when it does not run."""
+        if self._run is None or self._state != "running":
+            raise Conflict(f"service {self.order.name} does not run; start it first")
+        self._run.send_signal(number)
 
     async def wait_settled(self, until: float) -> None:
         """Return when it runs, or is known not to for the time being, or at that time of the steady clock."""

@@ -239,6 +239,27 @@ async def test_a_restart_thaws(alice: httpx.AsyncClient, bay: World) -> None:
     assert (await bay.session(box["id"])).phase == "running"
 
 
+async def test_a_signal_thaws_and_reaches_a_service_that_runs(alice: httpx.AsyncClient, bay: World) -> None:
+    box, cold = await create(alice, wait=15), await create(alice)
+    await put(alice, cold, "web")
+    await put(
+        alice, box, "web", ["sh", "-c", "trap 'echo heard' HUP; echo ready; while :; do sleep 0.05; done"]
+    )
+
+    async def printed_so_far(text: bytes) -> bool:
+        return text in printed(await logs(alice, box, "web"))
+
+    await eventually(lambda: printed_so_far(b"ready"))
+    await alice.post(f"/v1/sandboxes/{box['id']}/pause")
+    answer = await alice.post(path(box, "web", "signal"), json={"signal": "SIGHUP"})
+    assert (answer.status_code, answer.json()["state"]) == (200, "running"), answer.text
+    assert (await bay.session(box["id"])).phase == "running"
+    await eventually(lambda: printed_so_far(b"heard"))
+    asleep = await alice.post(path(cold, "web", "signal"), json={"signal": "HUP"})
+    assert_error(asleep, 409, "conflict")
+    assert_error(await alice.post(path(box, "none", "signal"), json={"signal": "HUP"}), 404, "not_found")
+
+
 async def test_a_failure_for_good_is_an_event(alice: httpx.AsyncClient, bay: World) -> None:
     task = {"name": "task", **body(["sh", "-c", "exit 3"], restart="never")}
     box = await create(alice, wait=15, services=[task])

@@ -107,6 +107,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/import"): {"content": b"x"},
     ("put", "/v1/sandboxes/{sandbox_id}/network-policy"): {"json": {"mode": "none"}},
     ("put", "/v1/sandboxes/{sandbox_id}/services/{service_name}"): {"json": {"argv": ["true"]}},
+    ("post", "/v1/sandboxes/{sandbox_id}/services/{service_name}/signal"): {"json": {"signal": "HUP"}},
     ("put", "/v1/sandboxes/{sandbox_id}/ports/{port}"): {"json": {"access": "public"}},
     ("patch", "/v1/cargos/{cargo_id}"): {"json": {"size_limit_mb": 1}},
     ("post", "/v1/cargos/{cargo_id}/move"): {"json": {"sandbox": "bobs-box"}},

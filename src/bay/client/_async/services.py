@@ -78,6 +78,11 @@ class AsyncServices(AsyncSandboxNoun):
         """End it and start it anew."""
         return await self._post(name, "restart", safe=False)
 
+    async def signal(self, name: str, signal: str | int) -> Service:
+        """Send a signal (`HUP`, `SIGHUP` or 1) to its process group. Raises Conflict unless it runs."""
+        call = Call("POST", self._path(name, "signal"), body={"signal": signal})
+        return await self._http.one(Service, call)
+
     def logs(
         self, name: str, since: int | None = None, *, follow: bool = False
     ) -> AsyncGenerator[OutputChunk, None]:

@@ -80,6 +80,11 @@ class Services(SandboxNoun):
         """End it and start it anew."""
         return self._post(name, "restart", safe=False)
 
+    def signal(self, name: str, signal: str | int) -> Service:
+        """Send a signal (`HUP`, `SIGHUP` or 1) to its process group. Raises Conflict unless it runs."""
+        call = Call("POST", self._path(name, "signal"), body={"signal": signal})
+        return self._http.one(Service, call)
+
     def logs(
         self, name: str, since: int | None = None, *, follow: bool = False
     ) -> Generator[OutputChunk, None, None]:

@@ -10,7 +10,7 @@ from bay.models import Service, ServiceHealth, ServiceSpec
 from bay.server.execs.output import LastEventId, Since, output_reply
 from bay.server.managed_services.rules import MAX_SERVICES
 from bay.server.managed_services.service import SandboxServices
-from bay.server.web.bodies import DURATION, Body, Most
+from bay.server.web.bodies import DURATION, Body, Most, SignalName
 from bay.server.web.dependencies import (
     Accept,
     Cwd,
@@ -96,6 +96,12 @@ class NamedService(ServiceBody):
         return self.to_spec(self.name)
 
 
+class SignalService(Body):
+    """The signal to send."""
+
+    signal: SignalName
+
+
 class ServiceList(Items[Service]):
     """The services of a sandbox, in the order in which they were made."""
 
@@ -159,6 +165,18 @@ async def restart_service(
 ) -> WireResponse:
     """Restart a service; thaws a frozen sandbox."""
     return WireResponse(await services.restart(caller, sandbox_id, service_name))
+
+
+@router.post("/{service_name}/signal", response_model=Service)
+async def signal_service(
+    caller: Writer,
+    services: SandboxServicesDep,
+    sandbox_id: str,
+    service_name: ServiceName,
+    body: SignalService,
+) -> WireResponse:
+    """Send a signal to a service's process group; thaws a frozen sandbox. Refused unless it runs."""
+    return WireResponse(await services.signal(caller, sandbox_id, service_name, body.signal))
 
 
 @router.get("/{service_name}/logs", response_class=StreamingResponse)

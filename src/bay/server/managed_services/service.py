@@ -52,11 +52,17 @@ class SandboxServices:
         """One of them. Raises NotFound."""
         return _of_name(await self.list(caller, ref), name)
 
-    async def put(self, caller: Caller, ref: str, spec: ServiceSpec) -> tuple[Service, bool]:
-        """The service made or replaced, and whether it is new. Raises InvalidArgument and Forbidden."""
+    async def put(
+        self, caller: Caller, ref: str, spec: ServiceSpec, *, one_serves_http: bool = False
+    ) -> tuple[Service, bool]:
+        """The service made or replaced, and whether it is new. Raises InvalidArgument and Forbidden, and with
+        `one_serves_http` Conflict for the `http_port` of a second one.
+        """
         known: list[str] = []
 
         def change(specs: Specs) -> Sequence[ServiceSpec]:
+            if one_serves_http:
+                _check_alone(spec, specs)
             known.extend(one.name for one in specs)
             kept = [spec if one.name == spec.name else one for one in specs]
             return kept if spec.name in known else [*kept, spec]
@@ -94,6 +100,18 @@ class SandboxServices:
         was_enabled = _of_name(await self._specs_of(await self.waker.find(caller, ref)), name).enabled
         record = await self._enable(caller, ref, name, enabled=True)
         return await (self._restarted if was_enabled else self._told)(caller, record.id, name)
+
+    async def signal(self, caller: Caller, ref: str, name: str, signal: str) -> Service:
+        """Send a signal to its process group, thawing a frozen sandbox. Raises Conflict unless it runs."""
+        async with self.waker.holding(caller, ref) as sandbox:
+            self.waker.refuse_expired(sandbox)
+            spec = _of_name(await self._specs_of(sandbox), name)
+            if not sandbox.has_compute:
+                raise Conflict(
+                    f"service {name} does not run, as its sandbox does not; start the sandbox first"
+                )
+            async with self.waker.reach(sandbox) as (_, peer):
+                return (await self.ship.signal(peer, name, signal)).to_service(spec)
 
     @asynccontextmanager
     async def logs(
@@ -212,6 +230,14 @@ def _joined(
         return ship_client.waiting(spec, unknown)
     service = status.to_service(spec)
     return service if trouble is None else replace(service, message=trouble)
+
+
+def _check_alone(spec: ServiceSpec, specs: Specs) -> None:
+    others = (one.name for one in specs if one.http_port is not None and one.name != spec.name)
+    if spec.http_port is not None and (other := next(others, None)) is not None:
+        raise Conflict(
+            f"service {other} has an http_port already; delete it or take its http_port away first"
+        )
 
 
 def _of_name(found: Sequence[S], name: str) -> S:

@@ -88,6 +88,11 @@ class ServiceClient:
         path = f"/services/{name}/restart"
         return await self._ship.call(peer, ServiceStatus, "POST", path, deadline_s=_CHANGE_S)
 
+    async def signal(self, peer: Peer, name: str, signal: str) -> ServiceStatus:
+        """Send a signal to the process group of one. Raises Conflict when it does not run."""
+        path = f"/services/{name}/signal"
+        return await self._ship.call(peer, ServiceStatus, "POST", path, None, {"signal": signal})
+
     def logs(
         self, peer: Peer, name: str, since: int, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[OutputChunk | OutputEnd]]:
