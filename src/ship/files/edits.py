@@ -68,7 +68,8 @@ def delete(space: Workspace, path: str, stopped: Callable[[], bool], *, recursiv
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            raise Conflict("the directory is not empty; recursive=true deletes its contents") from error
+            problem = "the directory is not empty; recursive=true deletes its contents"
+            raise Conflict(problem, reason="not_empty") from error
 
 
 def edit(space: Workspace, path: str, old: str, new: str, *, everywhere: bool) -> int:

@@ -266,4 +266,5 @@ def _is_there(place: Place) -> bool:
 
 
 def _taken(name: str) -> Conflict:
-    return Conflict(f"{as_utf8(name)} exists already; overwrite=true replaces it", field="destination")
+    problem = f"{as_utf8(name)} exists already; overwrite=true replaces it"
+    return Conflict(problem, field="destination", reason="exists")

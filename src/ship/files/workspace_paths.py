@@ -168,8 +168,10 @@ def translate(error: OSError, path: str) -> ShipError:
     """The peer's error for an OSError about `path`."""
     shown = shown_path(path)
     match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
+        case errno.ENOENT:
             return FileMissing(f"there is no {shown}")
+        case errno.ENOTDIR:  # a part of the path is a file
+            return FileMissing(f"there is no {shown}", reason="not_directory")
         case errno.EXDEV | errno.ELOOP:
             return _leads_out()
         case errno.EACCES | errno.EPERM | errno.EROFS:
