@@ -11,8 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browser import Page, chromium
 from lab import Box, Lab, eventually
+
+from browser import Page, chromium
 
 VITE = Path(__file__).with_name("vite")
 INDEX = """<!doctype html><title>hot</title><link rel="stylesheet" href="/style.css">

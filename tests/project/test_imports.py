@@ -150,7 +150,10 @@ SERVER_MAY: dict[str, set[str]] = {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
     },
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
-    "compat": {"web", "ship", "sessions", "execs", "sandboxes", "ports", "kernels"},
+    "compat": {
+        *("web", "ship", "sessions", "checkpoints", "execs", "files", "managed_services", "networks"),
+        *("ports", "sandboxes", "kernels"),
+    },
     "offline": {"secrets"},
 }
 

@@ -22,7 +22,13 @@ from bay.server.compat.e2b import interpreter_routes as interpreter_api
 from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import wire as e2b
 from bay.server.compat.e2b.entrance import Entrance
+from bay.server.compat.sprites import checkpoint_routes as sprite_checkpoints_api
 from bay.server.compat.sprites import exec_routes as sprite_execs_api
+from bay.server.compat.sprites import file_routes as sprite_files_api
+from bay.server.compat.sprites import policy_routes as sprite_policies_api
+from bay.server.compat.sprites import port_routes as sprite_ports_api
+from bay.server.compat.sprites import proxy_routes as sprite_proxy_api
+from bay.server.compat.sprites import service_routes as sprite_services_api
 from bay.server.compat.sprites import sprites_routes as sprites_api
 from bay.server.compat.sprites import wire as sprites
 from bay.server.control_plane import ControlPlane
@@ -91,6 +97,12 @@ _APIS = (
     pages_api,
     envd_processes_api,
     interpreter_api,
+    sprite_checkpoints_api,
+    sprite_files_api,
+    sprite_policies_api,
+    sprite_ports_api,
+    sprite_proxy_api,
+    sprite_services_api,
     sprites_api,
     sprite_execs_api,
     e2b_health_api,

@@ -31,6 +31,8 @@ from bay.server.compat.e2b.interpreter import Interpreter
 from bay.server.compat.e2b.process_service import EnvdProcesses
 from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.compat.sprites.exec_service import SpriteExecs
+from bay.server.compat.sprites.files_service import SpriteFiles
+from bay.server.compat.sprites.services_service import SpriteServices
 from bay.server.data_dir import BUILDS, DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
@@ -68,6 +70,7 @@ from bay.server.ports.proxy import PortProxy
 from bay.server.ports.service import Ports
 from bay.server.ports.ship_client import PortClient
 from bay.server.ports.tunnels import Tunnels
+from bay.server.ports.watching import PortWatches
 from bay.server.reconciler import boot_clock
 from bay.server.reconciler.boot_clock import BootClock
 from bay.server.reconciler.live_sessions import LiveSessions
@@ -176,7 +179,7 @@ class ControlPlane:
             notifier=self.changes,
             clock=clock,
         )
-        port_listener = partial(PortListener, self.core)
+        port_listener = partial(PortListener, self.core, self.changes)
         self.feeds = SessionFeeds(
             ship=self.ship, listeners={"ports": port_listener, "services": self.service_syncer.listener}
         )
@@ -427,6 +430,14 @@ class ControlPlane:
             view=self.view,
             clock=self.clock,
         )
+        services = SandboxServices(
+            store=self.store,
+            waker=self.waker,
+            ship=self.service_client,
+            syncer=self.service_syncer,
+            connections=self.connections,
+            profiles=self.profiles,
+        )
         cargos = Cargos(
             store=self.store,
             waker=self.waker,
@@ -481,6 +492,14 @@ class ControlPlane:
             self.sandbox_files,
             networks,
             Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
+            PortWatches(waker=self.waker, feeds=self.feeds, connections=self.connections),
+            SpriteFiles(
+                files=self.sandbox_files,
+                waker=self.waker,
+                connections=self.connections,
+                profiles=self.profiles,
+            ),
+            SpriteServices(services=services, waker=self.waker),
             Ports(
                 core=self.core,
                 waker=self.waker,
@@ -488,14 +507,7 @@ class ControlPlane:
                 hosts=self.hosts,
                 tokens=self.port_tokens,
             ),
-            SandboxServices(
-                store=self.store,
-                waker=self.waker,
-                ship=self.service_client,
-                syncer=self.service_syncer,
-                connections=self.connections,
-                profiles=self.profiles,
-            ),
+            services,
             History(store=self.store, deferred=self.deferred, waker=self.waker, outcomes=self.outcomes),
             ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
             Secrets(store=self.store, vault=self.vault, quotas=self.quotas, clock=self.clock),

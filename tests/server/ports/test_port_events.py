@@ -120,7 +120,7 @@ async def test_a_flood_of_ports_is_told_in_parts(
     monkeypatch.setattr(rate, "EVENT_S", 0.001)
     box = (await create(alice, wait=15))["id"]
     session = await bay.session(box)
-    listener = PortListener(bay.bay.core, box, session.id)
+    listener = PortListener(bay.bay.core, bay.bay.changes, box, session.id)
     told_open: dict[int, str | None] = {}
     many = tuple(Port(port=number, addresses=("::",)) for number in range(1000, 1120))
     assert [await listener._write(told_open, many) for _ in range(4)] == [False, False, True, True]

@@ -13,6 +13,7 @@ from bay.server.events.rate import BURST, event_bucket
 from bay.server.ports.ship_client import ports_of
 from bay.server.sessions.core import Core
 from bay.server.sessions.feeds import Take
+from bay.server.sessions.notifier import Notifier
 from bay.store import events, sandboxes
 from bay.store.records import SandboxRecord
 from bay.token_bucket import TokenBucket
@@ -23,8 +24,11 @@ class PortListener:
     """The listener to the ports of one session."""
 
     core: Core
+    changes: Notifier
     sandbox_id: str
     session_id: str
+    ports: tuple[Port, ...] | None = field(init=False, default=None)
+    """The newest report; None before the first. Those who wait for a change of the sandbox are told of it."""
     _open: dict[int, str | None] | None = field(init=False, default=None)
     """The open ports with an event, and their programs; None before those of an earlier Bay are read."""
     _events: TokenBucket = field(init=False, default_factory=event_bucket)
@@ -35,6 +39,8 @@ class PortListener:
 
     async def hear(self, ports: tuple[Port, ...]) -> None:
         """Write the events of all that is new in `ports`, as fast as a sandbox may cause them."""
+        self.ports = ports
+        self.changes.announce(self.sandbox_id)
         if self._open is None:
             async with self.core.store.read() as db:
                 self._open = await events.open_ports(db, self.sandbox_id, self.session_id)

@@ -9,7 +9,8 @@ from bay.server.ports.ship_client import PortClient, PortStream
 from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import OpenConnections
+from bay.server.web.open_connections import OpenConnections, Reason
+from bay.store.records import SandboxRecord
 
 
 @dataclass(kw_only=True)
@@ -41,15 +42,40 @@ class Tunnels:
         Its owner may pause it. Leaving the block breaks off what has not ended. Raises PortClosed when
         nothing listens there, and what waking raises.
         """
+        async with self.expect(caller, ref) as expected, expected.open(port) as tunnel:
+            yield tunnel
+
+    @asynccontextmanager
+    async def expect(self, caller: Caller, ref: str) -> AsyncGenerator["ExpectedTunnel"]:
+        """The place of a tunnel whose port is not known yet; wakes nothing. May raise QuotaExceeded."""
         with self.connections.place(caller.owner):
             async with self.waker.holding(caller, ref, follower=True) as sandbox:
                 self.waker.refuse_expired(sandbox)
-                async with self.waker.reach(sandbox) as (ready, peer), self.ship.open(peer, port) as stream:
-                    yield Tunnel(
-                        caller=caller,
-                        sandbox_id=ready.id,
-                        session_id=peer.session_id,
-                        waker=self.waker,
-                        connections=self.connections,
-                        stream=stream,
-                    )
+                yield ExpectedTunnel(tunnels=self, caller=caller, sandbox=sandbox)
+
+
+@dataclass(kw_only=True, eq=False)
+class ExpectedTunnel:
+    """A tunnel that has its place, and is not open yet."""
+
+    tunnels: Tunnels
+    caller: Caller
+    sandbox: SandboxRecord
+
+    async def must_leave(self) -> Reason:
+        """Return once the connection has to end for Bay's sake, and why."""
+        return await self.tunnels.connections.over(self.caller)
+
+    @asynccontextmanager
+    async def open(self, port: int) -> AsyncGenerator[Tunnel]:
+        """As `Tunnels.open`."""
+        waker, ship = self.tunnels.waker, self.tunnels.ship
+        async with waker.reach(self.sandbox) as (ready, peer), ship.open(peer, port) as stream:
+            yield Tunnel(
+                caller=self.caller,
+                sandbox_id=ready.id,
+                session_id=peer.session_id,
+                waker=waker,
+                connections=self.tunnels.connections,
+                stream=stream,
+            )

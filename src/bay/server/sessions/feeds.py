@@ -80,6 +80,11 @@ class SessionFeeds:
         if not frozen:
             self.thawed(peer.session_id)
 
+    def listener_of(self, session_id: str, kind: str) -> FeedListener | None:
+        """The listener to one kind of a session's lines; None for a session that is not followed."""
+        following = self._followed.get(session_id)
+        return following.listeners[kind] if following else None
+
     def froze(self, session_id: str) -> None:
         """Open no connection to the session from now on."""
         if (following := self._followed.get(session_id)) is not None:

@@ -85,7 +85,7 @@ async def pump(
 
     goodbye = await first(_ended(down), stay(), _ended(up))
     if goodbye is not None:
-        await _leave(socket, goodbye)
+        await leave(socket, goodbye)
 
 
 async def send_json(socket: WebSocket, message: object) -> None:
@@ -109,7 +109,7 @@ async def _ended(direction: Direction) -> Goodbye | None:
         return goodbye_for(error)
 
 
-async def _leave(socket: WebSocket, goodbye: Goodbye) -> None:
+async def leave(socket: WebSocket, goodbye: Goodbye) -> None:
     """Send it, unless the client has left or takes nothing."""
     try:
         async with asyncio.timeout(_GOODBYE_S):

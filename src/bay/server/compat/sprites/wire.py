@@ -11,6 +11,7 @@ from bay import __version__
 from bay.clock import to_rfc3339, utc_now
 from bay.errors import BadRequest, BayError, NotFound, QuotaExceeded, Unauthorized
 from bay.models import Compute, PortAccess, PortSettings, Sandbox
+from bay.server.compat.sprites.file_errors import file_error
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.replies import headers_of
 from bay.server.web.wire_format import Headers, Scope, WireFormat
@@ -139,14 +140,16 @@ def _error(error: BayError, request_id: str, _scope: Scope) -> Response:
         if isinstance(limit := error.details.get("limit"), int):
             body["limit"] = limit
             headers["X-RateLimit-Limit"] = str(limit)
-    return JSONResponse(body, error.status, headers)
+    body |= file_error(error) or {}
+    # A malformed request is 400 to clients of Sprites.
+    return JSONResponse(body, 400 if error.status == 422 else error.status, headers)
 
 
 def _words(error: BayError) -> str:
     """The text that clients compare and show."""
     if isinstance(error, Unauthorized):
         return "authentication failed"
-    if type(error) is NotFound and "sandbox" in error.message:
+    if type(error) is NotFound and error.message.startswith("there is no sandbox"):
         return "sprite not found"
     return error.message
 
