@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,11 +243,15 @@ def test_ships_threads_and_loop_keep_their_own_identity(first: Ship) -> None:
     first.run(FOREST, timeout_s=0.2)
     first.run(["no-such-program"])
     first.run(["id"], user="root")
-    found = [ids_of(thread) for thread in Path(f"/proc/{first.pid}/task").iterdir()]
-    own, for_files = "0 0 0 0", "0 0 0 1000"
-    # The loop's and the one that starts programs; those for files are the user for files alone.
-    assert found.count((own, own, "")) == 2
-    assert set(found) == {(own, own, ""), (for_files, for_files, "")}
+    own, for_files = ("0 0 0 0", "0 0 0 0", ""), ("0 0 0 1000", "0 0 0 1000", "")
+
+    def are_settled() -> bool:
+        # The loop's and the one that starts programs; those for files are the user for files alone, once
+        # they have begun.
+        found = Counter(ids_of(thread) for thread in Path(f"/proc/{first.pid}/task").iterdir())
+        return found[own] == 2 and found.keys() == {own, for_files}
+
+    assert eventually(are_settled)
 
 
 def ids_of(thread: Path) -> tuple[str, ...]:
