@@ -39,7 +39,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
@@ -84,7 +84,7 @@ lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --resolution lowest-direct \
 	  pyproject.toml -o requirements/oldest.txt
 
-	@for name in compat frameworks; do $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	@for name in compat frameworks swe-rex; do $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  requirements/$$name.in -o requirements/$$name.txt; done
 
 .PHONY: clean
@@ -135,10 +135,12 @@ system-tests:
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-.stamp-frameworks: requirements/frameworks.txt requirements/server.txt pyproject.toml .stamp-dev
+.stamp-frameworks: requirements/frameworks.txt requirements/swe-rex.txt requirements/server.txt pyproject.toml .stamp-dev
 	@$(BIN)/python -m venv --clear .venv-frameworks
 	@$(UV) pip install --quiet --python .venv-frameworks/bin/python --require-hashes -r requirements/frameworks.txt </dev/null || \
 	  .venv-frameworks/bin/python -m pip install --quiet --require-hashes -r requirements/frameworks.txt </dev/null
+	@$(UV) pip install --quiet --python .venv-frameworks/bin/python --no-deps --no-build-isolation --offline -e . </dev/null
+	@$(UV) pip install --quiet --python /usr/bin/python3 --target .venv-frameworks/in-sandboxes --require-hashes -r requirements/swe-rex.txt </dev/null
 	@touch $@
 
 .stamp-dev: requirements/dev.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system-tests

@@ -56,6 +56,7 @@ GROUPS = {
     "bay.server.main": "app",
     "bay.testing": "testing",  # suites for other people's backends: it alone imports pytest
     "bay.client": "client",
+    "bay.integrations": "integrations",  # glue for other people's frameworks, over the SDK's public names
     "bay.cli": "cli",
     "bay.__main__": "cli",
     "ship": "ship",
@@ -110,6 +111,7 @@ MAY = {
     "terminal": {"terminal", "words"},
     "testing": {"testing", "drivers", "cargo", "words"},
     "client": {"root", "builds", "client", "words", "tar", "protocol"},
+    "integrations": {"root"},
     "cli": {"root", "builds", "cli", "client", "words"},
     "ship": {"ship", "tar", "protocol"},
     "kernel": {"kernel"},

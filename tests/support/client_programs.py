@@ -31,13 +31,15 @@ class ClientHost:
     bay: image_bay.Bay
 
     def run(self, program: str, *arguments: str, **environment: str) -> str:
-        """The output of a program, such as `e2b_life.py` or `e2b_life.mjs`, which must end with 0. Its
-        environment has BAY_URL and BAY_API_KEY, and what is given.
-        """
+        """The output of a program, such as `e2b_life.py` or `e2b_life.mjs`, which must end with 0."""
         if program.endswith(".mjs"):
-            command = ["node", str(NODE / program), *arguments]
-        else:
-            command = [str(_PYTHON), str(PROGRAMS / program), *arguments]
+            return self.execute("node", str(NODE / program), *arguments, **environment)
+        return self.execute(str(_PYTHON), str(PROGRAMS / program), *arguments, **environment)
+
+    def execute(self, *command: str, **environment: str) -> str:
+        """The output of a command, which must end with 0. Its environment has BAY_URL and BAY_API_KEY, and
+        what is given; settings of this run of tests are not in it.
+        """
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         given = kept | {"BAY_URL": self.url, "BAY_API_KEY": self.key} | environment
         done = subprocess.run(

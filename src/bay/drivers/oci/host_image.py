@@ -35,6 +35,8 @@ _FROM_ETC = (
     *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "magic", "matplotlibrc", "mime.types"),
     *("os-release", "protocols", "python3", "python3.11", "python3.12", "python3.13", "python3.14"),
     *("services", "ssl/certs", "ssl/openssl.cnf", "timezone"),
+    # Debian's programs that make users read these.
+    *("adduser.conf", "deluser.conf", "login.defs", "skel"),
     # Debian's launcher of Chromium reads these, and ends without any. Not `apikeys`.
     *("chromium.d/README", "chromium.d/default-flags", "chromium.d/dev-shm", "chromium.d/extensions"),
 )
