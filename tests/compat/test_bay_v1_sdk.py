@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from client_programs import ClientHost, client_host
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
 PROFILE = {"user": "shipyard", "skills": True, "env_file": True, "env": {"FROM_PROFILE": "it's here"}}
 
 

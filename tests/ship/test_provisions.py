@@ -117,3 +117,4 @@ def test_the_file_of_variables_is_for_any_shell(tmp_path: Path) -> None:
 def test_a_skill_comes_with_the_capability_that_it_needs() -> None:
     assert skills_for(frozenset()) == ()
     assert [skill.name for skill in skills_for(frozenset(("shell",)))] == ["bay-sandbox"]
+    assert [skill.name for skill in skills_for(frozenset(("browser",)))] == ["bay-browser"]

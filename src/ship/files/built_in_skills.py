@@ -55,6 +55,29 @@ BUILT_IN = (
 - `http://localhost:8123/meta` describes the sandbox.
 """,
     ),
+    BuiltInSkill(
+        name="bay-browser",
+        description="How to look at pages and act on them with the browser of this sandbox.",
+        needs="browser",
+        body="""\
+# The browser of this sandbox
+
+The program `agent-browser` drives one browser, which stays open between commands. Browser calls take each
+command without the name of the program, and no shell runs it: `;`, `|` and `$NAME` are text.
+
+- Open a page, then ask for what is on it; the answer names each element with a reference such as `@e2`:
+
+      open https://example.com
+      snapshot -i
+
+- Act on an element by its reference: `click @e2`, `fill @e3 "some text"`. A page that changed has other
+  references, so take a snapshot again before the next act.
+- `screenshot page.png` writes the image to `/workspace`.
+- Put steps that belong together into one batch, which stops at the first that fails.
+- Cookies and logins stay with the workspace; open pages end when the sandbox stops.
+- `agent-browser --help` lists the commands.
+""",
+    ),
 )
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from shipyard_neo import (
     BayClient,
+    CapabilityNotSupportedError,
     CargoFileNotFoundError,
     ConflictError,
     InvalidPathError,
@@ -87,6 +88,7 @@ async def code(box) -> None:
     await box.shell.exec("echo export LATER=yes >> .bay_env.sh")
     assert (await box.shell.exec("echo $LATER")).output.strip() == "yes"
     assert "name: bay-sandbox" in await box.filesystem.read_file("skills/bay-sandbox/SKILL.md")
+    await refused(box.browser.exec("open about:blank"), CapabilityNotSupportedError)
     history = await box.get_execution_history(tags="t1")
     assert [entry.description for entry in history.entries] == ["look"]
     assert (await box.get_execution_history(exec_type="browser")).total == 0
