@@ -46,6 +46,7 @@ from ship.routes import Routes, answer_inside
 from ship.services.routes import ServiceRoutes
 from ship.services.services import Services
 from ship.settings import Settings
+from ship.tasks import Tasks
 from ship_protocol import session_proof
 
 INSIDE_PORT = 8123
@@ -195,7 +196,9 @@ async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | Non
     trees = TreeRoutes(space, threads, tools, local=local)
     files = FileRoutes(space, Workspace(settings.workspace), threads, trees.handlers)
     ports = Ports(threads, netlink, local=local)
+    tasks = Tasks()
     others: dict[str, Handler] = {
+        "tasks": tasks.answer,
         "fs": files.answer,
         "services": ServiceRoutes(services).answer,
         **dict.fromkeys(("kernels", "kernelspecs", "cells"), KernelRoutes(settings, kernels).answer),
@@ -203,7 +206,7 @@ async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | Non
     }
     routes = Routes(settings, execs, SessionFeed(ports, services), others)
     outside = Door(routes.answer, _MAX_CONNECTIONS, settings.token, _anyone if local else _is_outside)
-    inside = Door(partial(answer_inside, settings), _MAX_INSIDE_CONNECTIONS, None, _anyone)
+    inside = Door(partial(answer_inside, settings, tasks), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
     if not settings.local:
         await _open_inside(inside, ports)

@@ -14,6 +14,7 @@ from ship.http.conversation import Answer, Handler, Reply, Request, WebSocketUpg
 from ship.process import table
 from ship.process.trees import Owners
 from ship.settings import Settings
+from ship.tasks import Tasks
 
 _EXEC_BODY_BYTES = 64 << 20
 _DEFAULT_GRACE_S = 2.0
@@ -109,15 +110,17 @@ class Routes:
         return Answer(200, stream, "application/x-ndjson")
 
 
-async def answer_inside(settings: Settings, request: Request) -> Answer:
-    """Answer a program in the sandbox, on the loopback device. Raises NotFound."""
+async def answer_inside(settings: Settings, tasks: Tasks, request: Request) -> Answer:
+    """Answer a program in the sandbox, on the loopback device. Raises ShipError."""
     match request.method, request.segments:
         case "GET", ("health",):
             return json_answer(200, {"status": "ok", "version": __version__})
         case "GET", ("meta",):
             return json_answer(200, about.describe(settings))
+        case _, ("v1", "tasks", *_):
+            return await tasks.answer(request)
         case _:
-            raise NotFound("only GET /meta and GET /health are served here")
+            raise NotFound("only GET /meta, GET /health and /v1/tasks are served here")
 
 
 def _attach(request: Request, found: Exec) -> WebSocketUpgrade:

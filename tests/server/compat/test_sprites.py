@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 from server_harness import PROFILES, Json, World, clear, create, served, short_dir, within, world
 
 from bay.server.events.follow import MAX_FOLLOWERS
 from bay.server.sandboxes.states import SandboxStates
+from bay.server.sessions.rows import peer_of
 from bay.server.settings import ProfileSettings
 from bay.store.records import Filters
 
@@ -27,6 +29,10 @@ async def bay(tmp_path: Path) -> AsyncGenerator[World]:
     async with world(tmp_path, profiles=WITH_SPRITES) as bay:
         yield bay
     await clear(tmp_path)
+
+
+class HeldTask(BaseModel):
+    id: str
 
 
 async def make(client: httpx.AsyncClient, name: str, **body: Any) -> Json:
@@ -222,3 +228,25 @@ async def test_a_live_list_beats_while_nothing_changes(bay: World) -> None:
         assert (await anext(news)).present == ()
         beat = await anext(news)
     assert (beat.present, beat.removed) == ((), ())
+
+
+async def test_a_held_task_keeps_a_sprite_awake_until_it_ends_or_the_owner_says_so(bay: World) -> None:
+    client = await bay.client()
+    made = await make(client, "box", wait_for_capacity=True)
+    peer = peer_of(await bay.session(made["id"]))
+    assert peer is not None
+    held = await bay.bay.ship.call(peer, HeldTask, "POST", "/tasks", body={"name": "build", "ttl": 3600})
+
+    async def idled() -> str:
+        bay.clock.advance(1800)
+        await bay.bay.sweep.sweep()
+        record = await bay.record(made["id"])
+        return record.target
+
+    assert await idled() == "running"
+    assert (await client.post("/v1/sandboxes/box/pause")).status_code == 200
+    await client.post("/v1/sandboxes/box/start", params={"wait": 15})
+    assert await idled() == "running"
+    async with bay.bay.ship.open(peer, "DELETE", f"/tasks/{held.id}"):
+        pass
+    assert await idled() == "paused"

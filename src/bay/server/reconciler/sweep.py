@@ -108,7 +108,7 @@ class Sweep:
                 await events.add(db, sandbox, "sandbox.idle", now)
 
     async def is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
-        """Whether a call is under way, an exec still runs or a kernel is busy."""
+        """Whether a call is under way, an exec still runs, a kernel is busy or a task is held."""
         if self.holds.any(sandbox.id):
             return True
         peer = peer_of(session)
@@ -116,7 +116,8 @@ class Sweep:
             return session.phase == "starting"
         try:
             async with self._asking, asyncio.timeout(_ASK_S):
-                return await self._any_exec(peer) or await self._any_cell(peer)
+                busy = await self._any_exec(peer) or await self._any_cell(peer)
+                return busy or await self.ship.has_tasks(peer)
         except (BayError, TimeoutError) as error:
             # Unknown is not idle: a build must not end with one bad answer.
             log.info("session.silent", id=session.id, error=str(error))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, Base64Bytes, BaseModel, Field, FiniteFloat, ValidationError
 
@@ -103,6 +103,12 @@ class FeedLine(BaseModel):
     """The kind of a line of the session feed, checked."""
 
     type: Literal["ports", "services"]
+
+
+class ShipTasks(BaseModel):
+    """The tasks that programs of a sandbox hold it awake by, checked."""
+
+    tasks: Annotated[list[Any], Field(max_length=1000)]
 
 
 class TakenInput(BaseModel):

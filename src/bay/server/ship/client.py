@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from bay.drivers.ship_socket import connect
-from bay.errors import ShipError, Timeout
+from bay.errors import NotFound, ShipError, Timeout
 from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
     MAX_PIECES,
@@ -22,6 +22,7 @@ from bay.server.ship.answers import (
     ShipExecs,
     ShipMeta,
     ShipProcesses,
+    ShipTasks,
     TakenInput,
     collect,
     parse,
@@ -224,6 +225,13 @@ class ShipClient:
         """Change the size of an exec's terminal."""
         body = {"rows": rows, "cols": cols}
         return await self._call_exec(peer, exec_id, "POST", f"/execs/{exec_id}/resize", body, None)
+
+    async def has_tasks(self, peer: Peer) -> bool:
+        """Whether programs of the sandbox hold it awake. A Ship of an earlier Bay knows no tasks."""
+        try:
+            return bool((await self.call(peer, ShipTasks, "GET", "/tasks")).tasks)
+        except NotFound:
+            return False
 
     async def processes(self, peer: Peer) -> list[Process]:
         """Every process of the sandbox."""
