@@ -18,6 +18,7 @@ from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, Shi
 from ship.execs.execs import Execs, ProcessContext
 from ship.feed import SessionFeed
 from ship.files import provisions
+from ship.files.actors import Actors
 from ship.files.routes import FileRoutes
 from ship.files.sandbox_paths import Confined, Everywhere
 from ship.files.tool_runs import ToolRuns
@@ -193,8 +194,9 @@ async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | Non
     execs, kernels, services = Execs(context), Kernels(context), Services(context)
     threads = FileThreads(settings.user)
     tools = ToolRuns(nursery, settings.user, local=local)
-    trees = TreeRoutes(space, threads, tools, local=local)
-    files = FileRoutes(space, Workspace(settings.workspace), threads, trees.handlers)
+    actors = Actors(threads, accounts)
+    trees = TreeRoutes(space, actors, tools, local=local)
+    files = FileRoutes(space, Workspace(settings.workspace), actors, trees.handlers)
     ports = Ports(threads, netlink, local=local)
     tasks = Tasks()
     others: dict[str, Handler] = {

@@ -20,12 +20,14 @@ import pytest
 from ship_harness import TOKEN, FirstShip, Ship, eventually, running
 
 from ship.files import listing
+from ship.files.actors import Actors
 from ship.files.routes import FileRoutes
 from ship.files.sandbox_paths import Everywhere
 from ship.files.workspace import FileThreads
 from ship.files.workspace_paths import Workspace
 from ship.http.connection import Connection, PeerGone
 from ship.http.conversation import Answer, Conversation, Request
+from ship.process.accounts import Accounts
 from ship.process.identity import Identity
 
 MIB = 1 << 20
@@ -600,7 +602,10 @@ def test_the_answers_of_files_hold_nothing_once_they_are_closed(tmp_path: Path, 
 
     async def run() -> list[int]:
         top = str(tmp_path)
-        routes = FileRoutes(Everywhere(top), Workspace(top), FileThreads(cast("Identity", Anyone())))
+        threads = FileThreads(cast("Identity", Anyone()))
+        own = Identity("ship", os.geteuid(), os.getegid(), top, switch=False)
+        actors = Actors(threads, Accounts(own, None, None))
+        routes = FileRoutes(Everywhere(top), Workspace(top), actors)
         answer = await routes.answer(request)
         assert isinstance(answer, Answer)
         assert answer.close is not None
@@ -627,3 +632,42 @@ def test_a_call_that_cannot_be_confined_to_the_workspace_is_not_taken_for_one(sh
         answer = ship.http.post(f"/fs/{what}", params={"beneath": "true"}, json={"path": "unconfined"})
         assert code(answer) == (400, "validation_error")
     assert "unconfined" not in listed(ship)[0]
+
+
+def test_a_path_may_begin_at_home_and_a_user_must_be_one(ship: Ship) -> None:
+    put(ship, "~/deep/a", b"x", home="true")
+    assert get(ship, "deep/a", home="true").content == b"x"
+    made = ship.http.post("/fs/mkdir", params={"home": "true"}, json={"path": "~"})
+    assert made.json()["type"] == "directory"
+    assert code(ship.http.get("/fs/stat", params={"path": ".", "user": "nobody-here"})) == (
+        400,
+        "validation_error",
+    )
+
+
+def test_a_file_seen_closely_has_names_attributes_and_the_end_of_a_link(ship: Ship) -> None:
+    kept = {"author": "me", "ünï": "çöde"}
+    assert put(ship, "marked", b"x", attributes=json.dumps(kept)).status_code == 200
+    (ship.workspace / "link").symlink_to("marked")
+    (ship.workspace / "broken").symlink_to("nowhere")
+    listing = ship.http.get("/fs/list", params={"closely": "true"}).text.splitlines()[:-1]
+    found = {one["name"]: one for one in map(json.loads, listing)}
+    assert found["marked"]["attributes"] == kept
+    assert found["marked"]["owner"]
+    assert found["marked"]["group"]
+    assert found["marked"]["end"] is None
+    assert (found["link"]["type"], found["link"]["end"]["type"]) == ("symlink", "file")
+    assert found["link"]["end"]["path"].endswith("/marked")
+    assert (found["broken"]["target"], found["broken"]["end"]) == ("nowhere", None)
+    assert ship.http.get("/fs/stat", params={"path": "link", "closely": "true"}).json() == found["link"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["[]", "{", '{"a": 1}', json.dumps({"a": "x" * 5000}), json.dumps({"": "x"}), json.dumps({"n" * 201: ""}),
+     json.dumps({f"{n}": "" for n in range(65)})],
+    ids=["list", "no-json", "number", "long", "no-name", "long-name", "many"],
+)  # fmt: skip
+def test_attributes_beyond_their_bounds_leave_no_file(ship: Ship, attributes: str) -> None:
+    assert code(put(ship, "bad", b"x", attributes=attributes)) == (400, "validation_error")
+    assert "bad" not in listed(ship)[0]

@@ -77,10 +77,12 @@ class SearchResult:
 class FileEvent:
     """Something that happened to a file that is watched. `overflow`: events were lost, look again.
 
-    `to` is the new path of what was moved within what is watched.
+    `to` is the new path of what was moved within what is watched. `content` says of a file that was created
+    by an upload, so whole, whether there was another one before.
     """
 
     type: FileEventType
     path: str | None = None
     to: str | None = None
     is_dir: bool | None = None
+    content: Literal["new", "replaced"] | None = None

@@ -17,6 +17,8 @@ from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
 from bay.server.checkpoints import routes as checkpoints_api
+from bay.server.compat.e2b import files_routes as envd_contents_api
+from bay.server.compat.e2b import filesystem_routes as envd_files_api
 from bay.server.compat.e2b import health_routes as e2b_health_api
 from bay.server.compat.e2b import interpreter_routes as interpreter_api
 from bay.server.compat.e2b import process_routes as envd_processes_api
@@ -106,6 +108,8 @@ _APIS = (
     sprites_api,
     sprite_execs_api,
     e2b_health_api,
+    envd_files_api,
+    envd_contents_api,
 )
 
 FORMATS = (sprites.FORMAT, e2b.FORMAT)

@@ -27,9 +27,11 @@ from bay.server.checkpoints.garbage import CheckpointGarbage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
+from bay.server.compat.e2b.file_service import EnvdFiles
 from bay.server.compat.e2b.interpreter import Interpreter
 from bay.server.compat.e2b.process_service import EnvdProcesses
 from bay.server.compat.e2b.tokens import SandboxTokens
+from bay.server.compat.e2b.watchers import EnvdWatchers
 from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.compat.sprites.files_service import SpriteFiles
 from bay.server.compat.sprites.services_service import SpriteServices
@@ -324,6 +326,8 @@ class ControlPlane:
         self.sandbox_files = SandboxFiles(
             waker=self.waker, ship=FileClient(self.ship), connections=self.connections
         )
+        self.envd_files = EnvdFiles(waker=self.waker, files=self.sandbox_files)
+        self.envd_watchers = EnvdWatchers(files=self.envd_files)
         self.images = Images(
             store=self.store,
             library=library,
@@ -490,6 +494,8 @@ class ControlPlane:
             browsers,
             files,
             self.sandbox_files,
+            self.envd_files,
+            self.envd_watchers,
             networks,
             Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
             PortWatches(waker=self.waker, feeds=self.feeds, connections=self.connections),
@@ -569,6 +575,7 @@ class ControlPlane:
                 self.cargo,
                 self.discards,
                 self.port_proxy,
+                self.envd_watchers,
                 self.deliverer,
             )
             tasks = [group.create_task(part.run()) for part in parts]

@@ -14,9 +14,10 @@ from operator import attrgetter
 
 from ship.errors import ShipError
 from ship.files.globs import Glob
-from ship.files.info import describe, look
+from ship.files.info import describe, look, look_closely
 from ship.files.sandbox_paths import MadeUp, refuse_made_up
 from ship.files.workspace_paths import Workspace, not_directory
+from ship.process.accounts import Accounts
 from tree_tar.beneath import closing, closing_on_error
 
 _MAX_NAMES = 400_000
@@ -28,6 +29,7 @@ _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 class Listing:
     """The entries below `path` by name, a directory before what is in it.
+    With `closely` each is described so, by those accounts.
     With `follow` a link is described as its target, where `space` has one; no link is entered.
     """
 
@@ -41,6 +43,7 @@ class Listing:
         limit: int,
         follow: bool = False,
         directories_first: bool = False,
+        closely: Accounts | None = None,
     ) -> None:
         self._space = space
         self._path = space.check(path)
@@ -49,6 +52,7 @@ class Listing:
         self._left = limit
         self._follow = follow
         self._sort_key = _directories_first if directories_first else attrgetter("name")
+        self._closely = closely
         self._held = 0
         self._root = -1
         self.truncated = False
@@ -119,6 +123,9 @@ class Listing:
         return [os.path.basename(key) for key in keys[-most:]] if most else []
 
     def _describe(self, path: str, found: os.stat_result, target: str | None) -> dict[str, object]:
+        if self._closely is not None:
+            with suppress(OSError, ShipError):  # gone since
+                return look_closely(self._space, path, self._closely)
         if self._follow and target is not None:
             with suppress(OSError, ShipError):  # it leads nowhere, or where this space does not
                 return look(self._space, path, follow=True)

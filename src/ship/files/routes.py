@@ -9,6 +9,8 @@ from functools import partial
 
 from ship.errors import InvalidArgument, NotFound
 from ship.files import edits, info, moving
+from ship.files.actors import Actors
+from ship.files.attributes import read_attributes
 from ship.files.byte_ranges import Reading, Wanted
 from ship.files.globs import Glob
 from ship.files.listing import Listing
@@ -28,18 +30,20 @@ _TIME_LIMIT = 1 << 33  # seconds since the epoch; file systems can express littl
 
 
 class FileRoutes:
-    """Serves `/fs/…` to the host: any path, opened as the sandbox's user; `beneath`: the workspace's."""
+    """Serves `/fs/…` to the host: any path, opened as the sandbox's user, or the one that the query names;
+    `beneath`: the workspace's; `home`: relative paths begin at the user's home.
+    """
 
     def __init__(
         self,
         space: Everywhere,
         workspace: Workspace,
-        threads: FileThreads,
+        actors: Actors,
         trees: Mapping[tuple[str, tuple[str, ...]], Handler] | None = None,
     ) -> None:
         self._space = space
         self._workspace = workspace
-        self._threads = threads
+        self._actors = actors
         self._fixed: dict[tuple[str, tuple[str, ...]], Handler] = {
             ("GET", ("content",)): self._read,
             ("PUT", ("content",)): self._write,
@@ -65,9 +69,10 @@ class FileRoutes:
         return await handler(request)
 
     async def _read(self, request: Request) -> Answer:
-        reading = Reading(self._space_of(request), request.query.get("path", ""), _wanted(request))
+        threads, path = self._place(request, request.query.get("path", ""))
+        reading = Reading(self._space_of(request), path, _wanted(request))
         try:
-            part, data = await self._threads.run(reading.open)
+            part, data = await threads.run(reading.open)
         except BaseException:
             reading.close()
             raise
@@ -75,106 +80,88 @@ class FileRoutes:
         if len(data) == part.length:
             reading.close()
             return Answer(200, data, "application/octet-stream", headers=headers)
-        blocks = self._blocks(reading, data)
+        blocks = _blocks(threads, reading, data)
         return Answer(200, blocks, "application/octet-stream", part.length, headers, closed(reading))
-
-    async def _blocks(self, reading: Reading, data: bytes) -> AsyncGenerator[bytes]:
-        try:
-            while data:
-                # Read on while this block is on its way.
-                following = asyncio.ensure_future(self._threads.run(reading.read))
-                try:
-                    yield data
-                finally:
-                    await asyncio.wait({following})
-                data = following.result()
-        finally:
-            reading.close()
 
     async def _write(self, request: Request) -> Answer:
         space = self._space_of(request)
+        threads, path = self._place(request, request.query.get("path", ""))
         upload = Upload(
             space,
-            request.query.get("path", ""),
+            path,
             mode=_mode(request.query["mode"]) if "mode" in request.query else None,
             mtime=_moment(request.query["mtime"]) if "mtime" in request.query else None,
             make=request.flag("mkdir", default=True),
+            attributes=read_attributes(request.query.get("attributes", "{}")),
         )
         try:
-            await self._threads.run(upload.open)
+            await threads.run(upload.open)
             async for block in _collected(request):
-                await self._threads.run(upload.write, block)
-            written = await self._threads.run(upload.commit)
+                await threads.run(upload.write, block)
+            written = await threads.run(upload.commit)
         finally:
-            await self._threads.run(upload.close)
+            await threads.run(upload.close)
         return json_answer(200, written)
 
     async def _stat(self, request: Request) -> Answer:
         follow, space = request.flag("follow", default=True), self._space_of(request)
-        path = space.check(request.query.get("path", ""))
+        threads, given = self._place(request, request.query.get("path", ""))
+        path, closely = space.check(given), request.flag("closely")
 
         def look() -> dict[str, object]:
             with space.translated(path):
+                if closely:
+                    return info.look_closely(space, path, self._actors.accounts)
                 return info.look(space, path, follow=follow)
 
-        return json_answer(200, await self._threads.run(look))
+        return json_answer(200, await threads.run(look))
 
     async def _list(self, request: Request) -> Answer:
         glob = request.query.get("glob")
+        threads, path = self._place(request, request.query.get("path", "."))
         listing = Listing(
             self._space_of(request),
-            request.query.get("path", "."),
+            path,
             depth=number(request, "depth", 1, LISTED_DEPTH),
             glob=Glob(glob) if glob is not None else None,
             limit=number(request, "limit", 10_000, LISTED_ENTRIES),
             follow=request.flag("follow"),
             directories_first=request.flag("directories_first"),
+            closely=self._actors.accounts if request.flag("closely") else None,
         )
         try:
-            await self._threads.run(listing.open)
+            await threads.run(listing.open)
         except BaseException:
             listing.close()
             raise
-        return Answer(200, self._lines(listing), "application/x-ndjson", close=closed(listing))
-
-    async def _lines(self, listing: Listing) -> AsyncGenerator[bytes]:
-        entries = listing.entries()
-        said = time.monotonic()
-        try:
-            while (data := await self._threads.run(_next_lines, entries)) is not None:
-                if data or time.monotonic() > said + _BEAT_S:
-                    said = time.monotonic()
-                    yield data or b"\n"  # a sign of life: the host waits for no silent peer
-            yield line({"truncated": listing.truncated})
-        finally:
-            await self._threads.run(entries.close)
-            listing.close()
+        return Answer(200, _lines(threads, listing), "application/x-ndjson", close=closed(listing))
 
     async def _carry(self, how: Callable[..., moving.Steps], request: Request) -> Answer:
         given = await request.read_object()
-        source, destination = text(given, "source"), text(given, "destination")
+        threads, source = self._place(request, text(given, "source"))
+        _, destination = self._place(request, text(given, "destination"))
         steps = how(self._space, source, destination, overwrite=boolean(given, "overwrite", default=False))
-        return json_answer(200, await self._threads.run_steps(steps, request.gone))
+        return json_answer(200, await threads.run_steps(steps, request.gone))
 
     async def _make_directory(self, request: Request) -> Answer:
         given = await request.read_object()
         mode, parents = _mode(text(given, "mode", "0755")), boolean(given, "parents", default=True)
-        path = text(given, "path")
-        made = await self._threads.run(edits.make_directory, self._space, path, mode=mode, parents=parents)
+        threads, path = self._place(request, text(given, "path"))
+        made = await threads.run(edits.make_directory, self._space, path, mode=mode, parents=parents)
         return json_answer(200, made)
 
     async def _change_mode(self, request: Request) -> Answer:
         given = await request.read_object()
-        recursive, path = boolean(given, "recursive", default=False), text(given, "path")
+        recursive = boolean(given, "recursive", default=False)
+        threads, path = self._place(request, text(given, "path"))
         steps = edits.change_mode(self._space, path, _mode(text(given, "mode")), recursive=recursive)
-        return json_answer(200, await self._threads.run_steps(steps, request.gone))
+        return json_answer(200, await threads.run_steps(steps, request.gone))
 
     async def _delete(self, request: Request) -> Answer:
         space, gone = self._space_of(request), request.gone
         recursive = request.flag("recursive", default=True)
-        await self._threads.run(
-            edits.delete, space, request.query.get("path", ""), gone.done, recursive=recursive
-        )
+        threads, path = self._place(request, request.query.get("path", ""))
+        await threads.run(edits.delete, space, path, gone.done, recursive=recursive)
         return json_answer(200, {"status": "ok"})
 
     async def _edit(self, request: Request) -> Answer:
@@ -182,11 +169,17 @@ class FileRoutes:
         old = text(given, "old")
         if not old:
             raise InvalidArgument("old is empty; say what to replace", field="old")
-        replaced = await self._threads.run(
-            edits.edit, self._space, text(given, "path"), old, text(given, "new"),
+        threads, path = self._place(request, text(given, "path"))
+        replaced = await threads.run(
+            edits.edit, self._space, path, old, text(given, "new"),
             everywhere=boolean(given, "all", default=False),
         )  # fmt: skip
         return json_answer(200, {"replaced": replaced})
+
+    def _place(self, request: Request, path: str) -> tuple[FileThreads, str]:
+        """The threads of the user whom the query names, and `path` as that user means it. ShipError."""
+        actor = self._actors.of(request.query.get("user"))
+        return actor.threads, actor.from_home(path) if path and request.flag("home") else path
 
     def _space_of(self, request: Request) -> Workspace:
         return self._workspace if request.flag("beneath") else self._space
@@ -267,6 +260,34 @@ async def _collected(request: Request) -> AsyncGenerator[bytes]:
             parts, size = [], 0
     if parts:
         yield b"".join(parts)
+
+
+async def _blocks(threads: FileThreads, reading: Reading, data: bytes) -> AsyncGenerator[bytes]:
+    try:
+        while data:
+            # Read on while this block is on its way.
+            following = asyncio.ensure_future(threads.run(reading.read))
+            try:
+                yield data
+            finally:
+                await asyncio.wait({following})
+            data = following.result()
+    finally:
+        reading.close()
+
+
+async def _lines(threads: FileThreads, listing: Listing) -> AsyncGenerator[bytes]:
+    entries = listing.entries()
+    said = time.monotonic()
+    try:
+        while (data := await threads.run(_next_lines, entries)) is not None:
+            if data or time.monotonic() > said + _BEAT_S:
+                said = time.monotonic()
+                yield data or b"\n"  # a sign of life: the host waits for no silent peer
+        yield line({"truncated": listing.truncated})
+    finally:
+        await threads.run(entries.close)
+        listing.close()
 
 
 def _next_lines(entries: Generator[dict[str, object] | None]) -> bytes | None:

@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from typing import cast
 
 from ship.errors import Conflict, InvalidArgument, ShipError
+from ship.files.actors import Actors
 from ship.files.routes import number
 from ship.files.sandbox_paths import Everywhere
 from ship.files.tool_runs import Output, Place, Tool, ToolRuns
 from ship.files.watching import Watchers
-from ship.files.workspace import FileThreads
 from ship.files.workspace_paths import translate
 from ship.http.conversation import Answer, Handler, Request, TruncatedAnswer, WebSocketUpgrade, json_answer
 from tree_tar.beneath import closing
@@ -31,8 +31,10 @@ _QUERY_CHARS = 4096
 class TreeRoutes:
     """Serves `/fs/search`, `/fs/watch` and `/fs/archive` to the host."""
 
-    def __init__(self, space: Everywhere, threads: FileThreads, tools: ToolRuns, *, local: bool) -> None:
+    def __init__(self, space: Everywhere, actors: Actors, tools: ToolRuns, *, local: bool) -> None:
         self._space = space
+        threads = actors.of(None).threads
+        self._actors = actors
         self._threads = threads
         self._tools = tools
         self._floor = space.path if local else "/"
@@ -47,7 +49,10 @@ class TreeRoutes:
         }
 
     async def _watch(self, request: Request) -> WebSocketUpgrade:
-        path = self._space.check(request.query.get("path", "."))
+        path = request.query.get("path", ".")
+        if request.flag("home"):
+            path = self._actors.of(request.query.get("user")).from_home(path)
+        path = self._space.check(path)
         recursive = request.flag("recursive", default=True)
         if request.websocket_key is None:
             raise InvalidArgument("watching needs a WebSocket upgrade (RFC 6455)")

@@ -26,7 +26,7 @@ from ship.files.info import as_utf8
 from ship.files.inotify import Event, Inotify
 from ship.files.listing import open_below
 from ship.files.sandbox_paths import Everywhere, MadeUp
-from ship.files.temporaries import is_temporary
+from ship.files.temporaries import is_temporary, kind_of
 from ship.files.workspace import FileThreads
 from ship.http.connection import PeerGone
 from ship.http.websocket import Closing, WebSocket
@@ -46,6 +46,8 @@ _OPEN_TOP = os.O_RDONLY | os.O_DIRECTORY
 
 Told = dict[str, object]
 _OVERFLOW: Told = {"type": "overflow"}
+_CONTENT = {"upload": "new", "upload-over": "replaced"}
+"""The word for a file that Ship put in place whole, by the kind of its temporary name."""
 _CODES = {
     400: CloseCode.BAD_MESSAGE,
     403: CloseCode.FORBIDDEN,
@@ -334,11 +336,13 @@ class _Watcher:
         elif mask & inotify.ATTRIB:
             self._tell("attributes", directory, event.name, is_directory)
 
-    async def _appeared(self, directory: _Directory, name: str, is_directory: bool) -> None:
+    async def _appeared(
+        self, directory: _Directory, name: str, is_directory: bool, content: str | None = None
+    ) -> None:
         if name in directory.new:
             directory.new.discard(name)
             return
-        self._tell("created", directory, name, is_directory)
+        self._tell("created", directory, name, is_directory, content)
         if is_directory and self._recursive:
             await self._look_into(directory, name)
 
@@ -383,7 +387,8 @@ class _Watcher:
         elif hidden and not is_temporary(event.name):
             self._put_in_place = directory, event.name, half.event.name
             self._forget(directory, event.name)  # the replaced file
-            await self._appeared(directory, event.name, bool(event.mask & inotify.ISDIR))
+            content = _CONTENT.get(kind_of(half.event.name) or "")
+            await self._appeared(directory, event.name, bool(event.mask & inotify.ISDIR), content)
         elif self._put_in_place != (half.directory, half.event.name, event.name):
             self._left(half)
         # else the two were exchanged, and the first half of that has said so
@@ -446,8 +451,11 @@ class _Watcher:
     def _room(self) -> int:
         return _MAX_DIRECTORIES - len(self._directories)
 
-    def _tell(self, kind: str, directory: _Directory, name: str, is_directory: bool) -> None:
-        self._outbox.put({"type": kind, "path": self._shown(directory, name), "is_dir": is_directory})
+    def _tell(
+        self, kind: str, directory: _Directory, name: str, is_directory: bool, content: str | None = None
+    ) -> None:
+        told: Told = {"type": kind, "path": self._shown(directory, name), "is_dir": is_directory}
+        self._outbox.put(told if content is None else told | {"content": content})
 
     def _shown(self, directory: _Directory, name: str) -> str:
         return as_utf8(self._base + "/".join((*directory.parts(), name)))

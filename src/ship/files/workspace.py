@@ -9,12 +9,13 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent import futures
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 from ship.errors import Conflict
+from ship.files.attributes import set_attribute
 from ship.files.info import describe
 from ship.files.replacing import is_anothers, look_at_replaced, write_over
 from ship.files.temporaries import temporary
@@ -49,6 +50,12 @@ class FileThreads:
             # Files opened by the call would otherwise leak.
             await asyncio.wait({future})
             raise
+
+    def close(self) -> None:
+        """Let the threads end with the calls that they have. A later call starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+            self._pool = None
 
     async def run_steps(self, steps: Generator[None, None, R], gone: asyncio.Future[None]) -> R:
         """The result of `steps`, run in slices, so that long work does not keep a thread from others.
@@ -85,6 +92,7 @@ class Upload:
         mode: int | None = None,
         mtime: float | None = None,
         make: bool = True,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         self.path = workspace.check_name(path)
         self.size = 0
@@ -93,7 +101,8 @@ class Upload:
         self._make = make
         self._workspace = workspace
         self._name = os.path.basename(self.path)
-        self._temporary = temporary("upload")
+        self._temporary = ""
+        self._attributes = attributes or {}
         self._is_anothers = False
         self._parent = -1
         self._fd = -1
@@ -107,6 +116,7 @@ class Upload:
             there = look_at_replaced(self._parent, self._name, self.path)
             if there is not None:
                 need_regular(there.st_mode, self.path, "replaced")
+            self._temporary = temporary("upload" if there is None else "upload-over")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._temporary, flags, 0o600, dir_fd=self._parent)
             self._is_anothers = there is not None and is_anothers(there, self._fd)
@@ -142,6 +152,8 @@ class Upload:
     def _finish(self, descriptor: int) -> os.stat_result:
         if self._mode is not None:
             os.fchmod(descriptor, self._mode)  # again: writing takes the set-user bits away
+        for name, value in self._attributes.items():
+            set_attribute(descriptor, name, value)
         if self._mtime is not None:
             os.utime(descriptor, ns=(time.time_ns(), _nanoseconds(self._mtime)))
         return os.fstat(descriptor)

@@ -90,6 +90,16 @@ class Accounts:
         found = self._user(name)
         return self._with_group(found, group) if colon else self._checked(found)
 
+    def name_of_user(self, uid: int) -> str:
+        """The name that /etc/passwd has for a uid; the number where it has none."""
+        if not self.own.switch and uid == self.own.uid:
+            return self.own.name
+        return _name_of(self._passwd.lines(), uid)
+
+    def name_of_group(self, gid: int) -> str:
+        """The name that /etc/group has for a gid; the number where it has none."""
+        return _name_of(self._group.lines(), gid)
+
     def _user(self, name: str) -> Identity:
         for fields in self._passwd.lines():
             if fields[0] == name or (fields[2] == name and fields[2] != "0"):
@@ -156,6 +166,10 @@ class Accounts:
         if self._root is None:
             raise Forbidden("this sandbox's profile does not allow root", field="user")
         return self._root
+
+
+def _name_of(lines: list[list[str]], number: int) -> str:
+    return next((fields[0] for fields in lines if int(fields[2]) == number), str(number))
 
 
 def _identity(user: User) -> Identity:

@@ -93,6 +93,21 @@ RULES: dict[Operation, dict[str, Any]] = {
     ("GET", "/v1/sprites/{name}/exec"): {},
     ("GET", "/v1/sprites/{name}/exec/{session_id}"): {},
     ("POST", "/v1/sprites/{name}/exec/{session_id}/kill"): {},
+    **{
+        ("POST", f"{ENVD}/filesystem.Filesystem/{name}"): {"json": {"path": "a"}}
+        for name in ("Stat", "MakeDir", "ListDir", "Remove", "CreateWatcher")
+    },
+    ("POST", f"{ENVD}/filesystem.Filesystem/Move"): {"json": {"source": "a", "destination": "b"}},
+    ("POST", f"{ENVD}/filesystem.Filesystem/WatchDir"): {"headers": STREAM, "content": frame({"path": "."})},
+    **{
+        ("POST", f"{ENVD}/filesystem.Filesystem/{name}"): {"json": {"watcherId": "watcher-1"}}
+        for name in ("GetWatcherEvents", "RemoveWatcher")
+    },
+    ("GET", f"{ENVD}/files"): {"params": {"path": "a"}},
+    ("POST", f"{ENVD}/files"): {
+        "params": {"path": "a"}, "content": b"x", "headers": {"content-type": "application/octet-stream"},
+    },
+    ("GET", f"{ENVD}/envs"): {},
 }  # fmt: skip
 """What makes a request of a route good, so that only its owner can be the reason for a refusal: keywords of
 httpx. `query` stands in the place of a WebSocket's.

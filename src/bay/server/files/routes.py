@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from email.utils import formatdate
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qs
@@ -134,14 +134,14 @@ async def read_content(
 ) -> StreamingResponse:
     """A file's bytes, or with `Range` a part: 206, or 416 when the file has none of them."""
     stack = AsyncExitStack()
-    wanted = _wanted(range_, if_range)
+    wanted = wanted_of(range_, if_range)
     opened = files.download(caller, sandbox_id, path, wanted)
     download = await stack.enter_async_context(opened)
     return HeldResponse(
         stack,
         download.chunks,
         206 if download.partial else 200,
-        _headers(path, download),
+        content_headers(path, download),
         "application/octet-stream",
     )
 
@@ -358,10 +358,10 @@ async def delete_file(
 
 
 async def _down(socket: WebSocket, watch: Watch) -> Goodbye:
-    """Events to the client."""
+    """Events to the client, of which an upload is one."""
     await send_json(socket, {"type": "watching", "path": watch.path})
     async for event in watch.events():
-        told = to_wire(event)
+        told = to_wire(replace(event, content=None))
         await send_json(socket, {name: value for name, value in told.items() if value is not None})
     return Goodbye(CloseCode.NORMAL, "the watched path was deleted")
 
@@ -373,8 +373,10 @@ async def _up(socket: WebSocket) -> Goodbye | None:
     return Goodbye(CloseCode.BAD_MESSAGE, "a watch accepts no messages")
 
 
-def _wanted(range_: str, if_range: str) -> Wanted:
-    """RFC 9110, section 14.2: an unknown unit is ignored, and several ranges are answered with all."""
+def wanted_of(range_: str, if_range: str) -> Wanted:
+    """The bytes that a request wants. RFC 9110, section 14.2: an unknown unit is ignored, and several ranges
+    are answered with all.
+    """
     found, state = _RANGE.fullmatch(range_.strip()), _TAG.fullmatch(if_range.strip())
     # A date, or a weak tag, is like the tag of another file.
     if not found or (if_range.strip() and not state) or max(len(range_), len(if_range)) > _LONGEST:
@@ -392,7 +394,8 @@ def _bytes(digits: str) -> int:
     return min(int(digits), _MAX_BYTES)
 
 
-def _headers(path: str, download: ShipDownload) -> dict[str, str]:
+def content_headers(path: str, download: ShipDownload) -> dict[str, str]:
+    """The headers of an answer with the bytes of a file."""
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Length": str(download.length),

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from bay.errors import BadRequest, OutputGone, PayloadTooLarge
 from bay.models import FileEntry, FileEvent, FileInfo, SearchResult
 from bay.server.files.ship_client import (
+    OWN,
+    Acting,
     Carrying,
     FileClient,
+    FileDetails,
     ListEnd,
     ShipDownload,
     Unpacked,
@@ -20,6 +23,7 @@ from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import collect
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
+from bay.server.web.bodies import check_allowed, check_user
 from bay.server.web.open_connections import OpenConnections
 from bay.server.web.upload_spool import Spool
 from bay.server.web.workspace_paths import sandbox_path, workspace_path
@@ -114,12 +118,12 @@ class SandboxFiles:
 
     @asynccontextmanager
     async def download(
-        self, caller: Caller, ref: str, path: str, wanted: Wanted
+        self, caller: Caller, ref: str, path: str, wanted: Wanted, *, acting: Acting = OWN
     ) -> AsyncGenerator[ShipDownload, None]:
         """The wanted bytes of a file. Raises FileMissing and RangeNotSatisfiable before the first."""
         async with (
-            self._reach(caller, ref, path=path) as peer,
-            self._ship.download(peer, path, wanted) as opened,
+            self._reach(caller, ref, acting, path=path) as peer,
+            self._ship.download(peer, path, wanted, acting=acting) as opened,
         ):
             yield opened
 
@@ -133,15 +137,31 @@ class SandboxFiles:
         mode: str | None,
         mtime: float | None,
         mkdir: bool,
+        attributes: Mapping[str, str] | None = None,
+        acting: Acting = OWN,
     ) -> FileInfo:
         """Replace a file atomically. When `body` raises, the old one stays."""
-        async with self._reach(caller, ref, path=path) as peer:
-            return await self._ship.upload(peer, path, body, mode=mode, mtime=mtime, mkdir=mkdir)
+        async with self._reach(caller, ref, acting, path=path) as peer:
+            return await self._ship.upload(
+                peer, path, body, mode=mode, mtime=mtime, mkdir=mkdir, attributes=attributes, acting=acting
+            )
 
     async def stat(self, caller: Caller, ref: str, path: str, *, follow: bool) -> FileInfo:
         """The file at a path. Raises FileMissing."""
         async with self._reach(caller, ref, path=path) as peer:
             return await self._ship.stat(peer, path, follow=follow)
+
+    async def look(self, caller: Caller, ref: str, path: str, *, acting: Acting = OWN) -> FileDetails:
+        """All that is known of the file or link at a path. Raises FileMissing."""
+        async with self._reach(caller, ref, acting, path=path) as peer:
+            return await self._ship.look(peer, path, acting=acting)
+
+    async def list_closely(
+        self, caller: Caller, ref: str, path: str, *, depth: int, limit: int, acting: Acting = OWN
+    ) -> list[FileDetails]:
+        """The same of the entries below a directory. Raises FileMissing, and PayloadTooLarge for more."""
+        async with self._reach(caller, ref, acting, path=path) as peer:
+            return await self._ship.list_closely(peer, path, depth=depth, limit=limit, acting=acting)
 
     @asynccontextmanager
     async def list(
@@ -155,18 +175,33 @@ class SandboxFiles:
             yield items
 
     async def carry(
-        self, caller: Caller, ref: str, how: Carrying, source: str, destination: str, *, overwrite: bool
+        self,
+        caller: Caller,
+        ref: str,
+        how: Carrying,
+        source: str,
+        destination: str,
+        *,
+        overwrite: bool,
+        acting: Acting = OWN,
     ) -> FileInfo:
         """Rename or copy, a directory with all in it. Raises Conflict instead of overwriting unasked."""
-        async with self._reach(caller, ref, source=source, destination=destination) as peer:
-            return await self._ship.carry(peer, how, source, destination, overwrite=overwrite)
+        async with self._reach(caller, ref, acting, source=source, destination=destination) as peer:
+            return await self._ship.carry(peer, how, source, destination, overwrite=overwrite, acting=acting)
 
     async def make_directory(
-        self, caller: Caller, ref: str, path: str, *, mode: str, parents: bool
+        self,
+        caller: Caller,
+        ref: str,
+        path: str,
+        *,
+        mode: str,
+        parents: bool,
+        acting: Acting = OWN,
     ) -> FileInfo:
         """A directory that is there afterwards."""
-        async with self._reach(caller, ref, path=path) as peer:
-            return await self._ship.make_directory(peer, path, mode=mode, parents=parents)
+        async with self._reach(caller, ref, acting, path=path) as peer:
+            return await self._ship.make_directory(peer, path, mode=mode, parents=parents, acting=acting)
 
     async def change_mode(
         self, caller: Caller, ref: str, path: str, mode: str, *, recursive: bool
@@ -180,10 +215,12 @@ class SandboxFiles:
         async with self._reach(caller, ref, path=path) as peer:
             return await self._ship.edit(peer, path, old, new, everywhere=everywhere)
 
-    async def delete(self, caller: Caller, ref: str, path: str, *, recursive: bool) -> None:
+    async def delete(
+        self, caller: Caller, ref: str, path: str, *, recursive: bool, acting: Acting = OWN
+    ) -> None:
         """Remove a file, or a directory. Raises Conflict when that is not empty, unless `recursive`."""
-        async with self._reach(caller, ref, path=path) as peer:
-            await self._ship.delete(peer, path, recursive=recursive)
+        async with self._reach(caller, ref, acting, path=path) as peer:
+            await self._ship.delete(peer, path, recursive=recursive, acting=acting)
 
     async def search(
         self, caller: Caller, ref: str, path: str, asked: Mapping[str, object], limit: int
@@ -211,13 +248,15 @@ class SandboxFiles:
             return await self._ship.unpack(peer, path, kind, body)
 
     @asynccontextmanager
-    async def watch(self, caller: Caller, ref: str, path: str, *, recursive: bool) -> AsyncGenerator[Watch]:
+    async def watch(
+        self, caller: Caller, ref: str, path: str, *, recursive: bool, acting: Acting = OWN
+    ) -> AsyncGenerator[Watch]:
         """Watch files. The sandbox may freeze meanwhile, and is silent then. Raises FileMissing, Conflict."""
         sandbox_path(path)
         with self._connections.place(caller.owner):
             async with (
                 self._waker.awake(caller, ref, "filesystem", follower=True) as awake,
-                self._ship.watch(awake.peer, path, recursive=recursive) as watching,
+                self._ship.watch(awake.peer, path, recursive=recursive, acting=acting) as watching,
             ):
                 yield Watch(
                     caller=caller, sandbox_id=awake.sandbox.id, session_id=awake.peer.session_id,
@@ -225,10 +264,14 @@ class SandboxFiles:
                 )  # fmt: skip
 
     @asynccontextmanager
-    async def _reach(self, caller: Caller, ref: str, **paths: str) -> AsyncGenerator[Peer, None]:
+    async def _reach(
+        self, caller: Caller, ref: str, acting: Acting = OWN, **paths: str
+    ) -> AsyncGenerator[Peer, None]:
         for field, path in paths.items():
             sandbox_path(path, field)
+        check_user(acting.user)
         async with self._waker.awake(caller, ref, "filesystem") as awake:
+            check_allowed(acting.user, root=awake.profile.root)
             yield awake.peer
 
 

@@ -1,15 +1,16 @@
 """The client of a Ship's file routes. Answers are checked and bounded here."""
 
+import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, Field, FiniteFloat
 
-from bay.errors import BadRequest, BayError, Conflict, FileMissing, Forbidden, ShipError
+from bay.errors import BadRequest, BayError, Conflict, FileMissing, Forbidden, PayloadTooLarge, ShipError
 from bay.models import FileEvent, FileEventType, FileInfo, FileType, SearchMatch, SearchResult
 from bay.server.ship.answers import Count, Text, collect, parse
 from bay.server.ship.client import ShipClient, lines
@@ -87,6 +88,38 @@ class _Done(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Acting:
+    """In whose name files are touched: the sandbox's own user, or `user`. With `from_home` a relative path
+    begins at that user's home, which `~` is, and not in the workspace.
+    """
+
+    user: str | None = None
+    from_home: bool = False
+
+    def query(self) -> dict[str, object]:
+        """The same as Ship reads it."""
+        user: dict[str, object] = {} if self.user is None else {"user": self.user}
+        return user | ({"home": "true"} if self.from_home else {})
+
+
+OWN = Acting()
+"""The sandbox's own user, whose relative paths lie in the workspace."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetails:
+    """The file or link at a path, as such, with the names of its owner and group, and its attributes (user
+    xattrs). `end` is where a link leads in the end: the path and the type there; None: nowhere.
+    """
+
+    info: FileInfo
+    owner: str
+    group: str
+    attributes: Mapping[str, str]
+    end: tuple[str, FileType] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """Bytes `first` to `last` (None: the end), or the last `suffix`; all, unless it has tag `if_range`."""
 
@@ -110,6 +143,27 @@ class ShipDownload:
     chunks: AsyncIterator[bytes]
 
 
+Line = TypeVar("Line", bound=_Info)
+
+
+class _LinkEnd(BaseModel):
+    path: LongText
+    type: FileType
+
+
+class _CloseInfo(_Info):
+    owner: Text
+    group: Text
+    attributes: Annotated[dict[Text, Text], Field(max_length=64)]
+    end: _LinkEnd | None
+
+    def to_details(self) -> FileDetails:
+        own = {"owner", "group", "attributes", "end"}
+        info = FileInfo(**{name: value for name, value in dict(self).items() if name not in own})
+        end = None if self.end is None else (self.end.path, self.end.type)
+        return FileDetails(info, self.owner, self.group, self.attributes, end)
+
+
 class _Match(BaseModel):
     path: DeepPath
     line: Count | None
@@ -130,6 +184,7 @@ class _WatchReply(BaseModel):
 
 class _WatchEvent(BaseModel):
     type: FileEventType
+    content: Literal["new", "replaced"] | None = None
     path: DeepPath | None = None
     to: DeepPath | None = None
     is_dir: bool | None = None
@@ -171,12 +226,12 @@ class FileClient:
 
     @asynccontextmanager
     async def download(
-        self, peer: Peer, path: str, wanted: Wanted, *, beneath: bool = False
+        self, peer: Peer, path: str, wanted: Wanted, *, beneath: bool = False, acting: Acting = OWN
     ) -> AsyncGenerator[ShipDownload, None]:
         """A file's bytes as they come, for as long as they do. Raises FileMissing, RangeNotSatisfiable."""
         query = _query(
             path, first=wanted.first, last=wanted.last, suffix=wanted.suffix, if_range=wanted.if_range,
-            beneath=_flag(beneath),
+            beneath=_flag(beneath), **acting.query(),
         )  # fmt: skip
         opened = self._ship.open(peer, "GET", "/fs/content", query, deadline_s=self._silence_s)
         async with opened as (wire, head):
@@ -195,9 +250,15 @@ class FileClient:
         mtime: float | None = None,
         mkdir: bool = True,
         beneath: bool = False,
+        attributes: Mapping[str, str] | None = None,
+        acting: Acting = OWN,
     ) -> FileInfo:
         """Replace a file atomically. When `body` raises, the old one stays."""
-        query = _query(path, mode=mode, mtime=mtime, mkdir=_flag(mkdir), beneath=_flag(beneath))
+        kept = json.dumps(attributes) if attributes else None
+        query = _query(
+            path, mode=mode, mtime=mtime, mkdir=_flag(mkdir), beneath=_flag(beneath), attributes=kept,
+            **acting.query(),
+        )  # fmt: skip
         async with self._ship.open(
             peer, "PUT", "/fs/content", query, body, "application/octet-stream",
             deadline_s=self._silence_s, while_moving=True,
@@ -208,6 +269,20 @@ class FileClient:
         """The file at a path."""
         query = _query(path, follow=_flag(follow))
         return (await self._ship.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
+
+    async def look(self, peer: Peer, path: str, *, acting: Acting = OWN) -> FileDetails:
+        """All that is known of the file or link at a path."""
+        query = _query(path, closely="true", **acting.query())
+        return (await self._ship.call(peer, _CloseInfo, "GET", "/fs/stat", query)).to_details()
+
+    async def list_closely(
+        self, peer: Peer, path: str, *, depth: int, limit: int, acting: Acting = OWN
+    ) -> list[FileDetails]:
+        """The same of the entries below a directory. Raises PayloadTooLarge when there are more."""
+        query = _query(path, depth=depth, limit=limit, closely="true", **acting.query())
+        async with self._ship.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s) as (wire, _):
+            items = _lines_of(wire.body(self._silence_s), limit, _CloseInfo)
+            return await _all_of(path, items)
 
     async def list_workspace(self, peer: Peer, path: str) -> list[FileInfo]:
         """The first entries of a directory of the workspace, directories first, a link as its target."""
@@ -227,15 +302,24 @@ class FileClient:
             yield _entries(wire.body(self._silence_s), limit)
 
     async def carry(
-        self, peer: Peer, how: Carrying, source: str, destination: str, *, overwrite: bool
+        self,
+        peer: Peer,
+        how: Carrying,
+        source: str,
+        destination: str,
+        *,
+        overwrite: bool,
+        acting: Acting = OWN,
     ) -> FileInfo:
         """Rename, also to another file system, or copy; a directory with all in it."""
         body = {"source": source, "destination": destination, "overwrite": overwrite}
-        return await self._work(peer, f"/fs/{how}", body)
+        return await self._work(peer, f"/fs/{how}", body, acting)
 
-    async def make_directory(self, peer: Peer, path: str, *, mode: str, parents: bool) -> FileInfo:
+    async def make_directory(
+        self, peer: Peer, path: str, *, mode: str, parents: bool, acting: Acting = OWN
+    ) -> FileInfo:
         """A directory that is there afterwards."""
-        return await self._work(peer, "/fs/mkdir", {"path": path, "mode": mode, "parents": parents})
+        return await self._work(peer, "/fs/mkdir", {"path": path, "mode": mode, "parents": parents}, acting)
 
     async def change_mode(self, peer: Peer, path: str, mode: str, *, recursive: bool) -> FileInfo:
         """Another mode for a file, or for a directory and all in it."""
@@ -246,9 +330,11 @@ class FileClient:
         body = {"path": path, "old": old, "new": new, "all": everywhere}
         return (await self._ship.call(peer, _Replaced, "POST", "/fs/edit", None, body)).replaced
 
-    async def delete(self, peer: Peer, path: str, *, recursive: bool = True, beneath: bool = False) -> None:
+    async def delete(
+        self, peer: Peer, path: str, *, recursive: bool = True, beneath: bool = False, acting: Acting = OWN
+    ) -> None:
         """Remove a file, or a directory."""
-        query = _query(path, recursive=_flag(recursive), beneath=_flag(beneath))
+        query = _query(path, recursive=_flag(recursive), beneath=_flag(beneath), **acting.query())
         await self._ship.call(peer, _Done, "DELETE", "/fs", query, deadline_s=self._work_s)
 
     async def search(self, peer: Peer, path: str, asked: Mapping[str, object], limit: int) -> SearchResult:
@@ -274,9 +360,11 @@ class FileClient:
             return parse(Unpacked, await collect(wire.body(), _SMALL))
 
     @asynccontextmanager
-    async def watch(self, peer: Peer, path: str, *, recursive: bool) -> AsyncGenerator[Watching, None]:
+    async def watch(
+        self, peer: Peer, path: str, *, recursive: bool, acting: Acting = OWN
+    ) -> AsyncGenerator[Watching, None]:
         """Watch a directory or a file. Raises FileMissing, Forbidden, and Conflict when too many watch."""
-        query = urlencode(_query(path, recursive=_flag(recursive)))
+        query = urlencode(_query(path, recursive=_flag(recursive), **acting.query()))
         async with self._ship.open_socket(peer, f"/fs/watch?{query}") as (wire, socket):
             first = await socket.receive()
             if isinstance(first, Closed):
@@ -287,8 +375,9 @@ class FileClient:
             wire.set_deadline(None)  # nothing may happen for days
             yield Watching(socket, watching.path)
 
-    async def _work(self, peer: Peer, path: str, body: Mapping[str, Any]) -> FileInfo:
-        found = await self._ship.call(peer, _Info, "POST", path, None, body, self._work_s)
+    async def _work(self, peer: Peer, path: str, body: Mapping[str, Any], acting: Acting = OWN) -> FileInfo:
+        query = acting.query() or None
+        found = await self._ship.call(peer, _Info, "POST", path, query, body, self._work_s)
         return found.to_info()
 
 
@@ -311,9 +400,30 @@ async def _first_of(items: AsyncIterator[FileInfo | ListEnd]) -> list[FileInfo]:
     return found
 
 
+async def _all_of(path: str, items: AsyncIterator[_CloseInfo | ListEnd]) -> list[FileDetails]:
+    found: list[FileDetails] = []
+    room = _MAX_LISTING_CHARS
+    async for item in items:
+        if isinstance(item, ListEnd):
+            if item.truncated:
+                raise PayloadTooLarge(f"there is more below {path} than one answer can list")
+        elif (room := room - len(item.path) - sum(map(len, item.attributes.values()))) < 0:
+            raise PayloadTooLarge(f"there is more below {path} than one answer can list")
+        else:
+            found.append(item.to_details())
+    return found
+
+
 async def _entries(
     chunks: AsyncGenerator[bytes, None], limit: int
 ) -> AsyncGenerator[FileInfo | ListEnd, None]:
+    async for item in _lines_of(chunks, limit, _Info):
+        yield item if isinstance(item, ListEnd) else item.to_info()
+
+
+async def _lines_of(
+    chunks: AsyncGenerator[bytes, None], limit: int, model: type[Line]
+) -> AsyncGenerator[Line | ListEnd, None]:
     began, count, signs = time.monotonic(), 0, 0
     async for line in lines(chunks, _LINE):
         if line.startswith(b'{"truncated"'):
@@ -327,7 +437,7 @@ async def _entries(
         count += 1
         if count > limit:
             raise ShipError("the sandbox's runtime listed more than requested")
-        yield parse(_Info, line).to_info()
+        yield parse(model, line)
     raise ShipError("the sandbox's runtime ended a list early")
 
 

@@ -6,7 +6,7 @@ import binascii
 from starlette.requests import Request
 
 from bay.server.compat.e2b.connect import RpcError
-from bay.server.compat.e2b.wire import PREFIX
+from bay.server.compat.e2b.planes import PREFIX
 
 ENVD = f"{PREFIX}/sandboxes/{{sandbox_id}}/envd"
 

@@ -1,0 +1,151 @@
+"""envd's plain HTTP: the bytes of files both ways, and the sandbox's variables.
+
+An upload is a form whose parts carry full paths as their file names, or one file as the body. Either may be
+packed with gzip, which is unpacked a piece at a time, to no more than an upload may have.
+"""
+
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import Header, Query, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from bay.errors import BadRequest, PayloadTooLarge, Unauthorized
+from bay.server.compat.e2b.connect import RpcError
+from bay.server.compat.e2b.envd_requests import ENVD, user_of
+from bay.server.compat.e2b.file_service import EnvdFiles
+from bay.server.compat.routers import format_router
+from bay.server.files.routes import content_headers, raw_path, wanted_of
+from bay.server.web.dependencies import Reader, Writer, service
+from bay.server.web.multipart import Form
+from bay.server.web.replies import HeldResponse
+
+router = format_router(ENVD)
+
+EnvdFilesDep = Annotated[EnvdFiles, service(EnvdFiles)]
+
+_OCTETS = "application/octet-stream"
+_METADATA = "x-metadata-"
+_MOST_PARTS = 1024
+_UNPACKED_BYTES = 64 << 10
+_MOST_UNPACKED = 16 << 30
+
+Upload = AsyncIterator[tuple[str, AsyncIterator[bytes]]]
+
+
+@router.get("/files", response_class=StreamingResponse)
+async def envd_read_file(
+    caller: Reader,
+    files: EnvdFilesDep,
+    sandbox_id: str,
+    request: Request,
+    path: str = ".",
+    username: str = "",
+    range_: Annotated[str, Header(alias="Range")] = "",
+    if_range: Annotated[str, Header(alias="If-Range")] = "",
+) -> StreamingResponse:
+    """A file's bytes, or with `Range` a part of them."""
+    stack = AsyncExitStack()
+    path, user = raw_path(request, path), username or _user(request)
+    opened = files.download(caller, sandbox_id, user, path, wanted_of(range_, if_range))
+    download = await stack.enter_async_context(opened)
+    status = 206 if download.partial else 200
+    return HeldResponse(stack, download.chunks, status, content_headers(path, download), _OCTETS)
+
+
+@router.post("/files")
+async def envd_write_files(
+    caller: Writer,
+    files: EnvdFilesDep,
+    sandbox_id: str,
+    request: Request,
+    path: Annotated[str | None, Query()] = None,
+    username: str = "",
+) -> Response:
+    """Write the files of a form, or the body as one file."""
+    path = None if path is None else raw_path(request, path)
+    metadata = _metadata(request)
+    given = _given(request, path)
+    written = await files.upload(caller, sandbox_id, username or _user(request), given, metadata)
+    if not written:
+        raise BadRequest("the form has no part `file`")
+    return JSONResponse([_written(one, metadata) for one in written])
+
+
+@router.get("/envs")
+async def envd_variables(caller: Reader, files: EnvdFilesDep, sandbox_id: str) -> Response:
+    """The variables of the sandbox."""
+    return JSONResponse(dict(await files.envs(caller, sandbox_id)))
+
+
+def _user(request: Request) -> str | None:
+    try:
+        return user_of(request)
+    except RpcError as error:
+        raise Unauthorized(error.message) from error
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    headers = request.headers.items()
+    return {name.removeprefix(_METADATA): value for name, value in headers if name.startswith(_METADATA)}
+
+
+def _given(request: Request, path: str | None) -> Upload:
+    """The files of a request, in their order. Raises BadRequest."""
+    kind = request.headers.get("content-type", "")
+    form = Form(kind, _body(request), most_parts=_MOST_PARTS)
+    if form.is_one:
+        return _of_form(form, path)
+    if path is None:
+        raise BadRequest("an upload that is no multipart/form-data needs the query parameter path")
+    return _of_body(path, _body(request))
+
+
+async def _of_body(path: str, body: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str, AsyncIterator[bytes]]]:
+    yield path, body
+
+
+async def _of_form(form: Form, path: str | None) -> AsyncGenerator[tuple[str, AsyncIterator[bytes]]]:
+    while (name := await form.next_part()) is not None:
+        if name == "file":
+            if not (path or form.filename):
+                raise BadRequest("a part `file` has no file name, and the query no path")
+            yield path or form.filename, form.data()
+
+
+async def _body(request: Request) -> AsyncGenerator[bytes]:
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip", ""):
+        raise BadRequest(f"Content-Encoding {coding[:40]} is not served; send gzip or identity")
+    try:
+        async for data in _unpacked(request.stream()) if coding == "gzip" else request.stream():
+            yield data
+    except ClientDisconnect as error:
+        raise BadRequest("the request body ended early; the file was not written") from error
+
+
+async def _unpacked(body: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    size = 0
+    async for packed in body:
+        while packed:
+            try:
+                data = unpacker.decompress(packed, _UNPACKED_BYTES)
+            except zlib.error as error:
+                raise BadRequest("the body is not gzip") from error
+            size += len(data)
+            if size > _MOST_UNPACKED:
+                raise PayloadTooLarge(f"the body has more than {_MOST_UNPACKED} bytes once it is unpacked")
+            if data:
+                yield data
+            packed = unpacker.unconsumed_tail
+    if not unpacker.eof:
+        raise BadRequest("the gzip body broke off")
+
+
+def _written(path: str, metadata: dict[str, str]) -> dict[str, Any]:
+    told: dict[str, Any] = {"path": path, "name": path.rpartition("/")[2], "type": "file"}
+    return told | ({"metadata": metadata} if metadata else {})
