@@ -125,7 +125,7 @@ async def test_a_failure_is_an_answer_with_its_exit_code(alice: httpx.AsyncClien
 async def test_a_timeout_ends_the_command_and_keeps_what_it_printed(
     bay: World, alice: httpx.AsyncClient, box: Json
 ) -> None:
-    ran = await run(alice, box, "hang pid", timeout=1)
+    ran = await run(alice, box, "hang pid", timeout=5)
     assert (ran["success"], ran["exit_code"], ran["error"]) == (False, -1, "Command timed out")
     assert ran["output"] == "begun\n"
     assert is_over(await begun(bay, box))
@@ -232,14 +232,10 @@ async def test_a_batch_stops_at_a_failure_unless_it_is_told_not_to(
     assert [entry["error"] for entry in await history(alice, box)] == ["broken\n", "broken\n"]
 
 
-async def test_a_batch_has_one_time_limit_for_all_its_commands(
-    bay: World, alice: httpx.AsyncClient, box: Json
-) -> None:
-    done = await batch(alice, box, "say one", "hang pid", "say three", timeout=2, stop_on_error=False)
-    assert [step["exit_code"] for step in done["results"]] == [0, -1]
-    assert done["results"][1]["stderr"] == "Command timed out"
-    assert (done["success"], done["completed_steps"], done["total_steps"]) == (False, 2, 3)
-    assert is_over(await begun(bay, box))
+async def test_a_batch_has_one_time_limit_for_all_its_commands(alice: httpx.AsyncClient, box: Json) -> None:
+    done = await batch(alice, box, "hang pid", "say two", timeout=1, stop_on_error=False)
+    assert [(step["exit_code"], step["stderr"]) for step in done["results"]] == [(-1, "Command timed out")]
+    assert (done["success"], done["completed_steps"], done["total_steps"]) == (False, 1, 2)
 
 
 async def test_long_output_is_cut_in_the_answer_of_a_batch(alice: httpx.AsyncClient, box: Json) -> None:
