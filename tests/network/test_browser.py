@@ -11,9 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from lab import Box, Lab, eventually
-
 from browser import Page, chromium
+from lab import Box, Lab, eventually
 
 VITE = Path(__file__).with_name("vite")
 INDEX = """<!doctype html><title>hot</title><link rel="stylesheet" href="/style.css">

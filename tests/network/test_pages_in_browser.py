@@ -8,11 +8,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from browser import Page, chromium
 from lab import eventually
 from server_harness import short_dir
 from serving import KEY, Server, serving
-
-from browser import Page, chromium
 
 WATCH = """
     window.refused = []
