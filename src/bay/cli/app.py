@@ -173,6 +173,11 @@ PANELS = {
             "Commands for operators: audit, backup, restore, pool",
             "bay admin backup bay.tar.gz\nbay admin audit --since 2h",
         ),
+        "compat": CommandEntry(
+            "compat",
+            "Print the lines that point another platform's client here",
+            'bay compat e2b\neval "$(bay compat e2b)" && python program.py',
+        ),
         "help": CommandEntry(
             "about", "Show the help of a command", "bay help exec\nbay help files ls", function="help_"
         ),
