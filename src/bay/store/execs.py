@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from bay.models import Exec
@@ -115,11 +115,19 @@ async def running(db: StoreConnection, session_id: str) -> list[Exec]:
     return [_exec(row) for row in await db.execute(query.order_by(execs.c.seq))]
 
 
-async def of_process(db: StoreConnection, session_id: str, pid: int) -> Exec | None:
-    """The newest exec of the session whose first process has or had that number."""
-    query = select(*_COLUMNS).where(execs.c.session_id == session_id, execs.c.pid == pid, _IS_PROCESS)
+async def of_process(
+    db: StoreConnection, session_id: str, pid: int | None, label: tuple[str, str] | None = None
+) -> Exec | None:
+    """The newest exec of the session whose first process has or had that number, or that has a label."""
+    query = select(*_COLUMNS).where(execs.c.session_id == session_id, _IS_PROCESS)
+    query = query.where(execs.c.pid == pid) if label is None else query.where(_has_label(*label))
     row = (await db.execute(query.order_by(execs.c.seq.desc()).limit(1))).first()
     return _exec(row) if row else None
+
+
+def _has_label(name: str, value: str) -> ColumnElement[bool]:
+    # A path of JSON in quotes: names may have dots.
+    return func.json_extract(execs.c.labels, f'$."{name}"') == value
 
 
 async def any_active(db: StoreConnection, session_id: str) -> bool:

@@ -300,3 +300,18 @@ async def test_an_unknown_method_answers_in_json(envd: Envd) -> None:
     answer = await within(envd.call("process.Process/Nothing"))
     assert answer.status_code == 404
     assert "code" in json.loads(answer.text)
+
+
+async def test_a_process_is_found_by_its_tag(envd: Envd) -> None:
+    async with envd.run("echo on; sleep 60", tag='my "own" tag') as events:
+        pid = await started(events)
+        listed = (await envd.ok("process.Process/List"))["processes"]
+        assert [(item["pid"], item["tag"]) for item in listed] == [(pid, 'my "own" tag')]
+        async with envd.stream("process.Process/Connect", {"process": {"tag": 'my "own" tag'}}) as again:
+            assert await started(again) == pid
+            await envd.ok(
+                "process.Process/SendSignal", process={"tag": 'my "own" tag'}, signal="SIGNAL_SIGKILL"
+            )
+            assert (await again.rest())[-1]["event"]["end"]["status"] == "signal: killed"
+    other = await envd.call("process.Process/SendSignal", process={"tag": "other"}, signal="SIGNAL_SIGKILL")
+    assert other.status_code == 404

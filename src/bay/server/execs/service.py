@@ -219,14 +219,18 @@ class Execs:
             found = await execs.running(db, sandbox.session.id)
         return [item for item in await self._asked(sandbox, tuple(found)) if item.state == "running"]
 
-    async def of_process(self, caller: Caller, ref: str, pid: int) -> Exec | None:
-        """The newest exec of the present session whose first process has or had that number."""
+    async def of_process(
+        self, caller: Caller, ref: str, pid: int | None, label: tuple[str, str] | None = None
+    ) -> Exec | None:
+        """The newest exec of the present session whose first process has or had that number, or that has a
+        label with that value.
+        """
         sandbox = await self._waker.find(caller, ref)
         if sandbox.session is None:
             return None
         await self._deferred.flush()
         async with self._store.read() as db:
-            return await execs.of_process(db, sandbox.session.id, pid)
+            return await execs.of_process(db, sandbox.session.id, pid, label)
 
     async def delete(self, caller: Caller, ref: str, exec_id: str) -> Exec:
         """End an exec's whole process tree, and return how it ended. Idempotent."""

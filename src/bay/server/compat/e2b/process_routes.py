@@ -10,7 +10,7 @@ from bay.models import Exec
 from bay.server.compat.e2b.connect import RpcError, answered, gathered, streamed, timeout_s
 from bay.server.compat.e2b.envd_requests import ENVD, user_of
 from bay.server.compat.e2b.messages import Malformed, Message
-from bay.server.compat.e2b.process_service import KEEPALIVE, EnvdCommand, EnvdProcesses, ProcessSelector
+from bay.server.compat.e2b.process_service import KEEPALIVE, TAG, EnvdCommand, EnvdProcesses, ProcessSelector
 from bay.server.compat.routers import format_router
 from bay.server.web.dependencies import Reader, Writer, service
 from ship_protocol import TERMINAL_EXTENT
@@ -22,6 +22,7 @@ ProcessesDep = Annotated[EnvdProcesses, service(EnvdProcesses)]
 _SIGNALS = {"SIGNAL_SIGTERM": 15, "SIGNAL_SIGKILL": 9}
 _NAMES = {15: "TERM", 9: "KILL"}
 _ROWS, _COLS = 24, 80
+_LONGEST_TAG = 256
 
 
 @router.post("/List")
@@ -130,6 +131,8 @@ async def close_stdin(caller: Writer, processes: ProcessesDep, sandbox_id: str, 
 
 def _command(asked: Message) -> EnvdCommand:
     config = asked.message("process") or Message({})
+    if len(asked.text("tag")) > _LONGEST_TAG:
+        raise Malformed(f"a tag has at most {_LONGEST_TAG} characters")
     if not config.text("cmd"):
         raise Malformed("process.cmd is empty; name a program")
     return EnvdCommand(
@@ -180,4 +183,6 @@ async def _inputs(given: AsyncIterator[Message]) -> AsyncGenerator[bytes]:
 
 
 def _process(item: Exec) -> Mapping[str, Any]:
-    return {"config": {"cmd": item.argv[0], "args": item.argv[1:], "envs": {}}, "pid": item.pid or 0}
+    config = {"cmd": item.argv[0], "args": item.argv[1:]}
+    tag = {"tag": item.labels[TAG]} if TAG in item.labels else {}
+    return {"config": config, "pid": item.pid or 0, **tag}

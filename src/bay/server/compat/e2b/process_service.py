@@ -19,6 +19,8 @@ from bay.server.web.auth import Caller
 from bay.store.records import HAVING, SandboxRecord
 from ship_protocol import STDERR
 
+TAG = "e2b.tag"
+"""The label of an exec that has a tag."""
 KEEPALIVE: Mapping[str, Any] = {"event": {"keepalive": {}}}
 _PIPE_BYTES, _PTY_BYTES = 32 << 10, 16 << 10
 """The most output in one event, as envd reads it."""
@@ -151,6 +153,7 @@ class EnvdProcesses:
             argv=command.argv, cwd=_below_home(command.cwd), env={**_facts(sandbox), **command.env}, user=user,
             timeout_s=None if timeout_s is None else timeout_s + _GRACE_S, tty=command.size is not None, rows=rows,
             cols=cols, stdin_open=command.stdin, wait_for_reader=True,
+            labels={} if command.tag is None else {TAG: command.tag},
         )  # fmt: skip
         try:
             return await self._execs.create(caller, sandbox.id, new, None, None)
@@ -166,9 +169,8 @@ class EnvdProcesses:
         return found
 
     async def _found(self, caller: Caller, sandbox_id: str, selector: ProcessSelector) -> Exec:
-        if selector.pid is None:
-            raise RpcError("unimplemented", "tags of processes are not served; name the process by its pid")
-        found = await self._execs.of_process(caller, sandbox_id, selector.pid)
+        label = None if selector.pid is not None else (TAG, selector.tag)
+        found = await self._execs.of_process(caller, sandbox_id, selector.pid, label)
         if found is None:
             raise _missing(selector)
         return found
