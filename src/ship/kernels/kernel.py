@@ -21,7 +21,7 @@ from ship.execs.execs import ProcessContext
 from ship.kernels import messages
 from ship.kernels.cells import Cell, CellRequest, Status
 from ship.kernels.messages import Fields
-from ship.kernels.process import PYTHON, KernelCommand, KernelProcess, ProcessListener, Stream
+from ship.kernels.process import JAVASCRIPT, PYTHON, KernelCommand, KernelProcess, ProcessListener, Stream
 from ship.process import trees
 from ship.process.identity import Identity
 from ship.waiting import Timer
@@ -114,7 +114,7 @@ class Kernel:
     def check_takes(self, order: CellRequest) -> None:
         """Raises Conflict when the kernel is closed, InvalidArgument for variables that would not be set."""
         self.check_open()
-        if order.own_environment and self._order.spec != PYTHON:
+        if order.own_environment and self._order.spec not in (PYTHON, JAVASCRIPT):
             problem = "a cell of a Jupyter kernel takes no variables of its own; give them to the kernel"
             raise InvalidArgument(problem, field="own_env")
 

@@ -21,7 +21,7 @@ from ship.process.interpreter import CLOSURE, SOURCES, own_interpreter
 from ship.process.pipes import OutputPipe
 from ship.wire import line
 
-PYTHON = "python3"
+PYTHON, JAVASCRIPT = "python3", "javascript"
 
 _LAST_WORDS_CHARS = 2000
 _DYING_S = 0.5
@@ -99,7 +99,7 @@ class KernelProcess(asyncio.Protocol):
     async def _start_first(
         self, nursery: Nursery, directory: int, line: int, pipes: Sequence[OutputPipe]
     ) -> int:
-        problem = "there is no Python"
+        problem = "there is no Node" if self._command.spec == JAVASCRIPT else "there is no Python"
         for command in _commands(self._command):
             program = self._program(command, directory, line, *pipes)
             try:
@@ -211,12 +211,21 @@ def _commands(command: KernelCommand) -> list[list[str]]:
     home = _home()
     boot = os.path.join(home, "ship_kernel/boot.py")
     own = own_interpreter(command.local)
+    if command.spec == JAVASCRIPT:
+        node = find_node(command.identity, command.environment.get("PATH", ""))
+        return [] if node is None else [[node, os.path.join(home, "ship_kernel/node.js")]]
     if command.spec != PYTHON:
         return [[*own, boot, home, f"jupyter:{command.spec}"]]
     with command.identity.using_files():
         found = None if command.local else _find("python3", command.environment.get("PATH", ""))
     image = [] if found is None else [[found, boot, home, "python", *own]]
     return [*image, [*own, boot, home, "python"]]
+
+
+def find_node(identity: Identity, path: str) -> str | None:
+    """Node, as the user finds it in PATH."""
+    with identity.using_files():
+        return _find("node", path)
 
 
 def _home() -> str:

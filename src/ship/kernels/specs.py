@@ -1,11 +1,11 @@
-"""The kernels that can be started here: Python, and the image's Jupyter kernel specs."""
+"""The kernels that can be started here: Python, JavaScript where Node is, and the image's Jupyter specs."""
 
 import json
 import os
 from collections.abc import Iterator
 from typing import cast
 
-from ship.kernels.process import PYTHON
+from ship.kernels.process import JAVASCRIPT, PYTHON, find_node
 from ship.process.identity import Identity
 from ship.process.table import read_file
 from ship.wire import printable
@@ -19,10 +19,12 @@ Spec = dict[str, str]
 
 
 def find(identity: Identity, path: str = "") -> list[Spec]:
-    """Name, display name and language of each, Python first. Those beside the programs of `path`, a PATH,
+    """Name, display name and language of each, ours first. Those beside the programs of `path`, a PATH,
     count too, as Conda has them. Blocks.
     """
     specs: dict[str, Spec] = {PYTHON: _describe(PYTHON, "Python 3", "python")}
+    if find_node(identity, path) is not None:
+        specs[JAVASCRIPT] = _describe(JAVASCRIPT, "JavaScript (Node)", "javascript")
     with identity.using_files():
         for folder in (f"{identity.home}/.local/share/jupyter/kernels", *_FOLDERS, *_beside(path)):
             for spec in _in_folder(folder):

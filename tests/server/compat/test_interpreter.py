@@ -135,6 +135,14 @@ async def test_contexts_have_variables_and_directories_of_their_own(box: Box) ->
     assert (await box.result("1", context_id="default"))["text"] == "1"
 
 
+async def test_javascript_has_a_default_context_of_its_own(box: Box) -> None:
+    await box.run("const kept = 20", language="javascript")
+    assert (await box.result("kept * 2 + 2", language="js"))["text"] == "42"
+    assert (await box.result("process.env.MINE", language="js", env_vars={"MINE": "own"}))["text"] == "own"
+    (listed,) = [each for each in await box.contexts() if each["language"] == "javascript"]
+    assert (await box.result("kept", context_id=listed["id"]))["text"] == "20"
+
+
 async def test_what_cannot_run_is_refused_in_words(box: Box) -> None:
     both = await box.http.post(
         f"{box.at}/execute", json={"code": "1", "context_id": "a", "language": "python"}

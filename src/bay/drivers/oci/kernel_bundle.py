@@ -44,7 +44,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     for name, version in sorted(_versions()):
         digest.update(f"\0{name} {version}".encode())
-    for source in sorted(location("ship_kernel").rglob("*.py")):
+    for source in sorted(location("ship_kernel").rglob("*.[pj][ys]")):
         digest.update(f"\0{source.name}\0".encode() + source.read_bytes())
     if HOST_PYTHON.exists():
         info = HOST_PYTHON.stat()
