@@ -22,6 +22,7 @@ from bay.server.compat.e2b import filesystem_routes as envd_files_api
 from bay.server.compat.e2b import health_routes as e2b_health_api
 from bay.server.compat.e2b import interpreter_routes as interpreter_api
 from bay.server.compat.e2b import process_routes as envd_processes_api
+from bay.server.compat.e2b import sandbox_routes as e2b_sandboxes_api
 from bay.server.compat.e2b import wire as e2b
 from bay.server.compat.e2b.entrance import Entrance
 from bay.server.compat.sprites import checkpoint_routes as sprite_checkpoints_api
@@ -110,6 +111,7 @@ _APIS = (
     e2b_health_api,
     envd_files_api,
     envd_contents_api,
+    e2b_sandboxes_api,
 )
 
 FORMATS = (sprites.FORMAT, e2b.FORMAT)

@@ -30,6 +30,7 @@ from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.compat.e2b.file_service import EnvdFiles
 from bay.server.compat.e2b.interpreter import Interpreter
 from bay.server.compat.e2b.process_service import EnvdProcesses
+from bay.server.compat.e2b.sandbox_service import E2bSandboxes
 from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.compat.e2b.watchers import EnvdWatchers
 from bay.server.compat.sprites.exec_service import SpriteExecs
@@ -470,7 +471,16 @@ class ControlPlane:
             connections=self.connections,
             clock=self.clock,
         )
+        e2b_sandboxes = E2bSandboxes(
+            store=self.store,
+            waker=self.waker,
+            sandboxes=self.sandboxes,
+            checkpoints=checkpoints,
+            snapshots=self.snapshots,
+            clock=self.clock,
+        )
         made = (
+            e2b_sandboxes,
             self.sandboxes,
             SandboxStates(core=self.core, feed=self.feed, connections=self.connections, view=self.view),
             self.images,

@@ -44,7 +44,6 @@ async def guest(tmp_path: Path) -> AsyncGenerator[Guest]:
         key = await bay.key("alice")
         alice = await bay.open_client({"Authorization": f"Bearer {key}", "X-API-Key": key})
         made = await create(alice, ttl=1000, wait=15)
-        await alice.patch(f"/v1/sandboxes/{made['id']}", json={"idle_timeout": None})
         key_id = bay.bay.keys.authenticate(f"Bearer {key}").key_id
         yield Guest(bay, await bay.open_client(), alice, key_id, made["id"])
     await clear(tmp_path)

@@ -80,6 +80,19 @@ RULES: dict[Operation, dict[str, Any]] = {
     ("GET", f"{CODE}/contexts"): {},
     ("POST", f"{CODE}/contexts/{{context_id}}/restart"): {},
     ("DELETE", f"{CODE}/contexts/{{context_id}}"): {},
+    ("GET", "/e2b/sandboxes/{sandbox_id}"): {},
+    ("DELETE", "/e2b/sandboxes/{sandbox_id}"): {},
+    ("POST", "/e2b/sandboxes/{sandbox_id}/connect"): {"json": {"timeout": 9}},
+    ("POST", "/e2b/v2/sandboxes/{sandbox_id}/connect"): {"json": {"timeout": 9}},
+    ("POST", "/e2b/sandboxes/{sandbox_id}/resume"): {},
+    ("POST", "/e2b/sandboxes/{sandbox_id}/timeout"): {"json": {"timeout": 9}},
+    ("POST", "/e2b/sandboxes/{sandbox_id}/refreshes"): {},
+    ("POST", "/e2b/sandboxes/{sandbox_id}/pause"): {},
+    ("PUT", "/e2b/sandboxes/{sandbox_id}/network"): {"json": {}},
+    ("GET", "/e2b/sandboxes/{sandbox_id}/metrics"): {},
+    ("POST", "/e2b/sandboxes/{sandbox_id}/snapshots"): {},
+    ("POST", "/e2b/sandboxes/{sandbox_id}/fork"): {},
+    ("DELETE", "/e2b/templates/{snapshot_id:path}"): {},
     ("GET", "/v1/sprites/{name}"): {},
     ("PUT", "/v1/sprites/{name}"): {"json": {"labels": ["x"]}},
     ("DELETE", "/v1/sprites/{name}"): {},
@@ -113,7 +126,25 @@ RULES: dict[Operation, dict[str, Any]] = {
 httpx. `query` stands in the place of a WebSocket's.
 """
 
-LISTS: set[Operation] = {("GET", "/v1/sprites"), ("POST", "/v1/sprites")}
+E2B_REFUSED: set[Operation] = {
+    *(("GET", f"/e2b{path}") for path in ("/volumes", "/secrets", "/templates", "/v2/templates")),
+    *(("POST", f"/e2b{path}") for path in ("/volumes", "/secrets", "/templates", "/v2/templates")),
+    *((method, "/e2b/volumes/{rest:path}") for method in ("GET", "DELETE")),
+    *((method, "/e2b/secrets/{rest:path}") for method in ("GET", "POST", "DELETE")),
+    *((method, "/e2b/templates/{rest:path}") for method in ("GET", "POST", "PATCH")),
+    *((method, "/e2b/v2/templates/{rest:path}") for method in ("GET", "POST")),
+    *(("GET", f"/e2b{version}/sandboxes/{{sandbox_id}}/logs") for version in ("", "/v2")),
+    ("POST", "/e2b/v3/templates"),
+}
+
+LISTS: set[Operation] = {
+    ("GET", "/v1/sprites"),
+    ("POST", "/v1/sprites"),
+    *((method, f"/e2b{version}/sandboxes") for method in ("GET", "POST") for version in ("", "/v2")),
+    ("GET", "/e2b/snapshots"),
+    ("GET", "/e2b/templates/aliases/{alias:path}"),
+    *E2B_REFUSED,
+}
 """Routes that name no sandbox. The tests of the formats say of each that it shows nothing of others."""
 
 ELSEWHERE: dict[Operation, str] = {

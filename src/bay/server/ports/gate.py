@@ -149,6 +149,13 @@ class PortHosts:
             return f"{self._public_scheme}://{label}.{self._public}{self._public_port}/"
         return f"http://{label}.{LOCAL}:{self.port}/"
 
+    @property
+    def domain(self) -> str:
+        """The domain of the hosts of ports, with its port unless it is the scheme's own."""
+        if self._public in self._domains and self._public != LOCAL:
+            return f"{self._public}{self._public_port}"
+        return f"{LOCAL}:{self.port}"
+
     def is_beside(self, other: PortHost, place: PortHost) -> bool:
         """Whether both have one server: another port of the same host name may be a foreign server."""
         return other.address_port in (place.address_port, self._port_of_public(place))

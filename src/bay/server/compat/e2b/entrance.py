@@ -92,16 +92,9 @@ class Entrance:
     async def _present(self, sandbox_id: str) -> SandboxRecord | None:
         """The sandbox with that id if calls may reach it, of any owner."""
         record = await self._sites.at(sandbox_id)
-        if record is None or record.id != sandbox_id or record.is_expired(self._clock()):
+        if record is None or record.id != sandbox_id or record.is_over(self._clock()):
             return None
-        return None if is_held(record) else record
-
-
-def is_held(record: SandboxRecord) -> bool:
-    """Whether its owner paused or stopped it, and no call may wake it: to clients of E2B it is `paused`. One
-    that has an idle timeout sleeps and wakes by itself, which no client of E2B expects to see.
-    """
-    return record.target != "running" and record.idle_timeout is None
+        return None if record.paused_at is not None else record
 
 
 def _by_headers(headers: RequestHeaders) -> _Named | None:

@@ -64,7 +64,7 @@ class Plane:
             raise SandboxAway
         if self.path == "/health":
             return None
-        door = _Door(self.sandbox, self.tokens, keys)
+        door = _Wicket(self.sandbox, self.tokens, keys)
         given = headers.one("x-access-token")
         if self.kind == "interpreter":
             return door.by_any_token(given, headers.one("e2b-traffic-access-token"))
@@ -74,7 +74,7 @@ class Plane:
 
 
 @dataclass(frozen=True, slots=True)
-class _Door:
+class _Wicket:
     """The ways into the planes of one sandbox. Each raises Unauthorized."""
 
     sandbox: SandboxRecord

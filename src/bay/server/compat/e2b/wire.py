@@ -25,8 +25,9 @@ def _error(error: BayError, _request_id: str, scope: Scope) -> Response:
         return error_on(plane, error)
     # Clients ask again up to three times after these, a create too, unless they are told not to.
     headers = {"Should-Retry": "false"} if error.status in (429, 502, 503, 504) else {}
-    body = {"code": error.status, "message": error.message, "error_code": error.code}
-    return JSONResponse(body, error.status, headers | (headers_of(error) or {}))
+    status = 400 if error.status == 422 else error.status  # which no operation of theirs answers with
+    body = {"code": status, "message": error.message, "error_code": error.code}
+    return JSONResponse(body, status, headers | (headers_of(error) or {}))
 
 
 _ENVD = rf"{PREFIX}/sandboxes/[^/]+/envd"

@@ -1,0 +1,142 @@
+"""The calls of E2B's control plane that take more than one of Bay's own.
+
+They have no rules and no rows: each step is a call of the service that Bay's routes call.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+from bay.clock import Clock
+from bay.errors import Conflict, NotFound
+from bay.models import Checkpoint, Sandbox
+from bay.server.checkpoints.requests import CheckpointRequests
+from bay.server.checkpoints.service import Checkpoints
+from bay.server.compat.e2b.sandbox_words import state_of, template_of
+from bay.server.sandboxes.service import Forks, SandboxChanges, Sandboxes
+from bay.server.sessions.waker import Waker
+from bay.server.web.auth import Caller
+from bay.store.engine import Store
+from bay.store.records import Filters, SandboxRecord
+
+START_S = 60.0
+_PAGE = 200
+_MOST_LISTED = 5000
+"""Sandboxes of one owner that a list looks at: it is sorted the other way than Bay's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class E2bFilters:
+    """The filters of a list; empty means all."""
+
+    metadata: tuple[tuple[str, str], ...] = ()
+    states: tuple[str, ...] = ()
+    template: str | None = None
+    newest_first: bool = True
+
+    def let_through(self, sandbox: Sandbox) -> bool:
+        """Whether the list has that sandbox."""
+        is_alive = sandbox.status != "expired"
+        is_wanted = not self.states or state_of(sandbox) in self.states
+        return is_alive and is_wanted and self.template in (None, template_of(sandbox))
+
+
+@dataclass(kw_only=True, eq=False)
+class E2bSandboxes:
+    """The service behind the sandboxes of E2B."""
+
+    store: Store
+    waker: Waker
+    sandboxes: Sandboxes
+    checkpoints: Checkpoints
+    snapshots: CheckpointRequests
+    clock: Clock
+
+    async def connect(self, caller: Caller, ref: str, timeout: int) -> tuple[Sandbox, bool]:
+        """The sandbox, running, for at least `timeout` seconds more; and whether it was resumed for that."""
+        record = await self._find(caller, ref)
+        later = self.clock() + timedelta(seconds=timeout)
+        if record.paused_at is not None or (record.expires_at is not None and record.expires_at < later):
+            await self._set_ttl(caller, record.id, timeout)
+        if record.paused_at is None:
+            return await self.sandboxes.get(caller, record.id), False
+        return await self.sandboxes.start(caller, record.id, START_S), True
+
+    async def set_timeout(self, caller: Caller, ref: str, timeout: int) -> None:
+        """End its lifetime in so many seconds; 0 is at once."""
+        record = await self._find(caller, ref)
+        await self._set_ttl(caller, record.id, max(1, timeout))
+
+    async def prolong(self, caller: Caller, ref: str, seconds: int) -> None:
+        """The same, if that is later than now said."""
+        record = await self._find(caller, ref)
+        if record.expires_at is not None and record.expires_at < self.clock() + timedelta(seconds=seconds):
+            await self._set_ttl(caller, record.id, seconds)
+
+    async def pause(self, caller: Caller, ref: str, *, memory: bool) -> None:
+        """Put it to rest until a `connect`. Without `memory` it gives back its compute. Raises Conflict for
+        one that is paused.
+        """
+        record = await self._find(caller, ref)
+        if record.paused_at is not None:
+            raise Conflict(f"sandbox {record.id} is paused already")
+        if not memory:
+            await self.sandboxes.stop(caller, record.id)
+        await self.sandboxes.pause(caller, record.id, cold_too=True)
+
+    async def kill(self, caller: Caller, ref: str) -> None:
+        """Remove it. Raises NotFound for one that is gone."""
+        record = await self._find(caller, ref)
+        await self.sandboxes.delete(caller, record.id)
+
+    async def fork(self, caller: Caller, ref: str, count: int, timeout: int) -> list[Sandbox]:
+        """Sandboxes like that one with copies of its files, which live for `timeout` seconds; all start."""
+        made = await self.sandboxes.fork(caller, ref, Forks(count=count), None)
+        for sandbox in made:
+            await self._set_ttl(caller, sandbox.id, timeout)
+        return list(await asyncio.gather(*(self.sandboxes.start(caller, one.id, START_S) for one in made)))
+
+    async def page(
+        self, caller: Caller, filters: E2bFilters, after: str | None, limit: int
+    ) -> tuple[list[Sandbox], str | None]:
+        """Part of the caller's sandboxes after that one, and the last one's id when there are more."""
+        every = await self._all(caller, filters)
+        ids = [one.id for one in every]
+        begin = ids.index(after) + 1 if after in ids else 0
+        part = every[begin : begin + limit]
+        return part, part[-1].id if part and begin + limit < len(every) else None
+
+    async def delete_snapshot(self, caller: Caller, snapshot: str) -> None:
+        """Remove a checkpoint by its id. Raises NotFound."""
+        async with self.store.read() as db:
+            found = await self.snapshots.usable(db, caller, snapshot)
+        if found.owner != caller.owner:
+            raise NotFound(f"there is no snapshot {snapshot}")
+        await self.checkpoints.delete(caller, found.sandbox_id, found.id)
+
+    async def snapshots_of(
+        self, caller: Caller, ref: str, after: int, limit: int
+    ) -> tuple[list[Checkpoint], int | None]:
+        """Part of the checkpoints of a sandbox, oldest first."""
+        found = await self.checkpoints.page(caller, ref, auto=None, after=after, limit=limit)
+        return list(found.items), found.next_cursor
+
+    async def _all(self, caller: Caller, filters: E2bFilters) -> list[Sandbox]:
+        after: int | None = 0
+        found: list[Sandbox] = []
+        native = Filters(labels=filters.metadata)
+        while after is not None and len(found) < _MOST_LISTED:
+            page = await self.sandboxes.page(caller, native, after=after, limit=_PAGE)
+            found += [one for one in page.items if filters.let_through(one)]
+            after = page.next_cursor
+        return found[::-1] if filters.newest_first else found
+
+    async def _find(self, caller: Caller, ref: str) -> SandboxRecord:
+        record = await self.waker.find(caller, ref)
+        if record.is_expired(self.clock()):
+            raise NotFound(f"there is no sandbox {ref}")
+        return record
+
+    async def _set_ttl(self, caller: Caller, sandbox_id: str, seconds: int) -> None:
+        changes = SandboxChanges(given=frozenset(("ttl",)), ttl=seconds)
+        await self.sandboxes.update(caller, sandbox_id, changes)

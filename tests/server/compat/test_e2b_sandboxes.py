@@ -1,0 +1,246 @@
+"""The control plane of E2B: sandboxes by the calls that its clients make."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import World, clear, create, world
+
+from bay.clock import from_rfc3339
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(frozen=True, slots=True)
+class E2b:
+    """The client of alice."""
+
+    bay: World
+    http: httpx.AsyncClient
+
+    async def make(self, **body: Any) -> dict[str, Any]:
+        given = {"templateID": "python-default", "timeout": 300, **body}
+        answer = await self.http.post("/e2b/v2/sandboxes", json=given)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def refused(self, **body: Any) -> tuple[int, str]:
+        given = {"templateID": "python-default", **body}
+        answer = await self.http.post("/e2b/v2/sandboxes", json=given)
+        assert answer.json()["code"] == answer.status_code
+        return answer.status_code, answer.json()["message"]
+
+    async def ids(self, **query: str) -> list[str]:
+        answer = await self.http.get("/e2b/v2/sandboxes", params=query)
+        assert answer.status_code == 200, answer.text
+        return [item["sandboxID"] for item in answer.json()]
+
+    async def end_at(self, sandbox: str) -> float:
+        shown = (await self.http.get(f"/e2b/sandboxes/{sandbox}")).json()
+        return from_rfc3339(shown["endAt"]).timestamp() - self.bay.clock().timestamp()
+
+    async def health(self, sandbox: str) -> int:
+        headers = {"E2b-Sandbox-Id": sandbox, "E2b-Sandbox-Port": "49983"}
+        return (await self.http.get("/health", headers=headers)).status_code
+
+
+@pytest.fixture
+async def e2b(tmp_path: Path) -> AsyncGenerator[E2b]:
+    async with world(tmp_path) as bay:
+        key = await bay.key("alice")
+        yield E2b(bay, await bay.open_client({"X-API-Key": key}))
+    await clear(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["", "/v2"])
+async def test_a_create_answers_with_tokens_that_open_the_sandbox(e2b: E2b, version: str) -> None:
+    body = {"templateID": "base", "metadata": {}, "envVars": {"A": "1"}, "secure": True}
+    answer = await e2b.http.post(f"/e2b{version}/sandboxes", json=body)
+    assert answer.status_code == 201
+    made = answer.json()
+    assert made["templateID"] == "base"
+    assert made["domain"].startswith("localhost:")
+    assert made["clientID"]
+    headers = {
+        "E2b-Sandbox-Id": made["sandboxID"], "E2b-Sandbox-Port": "49983",
+        "X-Access-Token": made["envdAccessToken"],
+    }  # fmt: skip
+    answer = await e2b.http.post("/process.Process/List", json={}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    traffic = {
+        "E2b-Sandbox-Id": made["sandboxID"], "E2b-Sandbox-Port": "49999",
+        "E2b-Traffic-Access-Token": made["trafficAccessToken"],
+    }  # fmt: skip
+    assert (await e2b.http.get("/nowhere", headers=traffic)).status_code == 404
+
+
+async def test_a_sandbox_shows_what_its_create_said(e2b: E2b) -> None:
+    made = await e2b.make(metadata={"user name": "a b/c=&%"}, autoPause=True, autoResume={"enabled": True})
+    shown = (await e2b.http.get(f"/e2b/sandboxes/{made['sandboxID']}")).json()
+    assert shown["metadata"] == {"user name": "a b/c=&%"}
+    assert shown["lifecycle"] == {"autoResume": True, "onTimeout": "pause"}
+    assert (shown["state"], shown["templateID"]) == ("running", "python-default")
+    assert shown["envdAccessToken"] == made["envdAccessToken"]
+    assert None not in shown.values()
+    native = await e2b.bay.client("alice")
+    assert (await native.get(f"/v1/sandboxes/{made['sandboxID']}")).json()["labels"][
+        "user name"
+    ] == "a b/c=&%"
+
+
+async def test_a_key_that_only_reads_is_given_no_token_that_writes(e2b: E2b) -> None:
+    made = await e2b.make()
+    reader = await e2b.bay.open_client({"X-API-Key": await e2b.bay.key("alice", "read")})
+    shown = (await reader.get(f"/e2b/sandboxes/{made['sandboxID']}")).json()
+    assert "envdAccessToken" not in shown
+    assert (await reader.post("/e2b/v2/sandboxes", json={"templateID": "base"})).status_code == 403
+
+
+async def test_a_repeated_create_makes_one_sandbox(e2b: E2b) -> None:
+    body = {"templateID": "base", "metadata": {"k": "v"}}
+    headers = {"Idempotency-Key": "once-1"}
+    first = await e2b.http.post("/e2b/v2/sandboxes", json=body, headers=headers)
+    again = await e2b.http.post("/e2b/v2/sandboxes", json=body, headers=headers)
+    assert first.json() == again.json()
+    assert await e2b.ids() == [first.json()["sandboxID"]]
+
+
+async def test_options_that_are_not_served_are_refused_in_words(e2b: E2b) -> None:
+    assert (await e2b.refused(templateID="ns/no-such"))[0] == 404
+    bodies: tuple[dict[str, Any], ...] = (
+        {"mcp": {"x": {}}},
+        {"volumeMounts": [{"name": "a", "path": "/a"}]},
+        {"network": {"rules": {"a.example": []}}},
+        {"network": {"egressProxy": {"address": "x"}}},
+        {"network": {"denyOut": ["example.com"]}},
+        {"network": {"allowOut": ["example.com"]}},
+        {"timeout": 0},
+        {"autoResume": {"enabled": True}},
+        {"autoPause": True, "autoPauseMemory": False},
+        {"metadata": {"bay.e2b": "{}"}},
+        {"metadata": {str(n): "" for n in range(100)}},
+    )
+    for body in bodies:
+        assert (await e2b.refused(**body))[0] == 400, body
+    assert await e2b.ids() == []
+
+
+async def test_a_list_is_filtered_and_paged_newest_first(e2b: E2b) -> None:
+    made = [(await e2b.make(metadata={"n": str(n % 2), "sp ace": "a b"}))["sandboxID"] for n in range(3)]
+    await create(await e2b.bay.client("bob"), wait=15)
+    assert await e2b.ids() == made[::-1]
+    assert await e2b.ids(order="asc") == made
+    assert await e2b.ids(metadata="n=0") == [made[2], made[0]]
+    assert await e2b.ids(metadata="sp%2520ace=a%2520b&n=1") == [made[1]]
+    assert await e2b.ids(metadata="n=7") == []
+    assert (await e2b.http.post(f"/e2b/sandboxes/{made[1]}/pause")).status_code == 204
+    assert await e2b.ids(state="paused") == [made[1]]
+    assert await e2b.ids(state="running,paused") == made[::-1]
+    page = await e2b.http.get("/e2b/v2/sandboxes", params={"limit": 2})
+    rest = await e2b.ids(limit="2", nextToken=page.headers["x-next-token"])
+    assert rest == [made[0]]
+
+
+async def test_a_timeout_is_set_from_now_and_a_connect_only_lengthens(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100))["sandboxID"]
+    answer = await e2b.http.post(f"/e2b/sandboxes/{sandbox}/timeout", json={"timeout": 50})
+    assert answer.status_code == 204
+    assert await e2b.end_at(sandbox) == 50
+    for timeout, then in ((20, 50), (400, 400)):
+        url = f"/e2b/v2/sandboxes/{sandbox}/connect"
+        assert (await e2b.http.post(url, json={"timeout": timeout})).status_code == 200
+        assert await e2b.end_at(sandbox) == then
+    assert (
+        await e2b.http.post(f"/e2b/sandboxes/{sandbox}/refreshes", json={"duration": 500})
+    ).status_code == 204
+    assert await e2b.end_at(sandbox) == 500
+    e2b.bay.clock.advance(501)
+    assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).status_code == 404
+    assert (await e2b.http.post(f"/e2b/sandboxes/{sandbox}/connect")).status_code == 404
+    assert await e2b.ids() == []
+    assert await e2b.health(sandbox) == 502
+
+
+async def test_a_paused_sandbox_answers_again_after_a_connect(e2b: E2b) -> None:
+    sandbox = (await e2b.make())["sandboxID"]
+    for memory in (True, False):
+        url = f"/e2b/sandboxes/{sandbox}/pause"
+        assert (await e2b.http.post(url, json={"memory": memory})).status_code == 204
+        again = await e2b.http.post(url)
+        assert (again.status_code, again.json()["code"]) == (409, 409)
+        assert await e2b.health(sandbox) == 502
+        back = await e2b.http.post(f"/e2b/v2/sandboxes/{sandbox}/connect", json={"timeout": 77})
+        assert (back.status_code, back.json()["sandboxID"]) == (201, sandbox)
+        assert await e2b.end_at(sandbox) == 77
+        assert await e2b.health(sandbox) == 204
+
+
+async def test_a_sandbox_may_be_paused_by_the_end_of_its_time(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100, autoPause=True))["sandboxID"]
+    e2b.bay.clock.advance(101)
+    assert await e2b.health(sandbox) == 502
+    await e2b.bay.settled(sandbox, lambda record: record.paused_at is not None)
+    assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).json()["state"] == "paused"
+    assert (await e2b.http.post(f"/e2b/v2/sandboxes/{sandbox}/connect")).status_code == 201
+    assert await e2b.health(sandbox) == 204
+
+
+async def test_a_second_kill_finds_nothing(e2b: E2b) -> None:
+    sandbox = (await e2b.make())["sandboxID"]
+    answers = [await e2b.http.delete(f"/e2b/sandboxes/{sandbox}") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [204, 404]
+    assert answers[1].json()["code"] == 404
+    assert await e2b.health(sandbox) == 502
+
+
+async def test_a_snapshot_is_a_checkpoint_that_a_create_may_name(e2b: E2b) -> None:
+    sandbox = (await e2b.make())["sandboxID"]
+    made = await e2b.http.post(f"/e2b/sandboxes/{sandbox}/snapshots", json={"name": "one"})
+    assert (made.status_code, made.json()["names"]) == (201, ["one"])
+    snapshot = made.json()["snapshotID"]
+    found = await e2b.http.get("/e2b/snapshots", params={"sandboxID": sandbox})
+    assert found.json() == [{"snapshotID": snapshot, "names": ["one"]}]
+    assert (await e2b.make(templateID=snapshot))["templateID"] == snapshot
+    bob = await e2b.bay.open_client({"X-API-Key": await e2b.bay.key("bob")})
+    assert (await bob.post("/e2b/v2/sandboxes", json={"templateID": snapshot})).status_code == 404
+    assert (await bob.delete(f"/e2b/templates/{snapshot}")).status_code == 404
+    answers = [await e2b.http.delete(f"/e2b/templates/{snapshot}") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [204, 404]
+
+
+async def test_forks_have_a_lifetime_of_their_own(e2b: E2b) -> None:
+    sandbox = (await e2b.make(metadata={"a": "b"}))["sandboxID"]
+    made = await e2b.http.post(f"/e2b/sandboxes/{sandbox}/fork", json={"count": 2, "timeout": 60})
+    assert made.status_code == 201
+    for item in made.json():
+        assert await e2b.end_at(item["sandbox"]["sandboxID"]) == 60
+        assert await e2b.health(item["sandbox"]["sandboxID"]) == 204
+
+
+async def test_other_operations_are_refused_in_the_shape_that_clients_parse(e2b: E2b) -> None:
+    for method, path in (
+        ("POST", "/volumes"),
+        ("GET", "/secrets"),
+        ("POST", "/v3/templates"),
+        ("GET", "/templates/a%2Fb/tags"),
+        ("GET", "/sandboxes/x/logs"),
+    ):
+        answer = await e2b.http.request(method, f"/e2b{path}")
+        assert (answer.status_code, answer.json()["code"]) == (501, 501), path
+        assert "Bay does not serve" in answer.json()["message"]
+    answer = await e2b.http.get("/e2b/v9/nothing")
+    assert (answer.status_code, answer.json()["code"]) == (404, 404)
+
+
+async def test_a_template_is_there_when_a_create_may_name_it(e2b: E2b) -> None:
+    for alias, status in (("base", 200), ("eager", 200), ("no%2Fsuch", 404)):
+        assert (await e2b.http.get(f"/e2b/templates/aliases/{alias}")).status_code == status
+
+
+async def test_the_metrics_of_a_sandbox_are_an_empty_list(e2b: E2b) -> None:
+    sandbox = (await e2b.make())["sandboxID"]
+    answer = await e2b.http.get(f"/e2b/sandboxes/{sandbox}/metrics", params={"start": 1, "end": 2})
+    assert answer.json() == []
