@@ -405,6 +405,7 @@ class ControlPlane:
             screens=self.screens,
             connections=self.connections,
         )
+        port_watches = PortWatches(waker=self.waker, feeds=self.feeds, connections=self.connections)
         processes = Processes(waker=self.waker, ship=self.ship)
         file_client = FileClient(self.ship)
         files = Files(
@@ -497,6 +498,7 @@ class ControlPlane:
                 waker=self.waker,
                 execs=self.execs,
                 attachments=attachments,
+                ports=port_watches,
                 connections=self.connections,
             ),
             kernels,
@@ -508,7 +510,7 @@ class ControlPlane:
             self.envd_watchers,
             networks,
             Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
-            PortWatches(waker=self.waker, feeds=self.feeds, connections=self.connections),
+            port_watches,
             SpriteFiles(
                 files=self.sandbox_files,
                 waker=self.waker,

@@ -59,6 +59,7 @@ class Session:
     out: bytes = b""
     err: bytes = b""
     code: int | None = None
+    ports: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     largest: int = 0
     beats: int = 0
 
@@ -74,6 +75,8 @@ class Session:
                 self.info = told
             elif told["type"] == "exit":
                 self.code = told["exit_code"]
+            else:
+                self.ports.append((told["type"], told["port"]))
             return
         assert self.code is None, "output came after the end"
         self.largest = max(self.largest, len(message))
@@ -92,6 +95,11 @@ class Session:
     async def until(self, wanted: bytes) -> None:
         async with asyncio.timeout(20):
             while wanted not in self.out:
+                self.take(await self.socket.recv())
+
+    async def told_of(self, kind: str, port: int) -> None:
+        async with asyncio.timeout(20):
+            while (kind, port) not in self.ports:
                 self.take(await self.socket.recv())
 
     async def begun(self) -> str:
@@ -215,6 +223,28 @@ async def test_a_terminal_has_bytes_a_size_and_an_exit_that_is_told(
         assert (await one.ended(), one.socket.close_code) == (0, 1000)
 
 
+LISTEN = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print("port", server.getsockname()[1], ".", flush=True)
+input()
+server.close()
+print("closed", flush=True)
+input()
+"""
+
+
+async def test_a_client_with_a_terminal_hears_of_ports(live: Served, client: httpx.AsyncClient) -> None:
+    async with session(live, cmd=["python3", "-c", LISTEN], tty="true") as one:
+        await one.until(b".")
+        port = int(one.out.split()[1])
+        await one.told_of("port_opened", port)
+        await one.socket.send(b"\r")
+        await one.told_of("port_closed", port)
+        await one.socket.send(b"\r")
+        assert await one.ended() == 0
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "TERM"])
 async def test_a_signal_ends_a_command(live: Served, client: httpx.AsyncClient, name: str) -> None:
     async with session(live, cmd=["sh", "-c", "echo up; exec sleep 100"]) as one:
@@ -261,7 +291,7 @@ async def test_sessions_are_listed_while_they_run(live: Served, client: httpx.As
         (found,) = await sessions(client)
         assert found["id"] == one.info["session_id"]
         assert found["command"] == one.info["command"] == """sh -c 'echo up; read '"'"'a b'"'"''"""
-        assert (found["tty"], found["is_active"]) == (False, True)
+        assert (found["tty"], found["is_active"], found["workdir"]) == (False, True, "~")
         same = (await client.get(f"/v1/sprites/box/exec/{found['id']}")).json()
         assert same["id"] == found["id"]
         native = (await client.get("/v1/sandboxes/box/execs")).json()["items"]

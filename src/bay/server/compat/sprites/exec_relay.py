@@ -6,13 +6,15 @@ least every `SILENCE_S` seconds, since it takes a longer silence for a dead conn
 
 import asyncio
 import shlex
+from contextlib import suppress
 from typing import Any, Never
 
 from starlette.websockets import WebSocket
 
-from bay.errors import BayError, InvalidArgument, ShipError, Timeout
+from bay.errors import BayError, InvalidArgument, NotFound, ShipError, Timeout
 from bay.models import Exec
 from bay.server.compat.sprites.exec_service import FAILED, SpriteSession, exit_code
+from bay.server.compat.sprites.port_messages import PORT_LIST, port_messages
 from bay.server.execs.attachments import MAX_CONTROL, Attached, Resize, Signal, parse_control
 from bay.server.ship.client import OutputEnd
 from bay.server.web.concurrency import first
@@ -32,7 +34,7 @@ _PRIVATE_CODES = 4000
 async def relay(socket: WebSocket, session: SpriteSession, silence_s: float = SILENCE_S) -> None:
     """Serve an accepted WebSocket to its end. The session lives on, unless that is its end."""
     voice = _Voice(socket, silence_s)
-    down = first(_give(voice, session), voice.beat())
+    down = first(_give(voice, session), voice.beat(), _give_ports(voice, session))
     await pump(socket, down, _Listener(socket, session).listen(), session.must_leave())
 
 
@@ -43,13 +45,19 @@ class _Voice:
         self._socket = socket
         self._silence_s = silence_s
         self._spoke = asyncio.Event()
+        self.has_begun = asyncio.Event()
         self.tty = False
 
     async def begin(self, item: Exec) -> None:
         """Say which session it is."""
         self.tty = item.tty
+        await self.tell(session_info(item))
+        self.has_begun.set()
+
+    async def tell(self, message: object) -> None:
+        """Send a notification."""
         self._spoke.set()
-        await send_json(self._socket, session_info(item))
+        await send_json(self._socket, message)
 
     async def output(self, frame: bytes) -> None:
         """Pass output on in pieces, each with its stream's mark unless there is a terminal."""
@@ -85,21 +93,31 @@ class _Voice:
 
 async def _give(voice: _Voice, session: SpriteSession) -> Goodbye:
     """All that the session says."""
-    has_begun = False
     try:
         async for told in session.frames():
             if isinstance(told, Exec):
-                has_begun = True
                 await voice.begin(told)
             elif isinstance(told, OutputEnd):
                 return await _end(voice, told)
             else:
                 await voice.output(told)
     except BayError as error:
-        if has_begun or not session.is_new:
+        if voice.has_begun.is_set() or not session.is_new:
             raise
         return await voice.fail(error.message)
     return Goodbye(CloseCode.UNREACHABLE, "the sprite's runtime stopped sending output")
+
+
+async def _give_ports(voice: _Voice, session: SpriteSession) -> Never:
+    """Each port that is open or opens, and that closes, to a client with a terminal."""
+    await voice.has_begun.wait()
+    if voice.tty:
+        with suppress(NotFound):  # the sprite is deleted, and the session's end is on its way
+            async for message in port_messages(session.ports):
+                for told in message["ports"] if message["type"] == PORT_LIST else (message,):
+                    await voice.tell(told)
+    while True:
+        await asyncio.Event().wait()  # the session goes on without
 
 
 async def _end(voice: _Voice, end: OutputEnd) -> Goodbye:

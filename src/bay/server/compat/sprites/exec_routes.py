@@ -35,6 +35,8 @@ router = format_router(f"{PREFIX}/{{name}}")
 SessionsDep = Annotated[SpriteExecs, service(SpriteExecs)]
 
 _VERSION = {"Sprite-Version": __version__}
+_WORKDIR, _LABEL_CHARS = "workdir", 256
+"""The label of an exec that has where it began."""
 _MOST_S = 7 * 86400
 _AFTER_DISCONNECT_S = 10.0
 """How long a command without a terminal may run on without a client, unless the client says otherwise."""
@@ -59,7 +61,8 @@ async def _order(connection: HTTPConnection) -> NewExec:
     argv, tty = _argv(query), _flag(query, "tty")
     return NewExec(
         argv=argv,
-        cwd=_directory(query.get("dir")),
+        cwd=(directory := _directory(query.get("dir"))),
+        labels={_WORKDIR: directory} if len(directory) <= _LABEL_CHARS else {},
         env=_environment(query.getlist("env")),
         tty=tty,
         stdin_open=_flag(query, "stdin"),
@@ -194,7 +197,7 @@ def _session(item: Exec) -> dict[str, Any]:
         "id": item.id,
         "created": time_of(item.started_at),
         "command": shlex.join(item.argv),
-        "workdir": "",
+        "workdir": item.labels.get(_WORKDIR, ""),
         "tty": item.tty,
         "bytes_per_second": _rate(item, utc_now()),
         "is_active": True,

@@ -11,10 +11,11 @@ from bay.errors import BayError, CallerError, Conflict, NotFound, OutputGone
 from bay.models import Exec, OutputChunk
 from bay.server.execs.attachments import Attached, Attachments
 from bay.server.execs.service import Execs, NewExec, checked_exec
+from bay.server.ports.watching import PortWatch, PortWatches
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import OutputEnd
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import OpenConnections
+from bay.server.web.open_connections import OpenConnections, Reason
 
 FAILED = 255
 """The exit code of a command that Bay could not run, or whose end it cannot know: that of ssh(1)."""
@@ -35,11 +36,16 @@ class SpriteSession:
     """Attaches from an output offset on; 0 is the oldest that is kept."""
     takes_input: bool
     is_new: bool
-    must_leave: Callable[[], Any]
+    ports: PortWatch
+    """The ports of its sprite, which clients of terminals are told of."""
     attached: asyncio.Future[Attached] = field(default_factory=asyncio.Future[Attached])
     """Its present attachment."""
     deaf: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once its command takes no more input."""
+
+    async def must_leave(self) -> Reason:
+        """Return once the connection has to end for Bay's sake, and why."""
+        return await self.ports.must_leave()
 
     async def frames(self) -> AsyncGenerator[Exec | bytes | OutputEnd]:
         """The exec, its output after the stream's mark, and its end. A command that closes its stdin is
@@ -69,11 +75,18 @@ class SpriteExecs:
     """The service behind `…/exec`. Sessions that have ended are none."""
 
     def __init__(
-        self, *, waker: Waker, execs: Execs, attachments: Attachments, connections: OpenConnections
+        self,
+        *,
+        waker: Waker,
+        execs: Execs,
+        attachments: Attachments,
+        ports: PortWatches,
+        connections: OpenConnections,
     ) -> None:
         self._waker = waker
         self._execs = execs
         self._attachments = attachments
+        self._ports = ports
         self._connections = connections
 
     async def all(self, caller: Caller, ref: str) -> list[Exec]:
@@ -99,7 +112,8 @@ class SpriteExecs:
         with self._connections.place(caller.owner):
             begun = _Begun(self._execs, self._attachments, caller, sandbox.id, new)
             takes_input = new.tty or new.stdin_open
-            yield self._session(caller, begun.opened, takes_input=takes_input, is_new=True)
+            ports = PortWatch(self._ports, caller, sandbox.id)
+            yield SpriteSession(opens=begun.opened, takes_input=takes_input, is_new=True, ports=ports)
 
     @asynccontextmanager
     async def attach(self, caller: Caller, ref: str, session_id: str) -> AsyncGenerator[SpriteSession]:
@@ -108,7 +122,8 @@ class SpriteExecs:
         sandbox = await self._waker.find(caller, ref)
         with self._connections.place(caller.owner):
             opens = partial(_opened, self._attachments, caller, sandbox.id, found.id)
-            yield self._session(caller, opens, takes_input=True, is_new=False)
+            ports = PortWatch(self._ports, caller, sandbox.id)
+            yield SpriteSession(opens=opens, takes_input=True, is_new=False, ports=ports)
 
     @asynccontextmanager
     async def run(
@@ -167,10 +182,6 @@ class SpriteExecs:
             return await self._execs.get(caller, sandbox_id, session_id, None)
         except (NotFound, OutputGone) as error:
             raise _missing(session_id) from error
-
-    def _session(self, caller: Caller, opens: Opening, *, takes_input: bool, is_new: bool) -> SpriteSession:
-        must_leave: Callable[[], Any] = partial(self._connections.over, caller)
-        return SpriteSession(opens=opens, takes_input=takes_input, is_new=is_new, must_leave=must_leave)
 
 
 @dataclass

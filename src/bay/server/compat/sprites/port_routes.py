@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import WebSocket
 
-from bay.models import Port
 from bay.server.compat.routers import format_router
+from bay.server.compat.sprites.port_messages import port_messages
 from bay.server.compat.sprites.wire import PREFIX
 from bay.server.ports.watching import PortWatch, PortWatches
 from bay.server.web.dependencies import SocketReader, service
@@ -26,18 +26,8 @@ async def watch_ports(socket: WebSocket, caller: SocketReader, watches: PortWatc
 
 
 async def _down(socket: WebSocket, watch: PortWatch) -> Goodbye | None:
-    before: dict[int, Port] | None = None
-    async for ports in watch.open_ports():
-        now = {port.port: port for port in ports}
-        if before is None:
-            listed = [_told("port_opened", port) for port in ports]
-            await send_json(socket, {"type": "port_list", "ports": listed})
-        else:
-            for number in sorted(before.keys() - now.keys()):
-                await send_json(socket, _told("port_closed", before[number]))
-            for number in sorted(now.keys() - before.keys()):
-                await send_json(socket, _told("port_opened", now[number]))
-        before = now
+    async for message in port_messages(watch):
+        await send_json(socket, message)
     return None
 
 
@@ -46,8 +36,3 @@ async def _up(socket: WebSocket) -> Goodbye | None:
     if (await socket.receive())["type"] == "websocket.disconnect":
         return None
     return Goodbye(CloseCode.BAD_MESSAGE, "a watch accepts no messages")
-
-
-def _told(kind: str, port: Port) -> dict[str, object]:
-    address = port.addresses[0] if port.addresses else ""
-    return {"type": kind, "port": port.port, "address": address, "pid": port.pid or 0}
