@@ -9,6 +9,9 @@ WEBSOCKETS = "--experimental-websocket"
 """Node 20 has the class, which newer ones have without being asked."""
 
 
-@pytest.mark.parametrize("program", ["sprites_life.py", "sprites_async.py", "sprites_life.mjs"])
+@pytest.mark.parametrize(
+    "program",
+    ["sprites_life.py", "sprites_async.py", "sprites_files.py", "sprites_life.mjs", "sprites_files.mjs"],
+)
 def test_a_program_of_the_sdks_of_sprites_does_its_work(host: ClientHost, program: str) -> None:
     assert host.run(program, NODE_OPTIONS=WEBSOCKETS).splitlines()[-1] == "done"

@@ -1,5 +1,6 @@
 """Files, checkpoints, services and policies of sprites, by the routes that their clients call."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from datetime import datetime
@@ -181,29 +182,74 @@ async def test_a_restore_that_fails_is_an_error_among_the_lines(bay: World) -> N
     assert (await alice.get(at("fs/read"), params={"path": "f"})).content == b"two"
 
 
-async def test_a_service_runs_at_once_and_its_lines_tell_of_it(sprite: httpx.AsyncClient) -> None:
+async def test_a_service_runs_at_once_and_is_told_of(sprite: httpx.AsyncClient) -> None:
     await put(sprite, "sub/.keep")
-    body = {**SLEEPER, "env": {"A": "1"}, "dir": "sub", "needs": None, "http_port": 8080}
-    told = lines(await sprite.put(at("services/web"), params={"duration": "1.0s"}, json=body))
-    assert [one["type"] for one in told] == ["started", "stdout", "complete"]
-    assert (told[1]["data"], told[2]["log_files"]) == ("ready\n", {})
+    body = {**SLEEPER, "env": {"A": "1"}, "dir": "sub", "needs": None, "http_port": 8081}
+    told = lines(await sprite.put(at("services/web"), params={"duration": "0.0s"}, json=body))
+    assert [one["type"] for one in told] == ["started", "complete"]
+    assert told[1]["log_files"] == {}
     assert all(one["timestamp"] > 10**12 for one in told)
     found = (await sprite.get(at("services/web"))).json()
     state = found.pop("state")
     assert found == {
         "name": "web", "cmd": "sh", "args": SLEEPER["args"], "env": {"A": "1"}, "dir": "sub", "needs": [],
-        "http_port": 8080,
+        "http_port": 8081,
     }  # fmt: skip
     assert (state["name"], state["status"], state["restart_count"]) == ("web", "running", 0)
     assert state["pid"] > 0
     assert (await sprite.get(at("services"))).json()[0]["name"] == "web"
     second = await sprite.put(at("services/other"), json={"cmd": "true", "http_port": 9090})
     assert (second.status_code, "http_port" in second.json()["error"]) == (409, True)
-    assert (await sprite.get("/v1/sandboxes/box/services")).json()["items"][0]["http_port"] == 8080
+    assert (await sprite.get("/v1/sandboxes/box/services")).json()["items"][0]["http_port"] == 8081
+
+
+async def test_the_url_leads_to_the_service_that_serves_http(sprite: httpx.AsyncClient) -> None:
+    await sprite.put("/v1/sprites/box", json={"url_settings": {"auth": "public"}})
+
+    async def url() -> tuple[int, str]:
+        found = (await sprite.get("/v1/sandboxes/box")).json()["url"]
+        return found["port"], found["access"]
+
+    async def define(**body: Any) -> None:
+        told = await sprite.put(at("services/web"), params={"duration": "0s"}, json={**SLEEPER, **body})
+        lines(told)
+
+    assert await url() == (8080, "public")
+    await define(http_port=9000)
+    assert await url() == (9000, "public")
+    await define(http_port=None)
+    assert await url() == (8080, "public")
+    await define(http_port=9001)
+    await sprite.delete(at("services/web"))
+    assert await url() == (8080, "public")
+
+
+async def test_lines_follow_what_a_service_prints_until_it_ends(sprite: httpx.AsyncClient) -> None:
+    told = await until_stopped(sprite, "PUT", "services/web", json=SLEEPER)
+    assert [one["type"] for one in told] == ["started", "stdout", "exit", "complete"]
+    assert (told[1]["data"], told[2]["exit_code"]) == ("ready\n", 143)
+
+
+async def until_stopped(client: httpx.AsyncClient, method: str, path: str, **given: Any) -> list[Json]:
+    """The lines of a call that follows the service `web`, which is stopped once it runs and has printed."""
+    calling = asyncio.create_task(client.request(method, at(path), params={"duration": "1m"}, **given))
+
+    async def is_up() -> bool:
+        found = await client.get("/v1/sandboxes/box/services/web")
+        return (
+            found.status_code == 200
+            and found.json()["state"] == "running"
+            and found.json()["output_bytes"] > 0
+        )
+
+    await eventually(is_up)
+    assert (await client.post("/v1/sandboxes/box/services/web/stop")).status_code == 200
+    return lines(await calling)
 
 
 async def test_a_stop_sticks_and_a_start_does_too(sprite: httpx.AsyncClient) -> None:
-    lines(await sprite.put(at("services/web"), params={"duration": "0s"}, json=SLEEPER))
+    now = {"duration": "0s"}
+    lines(await sprite.put(at("services/web"), params=now, json=SLEEPER))
     stopped = lines(await sprite.post(at("services/web/stop"), params={"timeout": "10s"}))
     assert [one["type"] for one in stopped] == ["stopping", "stopped", "complete"]
     assert (await sprite.get(at("services/web"))).json()["state"]["status"] == "stopped"
@@ -211,10 +257,11 @@ async def test_a_stop_sticks_and_a_start_does_too(sprite: httpx.AsyncClient) -> 
     assert (
         await sprite.post(at("services/signal"), json={"name": "web", "signal": "HUP"})
     ).status_code == 409
-    started = lines(await sprite.post(at("services/web/start"), params={"duration": "1"}))
-    assert [one["type"] for one in started] == ["started", "stdout", "complete"]
-    again = lines(await sprite.post(at("services/web/restart"), params={"duration": "1s"}))
-    assert [one["type"] for one in again] == ["stopping", "stopped", "started", "stdout", "complete"]
+    started = lines(await sprite.post(at("services/web/start"), params=now))
+    assert [one["type"] for one in started] == ["started", "complete"]
+    again = lines(await sprite.post(at("services/web/restart"), params=now))
+    assert [one["type"] for one in again] == ["stopping", "stopped", "started", "complete"]
+    assert (await sprite.get(at("services/web"))).json()["state"]["status"] == "running"
     assert (await sprite.delete(at("services/web"))).status_code == 204
     for method, path in [("GET", "web"), ("DELETE", "web"), ("POST", "web/start"), ("GET", "web/logs")]:
         assert (await sprite.request(method, at(f"services/{path}"))).status_code == 404, path
@@ -267,17 +314,23 @@ async def test_logs_have_the_last_lines(sprite: httpx.AsyncClient) -> None:
 async def test_a_service_of_a_cold_sprite_wakes_it(bay: World) -> None:
     alice = await bay.client()
     await create(alice, name="box")
-    told = lines(await alice.put(at("services/web"), params={"duration": "1s"}, json=SLEEPER))
-    assert [one["type"] for one in told] == ["started", "stdout", "complete"]
+    told = lines(await alice.put(at("services/web"), params={"duration": "0s"}, json=SLEEPER))
+    assert [one["type"] for one in told] == ["started", "complete"]
+    assert (await alice.get(at("services/web"))).json()["state"]["status"] == "running"
     refused = await alice.put(at("services/bad"), json={"cmd": "x", "needs": ["none"]})
     assert (refused.status_code, type(refused.json()["error"])) == (400, str)
 
 
 async def test_a_frozen_sprite_tells_no_old_output_anew(sprite: httpx.AsyncClient) -> None:
-    lines(await sprite.put(at("services/web"), params={"duration": "1s"}, json=SLEEPER))
+    lines(await sprite.put(at("services/web"), params={"duration": "0s"}, json=SLEEPER))
+
+    async def has_printed() -> bool:
+        return (await sprite.get("/v1/sandboxes/box/services/web")).json()["output_bytes"] > 0
+
+    await eventually(has_printed)
     await sprite.post("/v1/sandboxes/box/pause")
-    told = lines(await sprite.post(at("services/web/start"), params={"duration": "0.2s"}))
-    assert [one["type"] for one in told] == ["started", "complete"]
+    told = await until_stopped(sprite, "POST", "services/web/start")
+    assert [one["type"] for one in told] == ["started", "exit", "complete"]
 
 
 async def test_a_network_policy_comes_back_as_it_was_set(sprite: httpx.AsyncClient) -> None:

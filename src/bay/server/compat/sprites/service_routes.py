@@ -112,7 +112,7 @@ async def put_service(
 
 @router.delete("/{service_name}", status_code=204)
 async def delete_service(
-    caller: Writer, services: SandboxServicesDep, name: str, service_name: ServiceName
+    caller: Writer, services: SpriteServicesDep, name: str, service_name: ServiceName
 ) -> Response:
     """End and delete a service."""
     await services.delete(caller, name, service_name)
