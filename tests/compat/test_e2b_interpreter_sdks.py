@@ -1,0 +1,12 @@
+"""The public clients of E2B's code interpreter, unmodified, in processes of their own."""
+
+import pytest
+from client_programs import ClientHost
+
+pytestmark = pytest.mark.long
+
+
+@pytest.mark.parametrize("program", ["e2b_interpreter.py", "e2b_interpreter.mjs"])
+def test_a_program_of_the_sdks_of_the_code_interpreter_does_its_work(host: ClientHost, program: str) -> None:
+    here = {"E2B_API_KEY": host.key, "E2B_API_URL": f"{host.url}/e2b", "E2B_SANDBOX_URL": host.url}
+    assert host.run(program, **here).splitlines()[-1] == "done"
