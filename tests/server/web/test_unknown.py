@@ -11,6 +11,9 @@ from attaching import refused
 from fastapi.routing import APIRouter, APIWebSocketRoute
 from server_harness import Json, Served, World, assert_error, create, eventually, within
 
+from bay.server.app import FORMATS
+from bay.server.web.wire_format import format_of
+
 pytestmark = pytest.mark.anyio
 
 METHODS = ("get", "put", "post", "delete", "patch")
@@ -132,9 +135,11 @@ async def test_such_a_body_is_not_read_to_its_end(bay: World) -> None:
 
 
 def sockets(routes: Iterable[object]) -> Iterator[str]:
+    """Paths of Bay's own WebSockets: other people's clients send parameters that Bay does not know."""
     for route in routes:
         if isinstance(route, APIWebSocketRoute):
-            yield route.path
+            if format_of(FORMATS, route.path) is None:
+                yield route.path
         elif isinstance(router := getattr(route, "original_router", None), APIRouter):
             yield from sockets(router.routes)
 
