@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bay.errors import BadRequest, BayError, Conflict, OutputGone, ShipError
 from bay.models import Exec, OutputChunk, Screen
-from bay.server.execs.locator import LOST, ExecLocator, as_asked
+from bay.server.execs.locator import LOST, ExecLocator
 from bay.server.execs.screen import Screens
-from bay.server.execs.service import Execs, NewExec
+from bay.server.execs.service import Execs, NewExec, as_asked
 from bay.server.sessions.session_stream import SessionStream
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import Attachment, OutputEnd, ShipClient

@@ -66,11 +66,6 @@ class ExecLocator:
         return as_it_is(item, session_id, sandbox), session_id
 
 
-def as_asked(told: Exec, row: Exec) -> Exec:
-    """Ship's view of an exec, with what only its row knows."""
-    return replace(told, keep_alive=row.keep_alive, labels=row.labels)
-
-
 def as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
     """The exec; lost, and its row marked as a session's end would have, when its session is over."""
     over = sandbox.session is None or sandbox.session.id != session_id

@@ -18,7 +18,7 @@ from bay.clock import Clock
 from bay.errors import BadRequest, BayError, CallerError, Conflict, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, ShellResult, to_wire
-from bay.server.execs.locator import LOST, ExecLocator, Located, as_asked, as_it_is
+from bay.server.execs.locator import LOST, ExecLocator, Located, as_it_is
 from bay.server.execs.results import TOLD_WITHIN, shell_result
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Awake, Waker
@@ -445,6 +445,11 @@ class Execs:
             item, stdout=None, stderr=None, output=None
         )  # which may be large, and wait for long when the disk is full
         self._deferred.put(lambda db: execs.save(db, peer.session_id, bare))
+
+
+def as_asked(told: Exec, row: Exec) -> Exec:
+    """Ship's view of an exec, with what only its row knows."""
+    return replace(told, keep_alive=row.keep_alive, labels=row.labels)
 
 
 def checked_exec(new: NewExec) -> NewExec:
