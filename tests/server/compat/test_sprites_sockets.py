@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from port_apps import listen
-from server_harness import Json, Served, create, within
+from server_harness import Json, Served, create, eventually, within
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -167,6 +167,41 @@ async def test_a_proxy_says_why_it_does_not_connect(live: Served, box: str, mess
         assert told["error"]
         with pytest.raises(ConnectionClosed):
             await within(socket.recv())
+
+
+async def send_and_leave(live: Served, path: str) -> None:
+    """A POST whose client is gone as soon as it is sent."""
+    _, writer = await asyncio.open_connection("127.0.0.1", live.port)
+    head = f"POST /v1/sprites/{path} HTTP/1.1\r\nHost: bay\r\nContent-Length: 0\r\n"
+    writer.write(f"{head}Authorization: {live.headers['Authorization']}\r\n\r\n".encode())
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_acts_are_done_though_their_clients_have_left(
+    live: Served, client: httpx.AsyncClient, box: str
+) -> None:
+    async def has(path: str, wanted: Callable[[Json], bool]) -> bool:
+        answer = await client.get(f"/v1/{path}")
+        return answer.status_code == 200 and wanted(answer.json())
+
+    await client.put("/v1/sandboxes/box/services/web", json={"argv": ["sleep", "600"]})
+    await eventually(lambda: has("sandboxes/box/services/web", lambda one: one["state"] == "running"))
+    await send_and_leave(live, "box/services/web/stop?timeout=10s")
+    await eventually(lambda: has("sandboxes/box/services/web", lambda one: one["state"] == "stopped"))
+    await send_and_leave(live, "box/services/web/start?duration=60s")
+    await eventually(lambda: has("sandboxes/box/services/web", lambda one: one["state"] == "running"))
+    await send_and_leave(live, "box/checkpoint")
+    await eventually(lambda: has("sprites/box/checkpoints", lambda found: len(found) == 2))
+    await write(client, "later")
+    await send_and_leave(live, "box/checkpoints/v1/restore")
+    gone = {"path": "later"}
+
+    async def is_gone() -> bool:
+        return (await client.get("/v1/sprites/box/fs/list", params=gone)).status_code == 404
+
+    await eventually(is_gone)
 
 
 @pytest.mark.parametrize("path", ["fs/watch", "ports/watch", "proxy"])

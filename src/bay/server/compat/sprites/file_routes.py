@@ -16,7 +16,7 @@ from bay.clock import utc_now
 from bay.errors import BadRequest, BayError, Forbidden
 from bay.models import FileInfo
 from bay.server.compat.routers import format_router
-from bay.server.compat.sprites.files_service import Spot, SpriteFiles, Watcher, told
+from bay.server.compat.sprites.files_service import FileWatches, Spot, SpriteFiles, told
 from bay.server.compat.sprites.wire import PREFIX, time_of
 from bay.server.files.routes import raw_path
 from bay.server.files.service import Watch
@@ -210,7 +210,7 @@ async def watch_files(socket: WebSocket, caller: SocketReader, files: SpriteFile
 class _Subscriptions:
     """Subscriptions come, and events go. Each subscription sends by itself, one message at a time."""
 
-    def __init__(self, socket: WebSocket, watcher: Watcher) -> None:
+    def __init__(self, socket: WebSocket, watcher: FileWatches) -> None:
         self._socket = socket
         self._watcher = watcher
         self._asked: asyncio.Queue[Subscribe] = asyncio.Queue(1)

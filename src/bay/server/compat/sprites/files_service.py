@@ -141,11 +141,11 @@ class SpriteFiles:
         return found
 
     @asynccontextmanager
-    async def watching(self, caller: Caller, sprite: str) -> AsyncGenerator["Watcher"]:
+    async def watching(self, caller: Caller, sprite: str) -> AsyncGenerator["FileWatches"]:
         """A connection that may watch. Takes its place among the caller's first. Raises NotFound."""
         with self.connections.place(caller.owner):
             sandbox = await self.waker.find(caller, sprite)
-            yield Watcher(self, caller, sandbox.id)
+            yield FileWatches(self, caller, sandbox.id)
 
     async def path_in(self, caller: Caller, spot: Spot) -> str:
         """The path as Bay's own calls take it."""
@@ -192,7 +192,7 @@ class SpriteFiles:
 
 
 @dataclass(eq=False)
-class Watcher:
+class FileWatches:
     """One connection, and the watches of it."""
 
     service: SpriteFiles
