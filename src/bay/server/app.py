@@ -25,6 +25,7 @@ from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import sandbox_routes as e2b_sandboxes_api
 from bay.server.compat.e2b import wire as e2b
 from bay.server.compat.e2b.entrance import Entrance
+from bay.server.compat.e2b.sandbox_service import E2bSandboxes
 from bay.server.compat.sprites import checkpoint_routes as sprite_checkpoints_api
 from bay.server.compat.sprites import exec_routes as sprite_execs_api
 from bay.server.compat.sprites import file_routes as sprite_files_api
@@ -165,6 +166,12 @@ def build_app(
         proxy=bay.port_proxy,
     )
     app.add_middleware(
-        Entrance, hosts=bay.hosts, sites=bay.port_sites, tokens=bay.sandbox_tokens, clock=bay.clock
+        Entrance,
+        hosts=bay.hosts,
+        sites=bay.port_sites,
+        tokens=bay.sandbox_tokens,
+        keys=bay.keys,
+        e2b=app.state.services[E2bSandboxes],
+        clock=bay.clock,
     )
     return app

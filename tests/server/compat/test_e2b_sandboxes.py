@@ -1,5 +1,7 @@
 """The control plane of E2B: sandboxes by the calls that its clients make."""
 
+import base64
+import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,9 @@ from server_harness import World, clear, create, world
 from bay.clock import from_rfc3339
 
 pytestmark = pytest.mark.anyio
+
+OUT = (401, 502)
+"""The answers of the entrance; others come from the files behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,41 @@ async def test_a_sandbox_may_be_paused_by_the_end_of_its_time(e2b: E2b) -> None:
     assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).json()["state"] == "paused"
     assert (await e2b.http.post(f"/e2b/v2/sandboxes/{sandbox}/connect")).status_code == 201
     assert await e2b.health(sandbox) == 204
+
+
+async def test_a_request_with_the_token_wakes_a_sandbox_that_may_be_woken(e2b: E2b) -> None:
+    made = await e2b.make(timeout=100, autoPause=True, autoResume={"enabled": True})
+    sandbox = made["sandboxID"]
+    assert (await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")).status_code == 204
+    named = {"E2b-Sandbox-Id": sandbox, "E2b-Sandbox-Port": "49983"}
+    stranger = await e2b.http.post("/process.Process/List", json={}, headers=named)
+    assert stranger.status_code == 401
+    assert await e2b.health(sandbox) == 502
+    headers = {**named, "X-Access-Token": made["envdAccessToken"]}
+    assert (await e2b.http.post("/process.Process/List", json={}, headers=headers)).status_code == 200
+    assert await e2b.end_at(sandbox) == 300
+    assert await e2b.health(sandbox) == 204
+
+
+async def test_a_signed_url_without_a_name_finds_its_sandbox_alone(e2b: E2b) -> None:
+    made = [await e2b.make() for _ in range(2)]
+    wanted = made[0]
+
+    def query(token: str) -> dict[str, str]:
+        digest = hashlib.sha256(f"/tmp/x:read::{token}".encode()).digest()
+        return {"path": "/tmp/x", "signature": "v1_" + base64.b64encode(digest).rstrip(b"=").decode()}
+
+    async def status(token: str) -> int:
+        return (await e2b.http.get("/files", params=query(token))).status_code
+
+    assert await status(wanted["envdAccessToken"]) not in OUT
+    assert await status(wanted["trafficAccessToken"]) == 401
+    assert await status("") == 401
+    assert (await e2b.http.post(f"/e2b/sandboxes/{wanted['sandboxID']}/pause")).status_code == 204
+    assert await status(wanted["envdAccessToken"]) == 502
+    assert (await e2b.http.delete(f"/e2b/sandboxes/{wanted['sandboxID']}")).status_code == 204
+    assert await status(wanted["envdAccessToken"]) == 401
+    assert await status(made[1]["envdAccessToken"]) not in OUT
 
 
 async def test_a_second_kill_finds_nothing(e2b: E2b) -> None:

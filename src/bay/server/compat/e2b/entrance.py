@@ -6,21 +6,25 @@ things none is taken. Whatever a request says, the edge behind this checks its t
 the path that it was led to, so the entrance itself lets nobody in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from bay.clock import Clock
-from bay.errors import BadRequest, BayError
+from bay.errors import BadRequest, BayError, Unauthorized
 from bay.ids import is_id_of
-from bay.server.compat.e2b.planes import IN_STATE, PORTS, PREFIX, Plane, parts_of
+from bay.server.compat.e2b.planes import IN_STATE, PORTS, PREFIX, Plane, parts_of, signed_of
+from bay.server.compat.e2b.sandbox_service import E2bSandboxes
+from bay.server.compat.e2b.sandbox_words import options_of
+from bay.server.compat.e2b.signatures import SignatureSearch
 from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.ports.gate import PLACED, PortHost, PortHosts
 from bay.server.ports.host_index import PortSites
+from bay.server.web.auth import Keys
 from bay.server.web.edge import App, Receive, RequestHeaders, Scope, Send
-from bay.store.records import SandboxRecord
 
 API_LABEL = "api"
 """The label of the host of the API, which no sandbox's host may be."""
+_LEAST_RESUMED_S = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,23 @@ class Entrance:
     """Stands in front of the port gate."""
 
     def __init__(
-        self, app: App, *, hosts: PortHosts, sites: PortSites, tokens: SandboxTokens, clock: Clock
+        self,
+        app: App,
+        *,
+        hosts: PortHosts,
+        sites: PortSites,
+        tokens: SandboxTokens,
+        keys: Keys,
+        e2b: E2bSandboxes,
+        clock: Clock,
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._sites = sites
         self._tokens = tokens
+        self._keys = keys
+        self._e2b = e2b
+        self._search = SignatureSearch(store=sites.core.store, keys=keys, tokens=tokens)
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,8 +67,8 @@ class Entrance:
         """The request as it goes on: at another path if it names a sandbox."""
         refusal: BayError | None = None
         try:
-            named = self._named(scope)
-        except BadRequest as error:
+            named = self._named(scope) or await self._by_signature(scope)
+        except BayError as error:
             named, refusal = _Named("none", "envd"), error
         if isinstance(named, _Named):
             scope = _moved(scope, f"{PREFIX}/sandboxes/{named.sandbox}/{named.kind}")
@@ -63,12 +78,46 @@ class Entrance:
             return scope  # at a path of a plane that was sent as it is, a key of Bay speaks for itself
         if (parts := parts_of(scope["path"])) is not None:
             sandbox, kind, path = parts
-            found = None if refusal is not None else await self._present(sandbox)
             plane = Plane(
-                kind=kind, path=path, name=sandbox, sandbox=found, tokens=self._tokens, refusal=refusal
+                kind=kind, path=path, name=sandbox, sandbox=None, tokens=self._tokens, refusal=refusal
             )
+            if refusal is None:
+                plane = await self._with_sandbox(plane, scope)
             scope.setdefault("state", {})[IN_STATE] = plane
         return scope
+
+    async def _by_signature(self, scope: Scope) -> _Named | None:
+        """The sandbox of a signed URL at the root of Bay's own host. Raises Unauthorized for no one's."""
+        is_signed = scope["path"] == "/files" and b"signature=" in scope["query_string"]
+        hosts = RequestHeaders(scope).all("host")
+        if not is_signed or len(hosts) != 1 or self._hosts.look(hosts[0]) != "bay":
+            return None
+        sandbox = await self._search.sandbox_of(signed_of(scope))
+        if sandbox is None:
+            raise Unauthorized("invalid signature")
+        return _Named(sandbox, "envd")
+
+    async def _with_sandbox(self, plane: Plane, scope: Scope) -> Plane:
+        """The plane with its sandbox, if calls may reach it, of any owner."""
+        record = await self._sites.at(plane.name)
+        if record is None or record.id != plane.name or record.is_expired(self._clock()):
+            return plane
+        there = replace(plane, sandbox=record)
+        if record.paused_at is None and not record.is_over(self._clock()):
+            return there
+        options = options_of(record.labels)
+        return await self._resumed(there, scope, options.timeout) if options.resume else plane
+
+    async def _resumed(self, plane: Plane, scope: Scope, timeout: int) -> Plane:
+        """A paused sandbox that any request wakes which carries its token."""
+        try:
+            caller = plane.caller(self._keys, scope, RequestHeaders(scope))
+            if caller is None:  # it asks whether it runs
+                return replace(plane, sandbox=None)
+            await self._e2b.connect(caller, plane.name, max(timeout, _LEAST_RESUMED_S))
+        except BayError as error:
+            return replace(plane, refusal=error)
+        return plane
 
     def _named(self, scope: Scope) -> _Named | str | None:
         headers = RequestHeaders(scope)
@@ -88,13 +137,6 @@ class Entrance:
         if said is not None and said != _Named(place.sandbox, kind):
             raise BadRequest("the host names one sandbox and E2b-Sandbox-Id another; send the same in both")
         return _Named(place.sandbox, kind)
-
-    async def _present(self, sandbox_id: str) -> SandboxRecord | None:
-        """The sandbox with that id if calls may reach it, of any owner."""
-        record = await self._sites.at(sandbox_id)
-        if record is None or record.id != sandbox_id or record.is_over(self._clock()):
-            return None
-        return None if record.paused_at is not None else record
 
 
 def _by_headers(headers: RequestHeaders) -> _Named | None:

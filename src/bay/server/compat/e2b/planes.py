@@ -29,7 +29,7 @@ INTERPRETER = PREFIX + "/sandboxes/{sandbox_id}/interpreter"
 IN_STATE = "e2b.plane"
 """The name of a request's `Plane` in the scope's state."""
 _PATH = re.compile(rf"{PREFIX}/sandboxes/([^/]+)/(envd|interpreter)(/.*)", re.DOTALL)
-_MOST_KEYS = 64
+MOST_KEYS = 64
 """Keys of one owner whose tokens are tried for a signature."""
 
 
@@ -92,7 +92,7 @@ class _Wicket:
         return _or(caller, "this needs the sandbox's token in E2b-Traffic-Access-Token or X-Access-Token")
 
     def by_signature(self, signed: Signed) -> Caller:
-        of_owner = self.keys.of_owner(self.sandbox.owner)[:_MOST_KEYS]
+        of_owner = self.keys.of_owner(self.sandbox.owner)[:MOST_KEYS]
         found = self.tokens.signer(signed, self.sandbox.id, self.sandbox.owner, of_owner)
         caller = _or(found, "invalid signature")
         check_time(signed)
