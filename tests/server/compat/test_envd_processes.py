@@ -155,7 +155,6 @@ async def test_the_time_of_a_command_is_told_before_it_is_ended(envd: Envd) -> N
     async with envd.run("echo on; sleep 300", headers={"Connect-Timeout-Ms": "700"}) as events:
         pid = await started(events)
         found = await events.rest()
-    assert output_of(found) == b"on\n"
     assert not any("end" in event["event"] for event in found)
     assert events.end is not None
     assert events.end["error"]["code"] == "deadline_exceeded"
@@ -186,12 +185,12 @@ async def test_silence_is_broken_as_often_as_the_client_wants(envd: Envd) -> Non
 
 
 async def test_a_command_waits_for_a_client_that_does_not_read(envd: Envd) -> None:
-    async with envd.run("seq 1 400000; touch done") as events:
+    async with envd.run("seq 1 2500000; touch done") as events:
         await started(events)
         await events.output(b"10\n")
         assert (await envd.ran("ls done"))[1]["exitCode"] != 0  # it stands still, and nothing is lost
         lines = output_of(await events.rest()).split()
-    assert lines[-1] == b"400000"
+    assert lines[-1] == b"2500000"
 
 
 async def test_a_sandbox_that_is_deleted_ends_a_stream_as_unavailable(live: Served, envd: Envd) -> None:

@@ -14,6 +14,8 @@ from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 
 KEEPALIVE: Mapping[str, Any] = {"keepalive": {}}
+LOST: Mapping[str, Any] = {"lost": {}}
+"""In place of events that were lost."""
 _MOST_ENTRIES = 50_000
 
 
@@ -75,9 +77,19 @@ class EnvdFiles:
 
     @asynccontextmanager
     async def watch(
-        self, caller: Caller, ref: str, user: str | None, path: str, *, recursive: bool, entries: bool
+        self,
+        caller: Caller,
+        ref: str,
+        user: str | None,
+        path: str,
+        *,
+        recursive: bool,
+        entries: bool,
+        goes_on: bool = False,
     ) -> AsyncGenerator[AsyncIterator[Mapping[str, Any]]]:
-        """The events of a directory, each with its entry if `entries`."""
+        """The events of a directory, each with its entry if `entries`. Where some were lost it raises
+        RpcError or, if it `goes_on`, has LOST among them.
+        """
         async with self._of(caller, ref, user, path) as (sandbox_id, acting):
             there = await self._files.look(caller, sandbox_id, path, acting=acting)
             if not is_directory(there):
@@ -87,7 +99,8 @@ class EnvdFiles:
             ) as watch:
                 found = watch.connections.allowed(caller, watch.events())
                 async with aclosing(found) as events:
-                    yield self._told(caller, sandbox_id, watch.path, events, entries=entries)
+                    told = self._told(caller, sandbox_id, watch.path, events, entries=entries)
+                    yield told if goes_on else _whole(told)
 
     @asynccontextmanager
     async def download(
@@ -138,9 +151,8 @@ class EnvdFiles:
         yield {"start": {}}
         async for event in events:
             if event.type == "overflow":
-                raise RpcError(
-                    "resource_exhausted", "events were lost; list the directory and watch it again"
-                )
+                yield LOST
+                continue
             for kind, path in steps_of(event):
                 told: dict[str, Any] = {"name": path.removeprefix(top.rstrip("/") + "/"), "type": kind}
                 if entries and kind not in ("EVENT_TYPE_REMOVE", "EVENT_TYPE_RENAME"):
@@ -176,6 +188,13 @@ class EnvdFiles:
             if error.details.get("reason") == "is_directory":
                 raise BadRequest(f"path '{path}' is a directory") from error
             raise
+
+
+async def _whole(told: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[Mapping[str, Any]]:
+    async for message in told:
+        if message == LOST:
+            raise RpcError("resource_exhausted", "events were lost; list the directory and watch it again")
+        yield message
 
 
 def is_directory(found: FileDetails) -> bool:

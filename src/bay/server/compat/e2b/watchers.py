@@ -17,7 +17,7 @@ from typing import Any
 from bay.errors import BayError
 from bay.server.compat.e2b.connect import RpcError
 from bay.server.compat.e2b.entries import filesystem_event
-from bay.server.compat.e2b.file_service import EnvdFiles
+from bay.server.compat.e2b.file_service import LOST, EnvdFiles
 from bay.server.web.auth import Caller
 
 FORGOTTEN_S = 600.0
@@ -47,11 +47,15 @@ class _Watcher:
     def put(self, event: Mapping[str, Any]) -> None:
         size = len(json.dumps(event))
         if len(self.waiting) >= _MAX_EVENTS or self.bytes + size > _MAX_BYTES:
-            self.waiting.clear()
-            self.bytes, self.lost = 0, True
-        else:
-            self.waiting.append((size, event))
-            self.bytes += size
+            self.lose()
+            return
+        self.waiting.append((size, event))
+        self.bytes += size
+        self.changed.set()
+
+    def lose(self) -> None:
+        self.waiting.clear()
+        self.bytes, self.lost = 0, True
         self.changed.set()
 
     def take(self) -> list[Mapping[str, Any]]:
@@ -128,13 +132,15 @@ class EnvdWatchers:
             async with (
                 asyncio.timeout(self._forgotten_s) as made.limit,
                 self._files.watch(
-                    made.caller, made.ref, user, path, recursive=recursive, entries=entries
+                    made.caller, made.ref, user, path, recursive=recursive, entries=entries, goes_on=True
                 ) as told,
             ):
                 async for message in told:
                     if not ready.done():
                         ready.set_result(None)
-                    if (event := filesystem_event(message)) is not None:
+                    if message == LOST:
+                        made.lose()
+                    elif (event := filesystem_event(message)) is not None:
                         made.put(event)
                 # The directory is gone; its last events are still for the client.
                 await asyncio.get_running_loop().create_future()
