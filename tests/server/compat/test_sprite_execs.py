@@ -28,7 +28,7 @@ from bay.server.compat.sprites.exec_relay import SILENCE_S
 from bay.server.settings import ProfileSettings
 from bay.server.web.open_connections import LIMIT
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 STDIN, STDOUT, STDERR, EXIT, END = b"\0", b"\1", b"\2", b"\3", b"\4"
 SPRITE = ProfileSettings.model_validate({"start": "lazy", "idle_timeout": None})
