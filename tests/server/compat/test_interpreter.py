@@ -87,6 +87,7 @@ async def test_code_keeps_its_state_and_may_be_what_ipython_takes(box: Box) -> N
     ].split() == ["1", "own"]
     assert (await box.result("import os; os.environ.get('MINE', 'gone')", env_vars=None))["text"] == "gone"
     assert (await box.result("import os; os.getcwd() == os.path.expanduser('~')"))["text"] == "True"
+    assert (await box.result("os.environ['E2B_SANDBOX_ID']"))["text"] == box.sandbox
 
 
 async def test_a_table_and_a_chart_come_as_data(box: Box) -> None:
@@ -161,6 +162,19 @@ async def test_a_client_that_leaves_interrupts_its_code(box: Box) -> None:
         while "here" not in await within(anext(lines)):
             pass
     assert (await box.result("kept"))["text"] == "1"
+
+
+async def test_silence_is_broken_and_no_line_is_empty(box: Box) -> None:
+    body = {"code": "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"}
+    async with box.http.stream("POST", f"{box.at}/execute", json=body) as answer:
+        lines = answer.aiter_lines()
+        while json.loads(await within(anext(lines)))["type"] != "keepalive":
+            pass
+        made = await box.http.post(f"/v1/sandboxes/{box.sandbox}/shell/exec", json={"command": "touch ~/go"})
+        assert made.status_code == 200, made.text
+        async with asyncio.timeout(30):
+            rest = [json.loads(line) async for line in lines]
+    assert rest[-1] == {"type": "end_of_execution"}
 
 
 async def test_code_whose_kernel_dies_ends_with_an_error_and_the_next_one_runs(box: Box) -> None:

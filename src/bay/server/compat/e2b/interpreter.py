@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from bay.errors import BayError, CallerError, NotFound, QuotaExceeded, ShipError, Unauthorized
 from bay.ids import new_id
 from bay.models import CellEvent, Kernel, Profile
+from bay.server.compat.e2b.process_service import sandbox_facts
 from bay.server.kernels.service import DEFAULT, Kernels, NewCell, NewKernel
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
@@ -76,7 +77,7 @@ class Interpreter:
         if kernel_id != DEFAULT and spec is not None:
             await self._make_default(caller, sandbox, kernel_id, spec)
         cell = NewCell(
-            id=new_id("cell"), code=wanted.code, timeout_s=_LONGEST_S, env=wanted.env, attached=True,
+            id=new_id("cell"), code=wanted.code, timeout_s=_LONGEST_S, env={**sandbox_facts(sandbox), **wanted.env}, attached=True,
             describe=True, default_cwd=_HOME,
         )  # fmt: skip
         try:

@@ -150,7 +150,7 @@ class EnvdProcesses:
     ) -> Exec:
         rows, cols = command.size or (None, None)
         new = NewExec(
-            argv=command.argv, cwd=_below_home(command.cwd), env={**_facts(sandbox), **command.env}, user=user,
+            argv=command.argv, cwd=_below_home(command.cwd), env={**sandbox_facts(sandbox), **command.env}, user=user,
             timeout_s=None if timeout_s is None else timeout_s + _GRACE_S, tty=command.size is not None, rows=rows,
             cols=cols, stdin_open=command.stdin, wait_for_reader=True,
             labels={} if command.tag is None else {TAG: command.tag},
@@ -255,7 +255,7 @@ def _end(end: OutputEnd) -> Mapping[str, Any]:
     return {"event": {"end": told}}
 
 
-def _facts(sandbox: SandboxRecord) -> dict[str, str]:
+def sandbox_facts(sandbox: SandboxRecord) -> dict[str, str]:
     """The variables by which programs know where they are."""
     return {"E2B_SANDBOX": "true", "E2B_SANDBOX_ID": sandbox.id, "E2B_TEMPLATE_ID": sandbox.profile}
 
