@@ -25,6 +25,7 @@ from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import sandbox_routes as e2b_sandboxes_api
 from bay.server.compat.e2b import wire as e2b
 from bay.server.compat.e2b.entrance import Entrance
+from bay.server.compat.e2b.port_guests import E2bGuests
 from bay.server.compat.e2b.sandbox_service import E2bSandboxes
 from bay.server.compat.sprites import checkpoint_routes as sprite_checkpoints_api
 from bay.server.compat.sprites import exec_routes as sprite_execs_api
@@ -164,6 +165,7 @@ def build_app(
         tokens=bay.port_tokens,
         keys=bay.keys,
         proxy=bay.port_proxy,
+        guests=E2bGuests(bay.sandbox_tokens, bay.keys),
     )
     app.add_middleware(
         Entrance,

@@ -54,7 +54,7 @@ class E2b:
 
 @pytest.fixture
 async def e2b(tmp_path: Path) -> AsyncGenerator[E2b]:
-    async with world(tmp_path) as bay:
+    async with world(tmp_path, port_wait=0.1) as bay:
         key = await bay.key("alice")
         yield E2b(bay, await bay.open_client({"X-API-Key": key}))
     await clear(tmp_path)
@@ -226,6 +226,26 @@ async def test_a_signed_url_without_a_name_finds_its_sandbox_alone(e2b: E2b) -> 
     assert (await e2b.http.delete(f"/e2b/sandboxes/{wanted['sandboxID']}")).status_code == 204
     assert await status(wanted["envdAccessToken"]) == 401
     assert await status(made[1]["envdAccessToken"]) not in OUT
+
+
+async def test_ports_are_everybodys_unless_the_create_says_no(e2b: E2b) -> None:
+    public = await e2b.make()
+    private = await e2b.make(network={"allowPublicTraffic": False})
+    native = await create(await e2b.bay.client("alice"), wait=15)
+    stranger = await e2b.bay.open_client()
+
+    async def status(sandbox: str, token: str = "") -> int:
+        headers = {"Host": f"3000-{sandbox}.localhost:8700", "e2b-traffic-access-token": token}
+        return (await stranger.get("/", headers=headers)).status_code
+
+    assert await status(public["sandboxID"]) == 502  # let in, and nothing listens
+    assert await status(private["sandboxID"]) == 401
+    assert await status(native["id"]) == 401
+    assert await status(private["sandboxID"], public["trafficAccessToken"]) == 401
+    assert await status(private["sandboxID"], private["envdAccessToken"]) == 401
+    assert await status(private["sandboxID"], private["trafficAccessToken"]) == 502
+    assert (await e2b.http.post(f"/e2b/sandboxes/{public['sandboxID']}/pause")).status_code == 204
+    assert await status(public["sandboxID"]) == 401
 
 
 async def test_a_second_kill_finds_nothing(e2b: E2b) -> None:

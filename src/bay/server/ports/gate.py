@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import structlog
@@ -221,6 +221,18 @@ class _Target:
     is_public: bool
 
 
+class PortGuests(Protocol):
+    """Who else may enter, by a foreign format."""
+
+    def are_welcome(self, record: SandboxRecord) -> bool:
+        """Whether strangers may use the sandbox's ports that have no setting of their own."""
+        ...
+
+    def key_of(self, record: SandboxRecord, headers: RequestHeaders) -> str | None:
+        """The valid key behind a token of that format in the request; None without one."""
+        ...
+
+
 class PortGate:
     """Wraps everything: a request to a port's host name never gets to the API."""
 
@@ -233,8 +245,10 @@ class PortGate:
         tokens: PortTokens,
         keys: Keys,
         proxy: PortProxy,
+        guests: PortGuests,
     ) -> None:
         self._app = app
+        self._guests = guests
         self._hosts = hosts
         self._sites = sites
         self._tokens = tokens
@@ -294,6 +308,8 @@ class PortGate:
         record = await self._sites.at(place.sandbox)
         if record is None:
             return None
+        if place.port is not None and all(found.port != place.port for found in record.ports):
+            return _Target(record, place.port, self._guests.are_welcome(record))
         setting = record.url if place.port is None else _setting(record, place.port)
         return _Target(record, setting.port, setting.access == "public") if setting else None
 
@@ -308,6 +324,8 @@ class PortGate:
                 return self._visit(place, target, scope, caller, caller.key_id)
             if target.is_public:
                 return self._visit(place, target, scope, caller, None)
+            if (key_id := self._guests.key_of(target.record, headers)) is not None:
+                return self._visit(place, target, scope, caller, key_id)
             if (given := self._by_cookie(place, target, scope)) is not None:
                 await self._check_own_page(place, target.record, headers, scope)
                 return self._visit(place, target, scope, caller, given.key_id)
