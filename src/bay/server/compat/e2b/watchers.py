@@ -14,11 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from bay.errors import BayError
 from bay.server.compat.e2b.connect import RpcError
 from bay.server.compat.e2b.entries import filesystem_event
 from bay.server.compat.e2b.file_service import LOST, EnvdFiles
 from bay.server.web.auth import Caller
+
+log = structlog.get_logger("bay.e2b")
 
 FORGOTTEN_S = 600.0
 _OF_SANDBOX, _OF_OWNER = 16, 64
@@ -147,6 +151,11 @@ class EnvdWatchers:
         except (BayError, RpcError, TimeoutError) as error:
             if not ready.done():
                 ready.set_exception(error)
+        except Exception as error:
+            # The edge of a watcher, as of a request: what goes wrong in one must not end Bay.
+            log.exception("e2b.watcher_failed", sandbox_id=made.ref)
+            if not ready.done():
+                ready.set_exception(RpcError("internal", f"the watch failed ({type(error).__name__})"))
         finally:
             self._all.pop(made.id, None)
 
