@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -225,14 +225,15 @@ async def test_the_url_leads_to_the_service_that_serves_http(sprite: httpx.Async
 
 
 async def test_lines_follow_what_a_service_prints_until_it_ends(sprite: httpx.AsyncClient) -> None:
-    told = await until_stopped(sprite, "PUT", "services/web", json=SLEEPER)
+    calling = sprite.put(at("services/web"), params={"duration": "1m"}, json=SLEEPER)
+    told = await until_stopped(sprite, calling)
     assert [one["type"] for one in told] == ["started", "stdout", "exit", "complete"]
     assert (told[1]["data"], told[2]["exit_code"]) == ("ready\n", 143)
 
 
-async def until_stopped(client: httpx.AsyncClient, method: str, path: str, **given: Any) -> list[Json]:
-    """The lines of a call that follows the service `web`, which is stopped once it runs and has printed."""
-    calling = asyncio.create_task(client.request(method, at(path), params={"duration": "1m"}, **given))
+async def until_stopped(client: httpx.AsyncClient, call: Coroutine[Any, Any, httpx.Response]) -> list[Json]:
+    """The lines of a call that makes the service `web`, which is stopped once it has printed."""
+    calling = asyncio.create_task(call)
 
     async def is_up() -> bool:
         found = await client.get("/v1/sandboxes/box/services/web")
@@ -329,8 +330,8 @@ async def test_a_frozen_sprite_tells_no_old_output_anew(sprite: httpx.AsyncClien
 
     await eventually(has_printed)
     await sprite.post("/v1/sandboxes/box/pause")
-    told = await until_stopped(sprite, "POST", "services/web/start")
-    assert [one["type"] for one in told] == ["started", "exit", "complete"]
+    told = lines(await sprite.post(at("services/web/start"), params={"duration": "0.5s"}))
+    assert [one["type"] for one in told] == ["started", "complete"]
 
 
 async def test_a_network_policy_comes_back_as_it_was_set(sprite: httpx.AsyncClient) -> None:
