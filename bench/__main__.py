@@ -31,6 +31,14 @@ CONFIG = """
 [profiles.python-default]
 [profiles.machine]
 persist = "machine"
+[profiles.sprite]
+user = "sprite"
+home = "/home/sprite"
+persist = "machine"
+[profiles.e2b]
+user = "user"
+home = "/home/user"
+persist = "machine"
 """
 
 

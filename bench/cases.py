@@ -5,6 +5,7 @@ Each returns what it found; what is compared is measured alternately, within one
 
 from bench.attached import flood, keystroke, replay
 from bench.base import Case
+from bench.compat import compat
 from bench.density import density
 from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
@@ -49,6 +50,7 @@ CASES: dict[str, Case] = {
     "ports": ports,
     "network": network,
     "layers": layers,
+    "compat": compat,
     "image-pull": pulls,
     "image-start": starts,
     "templates": templates,
