@@ -267,7 +267,7 @@ def _name(user: str | User | None) -> str | None:
 
 
 def _bytes_of(path: Path, data: io.IOBase) -> bytes:
-    """What a file of the SDK holds. Raises WorkspaceWriteTypeError for one that gives something else."""
+    """The bytes of a file of the SDK. Raises WorkspaceWriteTypeError for one that gives something else."""
     payload: object = data.read()
     if isinstance(payload, str):
         return payload.encode()

@@ -39,7 +39,7 @@ async def relay(socket: WebSocket, session: SpriteSession, silence_s: float = SI
 
 
 class _Voice:
-    """What the client hears."""
+    """The frames for the client."""
 
     def __init__(self, socket: WebSocket, silence_s: float) -> None:
         self._socket = socket
