@@ -1,12 +1,11 @@
 """Code in a sandbox by E2B's code interpreter: state, figures, tables, errors, contexts, callbacks."""
 
-import asyncio
 import base64
 import json
 import time
 
 from e2b import NotFoundException, TimeoutException
-from e2b_code_interpreter import AsyncSandbox, Sandbox
+from e2b_code_interpreter import Sandbox
 
 FIGURE = """
 import matplotlib.pyplot as plt
@@ -17,7 +16,7 @@ plt.show()
 
 
 def main() -> None:
-    """The synchronous client."""
+    """Each group of what it does."""
     with Sandbox.create(timeout=300) as sandbox:
         run = sandbox.run_code
         run("x = 41\nx += 1")
@@ -30,7 +29,6 @@ def main() -> None:
         _errors(sandbox)
         _contexts(sandbox)
         _callbacks(sandbox)
-    asyncio.run(_async())
     print("done")
 
 
@@ -97,22 +95,6 @@ def _callbacks(sandbox: Sandbox) -> None:
     )
     assert seen == ["out\n", "err\n", "1", "ZeroDivisionError"], seen
     assert (done.execution_count or 0) > 1
-
-
-async def _async() -> None:
-    sandbox = await AsyncSandbox.create(timeout=300, envs={"FROM_CREATE": "yes"})
-    lines: list[str] = []
-
-    async def take(message: object) -> None:
-        lines.append(str(message))
-
-    code = "import os, time\nfor n in range(3):\n    print(n, flush=True); time.sleep(0.1)\nos.environ['FROM_CREATE']"
-    done = await sandbox.run_code(code, on_stdout=take)
-    assert ("".join(lines), done.text) == ("0\n1\n2\n", "yes")
-    context = await sandbox.create_code_context(language="javascript")
-    one, two = await asyncio.gather(sandbox.run_code("'p'"), sandbox.run_code("1 + 1", context=context))
-    assert (one.text, two.text) == ("p", "2")
-    assert await sandbox.kill()
 
 
 if __name__ == "__main__":
