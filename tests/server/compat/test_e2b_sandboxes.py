@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,3 +305,12 @@ async def test_the_metrics_of_a_sandbox_are_an_empty_list(e2b: E2b) -> None:
     sandbox = (await e2b.make())["sandboxID"]
     answer = await e2b.http.get(f"/e2b/sandboxes/{sandbox}/metrics", params={"start": 1, "end": 2})
     assert answer.json() == []
+
+
+async def test_a_key_may_have_the_form_that_clients_of_e2b_know(e2b: E2b) -> None:
+    admin = await e2b.bay.client("root", "admin")
+    made = (await admin.post("/v1/keys", json={"name": "ci", "owner": "alice", "e2b": True})).json()
+    assert re.fullmatch("e2b_[0-9a-f]{40}", made["secret"])
+    http = await e2b.bay.open_client({"X-API-Key": made["secret"]})
+    assert (await http.get("/e2b/v2/sandboxes")).status_code == 200
+    assert e2b.bay.bay.keys.hide(f"/v1/{made['secret']}/x") == "/v1/e2b_…/x"

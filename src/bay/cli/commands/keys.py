@@ -32,6 +32,7 @@ def create(
         list[str] | None,
         typer.Option(metavar="NAME=NUMBER", help="A quota, such as running=5. Repeatable."),
     ] = None,
+    e2b: Annotated[bool, typer.Option("--e2b", help="A key of the form that clients of E2B know.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Create a key and print its secret, which is shown only once."""
@@ -42,6 +43,7 @@ def create(
             scope=cast("KeyScope", scope),
             expires_in=expires_in,
             quotas=_limits(pairs(quota, "--quota", "=")),
+            e2b=e2b,
         )
     if as_json:
         print_json(made)

@@ -22,12 +22,14 @@ class AsyncKeys(AsyncNoun):
         expires_in: int | str | None = None,
         expires_at: datetime | None = None,
         quotas: Limits | None = None,
+        e2b: bool = False,
     ) -> NewKey:
         """A new key, of your own owner unless named. Its `secret` is in this answer and nowhere else.
 
         It expires after `expires_in` seconds (or ``"7d"``), or at `expires_at`, or never. `quotas` bound what
         its sandboxes use, beside the quotas of its owner. Never sent twice by itself, since a second answer
         would lack the secret: after a ConnectionFailed look through `list` and revoke what you do not know.
+        `e2b` gives the secret the form that clients of E2B know.
         """
         body = given(
             name=name,
@@ -36,6 +38,7 @@ class AsyncKeys(AsyncNoun):
             expires_in=expires_in,
             expires_at=expires_at and to_rfc3339(expires_at),
             quotas=quotas and given(**to_wire(quotas)),
+            e2b=e2b or None,
         )
         return await self._http.one(NewKey, Call("POST", "/v1/keys", body=body))
 

@@ -39,6 +39,7 @@ class CreateKey(Body):
         Field(ge=1, le=10 * 365 * 86400, description="The same in seconds from now"),
         DURATION,
     ] = None
+    e2b: Annotated[bool, Field(description="A secret of the form that clients of E2B know")] = False
     quotas: Annotated[
         KeyQuotas | None,
         Field(description="What its sandboxes may use at once, beside its owner's quotas"),

@@ -7,7 +7,7 @@ from bay.clock import Clock, from_rfc3339, to_rfc3339
 from bay.errors import Conflict, Forbidden, InvalidArgument, NotFound
 from bay.models import AuditEntry, Key, KeyScope, Limits, NewKey, from_wire, to_wire
 from bay.server.web import idempotency
-from bay.server.web.auth import FORMER, GIVEN, Caller, Keys, limits_of, new_key
+from bay.server.web.auth import FORMER, GIVEN, Caller, Keys, e2b_secret, limits_of, new_key
 from bay.store import audit, keys
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -25,6 +25,8 @@ class KeyWish:
     quotas: Limits | None = None
     expires_at: datetime | None = None
     expires_in: int | None = None
+    e2b: bool = False
+    """Whether its secret has the form of E2B's keys."""
 
 
 class ApiKeys:
@@ -83,7 +85,10 @@ class ApiKeys:
         now = self._clock()
         expires_at = _expiry(wish, now)
         owner = caller.owner if wish.owner is None else wish.owner
-        return new_key(owner, wish.name, wish.scope, now, quotas=wish.quotas, expires_at=expires_at)
+        secret = e2b_secret() if wish.e2b else None
+        return new_key(
+            owner, wish.name, wish.scope, now, quotas=wish.quotas, expires_at=expires_at, secret=secret
+        )
 
 
 class Audits:

@@ -29,7 +29,7 @@ is still sent.
 MIN_CHOSEN = 16
 """Characters of a key that an operator chose."""
 
-_SECRET = re.compile(r"bay_[A-Za-z0-9_-]+")
+_SECRET = re.compile(r"(bay)_[A-Za-z0-9_-]+|(e2b)_[0-9a-f]{40}")
 _RANK: dict[KeyScope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
@@ -142,7 +142,7 @@ class Keys:
 
     def hide(self, path: str) -> str:
         """The path with the secrets removed that a client put into it."""
-        hidden = _SECRET.sub("bay_…", path)
+        hidden = _SECRET.sub(lambda found: f"{found[1] or found[2]}_…", path)
         if not self._chosen:
             return hidden
         return "/".join(
@@ -203,6 +203,11 @@ def new_key(
 def limits_of(key: ApiKey) -> Limits | None:
     """The quotas in a key's row."""
     return None if key.quotas is None else from_wire(Limits, key.quotas)
+
+
+def e2b_secret() -> str:
+    """A secret of the form that old clients of E2B insist on, with 160 random bits."""
+    return f"e2b_{secrets.token_hex(20)}"
 
 
 def _new_secret() -> str:
