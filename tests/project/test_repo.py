@@ -30,7 +30,7 @@ PROMISED = (
 PRIVATE = re.compile(
     "|".join(
         [
-            r"(?<![\w.])/(?:home|Users)/[a-z]\w*/",
+            r"(?<![\w.])/(?:home|Users)/(?!(?:user|sprite)/)[a-z]\w*/",  # those are homes in sandboxes
             "(?<![\\w.])/ro" + "ot/[.a-z]",
             "(?<![\\w.])/wo" + "rk/",
             r"(?:files\.)?pypi" + r"(?:\.python)?\.org",

@@ -34,8 +34,8 @@ def with_sync(box: Sandbox) -> None:
     listed = box.files.list("folder", depth=2)
     check(sorted(entry.name for entry in listed) == ["b.txt", "deep"], listed)
     check(box.files.exists("folder/b.txt") and not box.files.exists("notes/a.txt"), "exists")
-    box.files.write("/root/secret", "of root", user="root")
-    check(box.files.get_info("/root/secret", user="root").owner == "root", "root")
+    box.files.write("/srv/secret", "of root", user="root")
+    check(box.files.get_info("/srv/secret", user="root").owner == "root", "root")
     box.files.remove("folder")
     box.files.remove("folder")
     for call, error in (
