@@ -1,6 +1,7 @@
 """Sessions of Sprites over WebSocket and HTTP, as the frames of their protocol."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -445,3 +446,19 @@ async def test_a_command_over_http_comes_in_frames_and_ends_with_its_code(
     assert (await run(client, cmd="true"))[-1] == EXIT + b"\0"
     refusal = await client.post("/v1/sprites/box/exec")
     assert (refusal.status_code, type(refusal.json()["error"])) == (400, str)
+
+
+async def test_all_input_of_a_command_over_http_gets_to_it(live: Served, client: httpx.AsyncClient) -> None:
+    pieces = [bytes((65 + number % 26,)) * 50_000 for number in range(60)]
+
+    async def body() -> AsyncGenerator[bytes]:
+        for piece in pieces:
+            yield piece
+            await asyncio.sleep(0)
+
+    url = f"/v1/sprites/box/exec?{urlencode({'cmd': 'sha256sum', 'stdin': 'true'})}"
+    async with client.stream("POST", url, content=body()) as answer:
+        frames = [chunk async for chunk in answer.aiter_raw()]
+    assert frames[-1] == EXIT + b"\0"
+    told = b"".join(frame[1:] for frame in frames if frame[:1] == STDOUT).decode()
+    assert told.split()[0] == hashlib.sha256(b"".join(pieces)).hexdigest()

@@ -1,5 +1,6 @@
 """Builds answers: models as JSON, and one shape for every error."""
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -99,6 +100,20 @@ class HeldResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack:
             await super().__call__(scope, receive, send)
+
+
+class AnswerBeside(HeldResponse):
+    """An answer that begins while `reading` still takes the request's body. The wait for the reader's leave
+    would take parts of it, so it begins after that; until then `reading` hears of a leave.
+    """
+
+    def __init__(self, reading: asyncio.Future[None], *rest: Any, **more: Any) -> None:
+        super().__init__(*rest, **more)
+        self._reading = reading
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        await asyncio.wait({self._reading})
+        await super().listen_for_disconnect(receive)
 
 
 async def begun(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

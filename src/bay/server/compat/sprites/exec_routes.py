@@ -26,7 +26,7 @@ from bay.server.execs.service import NewExec
 from bay.server.ship.client import OutputEnd
 from bay.server.web.bodies import SignalName
 from bay.server.web.dependencies import Reader, SocketWriter, Writer, service
-from bay.server.web.replies import HeldResponse
+from bay.server.web.replies import AnswerBeside
 from bay.server.web.websocket_close import accepted
 from ship_protocol import TERMINAL_EXTENT
 
@@ -115,10 +115,9 @@ async def run_exec(
         raise BadRequest("a terminal needs a WebSocket; leave tty out")
     _require_command(order)
     stack = AsyncExitStack()
-    output = await stack.enter_async_context(sessions.run(caller, name, order, request.stream()))
-    return HeldResponse(
-        stack, _apart(_frames(output)), media_type="application/octet-stream", headers=_VERSION
-    )
+    session = await stack.enter_async_context(sessions.run(caller, name, order, request.stream()))
+    frames = _apart(_frames(session.output))
+    return AnswerBeside(session.fed, stack, frames, media_type="application/octet-stream", headers=_VERSION)
 
 
 @router.head("/exec")

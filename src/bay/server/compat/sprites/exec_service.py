@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from bay.errors import BayError, CallerError, Conflict, NotFound, OutputGone
 from bay.models import Exec, OutputChunk
 from bay.server.execs.attachments import Attached, Attachments
@@ -71,6 +73,14 @@ class SpriteSession:
                     self.takes_input = False
 
 
+@dataclass(frozen=True, slots=True)
+class FedSession:
+    """The output of a session, and the end of its input: it is fed until then."""
+
+    output: Output
+    fed: asyncio.Future[None]
+
+
 class SpriteExecs:
     """The service behind `…/exec`. Sessions that have ended are none."""
 
@@ -128,16 +138,16 @@ class SpriteExecs:
     @asynccontextmanager
     async def run(
         self, caller: Caller, ref: str, new: NewExec, body: AsyncIterator[bytes]
-    ) -> AsyncGenerator[Output]:
-        """Start a session and feed it `body`; its output and its end."""
+    ) -> AsyncGenerator[FedSession]:
+        """Start a session and feed it `body`, if it takes input; its output and its end."""
         sandbox = await self._waker.find(caller, ref)
         made = await self._execs.create(caller, sandbox.id, new, None, None)
         async with AsyncExitStack() as stack:
-            if new.stdin_open:
-                feeding = asyncio.create_task(self._feed(caller, sandbox.id, made.id, body))
-                stack.callback(feeding.cancel)
+            taken = body if new.stdin_open else None
+            feeding = asyncio.create_task(self._feed(caller, sandbox.id, made.id, taken))
+            stack.callback(feeding.cancel)
             opened = self._execs.output(caller, sandbox.id, made.id, 0, follow=True, claims=True)
-            yield await stack.enter_async_context(opened)
+            yield FedSession(await stack.enter_async_context(opened), feeding)
 
     async def kill(
         self, caller: Caller, ref: str, session_id: str, signal: str, timeout_s: float
@@ -172,10 +182,13 @@ class SpriteExecs:
             return
         yield {"type": "complete", "exit_code": exit_code(ended.exit_code, ended.signal)}
 
-    async def _feed(self, caller: Caller, sandbox_id: str, exec_id: str, body: AsyncIterator[bytes]) -> None:
+    async def _feed(
+        self, caller: Caller, sandbox_id: str, exec_id: str, body: AsyncIterator[bytes] | None
+    ) -> None:
         # A command need not read all that it is given; how it ends is told by its output.
-        with suppress(BayError):
-            await self._execs.write_stdin(caller, sandbox_id, exec_id, body, eof=True)
+        with suppress(BayError, ClientDisconnect):
+            if body is not None:
+                await self._execs.write_stdin(caller, sandbox_id, exec_id, body, eof=True)
 
     async def _item(self, caller: Caller, sandbox_id: str, session_id: str) -> Exec:
         try:
