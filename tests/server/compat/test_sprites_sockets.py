@@ -2,15 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 from port_apps import listen
 from server_harness import Json, Served, create, eventually, within
+from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from bay.server.compat.sprites.file_routes import FileSubscriptions
+from bay.server.compat.sprites.files_service import MAX_WATCHED, FileWatches, SpriteFiles
+from bay.server.web.auth import Caller
 
 pytestmark = pytest.mark.anyio
 
@@ -211,3 +217,34 @@ async def test_a_socket_of_no_sprite_is_refused_before_the_upgrade(live: Served,
             raise AssertionError("it was accepted")
     answer = caught.value.response
     assert (answer.status_code, json.loads(answer.body or b"")["error"]) == (404, "sprite not found")
+
+
+class DeafSocket(WebSocket):
+    """A client that subscribes again and again to what cannot be, and takes no answer."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        await asyncio.sleep(0)
+        self.asked += 1
+        return {"type": "websocket.receive", "text": json.dumps({"type": "subscribe", "paths": [""]})}
+
+    async def send_text(self, data: str) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_refusals_that_a_client_does_not_read_do_not_pile_up(live: Served) -> None:
+    bay, socket = live.bay, DeafSocket()
+    files = SpriteFiles(
+        files=bay.sandbox_files, waker=bay.waker, connections=bay.connections, profiles=bay.profiles
+    )
+    watcher = FileWatches(files, Caller(owner="alice", scope="write", key_id="key"), "sandbox-1")
+    subscriptions = FileSubscriptions(socket, watcher)
+    async with asyncio.TaskGroup() as group:
+        serving = [group.create_task(way) for way in (subscriptions.down(), subscriptions.up())]
+        for _ in range(20 * MAX_WATCHED):
+            await asyncio.sleep(0)
+        for task in serving:
+            task.cancel()
+    assert MAX_WATCHED <= socket.asked <= MAX_WATCHED + 5

@@ -16,7 +16,7 @@ from bay.clock import utc_now
 from bay.errors import BadRequest, BayError, Forbidden
 from bay.models import FileInfo
 from bay.server.compat.routers import format_router
-from bay.server.compat.sprites.files_service import FileWatches, Spot, SpriteFiles, told
+from bay.server.compat.sprites.files_service import MAX_WATCHED, FileWatches, Spot, SpriteFiles, told
 from bay.server.compat.sprites.wire import PREFIX, time_of
 from bay.server.files.routes import raw_path
 from bay.server.files.service import Watch
@@ -203,17 +203,18 @@ async def watch_files(socket: WebSocket, caller: SocketReader, files: SpriteFile
     """Tell of changes of the paths that the client subscribes to."""
     async with files.watching(caller, name) as watcher:
         if await accepted(socket):
-            connection = _Subscriptions(socket, watcher)
+            connection = FileSubscriptions(socket, watcher)
             await pump(socket, connection.down(), connection.up(), watcher.must_leave())
 
 
-class _Subscriptions:
+class FileSubscriptions:
     """Subscriptions come, and events go. Each subscription sends by itself, one message at a time."""
 
     def __init__(self, socket: WebSocket, watcher: FileWatches) -> None:
         self._socket = socket
         self._watcher = watcher
         self._asked: asyncio.Queue[Subscribe] = asyncio.Queue(1)
+        self._room = asyncio.Semaphore(MAX_WATCHED + 1)  # one more, which is refused
         self._sending = asyncio.Lock()
 
     async def up(self) -> Goodbye | None:
@@ -226,10 +227,12 @@ class _Subscriptions:
         return None
 
     async def down(self) -> Goodbye | None:
-        """Serve each subscription."""
+        """Serve each subscription. A bounded number at once: a client may send many, and read no refusal."""
         async with asyncio.TaskGroup() as group:
             while True:
-                group.create_task(self._serve(await self._asked.get()))
+                await self._room.acquire()
+                serving = group.create_task(self._serve(await self._asked.get()))
+                serving.add_done_callback(lambda _: self._room.release())
 
     async def _serve(self, asked: Subscribe) -> None:
         async with AsyncExitStack() as stack:

@@ -19,7 +19,7 @@ WORKSPACE = "/workspace"
 KEEP = ".keep"
 """Clients make a directory by writing a file of this name into it, and removing it again."""
 
-_MAX_WATCHED = 64
+MAX_WATCHED = 64
 """Paths of one connection."""
 
 
@@ -207,8 +207,8 @@ class FileWatches:
     @asynccontextmanager
     async def watch(self, path: str, working_dir: str | None, *, recursive: bool) -> AsyncGenerator[Watch]:
         """One more path. Raises FileMissing, and Conflict for too many."""
-        if self._count >= _MAX_WATCHED:
-            raise Conflict(f"a connection watches at most {_MAX_WATCHED} paths; open another")
+        if self._count >= MAX_WATCHED:
+            raise Conflict(f"a connection watches at most {MAX_WATCHED} paths; open another")
         self._count += 1
         spot = Spot(sprite=self.sandbox_id, path=path, working_dir=working_dir)
         full = await self.service.path_in(self.caller, spot)
