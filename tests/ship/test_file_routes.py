@@ -662,11 +662,18 @@ def test_a_file_seen_closely_has_names_attributes_and_the_end_of_a_link(ship: Sh
     assert ship.http.get("/fs/stat", params={"path": "link", "closely": "true"}).json() == found["link"]
 
 
+def test_attributes_of_any_bytes_are_shown_as_text(ship: Ship) -> None:
+    put(ship, "marked", b"x")
+    os.setxattr(ship.workspace / "marked", b"user.\xff", b"\xfe")
+    answer = ship.http.get("/fs/stat", params={"path": "marked", "closely": "true"})
+    assert answer.json()["attributes"] == {"\ufffd": "\ufffd"}
+
+
 @pytest.mark.parametrize(
     "attributes",
     ["[]", "{", '{"a": 1}', json.dumps({"a": "x" * 5000}), json.dumps({"": "x"}), json.dumps({"n" * 201: ""}),
-     json.dumps({f"{n}": "" for n in range(65)})],
-    ids=["list", "no-json", "number", "long", "no-name", "long-name", "many"],
+     json.dumps({f"{n}": "" for n in range(65)}), '{"a": "\\ud800"}'],
+    ids=["list", "no-json", "number", "long", "no-name", "long-name", "many", "surrogate"],
 )  # fmt: skip
 def test_attributes_beyond_their_bounds_leave_no_file(ship: Ship, attributes: str) -> None:
     assert code(put(ship, "bad", b"x", attributes=attributes)) == (400, "validation_error")

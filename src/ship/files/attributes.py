@@ -25,7 +25,10 @@ def read_attributes(given: str) -> dict[str, str]:
         raise InvalidArgument("attributes must be a JSON object", field="attributes")
     pairs = cast("dict[str, object]", found)
     texts = {name: value for name, value in pairs.items() if isinstance(value, str)}
-    size = sum(len(os.fsencode(name)) + len(os.fsencode(value)) for name, value in texts.items())
+    try:
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in texts.items())
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("attributes have an unpaired surrogate", field="attributes") from error
     if len(texts) < len(pairs) or len(texts) > _MAX_COUNT or size > _MAX_BYTES:
         problem = f"attributes may be up to {_MAX_COUNT} texts of {_MAX_BYTES} bytes together"
         raise InvalidArgument(problem, field="attributes")
@@ -47,7 +50,9 @@ def set_attribute(descriptor: int, name: str, value: str) -> None:
 
 
 def attributes_of(descriptor: int) -> Mapping[str, str]:
-    """Those of an open file (O_PATH suffices) that the thread's user may read, within the bounds of `set`."""
+    """Those of an open file (O_PATH suffices) that the thread's user may read, within the bounds of `set`.
+    Bytes that are no UTF-8 are replaced, in names as in values: clients reject JSON that has them.
+    """
     path = f"/proc/self/fd/{descriptor}"
     found: dict[str, str] = {}
     room = _MAX_BYTES
@@ -57,5 +62,6 @@ def attributes_of(descriptor: int) -> Mapping[str, str]:
                 value = os.getxattr(path, name)
                 if (room := room - len(value) - len(name)) < 0:
                     break
-                found[name.removeprefix(_SPACE)] = value.decode("utf-8", "replace")
+                bare = os.fsencode(name.removeprefix(_SPACE))
+                found[bare.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
     return found
