@@ -25,6 +25,7 @@ FORWARDED = [
     (b"X-Forwarded-Port", b"8700"),
 ]
 CHOSEN = "a key that somebody chose"
+KEYS = [b"bay_" + b"a" * 43, b"e2b_" + b"0a" * 20, CHOSEN.encode()]
 HOST = (b"Host", b"8000-web.localhost:8700")
 
 
@@ -84,11 +85,12 @@ def test_an_authorization_is_passed_on_unless_it_is_bays() -> None:
     for value in (
         b"Bearer bay_" + b"a" * 43,
         b"bearer  bay_" + b"_" * 43 + b" ",
+        b"Bearer e2b_" + b"0" * 40,
     ):  # also one that opens nothing any more
         assert asked((b"Authorization", value)) == [HOST, *FORWARDED]
 
 
-@pytest.mark.parametrize("key", [b"bay_" + b"a" * 43, CHOSEN.encode()], ids=["made", "chosen"])
+@pytest.mark.parametrize("key", KEYS, ids=["made", "of-e2b", "chosen"])
 @pytest.mark.parametrize(
     ("name", "form"),
     [(b"X-Api-Key", b"%s"), (b"authorization", b"Token %s"), (b"authorization", b'Key token="%s"'),
@@ -100,12 +102,17 @@ def test_a_key_reaches_no_app_in_whatever_header_it_was_put(name: bytes, form: b
     assert asked((name, form % key)) == [HOST, *FORWARDED]
 
 
-@pytest.mark.parametrize("key", [b"bay_" + b"a" * 43, CHOSEN.encode()], ids=["made", "chosen"])
+@pytest.mark.parametrize("key", KEYS, ids=["made", "of-e2b", "chosen"])
 @pytest.mark.parametrize("form", [b"user:%s", b"%s:", b"%s"])
 def test_a_key_reaches_no_app_by_basic(form: bytes, key: bytes) -> None:
     assert asked((b"Authorization", b"Basic " + base64.b64encode(form % key))) == [HOST, *FORWARDED]
     theirs = (b"Authorization", b"Basic " + base64.b64encode(form % b"a password of the app's own"))
     assert theirs in asked(theirs)
+
+
+@pytest.mark.parametrize("name", [b"e2b-traffic-access-token", b"E2B_Traffic_Access_Token"])
+def test_the_token_that_opens_a_port_reaches_no_app(name: bytes) -> None:
+    assert asked((name, b"a-sealed-token"), (b"x-own", b"1")) == [HOST, (b"x-own", b"1"), *FORWARDED]
 
 
 def test_a_cookie_with_a_key_is_taken_out_and_others_left() -> None:

@@ -40,8 +40,10 @@ _TO_PROXIES = re.compile(rb"x-(accel|sendfile|lighttpd|litespeed|reproxy)")
 """Prefixes of headers that command the proxy before an app, such as to send a file of the proxy's host."""
 _OF_THE_ORIGIN = frozenset((b"strict-transport-security", b"service-worker-allowed", b"nel", b"report-to"))
 """Headers of an answer that act on Bay's own host, where an app is shown below it."""
-_BAY_KEY = re.compile(rb"bay_[A-Za-z0-9_-]{43}")
-"""A key that Bay made, also a revoked one."""
+_BAY_KEY = re.compile(rb"bay_[A-Za-z0-9_-]{43}|e2b_[0-9a-f]{40}")
+"""A key that Bay made, also a revoked one; the second form is that of keys for clients of E2B."""
+_TRAFFIC_TOKEN = b"e2b-traffic-access-token"
+"""The header of clients of E2B that opens the port, and the sandbox's interpreter with it."""
 _BETWEEN_WORDS = re.compile(rb'[\s,;="]+')
 _SHORTEST_KEY, _LONGEST_KEY, _MAX_WORDS = 16, 1024, 32
 
@@ -73,7 +75,7 @@ def toward_app(
     `with_authorization`: it is not Bay's. `is_key`: whether a word that looks like none is or was a key.
     """
     headers = list(given)
-    dropped = _HOP_BY_HOP | _SAID_BY_BAY | _named_by_connection(headers)
+    dropped = _HOP_BY_HOP | _SAID_BY_BAY | _named_by_connection(headers) | {_TRAFFIC_TOKEN}
     found: Headers = [(b"Host", seen.host.encode("latin-1"))]
     for name, value in headers:
         # Servers that make variables of headers cannot tell `_` from `-`.
