@@ -142,6 +142,8 @@ async def _unpacked(body: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
             if data:
                 yield data
             packed = unpacker.unconsumed_tail
+        if unpacker.unused_data:  # all that follows would be kept there
+            raise BadRequest("bytes follow the end of the gzip body; send one gzip stream")
     if not unpacker.eof:
         raise BadRequest("the gzip body broke off")
 
