@@ -6,11 +6,14 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import pytest
 from server_harness import World, clear, create, world
+
+from bay.server.compat.e2b.sandbox_words import E2bOptions
+from bay.server.sandboxes.service import SandboxChanges
 
 pytestmark = pytest.mark.anyio
 
@@ -149,6 +152,40 @@ async def test_a_signature_opens_one_path_for_one_act_until_it_expires(guest: Gu
     assert await ask({**good, "signature_expiration": "99999999999"}) == (401, "invalid signature")
     assert await ask(good, "POST") == (401, "invalid signature")
     assert await ask(guest.signed("/x", until=5)) == (401, "signature is already expired")
+
+
+async def test_a_signed_url_that_is_none_is_refused_as_any_other_request(guest: Guest) -> None:
+    many = "signature=v1_x" + "&a=1" * 40
+    for headers in ({}, headers_for(guest.id)):
+        assert (await guest.http.get(f"/files?{many}", headers=headers)).status_code == 400
+    forever = guest.signed("/x", until=int("9" * 4000))
+    assert (await guest.http.get("/files", params=forever, headers=headers_for(guest.id))).status_code == 401
+
+
+async def test_a_websocket_at_a_signed_url_is_refused_as_any_other(guest: Guest) -> None:
+    await guest.bay.bay.sandboxes.update(
+        guest.bay.bay.keys.authenticate(guest.alice.headers["Authorization"]), guest.id,
+        SandboxChanges(given=frozenset(("labels",)), labels=E2bOptions(resume=True).label()),
+    )  # fmt: skip
+    assert (await guest.alice.post(f"/v1/sandboxes/{guest.id}/pause")).status_code == 200
+    for path in ("/files", f"/e2b/sandboxes/{guest.id}/envd/files"):
+        assert await websocket_status(guest.bay, path, b"signature=v1_x") in (401, 404)
+
+
+async def websocket_status(bay: World, path: str, query: bytes) -> int:
+    """The status of the answer that refuses a WebSocket."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"bay")]
+    scope: dict[str, Any] = {"type": "websocket", "path": path, "headers": headers, "query_string": query}
+    await bay.app(scope, receive, send)
+    return sent[0]["status"]
 
 
 async def test_of_two_names_in_one_request_none_is_taken(guest: Guest) -> None:

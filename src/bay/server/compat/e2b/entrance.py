@@ -88,9 +88,10 @@ class Entrance:
 
     async def _by_signature(self, scope: Scope) -> _Named | None:
         """The sandbox of a signed URL at the root of Bay's own host. Raises Unauthorized for no one's."""
-        is_signed = scope["path"] == "/files" and b"signature=" in scope["query_string"]
+        if scope["type"] != "http" or scope["path"] != "/files" or b"signature=" not in scope["query_string"]:
+            return None
         hosts = RequestHeaders(scope).all("host")
-        if not is_signed or len(hosts) != 1 or self._hosts.look(hosts[0]) != "bay":
+        if len(hosts) != 1 or self._hosts.look(hosts[0]) != "bay":
             return None
         sandbox = await self._search.sandbox_of(signed_of(scope))
         if sandbox is None:

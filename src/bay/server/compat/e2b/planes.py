@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse, Response
 
-from bay.errors import BayError, NotFound, PortClosed, SandboxExpired, ShipError, Unauthorized
+from bay.errors import BadRequest, BayError, NotFound, PortClosed, SandboxExpired, ShipError, Unauthorized
 from bay.server.compat.e2b.tokens import SandboxTokens, Signed, TokenKind
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.replies import headers_of
@@ -29,6 +29,9 @@ INTERPRETER = PREFIX + "/sandboxes/{sandbox_id}/interpreter"
 IN_STATE = "e2b.plane"
 """The name of a request's `Plane` in the scope's state."""
 _PATH = re.compile(rf"{PREFIX}/sandboxes/([^/]+)/(envd|interpreter)(/.*)", re.DOTALL)
+_MOST_FIELDS = 32
+_MOST_DIGITS = 18
+"""More of them are no time, and too long a text is no number to Python."""
 MOST_KEYS = 64
 """Keys of one owner whose tokens are tried for a signature."""
 
@@ -122,15 +125,20 @@ def parts_of(path: str) -> tuple[str, str, str] | None:
 
 
 def signed_of(scope: Scope) -> Signed:
-    """The claim of a signed URL. Raises Unauthorized without a signature."""
-    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=32)
+    """The claim of a signed URL. Raises Unauthorized without a signature, and BadRequest."""
+    text = scope["query_string"].decode("latin-1")
+    if text.count("&") >= _MOST_FIELDS:
+        raise BadRequest(
+            f"the query has more than {_MOST_FIELDS} parameters; send those of the signed URL alone"
+        )
+    query = parse_qs(text, keep_blank_values=True)
     one = {name: values[0] for name, values in query.items()}
     if not one.get("signature"):
         raise Unauthorized("missing signature query parameter")
     return Signed(
         signature=one["signature"],
         path=one.get("path", ""),
-        operation="write" if scope["method"] == "POST" else "read",
+        operation="write" if scope.get("method") == "POST" else "read",  # a WebSocket has none
         user=one.get("username", ""),
         expiration=one.get("signature_expiration"),
     )
@@ -140,8 +148,9 @@ def check_time(signed: Signed) -> None:
     """Raises Unauthorized once a signature's time is over, by the wall clock, as clients know no other."""
     if signed.expiration is None:
         return
-    until = int(signed.expiration) if signed.expiration.isascii() and signed.expiration.isdigit() else 0
-    if until < time.time():
+    said = signed.expiration
+    is_time = said.isascii() and said.isdigit() and len(said) <= _MOST_DIGITS
+    if not is_time or int(said) < time.time():
         raise Unauthorized("signature is already expired")
 
 
