@@ -159,6 +159,14 @@ async def with_label(db: StoreConnection, key: str) -> list[SandboxRecord]:
     return [_record(row) for row in await db.execute(query)]
 
 
+async def newest_with_label(db: StoreConnection, key: str, most: int) -> list[tuple[str, str]]:
+    """The ids and owners of the newest of them, and nothing else of them."""
+    query = select(_S.id, _S.owner).where(
+        _S.deleted_at.is_(None), _S.target != "deleted", _S.labels[key].as_string().is_not(None)
+    )
+    return [(row[0], row[1]) for row in await db.execute(query.order_by(_S.seq.desc()).limit(most))]
+
+
 async def change(db: StoreConnection, sandbox_id: str, **values: Any) -> None:
     """Set columns of one sandbox."""
     if values:

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from server_harness import World, clear, create, world
 
-from bay.server.compat.e2b.sandbox_words import E2bOptions
+from bay.server.compat.e2b.sandbox_words import OPTIONS, E2bOptions
 from bay.server.sandboxes.service import SandboxChanges
+from bay.store import sandboxes
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +161,21 @@ async def test_a_signed_url_that_is_none_is_refused_as_any_other_request(guest: 
         assert (await guest.http.get(f"/files?{many}", headers=headers)).status_code == 400
     forever = guest.signed("/x", until=int("9" * 4000))
     assert (await guest.http.get("/files", params=forever, headers=headers_for(guest.id))).status_code == 401
+
+
+async def test_the_sandbox_of_a_signed_url_without_its_name_is_looked_for_among_the_newest(
+    guest: Guest,
+) -> None:
+    signed = guest.signed("/srv/a b")
+    assert (await guest.http.get("/files", params=signed)).status_code == 401  # no client of E2B made it
+    labels = E2bOptions().label()
+    assert (await guest.alice.patch(f"/v1/sandboxes/{guest.id}", json={"labels": labels})).status_code == 200
+    assert (await guest.http.get("/files", params=signed)).status_code not in (401, 502)
+    newest = (await create(guest.alice, labels=labels))["id"]
+    async with guest.bay.bay.store.read() as db:
+        assert await sandboxes.newest_with_label(db, OPTIONS, 1) == [(newest, "alice")]
+        both = [(newest, "alice"), (guest.id, "alice")]
+        assert await sandboxes.newest_with_label(db, OPTIONS, 5) == both
 
 
 async def test_a_websocket_at_a_signed_url_is_refused_as_any_other(guest: Guest) -> None:

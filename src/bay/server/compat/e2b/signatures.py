@@ -46,8 +46,7 @@ class SignatureSearch:
 
     async def _search(self, signed: Signed) -> str | None:
         async with self.store.read() as db:
-            found = await sandboxes.with_label(db, OPTIONS)
-        candidates = [(one.id, one.owner) for one in found[-MOST_CANDIDATES:]]
+            candidates = await sandboxes.newest_with_label(db, OPTIONS, MOST_CANDIDATES)
         keys = {owner: self.keys.of_owner(owner)[:MOST_KEYS] for owner in {owner for _, owner in candidates}}
         return await asyncio.to_thread(self._signer, signed, candidates, keys)
 
