@@ -155,6 +155,12 @@ async def test_a_signature_opens_one_path_for_one_act_until_it_expires(guest: Gu
     assert await ask(guest.signed("/x", until=5)) == (401, "signature is already expired")
 
 
+async def test_a_token_is_sealed_once_however_many_signatures_are_tried(guest: Guest) -> None:
+    made = guest.token()
+    assert (await guest.http.get("/files", params=guest.signed("/a"), headers=headers_for(guest.id))).is_error
+    assert guest.token() is made
+
+
 async def test_a_signed_url_that_is_none_is_refused_as_any_other_request(guest: Guest) -> None:
     many = "signature=v1_x" + "&a=1" * 40
     for headers in ({}, headers_for(guest.id)):

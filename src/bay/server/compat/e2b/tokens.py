@@ -12,6 +12,7 @@ from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ from bay.server.web.sealing import Seals
 TokenKind = Literal["envd", "traffic"]
 _TAG_BYTES = 32
 _LONGEST = 512
+_KEPT = 16_384
+"""Tokens that stay in memory: to find who signed a URL, all of them are tried for callers without a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,18 @@ class SandboxTokens:
 
     def __init__(self) -> None:
         self._seals = Seals(_TAG_BYTES)
+        self._sealed = lru_cache(maxsize=_KEPT)(self._seal)
 
     def open(self, path: Path) -> None:
         """Take the sealing key from `path`, where a new one is written (0600) if there is none."""
         self._seals.open_file(path)
+        self._sealed.cache_clear()
 
     def token(self, kind: TokenKind, sandbox_id: str, owner: str, key_id: str) -> str:
         """The token, of characters that need no quoting in a header or a URL."""
+        return self._sealed(kind, sandbox_id, owner, key_id)
+
+    def _seal(self, kind: TokenKind, sandbox_id: str, owner: str, key_id: str) -> str:
         content = json.dumps([sandbox_id, owner, key_id], separators=(",", ":")).encode()
         return _encode(self._seals.seal(_use(kind), b"", content))
 
