@@ -1,5 +1,7 @@
 """What the SDK asks about files, and changes in them."""
 
+import pwd
+
 import pytest
 
 import bay
@@ -85,6 +87,18 @@ def test_move_and_copy_keep_what_is_there(tree: bay.Files) -> None:
         tree.copy("a/one.py", "moved.py")
     tree.copy("a/one.py", "moved.py", overwrite=True)
     assert tree.read_text("moved.py").startswith("# a/one.py")
+
+
+def test_chown_takes_names_and_numbers(box: bay.Box) -> None:
+    box.files.write("x", "1")
+    found = box.files.stat("x")
+    assert box.files.chown("x", found.uid, found.gid).uid == found.uid
+    assert box.files.chown("x", user=pwd.getpwuid(found.uid).pw_name, recursive=True).name == "x"
+    for user in (4242, "daemon"):
+        with pytest.raises(bay.Forbidden):
+            box.files.chown("x", user)
+    with pytest.raises(bay.InvalidArgument):
+        box.files.chown("x")
 
 
 def test_mkdir_chmod_and_delete(box: bay.Box) -> None:

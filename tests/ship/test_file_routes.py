@@ -628,7 +628,7 @@ def held_of(top: Path) -> int:
 
 
 def test_a_call_that_cannot_be_confined_to_the_workspace_is_not_taken_for_one(ship: Ship) -> None:
-    for what in ("move", "copy", "mkdir", "chmod", "edit"):
+    for what in ("move", "copy", "mkdir", "chmod", "chown", "edit"):
         answer = ship.http.post(f"/fs/{what}", params={"beneath": "true"}, json={"path": "unconfined"})
         assert code(answer) == (400, "validation_error")
     assert "unconfined" not in listed(ship)[0]

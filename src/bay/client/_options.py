@@ -193,6 +193,13 @@ def octal(mode: int | str | None) -> str | None:
     return f"{mode:04o}" if isinstance(mode, int) else mode
 
 
+def owners(user: str | int | None, group: str | int | None) -> Json:
+    """The fields of a user and a group, each of which may be a name or a number."""
+    whose = "uid" if isinstance(user, int) else "user"
+    of = "gid" if isinstance(group, int) else "group"
+    return given(**{whose: user, of: group})
+
+
 STDIN_BYTES = 4 << 20
 """How much input a start carries; more is fed while the command runs."""
 

@@ -14,6 +14,7 @@ from ship.files.attributes import read_attributes
 from ship.files.byte_ranges import Reading, Wanted
 from ship.files.globs import Glob
 from ship.files.listing import Listing
+from ship.files.owners import change_owners, read_owners
 from ship.files.sandbox_paths import Everywhere
 from ship.files.workspace import FileThreads, Upload
 from ship.files.workspace_paths import Workspace
@@ -53,6 +54,7 @@ class FileRoutes:
             ("POST", ("copy",)): partial(self._carry, moving.copy),
             ("POST", ("mkdir",)): self._make_directory,
             ("POST", ("chmod",)): self._change_mode,
+            ("POST", ("chown",)): self._change_owners,
             ("POST", ("edit",)): self._edit,
             ("DELETE", ()): self._delete,
             **(trees or {}),
@@ -155,6 +157,14 @@ class FileRoutes:
         recursive = boolean(given, "recursive", default=False)
         threads, path = self._place(request, text(given, "path"))
         steps = edits.change_mode(self._space, path, _mode(text(given, "mode")), recursive=recursive)
+        return json_answer(200, await threads.run_steps(steps, request.gone))
+
+    async def _change_owners(self, request: Request) -> Answer:
+        given = await request.read_object()
+        recursive = boolean(given, "recursive", default=False)
+        threads, path = self._place(request, text(given, "path"))
+        wanted = read_owners(given.get("user"), given.get("group"), self._actors.accounts)
+        steps = change_owners(self._space, path, wanted, recursive=recursive)
         return json_answer(200, await threads.run_steps(steps, request.gone))
 
     async def _delete(self, request: Request) -> Answer:

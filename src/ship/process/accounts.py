@@ -1,7 +1,7 @@
 """The users and groups that programs may run as, from the sandbox's /etc/passwd and /etc/group."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -100,6 +100,14 @@ class Accounts:
         """The name that /etc/group has for a gid; the number where it has none."""
         return _name_of(self._group.lines(), gid)
 
+    def uid_of(self, user: object) -> int:
+        """The uid of the user with that name or number. Raises InvalidArgument."""
+        return _number_of(user, "user", self._passwd.lines(), {self.own.name: self.own.uid, "root": 0})
+
+    def gid_of(self, group: object) -> int:
+        """The gid of the group with that name or number. Raises InvalidArgument."""
+        return _number_of(group, "group", self._group.lines(), {"root": 0})
+
     def _user(self, name: str) -> Identity:
         for fields in self._passwd.lines():
             if fields[0] == name or (fields[2] == name and fields[2] != "0"):
@@ -170,6 +178,17 @@ class Accounts:
 
 def _name_of(lines: list[list[str]], number: int) -> str:
     return next((fields[0] for fields in lines if int(fields[2]) == number), str(number))
+
+
+def _number_of(given: object, field: str, lines: list[list[str]], known: Mapping[str, int]) -> int:
+    named = known.get(given) if isinstance(given, str) else None
+    if named is None:
+        named = next((int(fields[2]) for fields in lines if fields[0] == given), None)
+    found = (_number(str(given)) if type(given) in (int, str) else -1) if named is None else named
+    if not 0 <= found <= _MAX_ID:
+        problem = f"{field} must be a name that the sandbox knows, or a number up to {_MAX_ID}"
+        raise InvalidArgument(problem, field=field)
+    return found
 
 
 def _identity(user: User) -> Identity:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pwd
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -239,6 +240,38 @@ async def test_what_is_there_is_moved_copied_changed_and_removed(
     assert_error(await post("chmod", path="c", mode="rwx"), 422, "validation_error")
 
 
+async def test_files_are_given_away_by_root_where_the_profile_allows_it(
+    bay: World, alice: httpx.AsyncClient, made: Json, base: str
+) -> None:
+    there = (await alice.put(f"{base}/content", params={"path": "a/x"}, content=b"1")).json()
+
+    async def give(url: str = base, path: str = "a", **body: Any) -> httpx.Response:
+        return await alice.post(f"{url}/chown", json={"path": path, **body})
+
+    kept = await give(uid=there["uid"], gid=there["gid"], recursive=True)
+    assert (kept.status_code, kept.json()["type"], kept.json()["uid"]) == (200, "directory", there["uid"])
+    own = pwd.getpwuid(os.geteuid()).pw_name  # to a Ship that is no container's
+    assert (await give(path="a/x", user=own, gid=there["gid"])).json()["name"] == "x"
+    refused = assert_error(await give(uid=4242), 403, "forbidden")
+    assert "not a container" in refused["message"]
+    assert_error(await give(path="none", uid=there["uid"]), 404, "file_not_found")
+    twice: list[Json] = [{"user": "root", "uid": 0}, {"group": "root", "gid": 0}]
+    for body in ({}, {"user": "no-such"}, *twice):
+        assert_error(await give(**body), 400, "validation_error")
+    wrong: list[Json] = [
+        {"uid": -1},
+        {"gid": 65_536},
+        {"uid": "1000"},
+        {"user": ""},
+        {"uid": 0, "owner": "x"},
+    ]
+    for body in wrong:
+        assert_error(await give(**body), 422, "validation_error")
+    rootless = await create(alice, profile="rootless")
+    answer = await give(f"/v1/sandboxes/{rootless['id']}/files", uid=0)
+    assert "needs root" in assert_error(answer, 403, "forbidden")["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "reason"), [("", "empty_path"), ("a\0b", "null_byte"), ("x/" * 2048, "path_too_long")]
 )
@@ -256,6 +289,7 @@ async def test_what_is_no_path_is_refused_before_anything_starts(
         ("source", await alice.post(f"{base}/move", json={"source": path, "destination": "x"})),
         ("destination", await alice.post(f"{base}/copy", json={"source": "x", "destination": path})),
         ("path", await alice.post(f"{base}/mkdir", json={"path": path})),
+        ("path", await alice.post(f"{base}/chown", json={"path": path, "uid": 0})),
         ("path", await alice.post(f"{base}/edit", json={"path": path, "old": "x", "new": "y"})),
     ):
         assert assert_error(answer, 400, "invalid_path")["details"] == {"field": field, "reason": reason}

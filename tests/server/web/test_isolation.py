@@ -101,6 +101,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/v1/sandboxes/{sandbox_id}/files/copy"): {"json": {"source": "x", "destination": "y"}},
     ("post", "/v1/sandboxes/{sandbox_id}/files/mkdir"): {"json": {"path": "made"}},
     ("post", "/v1/sandboxes/{sandbox_id}/files/chmod"): {"json": {"path": "x", "mode": "0600"}},
+    ("post", "/v1/sandboxes/{sandbox_id}/files/chown"): {"json": {"path": "x", "uid": 0}},
     ("post", "/v1/sandboxes/{sandbox_id}/files/edit"): {"json": {"path": "x", "old": "x", "new": "y"}},
     ("put", "/v1/sandboxes/{sandbox_id}/files/archive"): {"params": {"path": "x"}, "content": b"x"},
     ("delete", "/v1/sandboxes/{sandbox_id}/files"): {"params": {"path": "x"}},

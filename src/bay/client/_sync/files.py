@@ -24,7 +24,7 @@ from bay.client._local import (
     facts,
     is_directory,
 )
-from bay.client._options import octal
+from bay.client._options import octal, owners
 from bay.client._pack import packed, weight
 from bay.client._seam import cleanup, in_thread
 from bay.client._sync.http import SandboxNoun, accepted
@@ -291,6 +291,19 @@ class Files(SandboxNoun):
     def chmod(self, path: str, mode: int | str, recursive: bool = False) -> FileInfo:
         """Change the permissions: 0o755, or ``"0755"``."""
         return self._changed("chmod", safe=True, path=path, mode=octal(mode), recursive=recursive)
+
+    def chown(
+        self,
+        path: str,
+        user: str | int | None = None,
+        group: str | int | None = None,
+        recursive: bool = False,
+    ) -> FileInfo:
+        """Give it to a user, a group or both, by name or number, where the profile allows root (else
+        Forbidden).
+        """
+        fields = owners(user, group)
+        return self._changed("chown", safe=True, path=path, recursive=recursive, **fields)
 
     def delete(self, path: str, recursive: bool = True) -> None:
         """Remove a file, or a directory with its content; Conflict if not empty and not `recursive`."""

@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 from bay.errors import BadRequest
 from bay.models import FileInfo, SearchResult, to_wire
 from bay.server.files.service import SandboxFiles, Watch
-from bay.server.files.ship_client import ListEnd, ShipDownload, Unpacked, Wanted
+from bay.server.files.ship_client import ListEnd, Owners, ShipDownload, Unpacked, Wanted
 from bay.server.web.bodies import Body, raw_body
 from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import Accept, Reader, SocketReader, Writer, noun_router, service
@@ -44,6 +44,8 @@ T = TypeVar("T")
 PathText = Annotated[str, Field(max_length=8192)]
 ArchiveFormat = Annotated[Literal["tar", "tar.gz"], Query(description="A tar, with or without gzip")]
 Octal = Annotated[str, Field(pattern=r"^[0-7]{1,4}$")]
+Name = Annotated[str, Field(min_length=1, max_length=32)]
+Id = Annotated[int, Field(ge=0, le=65_535, description="An id of the sandbox")]
 
 
 async def _path(
@@ -102,6 +104,29 @@ class ChangeMode(Body):
     path: PathText
     mode: Annotated[Octal, Field(description="Octal")]
     recursive: Annotated[bool, Field(description="Also for the contents of the directory")] = False
+
+
+class ChangeOwners(Body):
+    """An owner, a group or both to set. `user` and `group` are names of the sandbox's /etc/passwd and
+    /etc/group.
+    """
+
+    path: PathText
+    user: Annotated[Name | None, Field(description="Instead of `uid`")] = None
+    uid: Id | None = None
+    group: Annotated[Name | None, Field(description="Instead of `gid`")] = None
+    gid: Id | None = None
+    recursive: Annotated[bool, Field(description="Also for the contents of the directory")] = False
+
+    def owners(self) -> Owners:
+        """The same, as it is wanted. Raises BadRequest for a name and a number together."""
+        for name, number, field in ((self.user, self.uid, "user"), (self.group, self.gid, "group")):
+            if name is not None and number is not None:
+                problem = f"{field} and its number are both given; give one of them"
+                raise BadRequest(problem, details={"field": field})
+        return Owners(
+            self.uid if self.user is None else self.user, self.gid if self.group is None else self.group
+        )
 
 
 class Edit(Body):
@@ -249,6 +274,18 @@ async def change_mode(
     """Set the mode of a file, or of a directory and its contents."""
     changing = files.change_mode(caller, sandbox_id, body.path, body.mode, recursive=body.recursive)
     return WireResponse(await while_connected(request, changing))
+
+
+@router.post("/chown", response_model=FileInfo)
+async def change_owners(
+    caller: Writer, files: SandboxFilesDep, sandbox_id: str, request: Request, body: ChangeOwners
+) -> WireResponse:
+    """Give a file, or a directory and its contents, to another user or group, as root of the sandbox; 403
+    where the profile does not allow root.
+    """
+    changing = files.change_owners(caller, sandbox_id, body.path, body.owners(), recursive=body.recursive)
+    found, _ = await while_connected(request, changing)
+    return WireResponse(found)
 
 
 @router.post("/edit", response_model=Edited)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from bay.errors import BadRequest, OutputGone, PayloadTooLarge
+from bay.errors import BadRequest, Forbidden, OutputGone, PayloadTooLarge
 from bay.models import FileEntry, FileEvent, FileInfo, SearchResult
 from bay.server.files.ship_client import (
     OWN,
@@ -13,6 +13,7 @@ from bay.server.files.ship_client import (
     FileClient,
     FileDetails,
     ListEnd,
+    Owners,
     ShipDownload,
     Unpacked,
     Wanted,
@@ -209,6 +210,21 @@ class SandboxFiles:
         """Another mode for a file, or for a directory and all in it."""
         async with self._reach(caller, ref, path=path) as peer:
             return await self._ship.change_mode(peer, path, mode, recursive=recursive)
+
+    async def change_owners(
+        self, caller: Caller, ref: str, path: str, owners: Owners, *, recursive: bool
+    ) -> tuple[FileInfo, int]:
+        """Another owner for a file, or for a directory and all in it, and how many files that are. Root of
+        the sandbox does it. Raises Forbidden where the profile does not allow root.
+        """
+        if owners == Owners():
+            raise BadRequest("name a user, a group or both for the files", details={"field": "user"})
+        sandbox_path(path)
+        async with self._waker.awake(caller, ref, "filesystem") as awake:
+            if not awake.profile.root:
+                problem = "a change of owners needs root, which the sandbox's profile does not allow"
+                raise Forbidden(problem, details={"field": "user"})
+            return await self._ship.change_owners(awake.peer, path, owners, recursive=recursive)
 
     async def edit(self, caller: Caller, ref: str, path: str, old: str, new: str, *, everywhere: bool) -> int:
         """How often a text was replaced in a file, atomically. Raises Conflict unless it is there once."""

@@ -73,6 +73,10 @@ class _Part(BaseModel):
     mtime: FiniteFloat
 
 
+class _Changed(_Info):
+    changed: Count
+
+
 class ListEnd(BaseModel):
     """The last line of a list: whether there is more than it shows."""
 
@@ -104,6 +108,16 @@ class Acting:
 
 OWN = Acting()
 """The sandbox's own user, whose relative paths lie in the workspace."""
+ROOT = Acting("root")
+"""Root of the sandbox, for a profile that allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Whom files are to belong to: a user and a group, by name or number; None leaves the old one."""
+
+    user: str | int | None = None
+    group: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +338,15 @@ class FileClient:
     async def change_mode(self, peer: Peer, path: str, mode: str, *, recursive: bool) -> FileInfo:
         """Another mode for a file, or for a directory and all in it."""
         return await self._work(peer, "/fs/chmod", {"path": path, "mode": mode, "recursive": recursive})
+
+    async def change_owners(
+        self, peer: Peer, path: str, owners: Owners, *, recursive: bool
+    ) -> tuple[FileInfo, int]:
+        """Another owner, as root, for a file, or for a directory and all in it; and how many it has now."""
+        body = {"path": path, "user": owners.user, "group": owners.group, "recursive": recursive}
+        query = ROOT.query()
+        found = await self._ship.call(peer, _Changed, "POST", "/fs/chown", query, body, self._work_s)
+        return FileInfo(**found.model_dump(exclude={"changed"})), found.changed
 
     async def edit(self, peer: Peer, path: str, old: str, new: str, *, everywhere: bool) -> int:
         """Replace a text in a file; how many times. Raises Conflict with `details.matches`."""
