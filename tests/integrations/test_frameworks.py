@@ -38,7 +38,7 @@ def test_samples_of_inspect_have_sandboxes_of_their_own(host: ClientHost) -> Non
 
 
 def test_the_environment_of_inspect_passes_its_own_suite(host: ClientHost) -> None:
-    suite = str(PROGRAMS / "test_inspect_suite.py")
+    suite = str(PROGRAMS / "inspect_suite.py")
     alone = ("-c", "/dev/null", "--noconftest", "--rootdir", str(PROGRAMS))  # no settings of this tree
     host.execute(PYTHON, "-m", "pytest", "-q", "-x", *alone, suite)
 
