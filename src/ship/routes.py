@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from ship import __version__, about
-from ship.errors import InvalidArgument, NotFound
+from ship.errors import Forbidden, InvalidArgument, NotFound
 from ship.execs import attach, output
 from ship.execs import request as exec_request
 from ship.execs.execs import Exec, Execs
@@ -118,6 +118,8 @@ async def answer_inside(settings: Settings, tasks: Tasks, request: Request) -> A
         case "GET", ("meta",):
             return json_answer(200, about.describe(settings))
         case _, ("v1", "tasks", *_):
+            if request.is_of_page:  # its author is a stranger
+                raise Forbidden("tasks are for programs of the sandbox, and not for pages in its browser")
             return await tasks.answer(request)
         case _:
             raise NotFound("only GET /meta, GET /health and /v1/tasks are served here")

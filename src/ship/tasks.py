@@ -5,7 +5,6 @@ the time after the first of them for which a session has any. They only count ag
 stop by the sandbox's owner asks for none.
 """
 
-import math
 import secrets
 import time
 from collections.abc import Callable
@@ -102,7 +101,7 @@ def _wanted(body: object) -> tuple[str | None, float]:
     name, ttl_s = given.get("name"), given.get("ttl", _DEFAULT_TTL_S)
     if name is not None and not (isinstance(name, str) and 0 < len(name) <= _NAME_CHARS):
         raise InvalidArgument(f"name must be a text of 1 to {_NAME_CHARS} characters")
-    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not math.isfinite(ttl_s):
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float):
         raise InvalidArgument("ttl must be a number of seconds")
     if not 0 < ttl_s <= MAX_TTL_S:
         raise InvalidArgument(f"ttl must be above 0 and at most {MAX_TTL_S:g} s")

@@ -11,9 +11,10 @@ from ship.tasks import MAX_TASKS, MAX_TOTAL_S, MAX_TTL_S, Tasks
 
 ASK = """
 import json, sys, urllib.request, urllib.error
-method, path, *body = sys.argv[1:]
-data = body[0].encode() if body else None
-ask = urllib.request.Request('http://127.0.0.1:8123' + path, data=data, method=method)
+method, path, body, *origin = sys.argv[1:] if len(sys.argv) > 3 else [*sys.argv[1:], '']
+data = body.encode() or None
+headers = {'Origin': origin[0]} if origin else {}
+ask = urllib.request.Request('http://127.0.0.1:8123' + path, data=data, method=method, headers=headers)
 try:
     with urllib.request.urlopen(ask, timeout=20) as answer:
         print(answer.status, answer.read().decode())
@@ -85,9 +86,12 @@ def test_a_program_inside_holds_and_releases_tasks() -> None:
             '{"ttl": 1e9}',
             '{"ttl": NaN}',
             '{"ttl": true}',
+            f'{{"ttl": 1{"0" * 400}}}',
             '{"name": ""}',
             "{",
         ):
             assert ask("POST", "/v1/tasks", body)[0] == 400, body
         assert ask("DELETE", "/v1/tasks/none")[0] == 404
         assert ask("PUT", "/v1/tasks")[0] == 404
+        for origin in ("https://example.com", "null"):
+            assert ask("POST", "/v1/tasks", "{}", origin)[0] == 403, origin

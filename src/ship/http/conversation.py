@@ -79,6 +79,8 @@ class Request:
     protocol: bytes | None
     """The protocol to upgrade to, in lower case."""
     talk: "Conversation" = field(repr=False)
+    is_of_page: bool = False
+    """Whether it has an Origin (RFC 6454), as all that may change something has from a page in a browser."""
 
     @property
     def stays(self) -> bool:
@@ -260,6 +262,7 @@ def _to_request(event: h11.Request, talk: Conversation) -> Request:
         websocket_key=_websocket_key(event),
         protocol=_protocol(event),
         talk=talk,
+        is_of_page=any(name == b"origin" for name, _ in event.headers),
     )
 
 
