@@ -184,6 +184,17 @@ async def test_a_paused_sandbox_answers_again_after_a_connect(e2b: E2b) -> None:
         assert await e2b.health(sandbox) == 204
 
 
+async def test_a_paused_sandbox_is_kept_until_a_connect(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100))["sandboxID"]
+    assert (await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")).status_code == 204
+    e2b.bay.clock.advance(100_000)
+    assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).json()["state"] == "paused"
+    again = await e2b.http.post(f"/e2b/v2/sandboxes/{sandbox}/connect", json={"timeout": 77})
+    assert (again.status_code, await e2b.end_at(sandbox)) == (201, 77)
+    e2b.bay.clock.advance(78)
+    assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).status_code == 404
+
+
 async def test_a_sandbox_may_be_paused_by_the_end_of_its_time(e2b: E2b) -> None:
     sandbox = (await e2b.make(timeout=100, autoPause=True))["sandboxID"]
     e2b.bay.clock.advance(101)

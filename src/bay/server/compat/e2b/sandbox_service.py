@@ -74,8 +74,8 @@ class E2bSandboxes:
             await self._set_ttl(caller, record.id, seconds)
 
     async def pause(self, caller: Caller, ref: str, *, memory: bool) -> None:
-        """Put it to rest until a `connect`. Without `memory` it gives back its compute. Raises Conflict for
-        one that is paused.
+        """Put it to rest until a `connect`, which sets its lifetime anew: none ends it until then. Without
+        `memory` it gives back its compute. Raises Conflict for one that is paused.
         """
         record = await self._find(caller, ref)
         if record.paused_at is not None:
@@ -83,6 +83,7 @@ class E2bSandboxes:
         if not memory:
             await self.sandboxes.stop(caller, record.id)
         await self.sandboxes.pause(caller, record.id, cold_too=True)
+        await self._set_ttl(caller, record.id, None)
 
     async def kill(self, caller: Caller, ref: str) -> None:
         """Remove it. Raises NotFound for one that is gone."""
@@ -137,6 +138,6 @@ class E2bSandboxes:
             raise NotFound(f"there is no sandbox {ref}")
         return record
 
-    async def _set_ttl(self, caller: Caller, sandbox_id: str, seconds: int) -> None:
+    async def _set_ttl(self, caller: Caller, sandbox_id: str, seconds: int | None) -> None:
         changes = SandboxChanges(given=frozenset(("ttl",)), ttl=seconds)
         await self.sandboxes.update(caller, sandbox_id, changes)
