@@ -2,6 +2,7 @@
 flood.
 """
 
+import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack
@@ -16,6 +17,8 @@ from bay.models import Port
 from bay.server.events import rate
 from bay.server.events.rate import event_bucket
 from bay.server.ports.events import PortListener
+from bay.server.sessions.notifier import Notifier
+from bay.token_bucket import TokenBucket
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +130,37 @@ async def test_a_flood_of_ports_is_told_in_parts(
     assert len(told_open) == 120
     await bay.bay.deferred.flush()
     assert len(await told(alice, box)) == 120
+
+
+class Counting(Notifier):
+    """Knows how often it was told of a change."""
+
+    announced = 0
+
+    def announce(self, key: str) -> None:
+        self.announced += 1
+
+
+async def test_a_flood_of_reports_wakes_their_followers_only_so_often(bay: World) -> None:
+    changes = Counting()
+    listener = PortListener(bay.bay.core, changes, "sandbox-1", "session-1")
+    listener._reports = TokenBucket(0.001, 5)
+    reports = [(Port(port=1000, addresses=("::",), pid=pid),) for pid in range(100)]
+    await listener.hear(reports[0])
+    await listener.hear(reports[0])
+    assert changes.announced == 1
+    listener._open = {1000: None}
+    async with asyncio.TaskGroup() as group:
+        flood = group.create_task(_hear_all(listener, reports))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        flood.cancel()
+    assert 5 <= changes.announced <= 6
+
+
+async def _hear_all(listener: PortListener, reports: list[tuple[Port, ...]]) -> None:
+    for report in reports:
+        await listener.hear(report)
 
 
 def test_so_many_events_come_at_once_and_then_one_a_second() -> None:

@@ -18,6 +18,8 @@ from bay.store import events, sandboxes
 from bay.store.records import SandboxRecord
 from bay.token_bucket import TokenBucket
 
+_REPORTS_PER_S = 10.0
+
 
 @dataclass(eq=False)
 class PortListener:
@@ -32,6 +34,7 @@ class PortListener:
     _open: dict[int, str | None] | None = field(init=False, default=None)
     """The open ports with an event, and their programs; None before those of an earlier Bay are read."""
     _events: TokenBucket = field(init=False, default_factory=event_bucket)
+    _reports: TokenBucket = field(init=False, default_factory=partial(TokenBucket, _REPORTS_PER_S, BURST))
 
     def read(self, line: bytes) -> Take:
         """Check a line. Raises ShipError."""
@@ -39,8 +42,10 @@ class PortListener:
 
     async def hear(self, ports: tuple[Port, ...]) -> None:
         """Write the events of all that is new in `ports`, as fast as a sandbox may cause them."""
-        self.ports = ports
-        self.changes.announce(self.sandbox_id)
+        if ports != self.ports:
+            self.ports = ports
+            self.changes.announce(self.sandbox_id)  # each follower reads a row then
+            await asyncio.sleep(self._reports.pay())
         if self._open is None:
             async with self.core.store.read() as db:
                 self._open = await events.open_ports(db, self.sandbox_id, self.session_id)
