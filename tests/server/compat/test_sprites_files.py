@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, Coroutine
 from datetime import datetime
 from pathlib import Path
@@ -101,13 +102,15 @@ async def test_errors_of_files_have_the_code_of_an_errno_and_the_path(
         ("GET", "read", {"params": {"path": "d"}}, 400, "EISDIR", "d"),
         ("GET", "read", {"params": {"path": "g/h"}}, 404, "ENOTDIR", "g/h"),
         ("DELETE", "delete", {"params": {"path": "d"}}, 409, "ENOTEMPTY", "d"),
-        ("DELETE", "delete", {"params": {"path": "g", "asRoot": "true"}}, 403, "EPERM", "g"),
         ("POST", "rename", {"json": {"source": "g", "dest": "d"}}, 400, "EISDIR", "d"),
         ("POST", "rename", {"json": {"source": "d", "dest": "g"}}, 400, "ENOTDIR", "g"),
         ("POST", "rename", {"json": {"source": "none", "dest": "g"}}, 404, "ENOENT", "none"),
         ("POST", "copy", {"json": {"source": "d", "dest": "e"}}, 400, "EISDIR", "d"),
         ("POST", "chmod", {"json": {"path": "none", "mode": "0644"}}, 404, "ENOENT", "none"),
         ("POST", "chown", {"json": {"path": "g", "uid": 4242}}, 403, "EPERM", "g"),
+        ("POST", "chown", {"json": {"path": "g"}}, 400, "EINVAL", "g"),
+        ("POST", "chown", {"json": {"path": "g", "gid": "no-such"}}, 400, "EINVAL", "g"),
+        ("POST", "chown", {"json": {"path": "none", "uid": str(os.geteuid())}}, 404, "ENOENT", "none"),
         ("GET", "read", {"params": {"path": "a\0b"}}, 400, "EINVAL", "a\0b"),
         ("GET", "read", {"params": {"path": "/etc/passwd"}}, 403, "EACCES", "/etc/passwd"),
     ]
@@ -134,8 +137,36 @@ async def test_files_are_renamed_copied_and_given_other_modes(sprite: httpx.Asyn
     assert (changed.json()["mode"], changed.json()["count"]) == ("0700", 4)
     assert {one["mode"] for one in (await listed(sprite, "copy"))["entries"]} == {"0700"}
     own = (await sprite.get("/v1/sandboxes/box/files/stat", params={"path": "copy/h"})).json()
-    same = {"path": "copy/h", "uid": own["uid"], "gid": own["gid"]}
-    assert (await sprite.post(at("fs/chown"), json=same)).json()["count"] == 1
+    same = {"path": "copy", "uid": own["uid"], "gid": str(own["gid"]), "recursive": True, "asRoot": True}
+    given = (await sprite.post(at("fs/chown"), json=same)).json()
+    assert (given["count"], given["uid"], given["affected"]) == (4, own["uid"], [given["path"]])
+
+
+async def test_root_touches_files_where_the_profile_allows_it(bay: World, sprite: httpx.AsyncClient) -> None:
+    await put(sprite, "d/f", b"1", mkdirParents="true", asRoot="true")
+    carried = {"source": "d/f", "dest": "d/g", "asRoot": True}
+    assert (await sprite.post(at("fs/rename"), json=carried)).status_code == 200
+    assert (await listed(sprite, "d", asRoot="true"))["entries"][0]["name"] == "g"
+    changed = {"path": "d", "mode": "0700", "recursive": True, "asRoot": True}
+    assert (await sprite.post(at("fs/chmod"), json=changed)).json()["count"] == 2
+    read = await sprite.get(at("fs/read"), params={"path": "d/g", "asRoot": "true"})
+    assert read.content == b"1"
+    await create(sprite, name="rootless", profile="rootless", wait=15)
+    as_root: list[tuple[str, str, Json]] = [
+        ("GET", "read", {"params": {"path": "x", "asRoot": "true"}}),
+        ("PUT", "write", {"params": {"path": "x", "asRoot": "true"}, "content": b"1"}),
+        ("GET", "list", {"params": {"path": "x", "asRoot": "true"}}),
+        ("DELETE", "delete", {"params": {"path": "x", "asRoot": "true"}}),
+        ("POST", "rename", {"json": {"source": "x", "dest": "y", "asRoot": True}}),
+        ("POST", "copy", {"json": {"source": "x", "dest": "y", "asRoot": True}}),
+        ("POST", "chmod", {"json": {"path": "x", "mode": "0600", "asRoot": True}}),
+        ("POST", "chown", {"json": {"path": "x", "uid": 0}}),
+    ]
+    for method, call, body in as_root:
+        answer = await sprite.request(method, f"/v1/sprites/rootless/fs/{call}", **body)
+        told = answer.json()
+        assert (answer.status_code, told.get("code"), told.get("path")) == (403, "EPERM", "x"), (call, told)
+        assert "does not allow" in told["error"]
 
 
 async def test_checkpoints_of_every_door_have_ids_by_their_number(sprite: httpx.AsyncClient) -> None:

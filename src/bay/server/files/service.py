@@ -147,10 +147,12 @@ class SandboxFiles:
                 peer, path, body, mode=mode, mtime=mtime, mkdir=mkdir, attributes=attributes, acting=acting
             )
 
-    async def stat(self, caller: Caller, ref: str, path: str, *, follow: bool) -> FileInfo:
+    async def stat(
+        self, caller: Caller, ref: str, path: str, *, follow: bool, acting: Acting = OWN
+    ) -> FileInfo:
         """The file at a path. Raises FileMissing."""
-        async with self._reach(caller, ref, path=path) as peer:
-            return await self._ship.stat(peer, path, follow=follow)
+        async with self._reach(caller, ref, acting, path=path) as peer:
+            return await self._ship.stat(peer, path, follow=follow, acting=acting)
 
     async def look(self, caller: Caller, ref: str, path: str, *, acting: Acting = OWN) -> FileDetails:
         """All that is known of the file or link at a path. Raises FileMissing."""
@@ -166,12 +168,20 @@ class SandboxFiles:
 
     @asynccontextmanager
     async def list(
-        self, caller: Caller, ref: str, path: str, *, depth: int, glob: str | None, limit: int
+        self,
+        caller: Caller,
+        ref: str,
+        path: str,
+        *,
+        depth: int,
+        glob: str | None,
+        limit: int,
+        acting: Acting = OWN,
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
         """The entries below a directory, then a ListEnd. Raises FileMissing before the first."""
         async with (
-            self._reach(caller, ref, path=path) as peer,
-            self._ship.list(peer, path, depth=depth, glob=glob, limit=limit) as items,
+            self._reach(caller, ref, acting, path=path) as peer,
+            self._ship.list(peer, path, depth=depth, glob=glob, limit=limit, acting=acting) as items,
         ):
             yield items
 
@@ -205,11 +215,11 @@ class SandboxFiles:
             return await self._ship.make_directory(peer, path, mode=mode, parents=parents, acting=acting)
 
     async def change_mode(
-        self, caller: Caller, ref: str, path: str, mode: str, *, recursive: bool
+        self, caller: Caller, ref: str, path: str, mode: str, *, recursive: bool, acting: Acting = OWN
     ) -> FileInfo:
         """Another mode for a file, or for a directory and all in it."""
-        async with self._reach(caller, ref, path=path) as peer:
-            return await self._ship.change_mode(peer, path, mode, recursive=recursive)
+        async with self._reach(caller, ref, acting, path=path) as peer:
+            return await self._ship.change_mode(peer, path, mode, recursive=recursive, acting=acting)
 
     async def change_owners(
         self, caller: Caller, ref: str, path: str, owners: Owners, *, recursive: bool

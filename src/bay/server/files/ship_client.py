@@ -279,9 +279,9 @@ class FileClient:
         ) as (wire, _):  # fmt: skip
             return parse(_Info, await collect(wire.body(), _SMALL)).to_info()
 
-    async def stat(self, peer: Peer, path: str, *, follow: bool) -> FileInfo:
+    async def stat(self, peer: Peer, path: str, *, follow: bool, acting: Acting = OWN) -> FileInfo:
         """The file at a path."""
-        query = _query(path, follow=_flag(follow))
+        query = _query(path, follow=_flag(follow), **acting.query())
         return (await self._ship.call(peer, _Info, "GET", "/fs/stat", query)).to_info()
 
     async def look(self, peer: Peer, path: str, *, acting: Acting = OWN) -> FileDetails:
@@ -307,10 +307,10 @@ class FileClient:
 
     @asynccontextmanager
     async def list(
-        self, peer: Peer, path: str, *, depth: int, glob: str | None, limit: int
+        self, peer: Peer, path: str, *, depth: int, glob: str | None, limit: int, acting: Acting = OWN
     ) -> AsyncGenerator[AsyncIterator[FileInfo | ListEnd], None]:
         """The entries below a directory, as a stream; the last item is a ListEnd."""
-        query = _query(path, depth=depth, glob=glob, limit=limit)
+        query = _query(path, depth=depth, glob=glob, limit=limit, **acting.query())
         opened = self._ship.open(peer, "GET", "/fs/list", query, deadline_s=self._silence_s)
         async with opened as (wire, _):
             yield _entries(wire.body(self._silence_s), limit)
@@ -335,9 +335,12 @@ class FileClient:
         """A directory that is there afterwards."""
         return await self._work(peer, "/fs/mkdir", {"path": path, "mode": mode, "parents": parents}, acting)
 
-    async def change_mode(self, peer: Peer, path: str, mode: str, *, recursive: bool) -> FileInfo:
+    async def change_mode(
+        self, peer: Peer, path: str, mode: str, *, recursive: bool, acting: Acting = OWN
+    ) -> FileInfo:
         """Another mode for a file, or for a directory and all in it."""
-        return await self._work(peer, "/fs/chmod", {"path": path, "mode": mode, "recursive": recursive})
+        body = {"path": path, "mode": mode, "recursive": recursive}
+        return await self._work(peer, "/fs/chmod", body, acting)
 
     async def change_owners(
         self, peer: Peer, path: str, owners: Owners, *, recursive: bool

@@ -14,7 +14,6 @@ _BY_REASON = {
     "is_directory": "EISDIR",
     "not_directory": "ENOTDIR",
     "not_empty": "ENOTEMPTY",
-    "not_permitted": "EPERM",
 }
 _BY_CLASS: tuple[tuple[type[BayError], str], ...] = (
     (FileMissing, "ENOENT"),
@@ -44,6 +43,8 @@ def file_error(error: BayError) -> dict[str, Any] | None:
 
 def code_of(error: BayError) -> str:
     """The name of the errno that the error stands for."""
+    if isinstance(error, Forbidden) and error.details.get("field") == "user":
+        return "EPERM"  # it needs root; what the sandbox's user or root may not open is EACCES
     reason = error.details.get("reason")
     # A path through a file is missing (ENOENT) to those who only compare the status.
     if isinstance(reason, str) and reason in _BY_REASON:

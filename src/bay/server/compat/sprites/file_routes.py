@@ -13,14 +13,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from bay.clock import utc_now
-from bay.errors import BadRequest, BayError, Forbidden
+from bay.errors import BadRequest, BayError
 from bay.models import FileInfo
 from bay.server.compat.routers import format_router
 from bay.server.compat.sprites.files_service import MAX_WATCHED, FileWatches, Spot, SpriteFiles, told
 from bay.server.compat.sprites.wire import PREFIX, time_of
 from bay.server.files.routes import raw_path
 from bay.server.files.service import Watch
-from bay.server.files.ship_client import ListEnd
+from bay.server.files.ship_client import ListEnd, Owners
 from bay.server.web.bodies import Most
 from bay.server.web.concurrency import while_connected
 from bay.server.web.dependencies import Reader, SocketReader, Writer, service
@@ -33,7 +33,7 @@ SpriteFilesDep = Annotated[SpriteFiles, service(SpriteFiles)]
 
 PathText = Annotated[str, Field(max_length=8192)]
 Mode = Annotated[str, Field(pattern="^[0-7]{1,4}$")]
-Id = Annotated[int, Field(ge=0, lt=2**32)] | Annotated[str, Field(max_length=64)]
+Id = Annotated[int, Field(ge=0, lt=2**16)] | Annotated[str, Field(max_length=64)]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 64 << 10
@@ -41,16 +41,15 @@ _MAX_MESSAGE = 64 << 10
 
 
 class _Paths(BaseModel):
-    """The fields that calls on files share. `asRoot` is refused: files are the sprite's own user's."""
+    """The fields that calls on files share."""
 
     working_dir: Annotated[PathText | None, Field(alias="workingDir")] = None
     recursive: bool | None = None
     as_root: Annotated[bool | None, Field(alias="asRoot")] = None
 
     def at(self, sprite: str, path: str) -> Spot:
-        """The path that is meant. Raises Forbidden."""
-        _refuse_root(as_root=bool(self.as_root), path=path)
-        return Spot(sprite=sprite, path=path, working_dir=self.working_dir)
+        """The path that is meant."""
+        return Spot(sprite=sprite, path=path, working_dir=self.working_dir, as_root=bool(self.as_root))
 
 
 class CarryFile(_Paths):
@@ -68,7 +67,7 @@ class ChangeFileMode(_Paths):
 
 
 class ChangeFileOwner(_Paths):
-    """An owner, a group, or both, by number."""
+    """An owner, a group, or both, by number or name. Root changes them, also without `asRoot`."""
 
     path: PathText
     uid: Id | None = None
@@ -89,14 +88,7 @@ async def _spot(
     working_dir: Annotated[str | None, Query(alias="workingDir", max_length=8192)] = None,
     as_root: Annotated[bool, Query(alias="asRoot")] = False,
 ) -> Spot:
-    _refuse_root(as_root=as_root, path=path)
-    return Spot(sprite=name, path=raw_path(request, path), working_dir=working_dir)
-
-
-def _refuse_root(*, as_root: bool, path: str) -> None:
-    if as_root:
-        problem = "asRoot is not served: files are touched as the sprite's user; use an exec as root"
-        raise Forbidden(problem, details={"reason": "not_permitted", "about_file": path})
+    return Spot(sprite=name, path=raw_path(request, path), working_dir=working_dir, as_root=as_root)
 
 
 SpotDep = Annotated[Spot, Depends(_spot)]
@@ -191,11 +183,15 @@ async def change_mode(
 
 
 @router.post("/chown")
-async def change_owner(caller: Writer, files: SpriteFilesDep, name: str, body: ChangeFileOwner) -> Response:
-    """Say whom a file belongs to, which the sprite's user cannot change."""
-    found = await files.change_owner(caller, body.at(name, body.path), body.uid, body.gid)
-    told = {"path": found.path, "uid": found.uid, "gid": found.gid, "affected": [found.path], "count": 1}
-    return JSONResponse(told)
+async def change_owner(
+    caller: Writer, files: SpriteFilesDep, request: Request, name: str, body: ChangeFileOwner
+) -> Response:
+    """Give a file, or with `recursive` a directory and all in it, to another user or group."""
+    spot, recursive = body.at(name, body.path), bool(body.recursive)
+    changing = files.change_owners(caller, spot, Owners(body.uid, body.gid), recursive=recursive)
+    found, count = await while_connected(request, changing)
+    told = {"path": found.path, "uid": found.uid, "gid": found.gid, "affected": [found.path]}
+    return JSONResponse(told | {"count": count})
 
 
 @router.websocket("/watch")

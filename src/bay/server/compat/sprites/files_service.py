@@ -3,13 +3,22 @@
 import posixpath
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from bay.errors import BadRequest, Conflict, FileMissing, Forbidden
+from bay.errors import BadRequest, Conflict, FileMissing
 from bay.models import FileEvent, FileInfo, Profile
 from bay.server.compat.sprites.file_errors import about
 from bay.server.files.service import SandboxFiles, Watch
-from bay.server.files.ship_client import Carrying, ListEnd, ShipDownload, Wanted
+from bay.server.files.ship_client import (
+    OWN,
+    ROOT,
+    Acting,
+    Carrying,
+    ListEnd,
+    Owners,
+    ShipDownload,
+    Wanted,
+)
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import OpenConnections, Reason
@@ -25,11 +34,19 @@ MAX_WATCHED = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """A path of a sprite as its client says it; `working_dir` None is the home of the sprite's user."""
+    """A path of a sprite as its client says it; `working_dir` None is the home of the sprite's user.
+    It is touched as that user, or as root of the sprite.
+    """
 
     sprite: str
     path: str
     working_dir: str | None = None
+    as_root: bool = False
+
+    @property
+    def acting(self) -> Acting:
+        """In whose name it is touched."""
+        return ROOT if self.as_root else OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +73,7 @@ class SpriteFiles:
         path = await self._path(caller, spot)
         async with AsyncExitStack() as stack:
             with about(spot.path):
-                opened = self.files.download(caller, spot.sprite, path, Wanted())
+                opened = self.files.download(caller, spot.sprite, path, Wanted(), acting=spot.acting)
                 download = await stack.enter_async_context(opened)
             yield download
 
@@ -68,7 +85,7 @@ class SpriteFiles:
         mkdir = mkdir or posixpath.basename(path) == KEEP
         with about(spot.path):
             return await self.files.upload(
-                caller, spot.sprite, path, body, mode=mode, mtime=None, mkdir=mkdir
+                caller, spot.sprite, path, body, mode=mode, mtime=None, mkdir=mkdir, acting=spot.acting
             )
 
     @asynccontextmanager
@@ -80,9 +97,15 @@ class SpriteFiles:
         depth, glob = (LISTED_DEPTH if recursive else 1), _glob(pattern, recursive=recursive)
         async with AsyncExitStack() as stack:
             with about(spot.path):
-                found = await self.files.stat(caller, spot.sprite, path, follow=True)
+                found = await self._look(caller, spot, path, follow=True)
                 opened = self.files.list(
-                    caller, spot.sprite, path, depth=depth, glob=glob, limit=LISTED_ENTRIES
+                    caller,
+                    spot.sprite,
+                    path,
+                    depth=depth,
+                    glob=glob,
+                    limit=LISTED_ENTRIES,
+                    acting=spot.acting,
                 )
                 entries = await stack.enter_async_context(opened) if found.is_dir else _alone(found)
             yield found, entries
@@ -91,8 +114,8 @@ class SpriteFiles:
         """Remove what is at a path, a directory with all in it only when `recursive`; its whole path."""
         path = await self._path(caller, spot)
         with about(spot.path):
-            found = await self.files.stat(caller, spot.sprite, path, follow=False)
-            await self.files.delete(caller, spot.sprite, path, recursive=recursive)
+            found = await self._look(caller, spot, path, follow=False)
+            await self.files.delete(caller, spot.sprite, path, recursive=recursive, acting=spot.acting)
         return found.path
 
     async def carry(
@@ -102,16 +125,18 @@ class SpriteFiles:
         is copied and not `recursive`, and Conflict for one in the place of the destination.
         """
         path = await self._path(caller, spot)
-        there = await self._path(caller, Spot(sprite=spot.sprite, path=dest, working_dir=spot.working_dir))
+        there = await self._path(caller, replace(spot, path=dest))
         with about(spot.path):
-            source = await self.files.stat(caller, spot.sprite, path, follow=False)
+            source = await self._look(caller, spot, path, follow=False)
             if how == "copy" and source.is_dir and not recursive:
                 raise BadRequest(f"{spot.path} is a directory", details={"reason": "is_directory"})
         with about(dest):
-            await self._check_place(caller, spot.sprite, there, source)
+            await self._check_place(caller, spot, there, source)
         with about(spot.path):
-            found = await self.files.carry(caller, spot.sprite, how, path, there, overwrite=True)
-            return await self._counted(caller, spot.sprite, found)
+            found = await self.files.carry(
+                caller, spot.sprite, how, path, there, overwrite=True, acting=spot.acting
+            )
+            return await self._counted(caller, spot, found)
 
     async def change_mode(
         self, caller: Caller, spot: Spot, mode: str, *, recursive: bool
@@ -119,26 +144,21 @@ class SpriteFiles:
         """The file with its new mode, and how many have it now."""
         path = await self._path(caller, spot)
         with about(spot.path):
-            found = await self.files.change_mode(caller, spot.sprite, path, mode, recursive=recursive)
+            found = await self.files.change_mode(
+                caller, spot.sprite, path, mode, recursive=recursive, acting=spot.acting
+            )
             if not (recursive and found.is_dir):
                 return found, 1
-            counted = await self._counted(caller, spot.sprite, found)
+            counted = await self._counted(caller, spot, found)
         return found, counted.count
 
-    async def change_owner(
-        self, caller: Caller, spot: Spot, uid: int | str | None, gid: int | str | None
-    ) -> FileInfo:
-        """The file, which its own user may give to nobody else. Raises Forbidden for another owner."""
+    async def change_owners(
+        self, caller: Caller, spot: Spot, owners: Owners, *, recursive: bool
+    ) -> tuple[FileInfo, int]:
+        """The file with its new owners, and how many have them now. Raises Forbidden without root."""
         path = await self._path(caller, spot)
         with about(spot.path):
-            found = await self.files.stat(caller, spot.sprite, path, follow=True)
-            wanted = found.uid if uid is None else uid, found.gid if gid is None else gid
-            if wanted != (found.uid, found.gid):
-                raise Forbidden(
-                    f"the sprite's user may not give {spot.path} to another; run chown as root by an exec",
-                    details={"reason": "not_permitted"},
-                )
-        return found
+            return await self.files.change_owners(caller, spot.sprite, path, owners, recursive=recursive)
 
     @asynccontextmanager
     async def watching(self, caller: Caller, sprite: str) -> AsyncGenerator["FileWatches"]:
@@ -162,10 +182,13 @@ class SpriteFiles:
         path = posixpath.join(home, spot.working_dir or "", spot.path)
         return path.removeprefix(f"{WORKSPACE}/")  # where Bay's own paths begin
 
-    async def _check_place(self, caller: Caller, sprite: str, path: str, source: FileInfo) -> None:
+    async def _look(self, caller: Caller, spot: Spot, path: str, *, follow: bool) -> FileInfo:
+        return await self.files.stat(caller, spot.sprite, path, follow=follow, acting=spot.acting)
+
+    async def _check_place(self, caller: Caller, spot: Spot, path: str, source: FileInfo) -> None:
         """Raises what rename(2) refuses for the sake of what is at `path` already."""
         try:
-            there = await self.files.stat(caller, sprite, path, follow=False)
+            there = await self._look(caller, spot, path, follow=False)
         except FileMissing:
             return
         if there.is_dir and not source.is_dir:
@@ -173,17 +196,18 @@ class SpriteFiles:
         if source.is_dir and not there.is_dir:
             raise BadRequest(f"{path} is not a directory", details={"reason": "not_directory"})
         if there.is_dir:
-            counted = await self._counted(caller, sprite, there)
+            counted = await self._counted(caller, spot, there)
             if counted.count > 1:
                 raise Conflict(f"{path} is not empty", details={"reason": "not_empty"})
 
-    async def _counted(self, caller: Caller, sprite: str, found: FileInfo) -> Carried:
+    async def _counted(self, caller: Caller, spot: Spot, found: FileInfo) -> Carried:
         """How much there is at a path, itself included, as far as a list goes."""
         count, total = 1, found.size or 0
         if found.is_dir:
             opened = self.files.list(
-                caller, sprite, found.path, depth=LISTED_DEPTH, glob=None, limit=LISTED_ENTRIES
-            )
+                caller, spot.sprite, found.path, depth=LISTED_DEPTH, glob=None, limit=LISTED_ENTRIES,
+                acting=spot.acting,
+            )  # fmt: skip
             async with opened as entries:
                 async for entry in entries:
                     if isinstance(entry, FileInfo):
