@@ -314,3 +314,28 @@ async def test_a_process_is_found_by_its_tag(envd: Envd) -> None:
             assert (await again.rest())[-1]["event"]["end"]["status"] == "signal: killed"
     other = await envd.call("process.Process/SendSignal", process={"tag": "other"}, signal="SIGNAL_SIGKILL")
     assert other.status_code == 404
+
+
+@pytest.mark.parametrize("code", [0xD800, 0xDCFF])
+async def test_half_of_a_surrogate_pair_is_no_text(envd: Envd, code: int) -> None:
+    half = chr(code)
+    calls: list[tuple[str, Json]] = [
+        ("filesystem.Filesystem/Stat", {"path": f"a{half}"}),
+        ("process.Process/SendInput", {"process": {"tag": half}, "input": {"stdin": ""}}),
+    ]
+    for method, message in calls:
+        answer = await envd.call(method, **message)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument"), answer.text
+    process = {"cmd": "/bin/true", "args": [half], "envs": {half: half}}
+    starts: list[Json] = [{"process": process}, {"process": {"cmd": "/bin/true"}, "tag": half}]
+    for started in starts:
+        async with envd.stream("process.Process/Start", started) as events:
+            assert await events.rest() == []
+            assert events.end is not None
+            assert events.end["error"]["code"] == "invalid_argument"
+    raw = await envd.http.post(
+        envd.url("/filesystem.Filesystem/Stat"),
+        content=b'{"path": "\xff"}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert (raw.status_code, raw.json()["code"]) == (400, "invalid_argument")

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 _HUMP = re.compile(r"_([a-z])")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape for half of a pair. Alone it is no text that a file, a program or a database could take."""
 _MOST_ITEMS = 65_536
 
 
@@ -29,7 +31,12 @@ class Message:
     def of_json(cls, data: bytes) -> "Message":
         """The message in a body; an empty body is an empty message."""
         try:
-            found: object = json.loads(data or b"{}")
+            text = data.decode()
+            found: object = json.loads(text or "{}")
+            if _SURROGATE.search(text):
+                json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeError as error:
+            raise Malformed("the message has text that is not UTF-8, or half of a surrogate pair") from error
         except (ValueError, RecursionError) as error:
             raise Malformed("the message is not JSON") from error
         if not isinstance(found, dict):
