@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -192,6 +193,14 @@ async def test_a_websocket_at_a_signed_url_is_refused_as_any_other(guest: Guest)
     assert (await guest.alice.post(f"/v1/sandboxes/{guest.id}/pause")).status_code == 200
     for path in ("/files", f"/e2b/sandboxes/{guest.id}/envd/files"):
         assert await websocket_status(guest.bay, path, b"signature=v1_x") in (401, 404)
+
+
+async def test_a_label_that_its_owner_wrote_cannot_fail_the_entrance(guest: Guest) -> None:
+    labels = {OPTIONS: json.dumps({"timeout": 10**100, "resume": True})}
+    assert (await guest.alice.patch(f"/v1/sandboxes/{guest.id}", json={"labels": labels})).status_code == 200
+    assert (await guest.alice.post(f"/v1/sandboxes/{guest.id}/pause")).status_code == 200
+    token = headers_for(guest.id, more={"X-Access-Token": guest.token()})
+    assert (await guest.http.get("/nowhere", headers=token)).status_code == 404  # it runs again
 
 
 async def websocket_status(bay: World, path: str, query: bytes) -> int:

@@ -18,6 +18,7 @@ from bay.server.compat.e2b.sandbox_service import START_S, E2bFilters, E2bSandbo
 from bay.server.compat.e2b.sandbox_words import (
     CLIENT_ID,
     ENVD_VERSION,
+    LONGEST_S,
     E2bOptions,
     detailed,
     labels_of,
@@ -41,13 +42,12 @@ NetworksDep = Annotated[Networks, service(Networks)]
 _PROFILE = "e2b"
 _STANDARD = frozenset(("base", "code-interpreter-v1"))
 """Names of templates that every program may use: they are the profile `e2b`."""
-_LONGEST_S = 10 * 365 * 86400
 _DEFAULT_S = 300
 _EVERYWHERE = "0.0.0.0/0"
 _REFUSED = ("rules", "egressProxy", "maskRequestHost", "httpsPorts", "dnsServers")
 _HAS_LETTER = re.compile(r"[A-Za-z*]")
 
-Timeout = Annotated[int, Field(gt=0, le=_LONGEST_S)]
+Timeout = Annotated[int, Field(gt=0, le=LONGEST_S)]
 Texts = Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)]
 
 
@@ -118,7 +118,7 @@ class CreateE2b(BaseModel):
 class TimeoutBody(BaseModel):
     """Seconds from now; 0 is at once."""
 
-    timeout: Annotated[int, Field(ge=0, le=_LONGEST_S)]
+    timeout: Annotated[int, Field(ge=0, le=LONGEST_S)]
 
 
 class ConnectBody(BaseModel):
@@ -136,7 +136,7 @@ class PauseBody(BaseModel):
 class DurationBody(BaseModel):
     """Seconds from now."""
 
-    duration: Annotated[int, Field(gt=0, le=_LONGEST_S)] | None = None
+    duration: Annotated[int, Field(gt=0, le=LONGEST_S)] | None = None
 
 
 class SnapshotBody(BaseModel):

@@ -16,6 +16,8 @@ ENVD_VERSION = "0.6.4"
 CLIENT_ID = "bay"
 _NEVER = "9999-12-31T23:59:59Z"
 """The end of a sandbox without a lifetime: clients want one."""
+LONGEST_S = 10 * 365 * 86400
+"""Seconds that a sandbox may be told to live."""
 _OWN_LABELS = "bay."
 _MOST_PAIRS = 60
 _LONGEST_KEY = 256
@@ -44,7 +46,7 @@ def options_of(labels: dict[str, str]) -> E2bOptions:
         given = json.loads(labels.get(OPTIONS, "{}"))
         return E2bOptions(
             template=str(given.get("template", ""))[:_LONGEST_KEY],
-            timeout=int(given.get("timeout", 300)),
+            timeout=min(int(given.get("timeout", 300)), LONGEST_S),
             resume=given.get("resume") is True,
             public=given.get("public") is True,
         )
