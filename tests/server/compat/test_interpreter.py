@@ -206,3 +206,14 @@ async def test_output_that_is_missing_is_said(box: Box) -> None:
         True,
         "end_of_execution",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("'a\nb'", "a\nb"), ('"\'"', "'"), ("''", ""), ("'", "'"), ("'a\"", "'a\""), ("'a", "'a"), ("", "")],
+)
+async def test_a_text_is_shown_without_the_quotes_around_it(text: str, shown: str) -> None:
+    async def events() -> AsyncGenerator[CellEvent]:
+        yield CellEvent(seq=0, type="result", data={"text/plain": text})
+
+    assert only("result", [dict(line) async for line in lines_of(events())])["text"] == shown

@@ -1,7 +1,6 @@
 """The lines of an execution's answer, made of the events of a cell, which code in the sandbox chose."""
 
 import json
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
@@ -20,7 +19,6 @@ _FIELDS = {
     "application/json": "json", "application/javascript": "javascript",
 }  # fmt: skip
 _CHARTS = {"line", "scatter", "bar", "pie", "box_and_whisker", "superchart", "unknown"}
-_QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 _NAMES = {"timeout": "TimeoutError", "interrupted": "KeyboardInterrupt", "lost": "ContextRestarted"}
 """The name of the error for code that ended otherwise than by an exception."""
 
@@ -69,14 +67,20 @@ def _printed(stream: str, text: str) -> Line:
 def _shown(bundle: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a result. A bundle is whatever the code said: what has another shape is left out."""
     found = {name: bundle[kind] for kind, name in _FIELDS.items() if _fits(kind, bundle.get(kind))}
-    if "text" in found and (quoted := _QUOTED.fullmatch(found["text"])):
-        found["text"] = quoted[2]
+    if "text" in found:
+        found["text"] = _unquoted(found["text"])
     if (table := _table(bundle.get(TABLE))) is not None:
         found["data"] = table
     if is_chart(bundle.get(CHART)):
         found["chart"] = bundle[CHART]
     others = {kind: value for kind, value in bundle.items() if kind not in (*_FIELDS, CHART, TABLE)}
     return found | ({"extra": others} if others else {})
+
+
+def _unquoted(text: str) -> str:
+    """A text without the quotes of its repr; of megabytes too, so that it is not searched."""
+    is_quoted = len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]
+    return text[1:-1] if is_quoted else text
 
 
 def _fits(kind: str, value: object) -> bool:
