@@ -128,6 +128,7 @@ async def test_options_that_are_not_served_are_refused_in_words(e2b: E2b) -> Non
         {"autoPause": True, "autoPauseMemory": False},
         {"metadata": {"bay.e2b": "{}"}},
         {"metadata": {str(n): "" for n in range(100)}},
+        {"metadata": {str(n): "x" * 8000 for n in range(9)}},
     )
     for body in bodies:
         assert (await e2b.refused(**body))[0] == 400, body

@@ -22,6 +22,8 @@ _OWN_LABELS = "bay."
 _MOST_PAIRS = 60
 _LONGEST_KEY = 256
 _LONGEST_VALUE = 8192
+_MOST_CHARS = 64 << 10
+"""Of all pairs together. They are read with every row, and thousands of rows are in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ def labels_of(metadata: dict[str, str]) -> dict[str, str]:
             raise BadRequest(f"metadata {key} begins with {_OWN_LABELS}, as Bay's own do; choose another key")
         if len(value) > _LONGEST_VALUE:
             raise BadRequest(f"metadata {key} has {len(value)} characters; give {_LONGEST_VALUE} at most")
+    if (size := sum(map(len, (*metadata, *metadata.values())))) > _MOST_CHARS:
+        raise BadRequest(f"metadata has {size} characters in all; give {_MOST_CHARS} at most")
     return metadata
 
 
