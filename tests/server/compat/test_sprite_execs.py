@@ -326,9 +326,10 @@ async def test_a_session_that_is_unknown_or_over_fails_the_handshake(
         {"cmd": "true", "env": "novalue"},
         {"cmd": "true", "env": "1=odd"},
         {"cmd": "true", "tty": "true", "rows": "0"},
+        {"cmd": "true", "tty": "true", "rows": "0000000019999"},
         {"cmd": "true", "max_run_after_disconnect": "soon"},
     ],
-    ids=["no-command", "no-pair", "odd-name", "no-rows", "no-duration"],
+    ids=["no-command", "no-pair", "odd-name", "no-rows", "many-rows", "no-duration"],
 )
 async def test_a_command_that_cannot_be_is_refused_before_anything_wakes(
     live: Served, client: httpx.AsyncClient, query: Json

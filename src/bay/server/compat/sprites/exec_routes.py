@@ -242,7 +242,8 @@ def _extent(query: QueryParams, name: str) -> int | None:
     text = query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= TERMINAL_EXTENT):
+    is_number = text.isascii() and text.isdecimal() and len(text) < 10
+    if not (is_number and 1 <= int(text) <= TERMINAL_EXTENT):
         raise BadRequest(f"{name} must be a number from 1 to {TERMINAL_EXTENT}")
     return int(text)
 
