@@ -252,6 +252,19 @@ async def test_the_variables_of_a_sandbox_are_shown(envd: Envd) -> None:
     assert answer.json() == {}
 
 
+async def test_a_key_that_only_reads_sees_no_variables(live: Served) -> None:
+    writer = {"X-API-Key": live.key, "Authorization": f"Bearer {live.key}"}
+    async with httpx.AsyncClient(base_url=live.url, timeout=30) as http:
+        given = {"env": {"TOKEN": "a secret"}}
+        made = (await http.post("/v1/sandboxes", json=given, headers=writer)).json()
+        assert "a secret" not in json.dumps(made)
+        path = f"/e2b/sandboxes/{made['id']}/envd/envs"
+        assert (await http.get(path, headers=writer)).json() == given["env"]
+        owner = live.bay.keys.authenticate(writer["Authorization"]).owner
+        reader = await live.bay.keys.add(owner, "reader", "read")
+        assert (await http.get(path, headers={"X-API-Key": reader})).status_code == 403
+
+
 async def test_uploads_at_once_do_not_mix(envd: Envd) -> None:
     async with asyncio.TaskGroup() as group:
         for n in range(20):

@@ -76,8 +76,8 @@ async def envd_write_files(
 
 
 @router.get("/envs")
-async def envd_variables(caller: Reader, files: EnvdFilesDep, sandbox_id: str) -> Response:
-    """The variables of the sandbox."""
+async def envd_variables(caller: Writer, files: EnvdFilesDep, sandbox_id: str) -> Response:
+    """The variables of the sandbox, which often are secrets: Bay's own API shows them to nobody."""
     return JSONResponse(dict(await files.envs(caller, sandbox_id)))
 
 
