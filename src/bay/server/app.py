@@ -165,7 +165,7 @@ def build_app(
         tokens=bay.port_tokens,
         keys=bay.keys,
         proxy=bay.port_proxy,
-        guests=E2bGuests(bay.sandbox_tokens, bay.keys),
+        guests=E2bGuests(bay.sandbox_tokens, bay.keys, bay.clock, app.state.services[E2bSandboxes]),
     )
     app.add_middleware(
         Entrance,

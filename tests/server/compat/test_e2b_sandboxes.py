@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from port_apps import app
 from server_harness import World, clear, create, world
 
 from bay.clock import from_rfc3339
@@ -47,6 +48,18 @@ class E2b:
     async def end_at(self, sandbox: str) -> float:
         shown = (await self.http.get(f"/e2b/sandboxes/{sandbox}")).json()
         return from_rfc3339(shown["endAt"]).timestamp() - self.bay.clock().timestamp()
+
+    async def by_host(self, sandbox: str, port: int = 3000, /, **headers: str) -> httpx.Response:
+        """The answer to a stranger at the host of a port."""
+        stranger = await self.bay.open_client({"Host": f"{port}-{sandbox}.localhost:8700"})
+        return await stranger.get("/", headers=headers)
+
+    async def by_headers(
+        self, sandbox: str, port: int | str = 3000, path: str = "/", /, **headers: str
+    ) -> httpx.Response:
+        """The same at Bay's own host."""
+        stranger = await self.bay.open_client({"E2b-Sandbox-Id": sandbox, "E2b-Sandbox-Port": str(port)})
+        return await stranger.get(path, headers=headers)
 
     async def health(self, sandbox: str) -> int:
         headers = {"E2b-Sandbox-Id": sandbox, "E2b-Sandbox-Port": "49983"}
@@ -245,20 +258,84 @@ async def test_ports_are_everybodys_unless_the_create_says_no(e2b: E2b) -> None:
     public = await e2b.make()
     private = await e2b.make(network={"allowPublicTraffic": False})
     native = await create(await e2b.bay.client("alice"), wait=15)
-    stranger = await e2b.bay.open_client()
 
     async def status(sandbox: str, token: str = "") -> int:
-        headers = {"Host": f"3000-{sandbox}.localhost:8700", "e2b-traffic-access-token": token}
-        return (await stranger.get("/", headers=headers)).status_code
+        given = {"e2b-traffic-access-token": token} if token else {}
+        answers = [await e2b.by_host(sandbox, **given), await e2b.by_headers(sandbox, **given)]
+        assert len({(answer.status_code, answer.json().get("message")) for answer in answers}) == 1
+        return answers[0].status_code
 
     assert await status(public["sandboxID"]) == 502  # let in, and nothing listens
-    assert await status(private["sandboxID"]) == 401
+    assert await status(private["sandboxID"]) == 403
     assert await status(native["id"]) == 401
-    assert await status(private["sandboxID"], public["trafficAccessToken"]) == 401
-    assert await status(private["sandboxID"], private["envdAccessToken"]) == 401
+    assert await status(private["sandboxID"], public["trafficAccessToken"]) == 403
+    assert await status(private["sandboxID"], private["envdAccessToken"]) == 403
     assert await status(private["sandboxID"], private["trafficAccessToken"]) == 502
-    assert (await e2b.http.post(f"/e2b/sandboxes/{public['sandboxID']}/pause")).status_code == 204
-    assert await status(public["sandboxID"]) == 401
+
+
+async def test_a_port_is_refused_in_the_shape_that_clients_parse(e2b: E2b) -> None:
+    private = await e2b.make(network={"allowPublicTraffic": False})
+    sandbox = private["sandboxID"]
+    refused = await e2b.by_host(sandbox)
+    assert (refused.status_code, refused.json()["sandboxId"], refused.json()["code"]) == (403, sandbox, 403)
+    shut = await e2b.by_host(sandbox, **{"e2b-traffic-access-token": private["trafficAccessToken"]})
+    message = "The sandbox is running but port is not open"
+    body = {"sandboxId": sandbox, "port": 3000, "message": message, "code": 502}
+    assert (shut.status_code, shut.json()) == (502, body)
+    page = await e2b.by_host(sandbox, accept="text/html")
+    assert (page.status_code, page.headers["content-type"][:9]) == (403, "text/html")
+
+
+async def test_a_request_to_a_port_wakes_a_sandbox_that_may_be_woken(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100, autoPause=True, autoResume={"enabled": True}))["sandboxID"]
+    assert (await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")).status_code == 204
+    assert (await e2b.by_host(sandbox)).json()["port"] == 3000
+    assert await e2b.health(sandbox) == 204
+    e2b.bay.clock.advance(301)
+    await e2b.bay.settled(sandbox, lambda record: record.paused_at is not None)
+    assert (await e2b.by_host(sandbox)).json()["port"] == 3000
+    assert await e2b.end_at(sandbox) == 300
+
+
+async def test_ports_of_what_is_paused_ended_or_unknown_look_the_same(e2b: E2b) -> None:
+    paused, ended = (await e2b.make())["sandboxID"], await e2b.make()
+    unknown = "sandbox-0123456789abcdef01234567"
+    assert (await e2b.http.post(f"/e2b/sandboxes/{paused}/pause")).status_code == 204
+    assert (await e2b.http.delete(f"/e2b/sandboxes/{ended['sandboxID']}")).status_code == 204
+    token = {"e2b-traffic-access-token": ended["trafficAccessToken"]}
+    for sandbox in (paused, ended["sandboxID"], unknown):
+        body = {"sandboxId": sandbox, "message": "The sandbox was not found", "code": 502}
+        for answer in (
+            await e2b.by_host(sandbox),
+            await e2b.by_headers(sandbox),
+            await e2b.by_host(sandbox, **token),
+        ):
+            assert (answer.status_code, answer.json()) == (502, body)
+    named = await create(await e2b.bay.client("alice"), name="web", wait=15)
+    answers = [await e2b.by_host(name) for name in ("web", "nobody", named["id"])]
+    assert [answer.status_code for answer in answers] == [401] * 3  # names can be guessed, and are not told
+
+
+async def test_headers_at_bays_own_host_lead_to_an_app(e2b: E2b) -> None:
+    private = await e2b.make(network={"allowPublicTraffic": False})
+    sandbox, token = private["sandboxID"], {"e2b-traffic-access-token": private["trafficAccessToken"]}
+    async with app() as made:
+        answer = await e2b.by_headers(sandbox, made.port, "/v1/sandboxes?a=b", **token)
+        assert (answer.status_code, answer.text) == (200, "hello")
+        assert (await e2b.by_headers(sandbox, made.port, "/.bay/open?token=x", **token)).status_code == 404
+        assert (await e2b.by_headers(sandbox, made.port)).status_code == 403
+        (call,) = made.calls
+    assert call.line == "GET /v1/sandboxes?a=b HTTP/1.1"
+    assert not call.has(private["trafficAccessToken"])
+
+
+async def test_a_port_that_is_none_is_refused_in_words(e2b: E2b) -> None:
+    sandbox = (await e2b.make())["sandboxID"]
+    for port in ("0", "65536", "99999999", "-1", "http", "08000", ""):
+        answer = await e2b.by_headers(sandbox, port)
+        assert answer.status_code == 400, port
+        assert "give a number from 1 to 65535" in answer.json()["message"]
+    assert (await e2b.by_host(sandbox, 65536)).status_code == 400
 
 
 async def test_a_second_kill_finds_nothing(e2b: E2b) -> None:

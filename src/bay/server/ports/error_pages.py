@@ -1,8 +1,9 @@
 """Error pages of a port whose app cannot answer: HTML for people, the one error shape for programs."""
 
 from html import escape
+from typing import Any
 
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from bay.errors import BayError
 from bay.server.web.replies import error_response
@@ -37,11 +38,26 @@ h1{{font-size:1.4em}}small{{opacity:.6}}</style>
 """
 
 
+class GuestRefusal(BayError, code="refused"):
+    """The refusal of a guest: its status, and its body for programs, are those of a foreign format."""
+
+    def __init__(self, message: str, status: int, body: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {**body, "message": message, "code": status}
+
+
 def error_page(error: BayError, request_id: str, accept: str) -> Response:
     """The answer for `error`: HTML where the Accept header asks for it. Neither is kept by anybody."""
-    answer = _page(error, request_id) if "text/html" in accept.lower() else error_response(error, request_id)
+    answer = _page(error, request_id) if "text/html" in accept.lower() else _for_programs(error, request_id)
     answer.headers.update({**_OWN, "X-Request-Id": request_id})
     return answer
+
+
+def _for_programs(error: BayError, request_id: str) -> Response:
+    if isinstance(error, GuestRefusal):
+        return JSONResponse(error.body, error.status)
+    return error_response(error, request_id)
 
 
 def _page(error: BayError, request_id: str) -> Response:

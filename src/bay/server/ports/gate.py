@@ -31,7 +31,7 @@ from bay.errors import (
     Unauthorized,
 )
 from bay.models import PortSettings
-from bay.server.ports.error_pages import error_page
+from bay.server.ports.error_pages import GuestRefusal, error_page
 from bay.server.ports.headers import COOKIE, SECURE_COOKIE, Seen, cookies_named
 from bay.server.ports.host_index import PortSites
 from bay.server.ports.links import Pass, PortTokens
@@ -82,7 +82,9 @@ _LONGEST_NAME = 63 - len("65535-")
 LOCAL = "localhost"
 
 PLACED = "bay.placed"
-"""In the state of a request that an entrance in front has led somewhere, whatever host it names."""
+"""In the state of a request that an entrance in front has led somewhere, whatever its host: `bay`, or the
+`PortHost` that headers named.
+"""
 
 _RESERVED = frozenset(("api",))
 """Labels of hosts that are Bay's own, which no sandbox gets by its name."""
@@ -232,6 +234,16 @@ class PortGuests(Protocol):
         """The valid key behind a token of that format in the request; None without one."""
         ...
 
+    async def wake(self, record: SandboxRecord) -> None:
+        """Have a sandbox that a guest was let in to run, if the format has a way of its own for that."""
+        ...
+
+    def refusal(self, place: PortHost, record: SandboxRecord | None, error: BayError) -> GuestRefusal | None:
+        """The refusal of a client without a key of Bay, for an error at the host by which that sandbox was
+        found; None where Bay's own words serve.
+        """
+        ...
+
 
 class PortGate:
     """Wraps everything: a request to a port's host name never gets to the API."""
@@ -263,8 +275,8 @@ class PortGate:
             await self._answer(place, scope, receive, send)
 
     def _place_of(self, scope: Scope) -> PortHost | Literal["bay"] | None:
-        if PLACED in scope.get("state", {}):
-            return "bay"
+        if (placed := scope.get("state", {}).get(PLACED)) is not None:
+            return placed
         named = RequestHeaders(scope).all("host")
         return self._hosts.look(named[0]) if len(named) == 1 else "bay"  # whose edge refuses none and many
 
@@ -295,14 +307,21 @@ class PortGate:
         if path.startswith(_OWN_PATHS):
             await (await self._open(place, target, headers, scope))(scope, receive, send)
             return
-        visit = await self._admit(place, target, headers, scope)
+        record = target and target.record
+        try:
+            visit = await self._admit(place, target, headers, scope)
+        except Unauthorized as error:
+            raise self._guests.refusal(place, record, error) or error from error
         if visit.key_id is not None:
             belongs_to(scope, visit.owner)
         try:
+            if record is not None and visit.with_authorization:
+                await self._guests.wake(record)
             await self._proxy.serve(visit, scope, receive, send)
         except BayError as error:
             error.details.pop("listening", None)  # a link to one port reveals none of the others
-            raise (error if visit.key_id is not None else _for_strangers(error)) from error
+            refusal = self._guests.refusal(place, record, error) if visit.with_authorization else None
+            raise (refusal or (error if visit.key_id is not None else _for_strangers(error))) from error
 
     async def _target(self, place: PortHost) -> _Target | None:
         record = await self._sites.at(place.sandbox)
@@ -408,7 +427,7 @@ class PortGate:
         self, place: PortHost, target: _Target | None, headers: RequestHeaders, scope: Scope
     ) -> Response:
         """Take a link, give a cookie, and lead to where the link says."""
-        if scope["type"] != "http" or scope["path"] != OPEN_PATH:
+        if scope["type"] != "http" or scope["path"] != OPEN_PATH or PLACED in scope.get("state", {}):
             raise NotFound("paths below /.bay/ are Bay's, not the app's")
         if scope["method"] != "GET":
             raise MethodNotAllowed("a link must be opened with GET")

@@ -1,11 +1,13 @@
 """The entrance leads requests that name a sandbox to its planes, and those of `api.<domain>` to the API.
 
 A client names a sandbox by the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`, which hold where the host is
-Bay's own, or by the host `{port}-{sandbox}.<domain>`, as for any port. Of a host and headers that say two
-things none is taken. Whatever a request says, the edge behind this checks its token against the sandbox of
-the path that it was led to, so the entrance itself lets nobody in.
+Bay's own, or by the host `{port}-{sandbox}.<domain>`, as for any port. Headers may name any port: the gate of
+ports has the rest of them, by the rules of hosts. Of a host and headers that say two things none is taken.
+Whatever a request says, the edge behind this checks its token against the sandbox of the path that it was led
+to, so the entrance itself lets nobody in.
 """
 
+import re
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -14,7 +16,7 @@ from bay.errors import BadRequest, BayError, Unauthorized
 from bay.ids import is_id_of
 from bay.server.compat.e2b.planes import IN_STATE, PORTS, PREFIX, Plane, parts_of, signed_of
 from bay.server.compat.e2b.sandbox_service import E2bSandboxes
-from bay.server.compat.e2b.sandbox_words import options_of
+from bay.server.compat.e2b.sandbox_words import options_of, resumed_for
 from bay.server.compat.e2b.signatures import SignatureSearch
 from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.ports.gate import PLACED, PortHost, PortHosts
@@ -22,17 +24,17 @@ from bay.server.ports.host_index import PortSites
 from bay.server.web.auth import Keys
 from bay.server.web.edge import App, Receive, RequestHeaders, Scope, Send
 
+_PORT = re.compile("[1-9][0-9]{0,4}", re.ASCII)
 API_LABEL = "api"
 """The label of the host of the API, which no sandbox's host may be."""
-_LEAST_RESUMED_S = 300
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """The sandbox and the plane that a request names."""
+    """The sandbox and the plane that a request names; the kind of any other port is its number."""
 
     sandbox: str
-    kind: str
+    kind: str | int
 
 
 class Entrance:
@@ -70,6 +72,8 @@ class Entrance:
             named = self._named(scope) or await self._by_signature(scope)
         except BayError as error:
             named, refusal = _Named("none", "envd"), error
+        if isinstance(named, _Named) and isinstance(named.kind, int):
+            return _placed(scope, named.sandbox, named.kind)
         if isinstance(named, _Named):
             scope = _moved(scope, f"{PREFIX}/sandboxes/{named.sandbox}/{named.kind}")
         elif named == API_LABEL:
@@ -107,7 +111,7 @@ class Entrance:
         if record.paused_at is None and not record.is_over(self._clock()):
             return there
         options = options_of(record.labels)
-        return await self._resumed(there, scope, options.timeout) if options.resume else plane
+        return await self._resumed(there, scope, resumed_for(options)) if options.resume else plane
 
     async def _resumed(self, plane: Plane, scope: Scope, timeout: int) -> Plane:
         """A paused sandbox that any request wakes which carries its token."""
@@ -115,7 +119,7 @@ class Entrance:
             caller = plane.caller(self._keys, scope, RequestHeaders(scope))
             if caller is None:  # it asks whether it runs
                 return replace(plane, sandbox=None)
-            await self._e2b.connect(caller, plane.name, max(timeout, _LEAST_RESUMED_S))
+            await self._e2b.connect(caller, plane.name, timeout)
         except BayError as error:
             return replace(plane, refusal=error)
         return plane
@@ -141,22 +145,34 @@ class Entrance:
 
 
 def _by_headers(headers: RequestHeaders) -> _Named | None:
-    """The plane that the two headers name. Raises BadRequest for one that came twice."""
+    """The port that the two headers name. Raises BadRequest for one that came twice, or is no port."""
     sandbox, port = headers.one("e2b-sandbox-id"), headers.one("e2b-sandbox-port")
     if sandbox is None or port is None:
         return None
-    kind = PORTS.get(int(port)) if port.isascii() and port.isdigit() and len(port) < 6 else None
-    if kind is None or not is_id_of("sandbox", sandbox):
+    if not _PORT.fullmatch(port) or int(port) > 65535:
+        raise BadRequest(
+            f"E2b-Sandbox-Port is {port[:16]!r}, which is no port; give a number from 1 to 65535"
+        )
+    if not is_id_of("sandbox", sandbox):
         # Any other text is no sandbox, and has no part in the path that is made of it.
-        return None if kind is None else _Named("none", kind)
-    return _Named(sandbox, kind)
+        return _Named("none", "envd")
+    return _Named(sandbox, PORTS.get(int(port), int(port)))
+
+
+def _placed(scope: Scope, sandbox: str, port: int) -> Scope:
+    """The request as the gate takes it for that port."""
+    host = RequestHeaders(scope).one("host") or ""
+    scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+    place = PortHost(sandbox=sandbox, port=port, scheme=scheme, host=host)
+    scope.setdefault("state", {})[PLACED] = place
+    return scope
 
 
 def _moved(scope: Scope, prefix: str) -> Scope:
     """The request at its path below `prefix`. A base URL that ends with a slash gives two of them."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     state = scope.setdefault("state", {})
-    state[PLACED] = True
+    state[PLACED] = "bay"
     return {
         **scope,
         "path": f"{prefix}/{scope['path'].lstrip('/')}",

@@ -19,6 +19,7 @@ _NEVER = "9999-12-31T23:59:59Z"
 LONGEST_S = 10 * 365 * 86400
 """Seconds that a sandbox may be told to live."""
 _OWN_LABELS = "bay."
+_LEAST_RESUMED_S = 300
 _MOST_PAIRS = 60
 _LONGEST_KEY = 256
 _LONGEST_VALUE = 8192
@@ -54,6 +55,11 @@ def options_of(labels: dict[str, str]) -> E2bOptions:
         )
     except (ValueError, TypeError, AttributeError, OverflowError):
         return E2bOptions()
+
+
+def resumed_for(options: E2bOptions) -> int:
+    """The seconds that a sandbox lives which a request woke."""
+    return max(options.timeout, _LEAST_RESUMED_S)
 
 
 def labels_of(metadata: dict[str, str]) -> dict[str, str]:
