@@ -493,7 +493,13 @@ class ControlPlane:
             self.execs,
             attachments,
             processes,
-            EnvdProcesses(waker=self.waker, execs=self.execs, attachments=attachments, processes=processes),
+            EnvdProcesses(
+                waker=self.waker,
+                execs=self.execs,
+                attachments=attachments,
+                processes=processes,
+                connections=self.connections,
+            ),
             SpriteExecs(
                 waker=self.waker,
                 execs=self.execs,

@@ -3,11 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 
 import httpx
 import pytest
 from envd_calls import STREAM, Envd, Events, b64, basic, envd_of, frame, frames, output_of
 from server_harness import Json, Served, eventually, within
+
+from bay.server.web.open_connections import LIMIT
 
 pytestmark = pytest.mark.anyio
 
@@ -339,3 +342,15 @@ async def test_half_of_a_surrogate_pair_is_no_text(envd: Envd, code: int) -> Non
         headers={"Content-Type": "application/json"},
     )
     assert (raw.status_code, raw.json()["code"]) == (400, "invalid_argument")
+
+
+async def test_a_process_whose_client_has_no_place_does_not_begin(live: Served, envd: Envd) -> None:
+    owner = live.bay.keys.authenticate(f"Bearer {live.key}").owner
+    with ExitStack() as held:
+        for _ in range(LIMIT):
+            held.enter_context(live.bay.connections.place(owner))
+        async with envd.run("sleep 60") as events:
+            assert await events.rest() == []
+            assert events.end is not None
+            assert events.end["error"]["code"] == "resource_exhausted"
+    assert await envd.ok("process.Process/List") == {"processes": []}

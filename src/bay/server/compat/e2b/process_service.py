@@ -16,6 +16,7 @@ from bay.server.execs.service import Execs, NewExec
 from bay.server.sessions.waker import Waker
 from bay.server.ship.client import OutputEnd
 from bay.server.web.auth import Caller
+from bay.server.web.open_connections import OpenConnections
 from bay.store.records import HAVING, SandboxRecord
 from ship_protocol import STDERR
 
@@ -64,8 +65,17 @@ class EnvdProcesses:
     and RpcError or BayError for all else.
     """
 
-    def __init__(self, *, waker: Waker, execs: Execs, attachments: Attachments, processes: Processes) -> None:
+    def __init__(
+        self,
+        *,
+        waker: Waker,
+        execs: Execs,
+        attachments: Attachments,
+        processes: Processes,
+        connections: OpenConnections,
+    ) -> None:
         self._waker = waker
+        self._connections = connections
         self._execs = execs
         self._attachments = attachments
         self._processes = processes
@@ -82,12 +92,15 @@ class EnvdProcesses:
         """Start a process; its events. It outlives them, for `timeout_s` at most and a second more."""
         sandbox = await self._sandbox(caller, ref)
         until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        made = await self._create(caller, sandbox, command, user, timeout_s)
-        async with self._attachments.attach(caller, sandbox.id, made.id, 0, claims=True) as attached:
-            stream = _ProcessStream(attached, until)
-            yield stream.events()
-            if stream.is_late:
-                await self._execs.delete(caller, sandbox.id, made.id)
+        with self._connections.place(caller.owner):  # without one for its reader no process begins
+            made = await self._create(caller, sandbox, command, user, timeout_s)
+            async with self._attachments.attach(
+                caller, sandbox.id, made.id, 0, claims=True, placed=True
+            ) as attached:
+                stream = _ProcessStream(attached, until)
+                yield stream.events()
+                if stream.is_late:
+                    await self._execs.delete(caller, sandbox.id, made.id)
 
     @asynccontextmanager
     async def connect(self, caller: Caller, ref: str, selector: ProcessSelector) -> AsyncGenerator[Events]:
