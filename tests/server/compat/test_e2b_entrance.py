@@ -154,6 +154,8 @@ async def test_a_signature_opens_one_path_for_one_act_until_it_expires(guest: Gu
     assert await ask({**good, "signature_expiration": "99999999999"}) == (401, "invalid signature")
     assert await ask(good, "POST") == (401, "invalid signature")
     assert await ask(guest.signed("/x", until=5)) == (401, "signature is already expired")
+    just_over = int(time.time()) - 1
+    assert await ask(guest.signed("/x", until=just_over)) == (401, "signature is already expired")
 
 
 async def test_a_token_is_sealed_once_however_many_signatures_are_tried(guest: Guest) -> None:

@@ -1,9 +1,12 @@
 """The control plane of E2B: sandboxes by the calls that its clients make."""
 
+import asyncio
 import base64
 import hashlib
+import json
 import re
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,29 @@ from port_apps import app
 from server_harness import World, clear, create, world
 
 from bay.clock import from_rfc3339
+from bay.errors import QuotaExceeded
+from bay.server.compat.e2b.signatures import MOST_WAITING, SignatureSearch
+from bay.server.compat.e2b.tokens import SandboxTokens, Signed
+from bay.server.web.auth import Caller
 
 pytestmark = pytest.mark.anyio
 
 OUT = (401, 502)
 """The answers of the entrance; others come from the files behind it."""
+
+
+class HeldTokens(SandboxTokens):
+    """Looks for no signer before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def signer(self, signed: Signed, sandbox_id: str, owner: str, keys: Iterable[str]) -> Caller | None:
+        """Says that it was asked."""
+        self.asked.set()
+        assert self.go.wait(60)
+        return super().signer(signed, sandbox_id, owner, keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +357,85 @@ async def test_a_port_that_is_none_is_refused_in_words(e2b: E2b) -> None:
         assert answer.status_code == 400, port
         assert "give a number from 1 to 65535" in answer.json()["message"]
     assert (await e2b.by_host(sandbox, 65536)).status_code == 400
+
+
+async def test_network_options_are_the_native_policy(e2b: E2b) -> None:
+    native = await e2b.bay.client("alice")
+
+    async def policy(sandbox: str) -> tuple[str, list[dict[str, Any]]]:
+        shown = (await native.get(f"/v1/sandboxes/{sandbox}/network-policy")).json()
+        rules = [{name: value for name, value in rule.items() if value} for rule in shown["rules"]]
+        return shown["mode"], rules
+
+    shut = await e2b.make(allow_internet_access=False)
+    assert await policy(shut["sandboxID"]) == ("none", [])
+    listed = {"allowOut": ["example.com", "1.1.1.1"], "denyOut": ["0.0.0.0/0"]}
+    sandbox = (await e2b.make(network=listed))["sandboxID"]
+    mode, rules = await policy(sandbox)
+    assert (mode, [rule["action"] for rule in rules]) == ("allowlist", ["allow", "allow"])
+    assert (rules[0]["domain"], rules[1]["cidr"]) == ("example.com", "1.1.1.1/32")
+
+    url = f"/e2b/sandboxes/{sandbox}/network"
+    denied = {"denyOut": ["9.9.9.0/24", "1.1.1.1"], "allowOut": ["1.1.1.1"]}
+    assert (await e2b.http.put(url, json=denied)).status_code == 204
+    mode, rules = await policy(sandbox)
+    assert mode == "open"  # an allow beats a deny of the same
+    assert [(rule["action"], rule["cidr"]) for rule in rules] == [
+        ("allow", "1.1.1.1/32"),
+        ("deny", "9.9.9.0/24"),
+    ]
+    assert (await e2b.http.put(url, json={"allow_internet_access": False})).status_code == 204
+    assert await policy(sandbox) == ("none", [])
+    before = await policy((await e2b.make())["sandboxID"])
+    assert (await e2b.http.put(url, json={})).status_code == 204
+    assert await policy(sandbox) == before
+
+
+async def test_older_clients_resume_a_paused_sandbox(e2b: E2b) -> None:
+    made = await e2b.make()
+    sandbox = made["sandboxID"]
+    assert (await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")).status_code == 204
+    back = await e2b.http.post(f"/e2b/sandboxes/{sandbox}/resume", json={"timeout": 77, "autoPause": False})
+    assert back.status_code == 201
+    assert back.json()["envdAccessToken"] == made["envdAccessToken"]
+    assert await e2b.end_at(sandbox) == 77
+    assert await e2b.health(sandbox) == 204
+    gone = await e2b.http.post("/e2b/sandboxes/sandbox-0123456789abcdef01234567/resume")
+    assert (gone.status_code, gone.json()["code"]) == (404, 404)
+
+
+async def test_bodies_may_come_in_chunks(e2b: E2b) -> None:
+    async def chunks(body: dict[str, Any]) -> AsyncGenerator[bytes]:
+        for byte in json.dumps(body).encode():
+            yield bytes([byte])
+
+    json_too = {"Content-Type": "application/json"}
+    body = {"templateID": "python-default", "metadata": {"k": "v"}}
+    made = await e2b.http.post("/e2b/v2/sandboxes", content=chunks(body), headers=json_too)
+    assert made.status_code == 201, made.text
+    assert made.request.headers["transfer-encoding"] == "chunked"
+    url = f"/e2b/sandboxes/{made.json()['sandboxID']}/timeout"
+    assert (await e2b.http.post(url, content=chunks({"timeout": 50}), headers=json_too)).status_code == 204
+    assert await e2b.end_at(made.json()["sandboxID"]) == 50
+
+
+async def test_of_signed_urls_without_a_name_few_wait_for_their_turn(e2b: E2b, tmp_path: Path) -> None:
+    await e2b.make()
+    tokens = HeldTokens()
+    await asyncio.to_thread(tokens.open, tmp_path / "held.key")
+    search = SignatureSearch(store=e2b.bay.bay.store, keys=e2b.bay.bay.keys, tokens=tokens)
+    signed = Signed(signature="v1_x", path="/a", operation="read", user="", expiration=None)
+    waiting = [asyncio.create_task(search.sandbox_of(signed)) for _ in range(MOST_WAITING)]
+    try:
+        assert await asyncio.to_thread(tokens.asked.wait, 30)
+        with pytest.raises(QuotaExceeded, match="too many signed URLs") as refused:
+            await search.sandbox_of(signed)
+        assert refused.value.status == 429
+    finally:
+        tokens.go.set()
+        found = await asyncio.wait_for(asyncio.gather(*waiting), 30)
+    assert found == [None] * MOST_WAITING
+    assert await search.sandbox_of(signed) is None
 
 
 async def test_a_second_kill_finds_nothing(e2b: E2b) -> None:
