@@ -294,6 +294,26 @@ async def test_ports_are_everybodys_unless_the_create_says_no(e2b: E2b) -> None:
     assert await status(private["sandboxID"], private["trafficAccessToken"]) == 502
 
 
+async def test_no_cache_keeps_what_an_app_answers_at_bays_own_host(e2b: E2b) -> None:
+    sandbox = (await e2b.make())["sandboxID"]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nCache-Control: public, max-age=99999\r\n"
+            b"CDN-Cache-Control: public\r\nExpires: Fri, 01 Jan 2100 00:00:00 GMT\r\n\r\nhi"
+        )
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        kept = await e2b.by_host(sandbox, port)
+        answer = await e2b.by_headers(sandbox, port)
+    assert (kept.text, kept.headers["cache-control"]) == ("hi", "public, max-age=99999")
+    assert (answer.text, answer.headers["cache-control"]) == ("hi", "no-store")
+    assert not {"cdn-cache-control", "expires"} & set(answer.headers)
+
+
 async def test_a_port_is_refused_in_the_shape_that_clients_parse(e2b: E2b) -> None:
     private = await e2b.make(network={"allowPublicTraffic": False})
     sandbox = private["sandboxID"]

@@ -22,9 +22,10 @@ from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.ports.gate import PLACED, PortHost, PortHosts
 from bay.server.ports.host_index import PortSites
 from bay.server.web.auth import Keys
-from bay.server.web.edge import App, Receive, RequestHeaders, Scope, Send
+from bay.server.web.edge import App, Message, Receive, RequestHeaders, Scope, Send
 
 _PORT = re.compile("[1-9][0-9]{0,4}", re.ASCII)
+_CACHING = re.compile(rb"cache-control|surrogate-control|expires", re.IGNORECASE)
 API_LABEL = "api"
 """The label of the host of the API, which no sandbox's host may be."""
 
@@ -63,6 +64,8 @@ class Entrance:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope = await self._led(scope)
+        if PLACED in scope.get("state", {}):
+            send = _kept_by_nobody(send)
         await self._app(scope, receive, send)
 
     async def _led(self, scope: Scope) -> Scope:
@@ -166,6 +169,20 @@ def _placed(scope: Scope, sandbox: str, port: int) -> Scope:
     place = PortHost(sandbox=sandbox, port=port, scheme=scheme, host=host)
     scope.setdefault("state", {})[PLACED] = place
     return scope
+
+
+def _kept_by_nobody(send: Send) -> Send:
+    """Sends answers that no cache keeps. To one in front, which knows URLs alone, an app's answer would be
+    Bay's own page, and a file of one sandbox that of another.
+    """
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            others = [pair for pair in message.get("headers", ()) if not _CACHING.search(pair[0])]
+            message = {**message, "headers": [*others, (b"cache-control", b"no-store")]}
+        await send(message)
+
+    return sent
 
 
 def _moved(scope: Scope, prefix: str) -> Scope:
