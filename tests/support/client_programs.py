@@ -17,7 +17,7 @@ import shared_cache
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "compat" / "programs"
 NODE = ROOT / "tests" / "compat" / "node"
-_PYTHON = ROOT / ".venv-compat" / "bin" / "python"
+PYTHON = ROOT / ".venv-compat" / "bin" / "python"
 _LONGEST_S = 100.0
 """Below the time limit of a test, so that what the program printed is shown."""
 
@@ -34,7 +34,7 @@ class ClientHost:
         """The output of a program, such as `e2b_life.py` or `e2b_life.mjs`, which must end with 0."""
         if program.endswith(".mjs"):
             return self.execute("node", str(NODE / program), *arguments, **environment)
-        return self.execute(str(_PYTHON), str(PROGRAMS / program), *arguments, **environment)
+        return self.execute(str(PYTHON), str(PROGRAMS / program), *arguments, **environment)
 
     def execute(self, *command: str, **environment: str) -> str:
         """The output of a command, which must end with 0. Its environment has BAY_URL and BAY_API_KEY, and
@@ -50,18 +50,30 @@ class ClientHost:
 
 
 @contextmanager
-def client_host(**settings: str) -> Generator[ClientHost]:
-    """A Bay on runc, with the settings that are given; every sandbox is removed at the end."""
+def environment(**settings: str) -> Generator[dict[str, str]]:
+    """The environment of a Bay on runc with directories of its own, and the settings that are given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
     with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
         Path(root).chmod(0o711)  # sessions pass through it
-        own = clean | {
+        yield clean | {
             "BAY_RUN_DIR": f"{root}/run", "BAY_DATA_DIR": f"{root}/data", "BAY_API_KEY": image_bay.KEY,
             "BAY_CARGO_BACKEND": "directory", "BAY_CACHE_DIR": str(shared_cache.filled()), **settings,
         }  # fmt: skip
-        with image_bay.serving(own) as url:
-            bay = image_bay.Bay(own | {"BAY_URL": url})
-            try:
-                yield ClientHost(url, image_bay.KEY, bay)
-            finally:
-                bay("rm", "--all")
+
+
+@contextmanager
+def client_host(**settings: str) -> Generator[ClientHost]:
+    """A Bay on runc, with the settings that are given; every sandbox is removed at the end."""
+    with environment(**settings) as own, serving(own) as host:
+        yield host
+
+
+@contextmanager
+def serving(own: dict[str, str]) -> Generator[ClientHost]:
+    """A Bay with that environment; every sandbox is removed at the end."""
+    with image_bay.serving(own) as url:
+        bay = image_bay.Bay(own | {"BAY_URL": url})
+        try:
+            yield ClientHost(url, image_bay.KEY, bay)
+        finally:
+            bay("rm", "--all")
