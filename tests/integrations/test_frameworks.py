@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from client_programs import ROOT, ClientHost, client_host
 
+pytestmark = pytest.mark.long
+
 PROGRAMS = Path(__file__).parent / "programs"
 PYTHON = str(ROOT / ".venv-frameworks" / "bin" / "python")
 
