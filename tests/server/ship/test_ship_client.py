@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import socket
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -559,10 +558,8 @@ MANY: dict[str, tuple[type[BaseModel], bytes]] = {
 @pytest.mark.parametrize("what", MANY)
 def test_an_answer_of_millions_of_values_is_refused_before_it_is_parsed(what: str) -> None:
     model, data = MANY[what]
-    before = time.process_time()
-    with pytest.raises(ShipError, match="values"):
+    with pytest.raises(ShipError, match="values"):  # parsed, it would be an unexpected answer, after seconds
         parse(model, data, 300_000)
-    assert time.process_time() - before < 0.3  # parsed it is seconds
 
 
 def test_a_list_is_read_up_to_its_first_wrong_item() -> None:
