@@ -96,7 +96,7 @@ async def test_a_kernel_spec_beside_the_programs_of_path_is_found_as_conda_has_t
     try:
         handle = await oci.start(spec)
         listed = await call(endpoint_of(handle), "GET", "/kernelspecs")
-        assert [found["name"] for found in listed["items"]] == ["python3", "bash"]
+        assert [found["name"] for found in listed["items"]] == ["python3", "javascript", "bash"]
         await call(endpoint_of(handle), "POST", "/kernels", {"id": "kern-bash", "spec": "bash", "env": env})
         assert await printed(handle, "kern-bash", "echo ran") == "ran\n"
     finally:

@@ -15,7 +15,7 @@ async def test_root_adds_users_and_groups_and_becomes_them(oci: DriverBench) -> 
         made = await run(
             handle, "groupadd devs && useradd -m -G devs bob && su bob -c 'id -un; groups'", user="root"
         )
-        assert (made.stdout, made.stderr) == ("bob\nusers devs\n", "")
+        assert (made.stdout, made.stderr) == ("bob\nbob devs\n", "")
 
 
 async def test_root_becomes_the_sandboxs_user(oci: DriverBench) -> None:
