@@ -43,3 +43,4 @@ try {
   await sandbox.kill();
 }
 console.log("done");
+process.exit(0); // the client leaves a timer of a minute behind a call that was refused
