@@ -77,6 +77,18 @@ def test_a_service_runs_until_it_is_wanted_no_more(ship: Ship) -> None:
     assert ship.left() == []
 
 
+def test_a_service_that_cannot_be_started_is_never_said_to_run(ship: Ship) -> None:
+    with feed(ship) as lines:
+        told = put(ship, spec("web", ["/no/such/program"], restart="never"))["web"]
+        assert (told["state"], told["exit_code"], told["pid"]) == ("exited", 127, None)
+        states: list[str] = []
+        for items in lines:
+            states += [items["web"]["state"]] if "web" in items else []
+            if states[-1:] == ["exited"]:
+                break
+        assert "running" not in states
+
+
 def test_a_signal_reaches_a_service_that_runs(ship: Ship) -> None:
     put(ship, spec("web", ["sh", "-c", "trap 'echo heard' HUP; echo ready; while :; do sleep 0.05; done"]))
     assert eventually(lambda: b"ready" in printed(logs(ship, "web")))

@@ -168,7 +168,8 @@ class Service:
             with self._context.space.directory(order.cwd, order.identity) as directory:
                 await run.start(order, self._context, directory)
             self._run, self._started_at = run, run.started_at
-            self._say("running")
+            if run.pid is not None:  # one that cannot be started has ended already, with its exit code
+                self._say("running")
             await self._wait_end(run, leaving)
             lasted_s = time.monotonic() - began
             # Its left-over processes would be in the way of the next: they may hold the port.
