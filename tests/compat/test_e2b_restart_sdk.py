@@ -40,7 +40,7 @@ def program(proxy: CuttingProxy) -> Generator[subprocess.Popen[str]]:
     given = kept | {
         "E2B_API_KEY": image_bay.KEY, "E2B_API_URL": f"{url}/e2b", "E2B_SANDBOX_URL": url,
     }  # fmt: skip
-    command = [str(client_programs.PYTHON), str(client_programs.PROGRAMS / "e2b_restart.py")]
+    command = client_programs.python_command("e2b_restart.py")
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=given, stdin=pipe, stdout=pipe, text=True) as client:
         try:

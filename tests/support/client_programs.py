@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "compat" / "programs"
 NODE = ROOT / "tests" / "compat" / "node"
 PYTHON = ROOT / ".venv-compat" / "bin" / "python"
+_RUNNER = Path(__file__).with_name("client_program.py")
 _LONGEST_S = 100.0
 """Below the time limit of a test, so that what the program printed is shown."""
 
@@ -34,7 +35,7 @@ class ClientHost:
         """The output of a program, such as `e2b_life.py` or `e2b_life.mjs`, which must end with 0."""
         if program.endswith(".mjs"):
             return self.execute("node", str(NODE / program), *arguments, **environment)
-        return self.execute(str(PYTHON), str(PROGRAMS / program), *arguments, **environment)
+        return self.execute(*python_command(program), *arguments, **environment)
 
     def execute(self, *command: str, **environment: str) -> str:
         """The output of a command, which must end with 0. Its environment has BAY_URL and BAY_API_KEY, and
@@ -45,8 +46,13 @@ class ClientHost:
         done = subprocess.run(
             command, env=given, capture_output=True, text=True, timeout=_LONGEST_S, check=False
         )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+
+def python_command(program: str) -> tuple[str, ...]:
+    """The command that runs a program of Python's clients."""
+    return str(PYTHON), str(_RUNNER), str(PROGRAMS / program)
 
 
 @contextmanager
