@@ -1,14 +1,15 @@
 """Tasks: programs of the sandbox keep it awake by them, each for a limited time.
 
-They are in memory, and end with the session. A program may be hostile, so their number is bounded, and so is
-the time after the first of them for which a session has any. They only count against idleness: a pause or a
-stop by the sandbox's owner asks for none.
+They are in memory, and end with the session. Their number is bounded, and so is the time for which one may
+be renewed: a program that was forgotten does not keep its sandbox awake for ever. One that takes task after
+task does, until the sandbox expires. Tasks only count against idleness: a pause or a stop by the sandbox's
+owner asks for none.
 """
 
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ship.errors import Conflict, InvalidArgument, NotFound
@@ -18,6 +19,8 @@ from ship.wire import printable, rfc3339
 MAX_TASKS = 32
 MAX_TTL_S = 3600.0
 MAX_TOTAL_S = 86_400.0
+_REFUSED_S = MAX_TTL_S
+"""How long after its end a task that was renewed for `MAX_TOTAL_S` cannot begin anew."""
 _DEFAULT_TTL_S = 300.0
 _NAME_CHARS = 64
 _BODY_BYTES = 4096
@@ -25,11 +28,16 @@ _BODY_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One hold. `until` is monotonic."""
+    """One hold. `until` is monotonic, and so is `end`, which no renewal passes."""
 
     id: str
     name: str
     until: float
+    end: float
+
+    def is_known(self, now: float) -> bool:
+        """Whether it holds, or is refused its renewal."""
+        return now < (self.until if self.until < self.end else self.end + _REFUSED_S)
 
     def to_wire(self, now: float) -> dict[str, object]:
         """`expires_at` by the wall clock, which may jump; the limit does not."""
@@ -42,9 +50,7 @@ class Tasks:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._held: dict[str, Task] = {}
-        self._end: float | None = None
-        """When the session's last task ends, whatever is asked for; None before the first."""
+        self._known: dict[str, Task] = {}
 
     async def answer(self, request: Request) -> Answer:
         """A request to `/tasks`, or inside to `/v1/tasks`. Raises ShipError."""
@@ -65,30 +71,32 @@ class Tasks:
     def list(self) -> list[Task]:
         """Those whose time is not over."""
         now = self._now()
-        self._held = {name: task for name, task in self._held.items() if task.until > now}
-        return list(self._held.values())
+        self._known = {name: task for name, task in self._known.items() if task.is_known(now)}
+        return [task for task in self._known.values() if now < task.until]
 
     def hold(self, name: str | None, ttl_s: float) -> Task:
-        """A task of that name from now on; its time begins anew. Raises Conflict."""
-        now, held = self._now(), self.list()
-        self._end = self._end or now + MAX_TOTAL_S
-        if now >= self._end:
-            problem = f"tasks have kept this session awake since {MAX_TOTAL_S:g} s ago; that is the limit"
-            raise Conflict(problem)
+        """A task of that name from now on; one that is held is renewed. Raises Conflict."""
+        held, now = self.list(), self._now()
         task_id = f"task-{secrets.token_hex(8)}"
         name = name or task_id
-        if name not in self._held and len(held) >= MAX_TASKS:
-            raise Conflict(f"there are {MAX_TASKS} tasks, the limit; end one")
-        before = self._held.get(name)
-        task = Task(before.id if before else task_id, name, min(now + ttl_s, self._end))
-        self._held[name] = task
+        before = self._known.get(name)
+        if before is None:
+            if len(held) >= MAX_TASKS:
+                raise Conflict(f"there are {MAX_TASKS} tasks, the limit; end one")
+            before = Task(task_id, name, now, now + MAX_TOTAL_S)
+        elif now >= before.end:
+            raise Conflict(
+                f"task {name} has been renewed for {MAX_TOTAL_S:g} s, the limit; delete it and begin another"
+            )
+        task = self._known[name] = replace(before, until=min(now + ttl_s, before.end))
         return task
 
     def release(self, ref: str) -> None:
         """End the task of that id or name. Raises NotFound."""
-        for task in self.list():
+        self.list()
+        for task in self._known.values():
             if ref in (task.id, task.name):
-                del self._held[task.name]
+                del self._known[task.name]
                 return
         raise NotFound(f"there is no task {ref[:_NAME_CHARS]!a}")
 

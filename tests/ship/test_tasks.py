@@ -55,7 +55,7 @@ def test_there_are_only_so_many_tasks() -> None:
     tasks.hold(None, 10)
 
 
-def test_no_program_keeps_its_sandbox_awake_for_ever() -> None:
+def test_a_task_is_renewed_for_a_day_at_most() -> None:
     clock = Clock()
     tasks, end = Tasks(clock), clock.now + MAX_TOTAL_S
     while clock.now < end:
@@ -64,6 +64,31 @@ def test_no_program_keeps_its_sandbox_awake_for_ever() -> None:
     assert tasks.list() == []
     with pytest.raises(Conflict):
         tasks.hold("again", 1)
+    tasks.hold("another", 1)
+    tasks.release("again")
+    tasks.hold("again", 1)
+    assert [task.name for task in tasks.list()] == ["another", "again"]
+
+
+def test_a_task_has_its_day_in_a_session_of_any_age() -> None:
+    clock = Clock()
+    tasks = Tasks(clock)
+    tasks.hold("build", 10)
+    clock.now += 3 * MAX_TOTAL_S
+    assert tasks.hold("build", 10).until == clock.now + 10
+
+
+def test_a_task_that_had_its_day_may_begin_anew_after_a_while() -> None:
+    clock = Clock()
+    tasks, end = Tasks(clock), clock.now + MAX_TOTAL_S
+    while clock.now < end:
+        tasks.hold("again", MAX_TTL_S)
+        clock.now += MAX_TTL_S / 2
+    clock.now = end + MAX_TTL_S - 1
+    with pytest.raises(Conflict):
+        tasks.hold("again", 1)
+    clock.now += 1
+    tasks.hold("again", 1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which takes root")
