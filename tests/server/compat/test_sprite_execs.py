@@ -463,3 +463,17 @@ async def test_all_input_of_a_command_over_http_gets_to_it(live: Served, client:
     assert frames[-1] == EXIT + b"\0"
     told = b"".join(frame[1:] for frame in frames if frame[:1] == STDOUT).decode()
     assert told.split()[0] == hashlib.sha256(b"".join(pieces)).hexdigest()
+
+
+async def test_a_command_over_http_takes_one_place_and_without_one_does_not_begin(
+    live: Served, client: httpx.AsyncClient
+) -> None:
+    url = f"/v1/sprites/box/exec?{urlencode({'cmd': 'cat', 'stdin': 'true'})}"
+    with ExitStack() as held:
+        for _ in range(LIMIT - 1):
+            held.enter_context(live.bay.connections.place("alice"))
+        assert (await run(client, b"in", cmd="cat", stdin="true"))[-1] == EXIT + b"\0"
+        held.enter_context(live.bay.connections.place("alice"))
+        refusal = await client.post(url, content=b"in")
+    assert (refusal.status_code, type(refusal.json()["error"])) == (429, str)
+    assert len((await client.get("/v1/sandboxes/box/execs")).json()["items"]) == 1

@@ -7,7 +7,7 @@ that started it. Ship holds the running exec and its output; the row remembers h
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -244,15 +244,24 @@ class Execs:
 
     @asynccontextmanager
     async def output(
-        self, caller: Caller, ref: str, exec_id: str, since: int, *, follow: bool, claims: bool = False
+        self,
+        caller: Caller,
+        ref: str,
+        exec_id: str,
+        since: int,
+        *,
+        follow: bool,
+        claims: bool = False,
+        placed: bool = False,
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd], None]:
         """The output from byte `since` on. Raises OutputGone when it is not yet, or no longer, buffered. With
         `claims` this is the reader that the exec waits for, if the caller may write: a reader with a
         read-only key delays no program. Followed, it ends with how the exec ended; without that when the key
-        is revoked or the server shuts down.
+        is revoked or the server shuts down. A reader that is `placed` is counted among the owner's
+        connections already.
         """
         with ExitStack() as held:
-            if follow:
+            if follow and not placed:
                 held.enter_context(self._connections.place(caller.owner))
             async with (
                 self._locator.locate(caller, ref, exec_id, thaw=True, follower=follow) as found,
@@ -294,10 +303,19 @@ class Execs:
                 yield chunk
 
     async def write_stdin(
-        self, caller: Caller, ref: str, exec_id: str, body: AsyncIterator[bytes], *, eof: bool
+        self,
+        caller: Caller,
+        ref: str,
+        exec_id: str,
+        body: AsyncIterator[bytes],
+        *,
+        eof: bool,
+        placed: bool = False,
     ) -> int:
-        """Feed a running exec as it reads; returns the bytes it took. Raises Conflict on a closed stdin."""
-        with self._connections.place(caller.owner):
+        """Feed a running exec as it reads; returns the bytes it took. Raises Conflict on a closed stdin.
+        `placed` as for `output`.
+        """
+        with nullcontext() if placed else self._connections.place(caller.owner):
             return await self._connections.during(caller, self._feed(caller, ref, exec_id, body, eof=eof))
 
     async def _feed(

@@ -139,14 +139,17 @@ class SpriteExecs:
     async def run(
         self, caller: Caller, ref: str, new: NewExec, body: AsyncIterator[bytes]
     ) -> AsyncGenerator[FedSession]:
-        """Start a session and feed it `body`, if it takes input; its output and its end."""
+        """Start a session and feed it `body`, if it takes input; its output and its end. Both directions are
+        one connection among the owner's, and a command that finds no place for it does not begin.
+        """
         sandbox = await self._waker.find(caller, ref)
-        made = await self._execs.create(caller, sandbox.id, new, None, None)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._connections.place(caller.owner))
+            made = await self._execs.create(caller, sandbox.id, new, None, None)
             taken = body if new.stdin_open else None
             feeding = asyncio.create_task(self._feed(caller, sandbox.id, made.id, taken))
             stack.callback(feeding.cancel)
-            opened = self._execs.output(caller, sandbox.id, made.id, 0, follow=True, claims=True)
+            opened = self._execs.output(caller, sandbox.id, made.id, 0, follow=True, claims=True, placed=True)
             yield FedSession(await stack.enter_async_context(opened), feeding)
 
     async def kill(
@@ -188,7 +191,7 @@ class SpriteExecs:
         # A command need not read all that it is given; how it ends is told by its output.
         with suppress(BayError, ClientDisconnect):
             if body is not None:
-                await self._execs.write_stdin(caller, sandbox_id, exec_id, body, eof=True)
+                await self._execs.write_stdin(caller, sandbox_id, exec_id, body, eof=True, placed=True)
 
     async def _item(self, caller: Caller, sandbox_id: str, session_id: str) -> Exec:
         try:
