@@ -523,7 +523,7 @@ class ControlPlane:
                 connections=self.connections,
                 profiles=self.profiles,
             ),
-            SpriteServices(services=services, sandboxes=self.sandboxes, waker=self.waker),
+            SpriteServices(services=services, waker=self.waker),
             Ports(
                 core=self.core,
                 waker=self.waker,

@@ -3,17 +3,20 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from server_harness import Json, World, clear, create, eventually, world
+from server_harness import Json, World, clear, create, eventually, until, within, world
 
-from bay.models import NetworkPolicy, NetworkRule
+from bay.models import NetworkPolicy, NetworkRule, ServiceSpec
 from bay.server.compat.sprites.policies import DEFAULTS, policy_of, rules_of
+from bay.server.managed_services.ship_client import ServiceClient, States
+from bay.server.ship.client import ShipClient
+from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -351,6 +354,63 @@ async def test_a_service_of_a_cold_sprite_wakes_it(bay: World) -> None:
     assert (await alice.get(at("services/web"))).json()["state"]["status"] == "running"
     refused = await alice.put(at("services/bad"), json={"cmd": "x", "needs": ["none"]})
     assert (refused.status_code, type(refused.json()["error"])) == (400, str)
+
+
+class OneByOne(ServiceClient):
+    """Tells Ships of services as often as a test has allowed it."""
+
+    def __init__(self, ship: ShipClient) -> None:
+        super().__init__(ship)
+        self.asked = 0
+        self.allowed = asyncio.Semaphore(0)
+
+    async def put(self, peer: Peer, env: Mapping[str, str], specs: Sequence[ServiceSpec]) -> States:
+        self.asked += 1
+        await self.allowed.acquire()
+        return await super().put(peer, env, specs)
+
+
+async def test_a_service_that_is_put_into_a_start_is_told_of_once_the_runtime_knows(bay: World) -> None:
+    alice = await bay.client()
+    box = await create(alice, name="box")
+    assert (await alice.put("/v1/sandboxes/box/services/first", json={"argv": ["true"]})).status_code == 201
+    syncer = bay.bay.service_syncer
+    link = syncer._ship = OneByOne(bay.bay.ship)
+    starting = asyncio.create_task(alice.post("/v1/sandboxes/box/start", params={"wait": 15}))
+    await until(lambda: link.asked == 1)
+    none = {"cmd": "/no/such"}
+    calling = asyncio.create_task(alice.put(at("services/none"), params={"duration": "0s"}, json=none))
+    kept = syncer._kept[(await bay.session(box["id"])).id]
+    await within(kept.dirty.wait())
+    link.allowed.release()
+    assert (await within(starting)).json()["status"] == "ready"
+    await until(lambda: link.asked == 2)
+    for _ in range(20):
+        assert (await alice.get("/v1/sandboxes/box")).status_code == 200
+    assert not calling.done()
+    for _ in range(5):
+        link.allowed.release()
+    told = lines(await within(calling))
+    assert [one["type"] for one in told] == ["started", "error", "complete"]
+
+
+async def test_the_url_moves_in_one_step_with_the_service_that_serves_http(
+    sprite: httpx.AsyncClient, bay: World
+) -> None:
+    link = bay.bay.service_syncer._ship = OneByOne(bay.bay.ship)
+
+    async def leads_to(calls: int, port: int) -> None:
+        await until(lambda: link.asked == calls)
+        assert (await sprite.get("/v1/sandboxes/box")).json()["url"]["port"] == port
+        link.allowed.release()
+
+    web = {**SLEEPER, "http_port": 9000}
+    putting = asyncio.create_task(sprite.put(at("services/web"), params={"duration": "0s"}, json=web))
+    await leads_to(1, 9000)
+    lines(await within(putting))
+    deleting = asyncio.create_task(sprite.delete(at("services/web")))
+    await leads_to(2, 8080)
+    assert (await within(deleting)).status_code == 204
 
 
 async def test_a_frozen_sprite_tells_no_old_output_anew(sprite: httpx.AsyncClient) -> None:

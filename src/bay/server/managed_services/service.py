@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bay.errors import BayError, Conflict, NotFound, OutputGone
-from bay.models import OutputChunk, Profile, Service, ServiceSpec
+from bay.models import OutputChunk, PortSettings, Profile, Service, ServiceSpec, to_wire
 from bay.server.execs.locator import LOST
 from bay.server.managed_services import rules, ship_client
 from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States
@@ -16,9 +16,10 @@ from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import OutputEnd
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import OpenConnections
-from bay.store import services
+from bay.store import sandboxes, services
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
+from bay.store.sqlite import StoreConnection
 
 Output = AsyncIterator[OutputChunk | OutputEnd]
 Known = list[Service]
@@ -53,25 +54,28 @@ class SandboxServices:
         return _of_name(await self.list(caller, ref), name)
 
     async def put(
-        self, caller: Caller, ref: str, spec: ServiceSpec, *, one_serves_http: bool = False
+        self, caller: Caller, ref: str, spec: ServiceSpec, *, url_port: int | None = None
     ) -> tuple[Service, bool]:
-        """The service made or replaced, and whether it is new. Raises InvalidArgument and Forbidden, and with
-        `one_serves_http` Conflict for the `http_port` of a second one.
+        """The service made or replaced, and whether it is new. Raises InvalidArgument and Forbidden. With
+        `url_port` the sandbox's own URL leads to the service with an `http_port`, and without one to
+        `url_port`; raises Conflict for the `http_port` of a second one.
         """
         known: list[str] = []
 
         def change(specs: Specs) -> Sequence[ServiceSpec]:
-            if one_serves_http:
+            if url_port is not None:
                 _check_alone(spec, specs)
             known.extend(one.name for one in specs)
             kept = [spec if one.name == spec.name else one for one in specs]
             return kept if spec.name in known else [*kept, spec]
 
-        record = await self._change(caller, ref, change)
+        record = await self._change(caller, ref, change, url_port)
         return await self._told(caller, record.id, spec.name), spec.name not in known
 
-    async def delete(self, caller: Caller, ref: str, name: str) -> None:
-        """End and forget it, with its output. Raises NotFound, Conflict while another service needs it."""
+    async def delete(self, caller: Caller, ref: str, name: str, *, url_port: int | None = None) -> None:
+        """End and forget it, with its output. Raises NotFound, Conflict while another service needs it.
+        `url_port` as for `put`.
+        """
 
         def change(specs: Specs) -> Sequence[ServiceSpec]:
             _of_name(specs, name)
@@ -79,8 +83,8 @@ class SandboxServices:
                 raise Conflict(f"service {needing[0]} needs {name}; change or delete {needing[0]} first")
             return [one for one in specs if one.name != name]
 
-        record = await self._change(caller, ref, change)
-        await self._tell(caller, record.id)
+        record = await self._change(caller, ref, change, url_port)
+        await self.tell(caller, record.id)
 
     async def start(self, caller: Caller, ref: str, name: str) -> Service:
         """Have it run, now and with every session to come; also one that had ended for good. Idempotent."""
@@ -112,6 +116,20 @@ class SandboxServices:
                 )
             async with self.waker.reach(sandbox) as (_, peer):
                 return (await self.ship.signal(peer, name, signal)).to_service(spec)
+
+    async def tell(self, caller: Caller, ref: str) -> None:
+        """Return once a session that runs has what the rows say; one that starts has it soon, and without one
+        there is nothing to do. A failed sync is retried, and so nothing is raised.
+        """
+        async with self.waker.holding(caller, ref) as sandbox:
+            session = sandbox.session
+            if session is None:
+                return
+            if session.phase == "running":
+                await self.syncer.tell(session.id)
+                self.waker.touch(sandbox)
+            else:
+                self.syncer.tell_later(session.id)
 
     @asynccontextmanager
     async def logs(
@@ -150,7 +168,9 @@ class SandboxServices:
             async for chunk in items:
                 yield chunk
 
-    async def _change(self, caller: Caller, ref: str, change: Change) -> SandboxRecord:
+    async def _change(
+        self, caller: Caller, ref: str, change: Change, url_port: int | None = None
+    ) -> SandboxRecord:
         """Write what `change` makes of the services. Raises what it and the rules raise."""
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
@@ -163,6 +183,9 @@ class SandboxServices:
                     await services.put(db, record.id, spec)
             for name in {spec.name for spec in before} - {spec.name for spec in after}:
                 await services.remove(db, record.id, name)
+            was, serves = _http_port(before), _http_port(after)
+            if url_port is not None and serves != was:
+                await _lead_url(db, record.id, was, serves, url_port)
         return record
 
     async def _enable(self, caller: Caller, ref: str, name: str, *, enabled: bool) -> SandboxRecord:
@@ -172,20 +195,8 @@ class SandboxServices:
 
         return await self._change(caller, ref, change)
 
-    async def _tell(self, caller: Caller, sandbox_id: str) -> None:
-        """Sync the session, if there is one. A failed sync is retried, and so nothing is raised."""
-        async with self.waker.holding(caller, sandbox_id) as sandbox:
-            session = sandbox.session
-            if session is None:
-                return
-            if session.phase == "running":
-                await self.syncer.tell(session.id)
-                self.waker.touch(sandbox)
-            else:
-                self.syncer.tell_later(session.id)
-
     async def _told(self, caller: Caller, sandbox_id: str, name: str) -> Service:
-        await self._tell(caller, sandbox_id)
+        await self.tell(caller, sandbox_id)
         return await self.get(caller, sandbox_id, name)
 
     async def _restarted(self, caller: Caller, sandbox_id: str, name: str) -> Service:
@@ -238,6 +249,21 @@ def _check_alone(spec: ServiceSpec, specs: Specs) -> None:
         raise Conflict(
             f"service {other} has an http_port already; delete it or take its http_port away first"
         )
+
+
+def _http_port(specs: Sequence[ServiceSpec]) -> int | None:
+    return next((one.http_port for one in specs if one.http_port is not None), None)
+
+
+async def _lead_url(
+    db: StoreConnection, sandbox_id: str, before: int | None, now: int | None, url_port: int
+) -> None:
+    """Have the URL lead from the port of one service to that of another."""
+    sandbox = await sandboxes.get(db, sandbox_id)
+    url = sandbox and sandbox.url
+    if url is None or now is not None or url.port == before:  # else it leads where its owner wanted
+        led = PortSettings(port=now or url_port, access=url.access if url else "owner")
+        await sandboxes.change(db, sandbox_id, url=to_wire(led))
 
 
 def _of_name(found: Sequence[S], name: str) -> S:

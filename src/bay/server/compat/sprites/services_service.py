@@ -8,10 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from bay.errors import BayError, Conflict
-from bay.models import OutputChunk, PortSettings, Service, ServiceSpec
+from bay.models import OutputChunk, Service, ServiceSpec
 from bay.server.compat.sprites.wire import URL_PORT
 from bay.server.managed_services.service import SandboxServices
-from bay.server.sandboxes.service import SandboxChanges, Sandboxes
 from bay.server.sessions.waker import Waker
 from bay.server.ship.answers import OutputEnd
 from bay.server.web.auth import Caller
@@ -37,7 +36,6 @@ class SpriteServices:
     """The service behind `…/services` where its answer is a stream."""
 
     services: SandboxServices
-    sandboxes: Sandboxes
     waker: Waker
 
     @asynccontextmanager
@@ -47,9 +45,7 @@ class SpriteServices:
         """Make or replace a service, and follow it. Raises Conflict for a second one with an `http_port`."""
 
         async def act() -> Service:
-            before = await self._http_port(caller, ref, spec.name)
-            service, _ = await self.services.put(caller, ref, spec, one_serves_http=True)
-            await self._lead_url(caller, ref, before, spec.http_port)
+            service, _ = await self.services.put(caller, ref, spec, url_port=URL_PORT)
             return service
 
         async with self._acting(caller, ref, spec.name, act, for_s) as happenings:
@@ -82,9 +78,7 @@ class SpriteServices:
 
     async def delete(self, caller: Caller, ref: str, name: str) -> None:
         """End and forget it. Raises NotFound, and Conflict while another service needs it."""
-        before = await self._http_port(caller, ref, name)
-        await self.services.delete(caller, ref, name)
-        await self._lead_url(caller, ref, before, None)
+        await self.services.delete(caller, ref, name, url_port=URL_PORT)
 
     async def stop(self, caller: Caller, ref: str, name: str) -> list[Happening]:
         """End it, and leave it ended; all that there is to tell. Raises NotFound, and Conflict for one that
@@ -125,25 +119,12 @@ class SpriteServices:
             await act()
             if not sandbox.has_compute:  # after the act, whose refusals shall start nothing
                 await stack.enter_async_context(self.waker.reach(sandbox))
+                # Another call may have started it: its runtime had the services of before the act.
+                await self.services.tell(caller, sandbox.id)
             service = await self.services.get(caller, ref, name)
             opened = self.services.logs(caller, ref, name, max(known, service.first_offset), follow=True)
             chunks = await stack.enter_async_context(opened)
             yield _told((*before, Happening("started"), *_trouble(service)), chunks, for_s)
-
-    async def _http_port(self, caller: Caller, ref: str, name: str) -> int | None:
-        """The `http_port` that the service has, if there is one by that name."""
-        known = await self.services.list(caller, ref)
-        return next((one.http_port for one in known if one.name == name), None)
-
-    async def _lead_url(self, caller: Caller, ref: str, before: int | None, now: int | None) -> None:
-        """Have the sprite's URL lead to the service that serves HTTP, and without one to its own port."""
-        if before == now:
-            return
-        url = (await self.sandboxes.get(caller, ref)).url
-        if url is not None and now is None and url.port != before:
-            return  # it leads elsewhere, as its owner wanted
-        led = PortSettings(port=now or URL_PORT, access=url.access if url else "owner")
-        await self.sandboxes.update(caller, ref, SandboxChanges(given=frozenset(("url",)), url=led))
 
     async def _offset(self, caller: Caller, ref: str, name: str) -> int:
         """How much it has printed so far."""
