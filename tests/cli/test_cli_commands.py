@@ -83,6 +83,8 @@ def test_ls_quiet_feeds_rm(bay: Cli) -> None:
         bay("create", "--label", "doomed=yes")
     ids = bay("ls", "-q", "--label", "doomed=yes").stdout.decode().split()
     assert len(ids) == 3
+    newest = bay("ls", "-q", "--newest", "--label", "doomed=yes").stdout.decode().split()
+    assert newest == ids[::-1]
     assert bay("rm", *ids).returncode == 0
     assert bay("ls", "-q", "--label", "doomed=yes").stdout == b""
 

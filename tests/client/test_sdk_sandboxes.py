@@ -56,6 +56,8 @@ def test_what_can_be_no_name_is_refused_before_it_is_sent(client: bay.Client, re
 def test_list_goes_through_all_pages(client: bay.Client) -> None:
     made = [client.sandboxes.create(labels={"paged": "yes"}).id for _ in range(5)]
     assert [box.id for box in client.sandboxes.list(label="paged:yes", limit=2)] == made
+    newest = client.sandboxes.list(label="paged:yes", order="newest", limit=2)
+    assert [box.id for box in newest] == made[::-1]
 
 
 def test_list_fetches_a_page_only_when_it_is_taken(client: bay.Client, proxy: fault_proxy.Proxy) -> None:

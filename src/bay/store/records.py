@@ -415,6 +415,10 @@ class Filters:
     name_prefix: str | None = None
     named: bool = False
     """Whether those without a name are left out."""
+    paused: bool | None = None
+    """Whether they are at rest by their owner's word, or by the end of their lifetime."""
+    since: datetime | None = None
+    """Those made then or later."""
     labels: tuple[tuple[str, str], ...] = ()
     """Pairs that must all hold; the same key twice with two values holds for none."""
 

@@ -134,11 +134,23 @@ async def free_host(db: StoreConnection, wanted: str | None, sandbox_id: str) ->
 
 
 async def page(
-    db: StoreConnection, owner: str, filters: Filters, *, now: datetime, after: int, limit: int
+    db: StoreConnection,
+    owner: str,
+    filters: Filters,
+    *,
+    now: datetime,
+    after: int,
+    limit: int,
+    newest_first: bool = False,
 ) -> Page[SandboxRecord]:
-    """Up to `limit` of the owner's sandboxes with `seq` > `after`, oldest first."""
-    query = _JOINED.where(_S.owner == owner, _S.deleted_at.is_(None), _S.target != "deleted", _S.seq > after)
-    query = query.where(*_conditions(filters, now)).order_by(_S.seq).limit(limit + 1)
+    """Up to `limit` of the owner's sandboxes that come after the one with `seq` = `after`, 0 being before
+    all: oldest first, or `newest_first`.
+    """
+    query = _JOINED.where(_S.owner == owner, _S.deleted_at.is_(None), _S.target != "deleted")
+    if after:
+        query = query.where(_S.seq < after if newest_first else _S.seq > after)
+    order = _S.seq.desc() if newest_first else _S.seq
+    query = query.where(*_conditions(filters, now)).order_by(order).limit(limit + 1)
     return page_of((await db.execute(query)).all(), limit, _record)
 
 
@@ -407,6 +419,10 @@ def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
         wanted.append(_S.name.startswith(filters.name_prefix, autoescape=True))
     if filters.named:
         wanted.append(_S.name.is_not(None))
+    if filters.paused is not None:
+        wanted.append(_S.paused_at.is_not(None) if filters.paused else _S.paused_at.is_(None))
+    if filters.since is not None:
+        wanted.append(_S.created_at >= filters.since)
     wanted += [_S.labels[key].as_string() == value for key, value in filters.labels]
     return wanted
 

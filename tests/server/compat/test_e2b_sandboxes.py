@@ -180,9 +180,43 @@ async def test_a_list_is_filtered_and_paged_newest_first(e2b: E2b) -> None:
     assert (await e2b.http.post(f"/e2b/sandboxes/{made[1]}/pause")).status_code == 204
     assert await e2b.ids(state="paused") == [made[1]]
     assert await e2b.ids(state="running,paused") == made[::-1]
-    page = await e2b.http.get("/e2b/v2/sandboxes", params={"limit": 2})
-    rest = await e2b.ids(limit="2", nextToken=page.headers["x-next-token"])
-    assert rest == [made[0]]
+    for order, wanted in (("desc", made[::-1]), ("asc", made)):
+        query = {"limit": "2", "order": order}
+        page = await e2b.http.get("/e2b/v2/sandboxes", params=query)
+        assert [item["sandboxID"] for item in page.json()] == wanted[:2]
+        query["nextToken"] = page.headers["x-next-token"]
+        assert await e2b.ids(**query) == wanted[2:]
+    assert (await e2b.http.delete(f"/e2b/sandboxes/{made[1]}")).status_code == 204  # where the token stands
+    assert await e2b.ids(**query) == made[2:]
+    foreign = await e2b.http.get("/e2b/v2/sandboxes", params={"nextToken": "0" * 64, "state": "gone"})
+    assert foreign.status_code == 400
+
+
+async def test_a_list_may_begin_at_a_time(e2b: E2b) -> None:
+    made = list[str]()
+    for _ in range(3):
+        made.append((await e2b.make())["sandboxID"])
+        e2b.bay.clock.advance(10)
+    shown = (await e2b.http.get(f"/e2b/sandboxes/{made[1]}")).json()["startedAt"]
+    assert await e2b.ids(startedAfter=shown) == [made[2], made[1]]
+    assert await e2b.ids(startedAfter=shown.removesuffix("Z")) == [made[2], made[1]]
+    for wrong in ("yesterday", "0001-01-01T00:00:00+14:00"):
+        answer = await e2b.http.get("/e2b/v2/sandboxes", params={"startedAfter": wrong})
+        assert (answer.status_code, answer.json()["code"]) == (400, 400)
+
+
+async def test_a_list_that_finds_little_says_where_it_goes_on(e2b: E2b) -> None:
+    native = await e2b.bay.client("alice")
+    made = [(await create(native, profile=profile))["id"] for profile in ("bare", *["python-default"] * 20)]
+    query, found, pages = {"template": "bare", "limit": "1"}, list[str](), 0
+    while True:
+        page = await e2b.http.get("/e2b/v2/sandboxes", params=query)
+        found += [item["sandboxID"] for item in page.json()]
+        pages += 1
+        if "x-next-token" not in page.headers:
+            break
+        query["nextToken"] = page.headers["x-next-token"]
+    assert (found, pages) == (made[:1], 2)
 
 
 async def test_a_timeout_is_set_from_now_and_a_connect_only_lengthens(e2b: E2b) -> None:

@@ -220,6 +220,18 @@ async def test_a_list_pages_oldest_first_and_says_when_there_is_more(alice: http
     assert (len(exact["items"]), exact["has_more"], exact["next_cursor"]) == (5, False, None)
 
 
+async def test_a_list_may_begin_with_the_newest(alice: httpx.AsyncClient) -> None:
+    made = [(await create(alice))["id"] for _ in range(5)][::-1]
+    first = await page(alice, limit=2, order="newest")
+    assert [i["id"] for i in first["items"]] == made[:2]
+    await alice.delete(f"/v1/sandboxes/{made[1]}")  # the very one the cursor stands at
+    await create(alice)
+    second = await page(alice, limit=2, order="newest", cursor=first["next_cursor"])
+    assert ([i["id"] for i in second["items"]], second["has_more"]) == (made[2:4], True)
+    assert await ids(alice, order="newest", cursor=second["next_cursor"]) == made[4:]
+    assert_error(await alice.get("/v1/sandboxes", params={"order": "desc"}), 422, "validation_error")
+
+
 async def test_a_list_is_stable_under_inserts_and_deletes(alice: httpx.AsyncClient) -> None:
     made = [(await create(alice))["id"] for _ in range(4)]
     first = await page(alice, limit=2)

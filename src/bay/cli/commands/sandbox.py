@@ -173,6 +173,7 @@ def ls(
     label: Annotated[
         str | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Only with this label.")
     ] = None,
+    newest: Annotated[bool, typer.Option("--newest", help="Newest first.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -185,6 +186,7 @@ def ls(
             profile=profile,
             name_prefix=name_prefix,
             label=next((f"{key}:{value}" for key, value in wanted.items()), None),
+            order="newest" if newest else None,
         )
         heads = ("ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED")
         infos = (box.info for box in found)

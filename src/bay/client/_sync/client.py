@@ -94,15 +94,19 @@ class Sandboxes(Noun):
         profile: str | None = None,
         name_prefix: str | None = None,
         label: str | None = None,
+        order: str | None = None,
         limit: int | None = None,
     ) -> Generator[Box, None, None]:
-        """All that match, oldest first. `label` is ``key:value``, `limit` how many one request asks for."""
+        """All that match, oldest first; with `order` ``newest`` the newest first. `label` is ``key:value``,
+        `limit` how many one request asks for.
+        """
         filters = {
             "status": status,
             "compute": compute,
             "profile": profile,
             "name_prefix": name_prefix,
             "label": label,
+            "order": order,
             "limit": limit,
         }
         for info in self._http.paged(Sandbox, "/v1/sandboxes", filters):

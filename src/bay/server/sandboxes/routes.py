@@ -1,7 +1,7 @@
 """The routes `/v1/sandboxes`: the handles of sandboxes and their life."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
 from pydantic import AfterValidator, Field, model_validator
@@ -241,7 +241,7 @@ class ForkSandbox(Body):
 
 
 class SandboxList(PageOf[Sandbox]):
-    """A page of sandboxes, oldest first."""
+    """A page of sandboxes, in the order that was asked for."""
 
 
 class ForkList(Items[Sandbox]):
@@ -304,12 +304,17 @@ async def list_sandboxes(
     profile: Annotated[str | None, Query(max_length=128)] = None,
     name_prefix: Annotated[str | None, Query(max_length=63)] = None,
     label: Annotated[list[str] | None, Query(max_length=16, description="`key:value`, repeatable")] = None,
+    order: Annotated[
+        Literal["oldest", "newest"], Query(description="Which come first; the same for each page of a list")
+    ] = "oldest",
 ) -> WireResponse:
-    """Your sandboxes, oldest first."""
+    """Your sandboxes, oldest or newest first."""
     filters = Filters(
         status=status, compute=compute, profile=profile, name_prefix=name_prefix, labels=_labels(label or [])
     )
-    page = await sandboxes.page(caller, filters, after=paging.after, limit=limit)
+    page = await sandboxes.page(
+        caller, filters, after=paging.after, limit=limit, newest_first=order == "newest"
+    )
     return WireResponse(paging.reply(page))
 
 

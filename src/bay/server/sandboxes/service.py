@@ -254,11 +254,14 @@ class Sandboxes:
         record = await self.waker.find(caller, ref)
         return replace(self.view(record), containers=await self._containers(record))
 
-    async def page(self, caller: Caller, filters: Filters, *, after: int, limit: int) -> Page[Sandbox]:
-        """Part of the caller's sandboxes, oldest first."""
+    async def page(
+        self, caller: Caller, filters: Filters, *, after: int, limit: int, newest_first: bool = False
+    ) -> Page[Sandbox]:
+        """Part of the caller's sandboxes, oldest first, or `newest_first`."""
+        now = self.core.clock()
         async with self.core.store.read() as db:
             found = await sandboxes.page(
-                db, caller.owner, filters, now=self.core.clock(), after=after, limit=limit
+                db, caller.owner, filters, now=now, after=after, limit=limit, newest_first=newest_first
             )
         return Page(items=tuple(self.view(r) for r in found.items), next_cursor=found.next_cursor)
 

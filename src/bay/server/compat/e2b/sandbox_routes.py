@@ -1,7 +1,9 @@
 """Sandboxes by E2B's control plane: creates, lists, time-outs, pauses, snapshots, and what is refused."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
@@ -31,6 +33,7 @@ from bay.server.networks.service import Networks
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller
 from bay.server.web.dependencies import Env, Reader, Writer, service
+from bay.server.web.sealing import Cursors
 
 router = format_router(PREFIX)
 
@@ -38,6 +41,8 @@ SandboxesDep = Annotated[Sandboxes, service(Sandboxes)]
 E2bDep = Annotated[E2bSandboxes, service(E2bSandboxes)]
 CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
 NetworksDep = Annotated[Networks, service(Networks)]
+CursorsDep = Annotated[Cursors, service(Cursors)]
+NextToken = Annotated[str | None, Query(alias="nextToken", max_length=256)]
 
 _PROFILE = "e2b"
 _STANDARD = frozenset(("base", "code-interpreter-v1"))
@@ -206,20 +211,23 @@ async def create_e2b_sandbox(
 async def list_e2b_sandboxes(
     caller: Reader,
     e2b: E2bDep,
+    cursors: CursorsDep,
     metadata: Annotated[str | None, Query(max_length=16384)] = None,
     state: Annotated[list[str] | None, Query(max_length=8)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
-    next_token: Annotated[str | None, Query(alias="nextToken", max_length=64)] = None,
+    next_token: NextToken = None,
     order: Literal["asc", "desc"] = "desc",
     template: Annotated[str | None, Query(max_length=300)] = None,
+    since: Annotated[datetime | None, Query(alias="startedAfter")] = None,
 ) -> Response:
     """Your sandboxes, newest first; the header `x-next-token` leads to more."""
-    states = tuple(one for given in state or () for one in given.split(",") if one)
     filters = E2bFilters(
-        metadata=_pairs(metadata), states=states, template=template, newest_first=order == "desc"
+        metadata=_pairs(metadata), states=_states(state or ()), template=template or None, since=_utc(since)
     )
-    found, more = await e2b.page(caller, filters, next_token, limit)
-    return JSONResponse([listed(one) for one in found], headers={"x-next-token": more} if more else {})
+    after = cursors.row(caller.owner, next_token)
+    found = await e2b.page(caller, filters, after=after, limit=limit, newest_first=order == "desc")
+    items = [listed(one) for one in found.items]
+    return JSONResponse(items, headers=_next(cursors.of_row(caller.owner, found.next_cursor)))
 
 
 @router.get("/sandboxes/{sandbox_id}")
@@ -414,6 +422,28 @@ def _pairs(given: str | None) -> tuple[tuple[str, str], ...]:
         return ()
     found = {unquote(key): unquote(value) for key, value in parse_qsl(given, keep_blank_values=True)}
     return tuple(labels_of(found).items())
+
+
+def _states(given: Iterable[str]) -> tuple[str, ...]:
+    """The states of a filter, with commas between them. Raises BadRequest."""
+    states = tuple(one for some in given for one in some.split(",") if one)
+    if unknown := set(states) - {"running", "paused"}:
+        raise BadRequest(f"there is no state {min(unknown)}; give running or paused")
+    return states
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """A time of a filter, which is UTC where it has no zone. Raises BadRequest."""
+    if moment is None or moment.tzinfo is None:
+        return moment and moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise BadRequest("startedAfter is outside of all years; give a later time") from None
+
+
+def _next(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"x-next-token": token}
 
 
 def _is_domain(text: str) -> bool:

@@ -5,7 +5,7 @@ They have no rules and no rows: each step is a call of the service that Bay's ro
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from bay.clock import Clock
 from bay.errors import Conflict, NotFound
@@ -17,12 +17,11 @@ from bay.server.sandboxes.service import Forks, SandboxChanges, Sandboxes
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store.engine import Store
-from bay.store.records import Filters, SandboxRecord
+from bay.store.records import Filters, Page, SandboxRecord
 
 START_S = 60.0
-_PAGE = 200
-_MOST_LISTED = 5000
-"""Sandboxes of one owner that a list looks at: it is sorted the other way than Bay's own."""
+_MOST_PAGES = 20
+"""Pages of Bay's own list that one page of a list is picked from: the next begins where it ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,15 @@ class E2bFilters:
     metadata: tuple[tuple[str, str], ...] = ()
     states: tuple[str, ...] = ()
     template: str | None = None
-    newest_first: bool = True
+    since: datetime | None = None
+    """Those made then or later."""
+
+    def native(self) -> Filters:
+        """As much of them as Bay's own list has; it may have sandboxes that they do not let through."""
+        paused = {state == "paused" for state in self.states}
+        return Filters(
+            labels=self.metadata, since=self.since, paused=paused.pop() if len(paused) == 1 else None
+        )
 
     def let_through(self, sandbox: Sandbox) -> bool:
         """Whether the list has that sandbox."""
@@ -98,14 +105,23 @@ class E2bSandboxes:
         return list(await asyncio.gather(*(self.sandboxes.start(caller, one.id, START_S) for one in made)))
 
     async def page(
-        self, caller: Caller, filters: E2bFilters, after: str | None, limit: int
-    ) -> tuple[list[Sandbox], str | None]:
-        """Part of the caller's sandboxes after that one, and the last one's id when there are more."""
-        every = await self._all(caller, filters)
-        ids = [one.id for one in every]
-        begin = ids.index(after) + 1 if after in ids else 0
-        part = every[begin : begin + limit]
-        return part, part[-1].id if part and begin + limit < len(every) else None
+        self, caller: Caller, filters: E2bFilters, *, after: int, limit: int, newest_first: bool
+    ) -> Page[Sandbox]:
+        """Part of the caller's sandboxes. It may have less than `limit`, or none, while there are more: no
+        request looks at more than so many.
+        """
+        found, place = list[Sandbox](), after
+        for _ in range(_MOST_PAGES):
+            page = await self.sandboxes.page(
+                caller, filters.native(), after=place, limit=limit - len(found), newest_first=newest_first
+            )
+            found += filter(filters.let_through, page.items)
+            if page.next_cursor is None:
+                return Page(items=tuple(found), next_cursor=None)
+            place = page.next_cursor
+            if len(found) == limit:
+                break
+        return Page(items=tuple(found), next_cursor=place)
 
     async def delete_snapshot(self, caller: Caller, snapshot: str) -> None:
         """Remove a checkpoint by its id. Raises NotFound."""
@@ -121,16 +137,6 @@ class E2bSandboxes:
         """Part of the checkpoints of a sandbox, oldest first."""
         found = await self.checkpoints.page(caller, ref, auto=None, after=after, limit=limit)
         return list(found.items), found.next_cursor
-
-    async def _all(self, caller: Caller, filters: E2bFilters) -> list[Sandbox]:
-        after: int | None = 0
-        found: list[Sandbox] = []
-        native = Filters(labels=filters.metadata)
-        while after is not None and len(found) < _MOST_LISTED:
-            page = await self.sandboxes.page(caller, native, after=after, limit=_PAGE)
-            found += [one for one in page.items if filters.let_through(one)]
-            after = page.next_cursor
-        return found[::-1] if filters.newest_first else found
 
     async def _find(self, caller: Caller, ref: str) -> SandboxRecord:
         record = await self.waker.find(caller, ref)
