@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from bay.store.records import CheckpointRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
@@ -28,6 +28,7 @@ _REMOVABLE = select(_C.id).where(
     _C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(_NEEDED), _C.id.not_in(_RESTORED)
 )
 
+_OF_PRESENT_FILES = exists().where(sandboxes.c.id == _C.sandbox_id, sandboxes.c.checkpoint_id == _C.id)
 _LATER = checkpoints.alias()
 _COUNTS = and_(
     _C.number.is_not(None),
@@ -78,6 +79,22 @@ async def page(
         query = query.where(_C.auto == auto)
     rows = (await db.execute(query.order_by(_C.seq).limit(limit + 1))).all()
     return page_of(rows, limit, lambda row: CheckpointRecord(**without_seq(row)))
+
+
+async def page_of_owner(
+    db: StoreConnection, owner: str, *, sandbox_id: str | None, name: str | None, after: int, limit: int
+) -> Page[tuple[CheckpointRecord, bool]]:
+    """Up to `limit` of the owner's checkpoints with `seq` > `after`, of one sandbox or of all, of one name or
+    of all, oldest first; and of each whether the present files of its sandbox grew from it.
+    """
+    current = _OF_PRESENT_FILES.label("current")
+    query = _shown(_C.seq, current).where(_C.owner == owner, _C.seq > after)
+    if sandbox_id is not None:
+        query = query.where(_C.sandbox_id == sandbox_id)
+    if name is not None:
+        query = query.where(_C.name == name)
+    rows = (await db.execute(query.order_by(_C.seq).limit(limit + 1))).all()
+    return page_of(rows, limit, _with_current)
 
 
 async def count(db: StoreConnection, sandbox_id: str) -> int:
@@ -193,6 +210,12 @@ async def unmeasured(db: StoreConnection, stale: datetime, limit: int) -> list[s
     query = select(_C.id).where(_C.state == "ready", _C.deleted_at.is_(None), due)
     longest_ago = query.order_by(_C.measured_at.nulls_first(), _C.seq).limit(limit)
     return list((await db.execute(longest_ago)).scalars())
+
+
+def _with_current(row: Row[Any]) -> tuple[CheckpointRecord, bool]:
+    values = without_seq(row)
+    current = values.pop("current")
+    return CheckpointRecord(**values), current
 
 
 def _shown(*more: Any) -> Any:

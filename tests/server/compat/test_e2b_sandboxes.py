@@ -515,6 +515,32 @@ async def test_a_snapshot_is_a_checkpoint_that_a_create_may_name(e2b: E2b) -> No
     assert [answer.status_code for answer in answers] == [204, 404]
 
 
+async def test_snapshots_of_all_sandboxes_are_listed_page_by_page(e2b: E2b) -> None:
+    boxes = [(await e2b.make())["sandboxID"] for _ in range(2)]
+    bob = await e2b.bay.client("bob")
+    await bob.post(f"/v1/sandboxes/{(await create(bob, wait=15))['id']}/checkpoints", json={"name": "one"})
+    made = list[str]()
+    for box, name in ((boxes[0], "one"), (boxes[1], "one"), (boxes[0], None)):
+        answer = await e2b.http.post(f"/e2b/sandboxes/{box}/snapshots", json={"name": name} if name else {})
+        made.append(answer.json()["snapshotID"])
+
+    async def ids(**query: str) -> tuple[list[str], str | None]:
+        answer = await e2b.http.get("/e2b/snapshots", params=query)
+        assert answer.status_code == 200, answer.text
+        return [item["snapshotID"] for item in answer.json()], answer.headers.get("x-next-token")
+
+    assert await ids() == (made, None)
+    first, token = await ids(limit="2")
+    assert (first, await ids(limit="2", nextToken=token or "")) == (made[:2], (made[2:], None))
+    assert await ids(name="one") == (made[:2], None)
+    assert await ids(sandboxID=boxes[0], name="one") == (made[:1], None)
+    assert await ids(sandboxID=boxes[0]) == ([made[0], made[2]], None)
+    assert (await e2b.http.delete(f"/e2b/sandboxes/{boxes[0]}")).status_code == 204
+    assert await ids() == (made[1:2], None)
+    for wrong, status in (({"nextToken": "1"}, 400), ({"sandboxID": boxes[0]}, 404)):
+        assert (await e2b.http.get("/e2b/snapshots", params=wrong)).status_code == status
+
+
 async def test_forks_have_a_lifetime_of_their_own(e2b: E2b) -> None:
     sandbox = (await e2b.make(metadata={"a": "b"}))["sandboxID"]
     made = await e2b.http.post(f"/e2b/sandboxes/{sandbox}/fork", json={"count": 2, "timeout": 60})

@@ -79,6 +79,18 @@ class Checkpoints:
         items = tuple(_view(record, sandbox.checkpoint_id) for record in found.items)
         return Page(items=items, next_cursor=found.next_cursor)
 
+    async def page_of_owner(
+        self, caller: Caller, ref: str | None, *, name: str | None, after: int, limit: int
+    ) -> Page[Checkpoint]:
+        """Part of the caller's checkpoints, of one sandbox or of all, of one name or of all, oldest first."""
+        sandbox_id = None if ref is None else (await self.waker.find(caller, ref)).id
+        async with self.store.read() as db:
+            found = await checkpoints.page_of_owner(
+                db, caller.owner, sandbox_id=sandbox_id, name=name, after=after, limit=limit
+            )
+        items = tuple(_view(record, record.id if current else None) for record, current in found.items)
+        return Page(items=items, next_cursor=found.next_cursor)
+
     async def get(self, caller: Caller, ref: str, checkpoint: str | int) -> Checkpoint:
         """One checkpoint, by id or name, or by number."""
         sandbox = await self.waker.find(caller, ref)

@@ -322,17 +322,20 @@ async def create_e2b_snapshot(
 @router.get("/snapshots")
 async def list_e2b_snapshots(
     caller: Reader,
-    e2b: E2bDep,
-    sandbox: Annotated[str, Query(alias="sandboxID", max_length=64)] = "",
+    checkpoints: CheckpointsDep,
+    cursors: CursorsDep,
+    sandbox: Annotated[str | None, Query(alias="sandboxID", max_length=64)] = None,
+    name: Annotated[str | None, Query(max_length=63)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
-    next_token: Annotated[int, Query(alias="nextToken", ge=0, lt=1 << 62)] = 0,
+    next_token: NextToken = None,
 ) -> Response:
-    """The checkpoints of a sandbox, oldest first."""
-    if not sandbox:
-        raise NotServed("snapshots are listed of one sandbox at a time; give sandboxID")
-    found, more = await e2b.snapshots_of(caller, sandbox, next_token, limit)
-    items = [{"snapshotID": one.id, "names": [one.name] if one.name else []} for one in found]
-    return JSONResponse(items, headers={"x-next-token": str(more)} if more is not None else {})
+    """Your checkpoints, of one sandbox or of all, oldest first."""
+    after = cursors.row(caller.owner, next_token)
+    found = await checkpoints.page_of_owner(
+        caller, sandbox or None, name=name or None, after=after, limit=limit
+    )
+    items = [{"snapshotID": one.id, "names": [one.name] if one.name else []} for one in found.items]
+    return JSONResponse(items, headers=_next(cursors.of_row(caller.owner, found.next_cursor)))
 
 
 @router.delete("/templates/{snapshot_id:path}", status_code=204)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from bay.clock import Clock
 from bay.errors import Conflict, NotFound
-from bay.models import Checkpoint, Sandbox
+from bay.models import Sandbox
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.compat.e2b.sandbox_words import state_of, template_of
@@ -130,13 +130,6 @@ class E2bSandboxes:
         if found.owner != caller.owner:
             raise NotFound(f"there is no snapshot {snapshot}")
         await self.checkpoints.delete(caller, found.sandbox_id, found.id)
-
-    async def snapshots_of(
-        self, caller: Caller, ref: str, after: int, limit: int
-    ) -> tuple[list[Checkpoint], int | None]:
-        """Part of the checkpoints of a sandbox, oldest first."""
-        found = await self.checkpoints.page(caller, ref, auto=None, after=after, limit=limit)
-        return list(found.items), found.next_cursor
 
     async def _find(self, caller: Caller, ref: str) -> SandboxRecord:
         record = await self.waker.find(caller, ref)
