@@ -154,7 +154,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
     "compat": {
         *("web", "ship", "sessions", "checkpoints", "execs", "files", "managed_services", "networks"),
-        *("ports", "sandboxes", "kernels"),
+        *("ports", "sandboxes", "kernels", "templates"),
     },
     "offline": {"secrets"},
 }

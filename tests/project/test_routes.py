@@ -26,7 +26,6 @@ NONE = {
     "docs": "serves a file",
     "redoc": "serves a file",
     "docs_file": "serves a file",
-    "find_e2b_template": "shows settings",
     "envd_health": "says what the entrance found",
     "interpreter_health": "says what the entrance found",
 }

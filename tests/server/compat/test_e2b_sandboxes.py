@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from server_harness import World, clear, create, world
 
 from bay.clock import from_rfc3339
 from bay.errors import QuotaExceeded
+from bay.ids import new_id
 from bay.server.compat.e2b.signatures import MOST_WAITING, SignatureSearch
 from bay.server.compat.e2b.tokens import SandboxTokens, Signed
 from bay.server.web.auth import Caller
+from bay.store import templates
+from bay.store.records import TemplateRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -566,8 +569,28 @@ async def test_other_operations_are_refused_in_the_shape_that_clients_parse(e2b:
 
 
 async def test_a_template_is_there_when_a_create_may_name_it(e2b: E2b) -> None:
-    for alias, status in (("base", 200), ("eager", 200), ("no%2Fsuch", 404)):
-        assert (await e2b.http.get(f"/e2b/templates/aliases/{alias}")).status_code == status
+    async def found(client: httpx.AsyncClient, alias: str) -> tuple[int, str | None]:
+        answer = await client.get(f"/e2b/templates/aliases/{alias}")
+        return answer.status_code, answer.json().get("templateID")
+
+    for alias in ("base", "eager"):
+        assert await found(e2b.http, alias) == (200, alias)
+    assert await found(e2b.http, "no%2Fsuch") == (404, None)
+    bob = await e2b.bay.open_client({"X-API-Key": await e2b.bay.key("bob")})
+    like = TemplateRecord(
+        id=new_id("tmpl"), owner="alice", name="own", tag="latest", state="ready", profile="python-default",
+        created_at=e2b.bay.clock(),
+    )  # fmt: skip
+    made = [like, replace(like, id=new_id("tmpl"), name="all", shared=True)]
+    async with e2b.bay.bay.store.write() as db:
+        for one in (*made, replace(like, id=new_id("tmpl"), name="late", state="failed")):
+            await templates.add(db, one)
+    for alias in ("own", "own%3Alatest", made[0].id):
+        assert await found(e2b.http, alias) == (200, made[0].id)
+        assert await found(bob, alias) == (404, None)
+    assert await found(bob, "all") == (200, made[1].id)
+    assert (await e2b.http.get("/e2b/templates/aliases/all")).json()["public"] is True
+    assert await found(e2b.http, "late") == (404, None)  # no create may name it
 
 
 async def test_the_metrics_of_a_sandbox_are_an_empty_list(e2b: E2b) -> None:

@@ -31,6 +31,7 @@ from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.compat.routers import format_router
 from bay.server.networks.service import Networks
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
+from bay.server.templates.service import Templates
 from bay.server.web.auth import Caller
 from bay.server.web.dependencies import Env, Reader, Writer, service
 from bay.server.web.sealing import Cursors
@@ -41,6 +42,7 @@ SandboxesDep = Annotated[Sandboxes, service(Sandboxes)]
 E2bDep = Annotated[E2bSandboxes, service(E2bSandboxes)]
 CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
 NetworksDep = Annotated[Networks, service(Networks)]
+TemplatesDep = Annotated[Templates, service(Templates)]
 CursorsDep = Annotated[Cursors, service(Cursors)]
 NextToken = Annotated[str | None, Query(alias="nextToken", max_length=256)]
 
@@ -358,11 +360,16 @@ async def fork_e2b_sandbox(
 
 
 @router.get("/templates/aliases/{alias:path}")
-async def find_e2b_template(caller: Reader, shown: ShownDep, alias: str) -> Response:
-    """Whether a create may name that template: a profile, or one of the two that every program knows."""
-    if alias not in shown.profiles | _STANDARD:
-        raise NotFound(f"there is no template {alias}")
-    return JSONResponse({"templateID": alias, "public": False})
+async def find_e2b_template(caller: Reader, templates: TemplatesDep, shown: ShownDep, alias: str) -> Response:
+    """Whether a create may name that template: a profile, one of the two that every program knows, or a
+    template of Bay that the caller may use.
+    """
+    if alias in shown.profiles | _STANDARD:
+        return JSONResponse({"templateID": alias, "public": False})
+    found = await templates.get(caller, alias, 0)
+    if found.state != "ready":
+        raise NotFound(f"template {alias} is {found.state}")
+    return JSONResponse({"templateID": found.id, "public": found.shared})
 
 
 async def refuse_e2b(caller: Reader, request: Request) -> Response:
