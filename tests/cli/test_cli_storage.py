@@ -150,8 +150,9 @@ def test_forks_and_creates_begin_with_files_of_another(bay: Cli, name: str) -> N
     bay("cp", "-", f"{name}:f", stdin=b"one")
     kept = bay("checkpoint", "create", name).stdout.decode().strip()
     bay("cp", "-", f"{name}:f", stdin=b"two")
-    made = objects(bay("fork", name, "--count", "2", "--name", f"{name}-f", "--json"))
+    made = objects(bay("fork", name, "--count", "2", "--name", f"{name}-f", "--ttl", "1h", "--json"))
     assert [one["name"] for one in made] == [f"{name}-f-1", f"{name}-f-2"]
+    assert [one["expires_at"] is None for one in made] == [False, False]
     assert bay("cp", f"{name}-f-2:f", "-").stdout == b"two"
     [old] = lines(bay("fork", name, "--checkpoint", kept))
     [new] = lines(bay("create", "--from-checkpoint", kept))

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def test_forks_have_files_of_their_own(box: bay.Box, client: bay.Client) -> None
     assert (one.name, two.name) == (f"fork-{box.id[-6:]}-1", f"fork-{box.id[-6:]}-2")
     one.files.write("f", "three")
     assert [b.files.read("f") for b in (box, one, two)] == [b"two", b"three", b"two"]
-    [old] = box.fork(checkpoint=kept)
+    [old] = box.fork(checkpoint=kept, ttl="10m")
+    assert old.info.expires_at == old.info.created_at + timedelta(minutes=10)
     with client.sandbox(from_checkpoint=kept) as made:
         assert old.files.read("f") == made.files.read("f") == b"one"
         assert made.info.checkpoint_id == kept.id

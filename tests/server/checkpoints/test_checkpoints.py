@@ -360,6 +360,24 @@ async def test_one_idempotency_key_makes_one_set_of_forks(alice: httpx.AsyncClie
     assert len((await alice.get("/v1/sandboxes")).json()["items"]) == 3
 
 
+async def test_forks_live_as_long_as_their_call_says(bay: World, alice: httpx.AsyncClient) -> None:
+    source = (await create(alice, ttl=50))["id"]
+    call, key = f"/v1/sandboxes/{source}/fork", {"Idempotency-Key": "fork-for-a-minute"}
+
+    async def lives(body: dict[str, Any]) -> list[float | None]:
+        answer = await alice.post(call, json=body, headers=key if body.get("ttl") == "1m" else {})
+        assert answer.status_code == 201, answer.text
+        records = [await bay.record(fork["id"]) for fork in answer.json()["items"]]
+        ends = [record.expires_at for record in records]
+        return [end and (end - bay.clock()).total_seconds() for end in ends]
+
+    assert await lives({"count": 2, "ttl": "1m"}) == [60, 60]
+    assert await lives({"ttl": None}) == await lives({"ttl": 0}) == await lives({}) == [None]
+    other = await alice.post(call, json={"count": 2, "ttl": 70}, headers=key)
+    assert_error(other, 409, "conflict")
+    assert_error(await alice.post(call, json={"ttl": -1}), 422, "validation_error")
+
+
 async def test_a_taken_name_or_a_bad_count_makes_no_fork(alice: httpx.AsyncClient) -> None:
     source = (await create(alice, name="taken-2"))["id"]
     call = f"/v1/sandboxes/{source}/fork"

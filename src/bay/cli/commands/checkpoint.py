@@ -143,11 +143,14 @@ def fork(
     new_name: Annotated[
         str | None, typer.Option("--name", help="Its name; several get NAME-1, NAME-2 and so on.")
     ] = None,
+    ttl: Annotated[
+        int | None, duration_option("Its lifetime, such as 10m; 0 is no limit; default: the profile's.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make new sandboxes with copies of another's files and print their ids."""
     with connect_box(ctx, name) as box:
-        made = box.fork(count, kept, new_name)
+        made = box.fork(count, kept, new_name, ttl=ttl)
     for fork_ in made:
         print_json(fork_.info) if as_json else print_line(fork_.id)
 

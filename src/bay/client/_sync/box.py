@@ -247,14 +247,20 @@ class Box(Checkpoints, History):
         return self._ask(Call("POST", self._of(checkpoint, "restore"), wait_s=COPY_S))
 
     def fork(
-        self, count: int = 1, checkpoint: str | Checkpoint | None = None, name: str | None = None
+        self,
+        count: int = 1,
+        checkpoint: str | Checkpoint | None = None,
+        name: str | None = None,
+        *,
+        ttl: int | str | None = None,
     ) -> "Boxes":
         """New sandboxes with files of their own that begin as those of a checkpoint, or as they are now.
 
         With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is
-        deleted; used with `with`, the list deletes them all at the end of the block.
+        deleted, for `ttl` seconds, or text such as ``"10m"`` (0 is for ever, None as the profile says). Used
+        with `with`, the list deletes them all at the end of the block.
         """
-        fields = given(count=count, checkpoint=checkpoint and ref(checkpoint), name=name)
+        fields = given(count=count, checkpoint=checkpoint and ref(checkpoint), name=name, ttl=ttl)
         made = self._http.all(Sandbox, Call.once(self._path("fork"), fields, wait_s=COPY_S))
         return Boxes(Box(self._http, info) for info in made)
 

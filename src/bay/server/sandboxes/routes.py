@@ -1,6 +1,5 @@
 """The routes `/v1/sandboxes`: the handles of sandboxes and their life."""
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
@@ -238,6 +237,7 @@ class ForkSandbox(Body):
         str | None,
         Field(max_length=63, description="Name of the new sandbox; several get `name-1`, `name-2` and so on"),
     ] = None
+    ttl: Annotated[SecondsOrNone | None, Field(description="As at the create; default: the profile's")] = None
 
 
 class SandboxList(PageOf[Sandbox]):
@@ -260,7 +260,7 @@ _OWN_NOUNS = {
         "secrets",
         "volumes",
     ),
-    *("cpus", "memory_mb", "disk_mb", "pids", "profile"),
+    *("cpus", "memory_mb", "disk_mb", "pids", "profile", "ttl"),
 }
 
 
@@ -279,6 +279,7 @@ async def create_sandbox(
     new = NewSandbox(
         **body.model_dump(exclude=_OWN_NOUNS),
         **_reached(body),
+        ttl=_lifetime(body),
         profile=None if body.template and "profile" not in body.model_fields_set else body.profile,
         checkpoint_policy=policy,
         network_policy=body.policy(),
@@ -287,8 +288,6 @@ async def create_sandbox(
         volumes=tuple(volume.to_noun() for volume in body.volumes),
         sizes=body.sizes(),
     )
-    if "ttl" in body.model_fields_set and body.ttl is None:
-        new = replace(new, ttl=0)  # null is never, and only what is left out is the profile's
     wait_s = wait if wait is not None else body.wait or 0
     return WireResponse(await sandboxes.create(caller, new, idempotency_key, wait_s), 201)
 
@@ -400,9 +399,15 @@ async def fork_sandbox(
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
     """New sandboxes like this one, each with a copy of a checkpoint's or the present files; all start."""
-    forks = Forks(**(body or ForkSandbox()).model_dump())
+    body = body or ForkSandbox()
+    forks = Forks(**body.model_dump(exclude={"ttl"}), ttl=_lifetime(body))
     made = await sandboxes.fork(caller, sandbox_id, forks, idempotency_key)
     return WireResponse({"items": made}, 201)
+
+
+def _lifetime(body: CreateSandbox | ForkSandbox) -> int | None:
+    """Null is never, and only what is left out is the profile's."""
+    return 0 if "ttl" in body.model_fields_set and body.ttl is None else body.ttl
 
 
 def _reached(body: CreateSandbox | UpdateSandbox) -> dict[str, Any]:

@@ -125,6 +125,8 @@ class Forks:
     count: int = 1
     checkpoint: str | None = None
     name: str | None = None
+    ttl: int | None = None
+    """Seconds that they live; 0 is for ever, and None the profile's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +245,7 @@ class Sandboxes:
             return _forks_of(claim)
         await self.core.cargo.check_room("a fork")
         async with self.snapshots.origin(record, forks.checkpoint) as origin:
-            made = await self._fork_from(caller, record, origin, names, request)
+            made = await self._fork_from(caller, record, origin, forks, names, request)
         for sandbox in made:
             self.waker.poke(sandbox.id)
         return made
@@ -415,6 +417,7 @@ class Sandboxes:
         caller: Caller,
         source: SandboxRecord,
         origin: CheckpointRecord,
+        forks: Forks,
         names: list[str | None],
         request: idempotency.Request | None,
     ) -> list[Sandbox]:
@@ -425,7 +428,8 @@ class Sandboxes:
                     return _forks_of(claim)
                 network = await networks.get(db, source.id)
                 kept = tuple(await services.all_of(db, source.id))
-                likes = [_like(source, name, origin.id, network, kept) for name in names]
+                like = replace(_like(source, None, origin.id, network, kept), ttl=forks.ttl)
+                likes = [replace(like, name=name) for name in names]
                 made = [await self._insert(db, caller, like, profile, None, waits=True) for like in likes]
                 if request is not None:
                     answer = {"items": to_wire(made)}

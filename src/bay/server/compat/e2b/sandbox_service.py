@@ -99,9 +99,7 @@ class E2bSandboxes:
 
     async def fork(self, caller: Caller, ref: str, count: int, timeout: int) -> list[Sandbox]:
         """Sandboxes like that one with copies of its files, which live for `timeout` seconds; all start."""
-        made = await self.sandboxes.fork(caller, ref, Forks(count=count), None)
-        for sandbox in made:
-            await self._set_ttl(caller, sandbox.id, timeout)
+        made = await self.sandboxes.fork(caller, ref, Forks(count=count, ttl=timeout), None)
         return list(await asyncio.gather(*(self.sandboxes.start(caller, one.id, START_S) for one in made)))
 
     async def page(
