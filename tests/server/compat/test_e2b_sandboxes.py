@@ -553,6 +553,21 @@ async def test_forks_have_a_lifetime_of_their_own(e2b: E2b) -> None:
         assert await e2b.health(item["sandbox"]["sandboxID"]) == 204
 
 
+async def test_a_fork_is_as_open_as_its_source_and_a_native_one_is_not(e2b: E2b) -> None:
+    source = (await e2b.make(metadata={"a": "b"}))["sandboxID"]
+    answer = await e2b.http.post(f"/e2b/sandboxes/{source}/fork")
+    theirs = answer.json()[0]["sandbox"]
+    assert theirs["templateID"] == "python-default"
+    assert (await e2b.by_host(theirs["sandboxID"])).status_code == 502  # let in, and nothing listens
+    native = await e2b.bay.client("alice")
+    answer = await native.post(f"/v1/sandboxes/{source}/fork", json={})
+    own = answer.json()["items"][0]
+    assert own["labels"] == {"a": "b"}
+    await e2b.bay.settled(own["id"], lambda record: record.phase == "running")
+    assert (await e2b.by_host(own["id"])).status_code == 401
+    assert (await e2b.by_headers(own["id"])).status_code == 401
+
+
 async def test_other_operations_are_refused_in_the_shape_that_clients_parse(e2b: E2b) -> None:
     for method, path in (
         ("POST", "/volumes"),

@@ -56,6 +56,7 @@ from bay.server.secrets import rules as secret_rules
 from bay.server.sessions import sizes
 from bay.server.sessions.core import DEFAULT_PROFILE, Core
 from bay.server.sessions.effective_policy import has_headers
+from bay.server.sessions.lifecycle import OWN_LABELS
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.sizes import PROFILES_OWN
@@ -127,6 +128,8 @@ class Forks:
     name: str | None = None
     ttl: int | None = None
     """Seconds that they live; 0 is for ever, and None the profile's."""
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    """Labels beside those of the source, of which Bay's own are not inherited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,7 +431,8 @@ class Sandboxes:
                     return _forks_of(claim)
                 network = await networks.get(db, source.id)
                 kept = tuple(await services.all_of(db, source.id))
-                like = replace(_like(source, None, origin.id, network, kept), ttl=forks.ttl)
+                like = _like(source, None, origin.id, network, kept)
+                like = replace(like, ttl=forks.ttl, labels=like.labels | forks.labels)
                 likes = [replace(like, name=name) for name in names]
                 made = [await self._insert(db, caller, like, profile, None, waits=True) for like in likes]
                 if request is not None:
@@ -819,12 +823,15 @@ def _like(
     network: NetworkPolicy | None,
     kept: tuple[ServiceSpec, ...],
 ) -> NewSandbox:
-    """The create of a sandbox like `source`, of which public ports are not inherited."""
+    """The create of a sandbox like `source`, of which public ports are not inherited, nor Bay's own labels:
+    one may say that ports are public, or that the sandbox goes with its build.
+    """
+    labels = {key: value for key, value in source.labels.items() if not key.startswith(OWN_LABELS)}
     url = source.url and replace(source.url, access="owner")
     ports = tuple(replace(port, access="owner") for port in source.ports)
     return NewSandbox(
         profile=source.profile, name=name, image=source.image_id or HOST, isolation=source.isolation, env=source.env,
-        labels=source.labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
+        labels=labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         on_expiry=source.on_expiry,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
         url=url, ports=ports, services=kept, secrets=source.secrets, sizes=source.sizes,

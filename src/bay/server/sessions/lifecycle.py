@@ -12,7 +12,9 @@ from datetime import datetime, timedelta
 from bay.models import Compute, NetworkMode, Sandbox, Sizes, Status
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
-BUILD_LABEL = "bay.build"
+OWN_LABELS = "bay."
+"""The names of labels by which Bay itself knows sandboxes begin so."""
+BUILD_LABEL = OWN_LABELS + "build"
 """The label of a build's sandbox; its value is the template's id."""
 
 

@@ -12,7 +12,7 @@ from bay.errors import Conflict, NotFound
 from bay.models import Sandbox
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
-from bay.server.compat.e2b.sandbox_words import state_of, template_of
+from bay.server.compat.e2b.sandbox_words import OPTIONS, state_of, template_of
 from bay.server.sandboxes.service import Forks, SandboxChanges, Sandboxes
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
@@ -98,8 +98,13 @@ class E2bSandboxes:
         await self.sandboxes.delete(caller, record.id)
 
     async def fork(self, caller: Caller, ref: str, count: int, timeout: int) -> list[Sandbox]:
-        """Sandboxes like that one with copies of its files, which live for `timeout` seconds; all start."""
-        made = await self.sandboxes.fork(caller, ref, Forks(count=count, ttl=timeout), None)
+        """Sandboxes like that one with copies of its files and its options, which live for `timeout` seconds;
+        all start.
+        """
+        record = await self._find(caller, ref)
+        options = {name: value for name, value in record.labels.items() if name == OPTIONS}
+        forks = Forks(count=count, ttl=timeout, labels=options)
+        made = await self.sandboxes.fork(caller, record.id, forks, None)
         return list(await asyncio.gather(*(self.sandboxes.start(caller, one.id, START_S) for one in made)))
 
     async def page(

@@ -7,10 +7,11 @@ from typing import Any
 
 from bay.errors import BadRequest
 from bay.models import Sandbox
+from bay.server.sessions.lifecycle import OWN_LABELS
 
-OPTIONS = "bay.e2b"
+OPTIONS = OWN_LABELS + "e2b"
 """The label with what a create of E2B said that Bay has no field for. It goes with the row of the sandbox, so
-that it is written with it, copied by forks, and gone with it."""
+that it is written with it and gone with it. Forks by E2B's clients have it too; Bay's own have not."""
 
 ENVD_VERSION = "0.6.4"
 CLIENT_ID = "bay"
@@ -18,7 +19,6 @@ _NEVER = "9999-12-31T23:59:59Z"
 """The end of a sandbox without a lifetime: clients want one."""
 LONGEST_S = 10 * 365 * 86400
 """Seconds that a sandbox may be told to live."""
-_OWN_LABELS = "bay."
 _LEAST_RESUMED_S = 300
 _MOST_PAIRS = 60
 _LONGEST_KEY = 256
@@ -69,8 +69,8 @@ def labels_of(metadata: dict[str, str]) -> dict[str, str]:
     for key, value in metadata.items():
         if not 0 < len(key) <= _LONGEST_KEY or not key.isprintable() or set('"\\') & set(key):
             raise BadRequest('a key of metadata must have 1 to 256 printable characters, without " and \\')
-        if key.startswith(_OWN_LABELS):
-            raise BadRequest(f"metadata {key} begins with {_OWN_LABELS}, as Bay's own do; choose another key")
+        if key.startswith(OWN_LABELS):
+            raise BadRequest(f"metadata {key} begins with {OWN_LABELS}, as Bay's own do; choose another key")
         if len(value) > _LONGEST_VALUE:
             raise BadRequest(f"metadata {key} has {len(value)} characters; give {_LONGEST_VALUE} at most")
     if (size := sum(map(len, (*metadata, *metadata.values())))) > _MOST_CHARS:
@@ -80,7 +80,7 @@ def labels_of(metadata: dict[str, str]) -> dict[str, str]:
 
 def metadata_of(sandbox: Sandbox) -> dict[str, str]:
     """The labels without Bay's own."""
-    return {key: value for key, value in sandbox.labels.items() if not key.startswith(_OWN_LABELS)}
+    return {key: value for key, value in sandbox.labels.items() if not key.startswith(OWN_LABELS)}
 
 
 def time_of(moment: datetime) -> str:
