@@ -190,6 +190,26 @@ async def test_a_revoked_key_opens_nothing_from_then_on(bay: World, admin: httpx
     assert (await alice.get(f"/v1/sandboxes/{made['id']}")).status_code == 200
 
 
+async def test_the_valid_keys_of_an_owner_are_known_by_their_ids(root: Path) -> None:
+    async with world(root) as bay:
+        admin = await bay.client("root", "admin")
+        made = list[str]()
+        for owner, lives in (("alice", None), ("alice", 60), ("bob", None)):
+            body = {"name": "k", "owner": owner} | ({} if lives is None else {"expires_in": lives})
+            made.append((await admin.post("/v1/keys", json=body)).json()["id"])
+            bay.clock.advance(1)
+        known = bay.bay.keys
+        assert known.of_owner("alice") == [made[1], made[0]]
+        await admin.delete(f"/v1/keys/{made[0]}")
+        assert known.of_owner("alice") == [made[1]]
+        assert [known.is_valid(one) for one in (*made, "key-none")] == [False, True, True, False]
+        await known.open()
+        assert (known.of_owner("alice"), known.of_owner("carol")) == ([made[1]], [])
+        bay.clock.advance(60)
+        assert (known.of_owner("alice"), known.is_valid(made[1])) == ([], False)
+    await clear(root)
+
+
 async def test_a_key_that_never_was_cannot_be_revoked(admin: httpx.AsyncClient) -> None:
     for key_id in (f"key-{'0' * 24}", "x", "%00"):
         assert_error(await admin.delete(f"/v1/keys/{key_id}"), 404, "not_found")

@@ -63,6 +63,9 @@ class Keys:
         self._store = store
         self._clock = clock
         self._by_hash: dict[str, ApiKey] = {}
+        self._by_id: dict[str, ApiKey] = {}
+        self._of_owner: dict[str, dict[str, ApiKey]] = {}
+        """The keys of each owner by their ids."""
         self._chosen: set[str] = set()
         """Hashes of keys that operators chose, valid or not. Those that Bay makes are known by their form."""
         self.on_forget: Callable[[], None] = lambda: None
@@ -72,9 +75,12 @@ class Keys:
     async def open(self) -> None:
         """Read the keys."""
         async with self._store.read() as db:
-            self._by_hash = {key.hash: key for key in await keys.all_valid(db, self._clock())}
+            valid = await keys.all_valid(db, self._clock())
             self._chosen = await keys.hashes_named(db, (GIVEN, FORMER))
             self._limits = {key.id: limits_of(key) or Limits() for key in await keys.with_quotas(db)}
+        self._by_hash, self._by_id, self._of_owner = {}, {}, {}
+        for key in valid:
+            self._let_in(key)
 
     async def ensure_admin(self, given: str | None, key_file: Path) -> str | None:
         """See to it that there is an admin key: `given`, else a new one, also written to `key_file` (0600).
@@ -125,7 +131,7 @@ class Keys:
 
     def learn(self, key: ApiKey) -> None:
         """Let a key in, once it is committed."""
-        self._by_hash[key.hash] = key
+        self._let_in(key)
         if key.name == GIVEN:
             self._chosen.add(key.hash)
         if (limits := limits_of(key)) is not None:
@@ -133,11 +139,12 @@ class Keys:
 
     def is_valid(self, key_id: str) -> bool:
         """Whether that key still opens something: for answers that go on after it was checked."""
-        return any(key.id == key_id and not self._is_over(key) for key in self._by_hash.values())
+        key = self._by_id.get(key_id)
+        return key is not None and self._opens(key)
 
     def of_owner(self, owner: str) -> list[str]:
         """The ids of the owner's keys that open something, the newest first."""
-        mine = [key for key in self._by_hash.values() if key.owner == owner and not self._is_over(key)]
+        mine = [key for key in self._of_owner.get(owner, {}).values() if self._opens(key)]
         return [key.id for key in sorted(mine, key=lambda key: key.created_at, reverse=True)]
 
     def hide(self, path: str) -> str:
@@ -160,6 +167,8 @@ class Keys:
     def forget(self, key: ApiKey) -> None:
         """Refuse a key from now on; a call that is under way goes on to its end."""
         self._by_hash.pop(key.hash, None)
+        self._by_id.pop(key.id, None)
+        self._of_owner.get(key.owner, {}).pop(key.id, None)
         self.on_forget()
 
     def authenticate(self, authorization: str | None) -> Caller:
@@ -172,6 +181,13 @@ class Keys:
         if key is None or not hmac.compare_digest(key.hash, digest) or self._is_over(key):
             raise Unauthorized("this API key is unknown, revoked or expired")
         return Caller(key.owner, key.scope, key.id)
+
+    def _let_in(self, key: ApiKey) -> None:
+        self._by_hash[key.hash] = self._by_id[key.id] = key
+        self._of_owner.setdefault(key.owner, {})[key.id] = key
+
+    def _opens(self, key: ApiKey) -> bool:
+        return key.hash in self._by_hash and not self._is_over(key)
 
     def _is_over(self, key: ApiKey) -> bool:
         return key.expires_at is not None and key.expires_at <= self._clock()
