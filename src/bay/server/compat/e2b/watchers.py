@@ -48,6 +48,11 @@ class _Watcher:
     limit: asyncio.Timeout | None = None
     task: asyncio.Task[None] | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has asked for so long that it ends, though its watch may still be closing."""
+        return self.limit is not None and self.limit.expired()
+
     def put(self, event: Mapping[str, Any]) -> None:
         size = len(json.dumps(event))
         if len(self.waiting) >= _MAX_EVENTS or self.bytes + size > _MAX_BYTES:
@@ -81,17 +86,21 @@ class EnvdWatchers:
 
     async def run(self) -> None:
         """Follow the directories of watchers, until cancelled."""
-        async with asyncio.TaskGroup() as self._group:
-            await asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._group = None  # one that ends takes no further task
 
     async def create(
         self, caller: Caller, ref: str, user: str | None, path: str, *, recursive: bool, entries: bool
     ) -> str:
-        """The id of a new watcher, which watches by now."""
+        """The id of a new watcher, which watches by now. It may be gone when this returns, as at any time."""
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         made = _Watcher(f"watcher-{secrets.token_hex(12)}", caller, ref, self._now())
         if self._group is None:
-            raise RpcError("unavailable", "Bay is starting; try again")
+            raise RpcError("unavailable", "Bay is starting or ending; try again")
         work = self._follow(made, ready, user, path, recursive=recursive, entries=entries)
         made.task = self._group.create_task(work)
         try:
@@ -99,8 +108,6 @@ class EnvdWatchers:
         except BaseException:
             made.task.cancel()
             raise
-        self._make_room(made)
-        self._all[made.id] = made
         return made.id
 
     async def events(self, caller: Caller, ref: str, watcher_id: str) -> list[Mapping[str, Any]]:
@@ -141,6 +148,9 @@ class EnvdWatchers:
             ):
                 async for message in told:
                     if not ready.done():
+                        # Here, not where the result is awaited: by then the watch may have ended.
+                        self._make_room(made)
+                        self._all[made.id] = made
                         ready.set_result(None)
                     if message == LOST:
                         made.lose()
@@ -158,6 +168,8 @@ class EnvdWatchers:
                 ready.set_exception(RpcError("internal", f"the watch failed ({type(error).__name__})"))
         finally:
             self._all.pop(made.id, None)
+            if not ready.done():  # it was cancelled
+                ready.set_exception(RpcError("unavailable", "Bay is ending; try again"))
 
     def _make_room(self, made: _Watcher) -> None:
         """End the watchers that were asked least lately, for there to be room for one more."""
@@ -176,7 +188,7 @@ class EnvdWatchers:
 
     def _found(self, caller: Caller, ref: str, watcher_id: str) -> _Watcher:
         found = self._all.get(watcher_id)
-        if found is None or found.caller.owner != caller.owner or found.ref != ref:
+        if found is None or found.is_over or found.caller.owner != caller.owner or found.ref != ref:
             raise RpcError("not_found", f"watcher with id {watcher_id[:64]} not found")
         return found
 
