@@ -12,6 +12,10 @@ import pytest
 from envd_calls import Envd, basic, envd_of
 from server_harness import Json, Served, eventually, until
 
+from bay.models import FileInfo
+from bay.server.compat.e2b.entries import entry_of, list_of
+from bay.server.files.ship_client import FileDetails
+
 pytestmark = pytest.mark.anyio
 
 FS = "filesystem.Filesystem"
@@ -165,6 +169,27 @@ async def test_a_user_that_is_not_there_may_touch_nothing(envd: Envd) -> None:
         envd.url("/files"), params={"path": "a"}, content=b"", headers=OCTETS | basic("no-one")
     )
     assert upload.status_code == 401
+
+
+async def test_a_long_list_leaves_others_their_turn() -> None:
+    info = FileInfo(
+        name="ü", path="/ü", type="file", size=1, mode="0644", uid=0, gid=0, mtime=0.0, target=None
+    )
+    found = [FileDetails(info, "root", "root", {}, None)] * 5000
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(count())
+    text = await list_of(found)
+    beside.cancel()
+    assert turns >= 10
+    assert json.loads(text) == {"entries": [entry_of(one) for one in found]}
+    assert json.loads(await list_of([])) == {"entries": []}
 
 
 async def test_a_watcher_tells_of_a_new_file_in_three_steps(envd: Envd) -> None:

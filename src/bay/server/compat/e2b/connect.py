@@ -34,6 +34,7 @@ from bay.errors import (
 from bay.server.compat.e2b.messages import Malformed, Message
 from bay.server.web.replies import HeldResponse
 
+_JSON = "application/json"
 STREAM = "application/connect+json"
 MAX_MESSAGE = 4 << 20
 """Bytes of one frame's message."""
@@ -99,12 +100,15 @@ def fault_of(error: "BayError | RpcError | Malformed") -> RpcError:
     return RpcError(code, error.message)
 
 
-async def answered(request: Request, call: Callable[[Message], Awaitable[Mapping[str, Any]]]) -> Response:
-    """The answer to a unary call. NotFound: no such sandbox."""
-    if (refused := _refused(request, "application/json")) is not None:
+async def answered(
+    request: Request, call: Callable[[Message], Awaitable[Mapping[str, Any] | bytes]]
+) -> Response:
+    """The answer to a unary call, which may be JSON already. NotFound: no such sandbox."""
+    if (refused := _refused(request, _JSON)) is not None:
         return refused
     try:
-        return JSONResponse(dict(await call(Message.of_json(await _whole(request)))))
+        made = await call(Message.of_json(await _whole(request)))
+        return Response(made, media_type=_JSON) if isinstance(made, bytes) else JSONResponse(dict(made))
     except SandboxGone as error:
         raise NotFound(error.message) from error
     except (BayError, RpcError, Malformed) as error:

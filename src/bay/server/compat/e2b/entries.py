@@ -1,6 +1,8 @@
 """How files and their events look in envd's messages."""
 
-from collections.abc import Mapping
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from stat import filemode
 from typing import Any
@@ -16,6 +18,8 @@ _LETTERS: dict[FileType, str] = {
     "file": "-", "directory": "d", "symlink": "L", "fifo": "p", "socket": "S", "device": "D",
 }  # fmt: skip
 """The first letter of permissions in Go's words, which clients show."""
+_TURN = 500
+"""Entries that are made before other requests have their turn."""
 _CREATE, _WRITE, _REMOVE = "EVENT_TYPE_CREATE", "EVENT_TYPE_WRITE", "EVENT_TYPE_REMOVE"
 _RENAME, _CHMOD = "EVENT_TYPE_RENAME", "EVENT_TYPE_CHMOD"
 _KINDS: dict[str, str] = {
@@ -42,6 +46,18 @@ def entry_of(found: FileDetails) -> dict[str, Any]:
         entry["symlinkTarget"] = found.end[0] if found.end else info.target or ""
         entry["isSymlink"] = True
     return entry | ({"metadata": dict(found.attributes)} if found.attributes else {})
+
+
+async def list_of(found: Sequence[FileDetails]) -> bytes:
+    """The answer with all these, as JSON. It is made in parts, between which other requests have their turn:
+    fifty thousand entries take half a second of the processor.
+    """
+    parts: list[bytes] = []
+    for first in range(0, len(found), _TURN):
+        entries = [entry_of(one) for one in found[first : first + _TURN]]
+        parts.append(json.dumps(entries, ensure_ascii=False, separators=(",", ":"))[1:-1].encode())
+        await asyncio.sleep(0)
+    return b'{"entries":[%b]}' % b",".join(parts)
 
 
 def steps_of(event: FileEvent) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from bay.server.compat.e2b.connect import answered, streamed
-from bay.server.compat.e2b.entries import entry_of
+from bay.server.compat.e2b.entries import entry_of, list_of
 from bay.server.compat.e2b.envd_requests import ENVD, user_of
 from bay.server.compat.e2b.file_service import KEEPALIVE, EnvdFiles
 from bay.server.compat.e2b.messages import Message
@@ -62,10 +62,10 @@ async def envd_move(caller: Writer, files: EnvdFilesDep, sandbox_id: str, reques
 async def envd_list(caller: Reader, files: EnvdFilesDep, sandbox_id: str, request: Request) -> Response:
     """The entries below a directory."""
 
-    async def call(asked: Message) -> Mapping[str, Any]:
+    async def call(asked: Message) -> bytes:
         depth = min(asked.number("depth") or 1, LISTED_DEPTH)
         found = await files.list_directory(caller, sandbox_id, user_of(request), _path(asked), depth)
-        return {"entries": [entry_of(one) for one in found]}
+        return await list_of(found)
 
     return await answered(request, call)
 
