@@ -257,6 +257,23 @@ async def test_a_call_that_comes_while_it_is_being_frozen_is_served(root: Path) 
     await clear(root)
 
 
+async def test_a_pause_is_answered_when_the_host_has_frozen_it_and_not_before(root: Path) -> None:
+    driver = FakeDriver(run_dir=root / "run", hold_at="pause")
+    async with world(root, driver) as bay:
+        alice = await bay.client()
+        made = await create(alice, wait=15)
+        pausing = asyncio.create_task(alice.post(f"/v1/sandboxes/{made['id']}/pause"))
+        await within(driver.held.wait())
+        await bay.settled(made["id"], is_frozen)
+        for name in ("one", "two", "three"):  # those who wait for its row look again at each change
+            await alice.patch(f"/v1/sandboxes/{made['id']}", json={"name": name})
+        assert not pausing.done()
+        driver.let_go.set()
+        assert states((await within(pausing)).json()) == ("ready", "warm")
+        assert await observe(bay, made["id"]) is Paused
+    await clear(root)
+
+
 async def test_stop_and_delete_turn_a_freezing_round(root: Path) -> None:
     driver = FakeDriver(run_dir=root / "run", hold_at="pause")
     async with world(root, driver) as bay:

@@ -37,6 +37,19 @@ async def test_a_key_put_while_it_is_worked_on_comes_round_once_more_and_not_bef
     assert len(queue) == 0
 
 
+async def test_the_end_of_the_work_on_a_key_can_be_waited_for() -> None:
+    queue = WorkQueue()
+    await within(queue.left("a"))
+    queue.put("a")
+    async with queue.take():
+        waiting = [asyncio.create_task(queue.left("a")) for _ in range(3)]
+        await within(queue.left("b"))
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        assert not waiting[1].done()
+    await within(asyncio.gather(*waiting[1:]))
+
+
 async def test_a_key_put_as_idle_is_worked_on_once_and_not_again_for_work_that_goes_on() -> None:
     queue = WorkQueue()
     queue.put_idle("a")

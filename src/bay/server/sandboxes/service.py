@@ -309,6 +309,7 @@ class Sandboxes:
             )
             await sandboxes.mark_paused(db, record.id, self.core.clock())
         await self._settle(record, lambda r: is_frozen(r) or r.target != "paused")
+        await self._acted_on(record)  # the row says paused before the host has frozen it
         present = await self.waker.find(caller, record.id)
         if not is_frozen(present) and self.waker.is_called(record.id):
             raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
@@ -741,10 +742,19 @@ class Sandboxes:
         """Poke the reconciler and wait until `done`; `before` is the row before something else was wanted.
         Raises DriverUnavailable when the host would not do it, and Timeout; the reconciler goes on.
         """
-        late = Timeout(
-            f"sandbox {before.id} takes longer than {_SETTLE_S:g} s; Bay continues in the background"
-        )
-        await self.waker.settle(before, done, lambda r: _is_refused(r, before), late, _SETTLE_S)
+        await self.waker.settle(before, done, lambda r: _is_refused(r, before), _late(before), _SETTLE_S)
+
+    async def _acted_on(self, record: SandboxRecord) -> None:
+        """Return when the host has done what the row says already. Raises Timeout."""
+        try:
+            async with asyncio.timeout(_SETTLE_S):
+                await self.waker.acted_on(record.id)
+        except TimeoutError:
+            raise _late(record) from None
+
+
+def _late(record: SandboxRecord) -> Timeout:
+    return Timeout(f"sandbox {record.id} takes longer than {_SETTLE_S:g} s; Bay continues in the background")
 
 
 def _check_offered(what: str, wanted: str, offered: tuple[str, ...]) -> None:

@@ -283,6 +283,10 @@ class Waker:
         self._queue.put(sandbox_id)
         self._changes.announce(sandbox_id)
 
+    async def acted_on(self, sandbox_id: str) -> None:
+        """Return when the host has done what the sandbox's row says already, as far as that is under way."""
+        await self._queue.left(sandbox_id)
+
     async def settled(self, sandbox_id: str, timeout_s: float) -> SandboxRecord | None:
         """The sandbox once it neither starts nor is about to; None after more than `timeout_s`."""
         return await self.wait_until(sandbox_id, lambda found: not self._is_on_its_way(found), timeout_s)

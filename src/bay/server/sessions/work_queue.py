@@ -17,6 +17,8 @@ class WorkQueue:
         self._waiting: set[str] = set()
         self._working: dict[str, asyncio.Event] = {}
         """Keys that are worked on; the event says that the key was put again meanwhile."""
+        self._left: dict[str, asyncio.Future[None]] = {}
+        """Of keys that are worked on, when somebody waits for the end of that."""
 
     def put(self, key: str) -> None:
         """See to it that `key` is worked on, from now on, at least once more."""
@@ -41,8 +43,17 @@ class WorkQueue:
             yield key
         finally:
             del self._working[key]
+            if (left := self._left.pop(key, None)) is not None:
+                left.set_result(None)
             if again.is_set():
                 self.put(key)
+
+    async def left(self, key: str) -> None:
+        """Return when the present work on `key`, if there is any, is over."""
+        if key in self._working:
+            if key not in self._left:
+                self._left[key] = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._left[key])
 
     async def put_again(self, key: str) -> None:
         """Return when `key`, which the caller works on, is put again: the caller must look at it again."""
