@@ -86,8 +86,7 @@ _NOW = bindparam("now", type_=_S.expires_at.type)
 _DUE_NOW = _JOINED.where(
     _S.deleted_at.is_(None),
     or_(
-        and_(_S.expires_at <= _NOW, sessions.c.phase != "ending"),
-        and_(_S.expires_at <= _NOW, _S.on_expiry == "pause"),
+        and_(_S.expires_at <= _NOW, or_(sessions.c.phase != "ending", _S.on_expiry == "pause")),
         and_(_S.expires_at <= bindparam("hidden_from", type_=_S.expires_at.type), sessions.c.id.is_(None)),
         and_(_S.idle_expires_at <= _NOW, _S.target == "running"),
         and_(_S.warm_expires_at <= _NOW, _S.target == "paused"),
@@ -249,19 +248,34 @@ async def idle_out(db: StoreConnection, sandbox_id: str, now: datetime, new: Tar
 
 
 async def rest(db: StoreConnection, sandbox_id: str, now: datetime, new: Target) -> bool:
-    """End the lifetime of a sandbox that is to be paused then, unless it was set anew; whether it was ended.
-    One that is wanted running is wanted `new`.
+    """Put a sandbox to rest whose lifetime has ended, unless it was set anew; whether it was not before.
+    One that is wanted running is wanted `new`. `end_lifetime` follows once it is frozen or stopped.
     """
-    over = and_(_S.id == sandbox_id, _S.expires_at <= now, _S.on_expiry == "pause", _S.target != "deleted")
     target = case((_S.target == "running", new), else_=_S.target)
-    ended = {"expires_at": None, "idle_expires_at": None, "paused_at": now, "target": target}
-    return (await db.execute(update(sandboxes).where(over).values(ended))).rowcount == 1
+    fresh = and_(_is_over(sandbox_id, now), _S.paused_at.is_(None))
+    resting = {"idle_expires_at": None, "paused_at": now, "target": target}
+    return (await db.execute(update(sandboxes).where(fresh).values(resting))).rowcount == 1
 
 
-async def mark_paused(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
-    """Note that its owner paused it, unless it is wanted again, or was paused before."""
+async def end_lifetime(db: StoreConnection, sandbox_id: str, now: datetime) -> None:
+    """Clear the ended lifetime of a sandbox that is frozen or stopped now, and not wanted again: one that a
+    call has kept from its rest is put to rest after the call.
+    """
+    over = and_(_is_over(sandbox_id, now), _S.paused_at.is_not(None))
+    await db.execute(update(sandboxes).where(over).values(expires_at=None))
+
+
+def _is_over(sandbox_id: str, now: datetime) -> ColumnElement[bool]:
+    return and_(_S.id == sandbox_id, _S.expires_at <= now, _S.on_expiry == "pause", _S.target != "deleted")
+
+
+async def mark_paused(db: StoreConnection, sandbox_id: str, now: datetime, *, for_good: bool) -> None:
+    """Note that its owner paused it, unless it is wanted again, or was paused before; `for_good` without an
+    end of its lifetime.
+    """
     at_rest = and_(_S.id == sandbox_id, _S.target.in_(("paused", "stopped")), _S.paused_at.is_(None))
-    await db.execute(update(sandboxes).where(at_rest).values(paused_at=now))
+    lifetime = {"expires_at": None} if for_good else {}
+    await db.execute(update(sandboxes).where(at_rest).values(paused_at=now, **lifetime))
 
 
 async def due(db: StoreConnection, now: datetime, retention: timedelta) -> list[SandboxRecord]:

@@ -14,13 +14,14 @@ from typing import Any
 import httpx
 import pytest
 from port_apps import app
-from server_harness import World, clear, create, world
+from server_harness import World, clear, create, within, world
 
 from bay.clock import from_rfc3339
 from bay.errors import QuotaExceeded
 from bay.ids import new_id
 from bay.server.compat.e2b.signatures import MOST_WAITING, SignatureSearch
 from bay.server.compat.e2b.tokens import SandboxTokens, Signed
+from bay.server.sessions.waker import is_frozen
 from bay.server.web.auth import Caller
 from bay.store import templates
 from bay.store.records import TemplateRecord
@@ -265,6 +266,34 @@ async def test_a_paused_sandbox_is_kept_until_a_connect(e2b: E2b) -> None:
     assert (again.status_code, await e2b.end_at(sandbox)) == (201, 77)
     e2b.bay.clock.advance(78)
     assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).status_code == 404
+
+
+async def test_a_pause_that_fails_leaves_the_time_out_as_it_was(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100))["sandboxID"]
+    e2b.bay.driver.fail_at = "pause"
+    answer = await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")
+    assert (answer.status_code, answer.json()["code"]) == (503, 503)
+    assert await e2b.end_at(sandbox) == 100
+
+
+async def test_a_pause_that_the_client_did_not_wait_for_is_kept_too(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100))["sandboxID"]
+    e2b.bay.driver.hold_at = "pause"
+    pausing = asyncio.create_task(e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause"))
+    await within(e2b.bay.driver.held.wait())
+    pausing.cancel()
+    e2b.bay.driver.let_go.set()
+    record = await e2b.bay.settled(sandbox, is_frozen)
+    assert (record.expires_at, record.paused_at) == (None, e2b.bay.clock())
+
+
+async def test_a_time_out_of_a_paused_sandbox_is_refused(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100))["sandboxID"]
+    assert (await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")).status_code == 204
+    answer = await e2b.http.post(f"/e2b/sandboxes/{sandbox}/timeout", json={"timeout": 10})
+    assert (answer.status_code, answer.json()["code"]) == (404, 404)
+    e2b.bay.clock.advance(100)
+    assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).json()["state"] == "paused"
 
 
 async def test_a_sandbox_may_be_paused_by_the_end_of_its_time(e2b: E2b) -> None:

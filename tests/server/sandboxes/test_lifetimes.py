@@ -9,6 +9,9 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, shell, until, within, world
 
+from bay.clock import ManualClock
+from bay.store import sandboxes
+
 pytestmark = pytest.mark.anyio
 
 PROFILES: Json = {
@@ -128,6 +131,50 @@ async def test_a_call_under_way_is_finished_before_its_sandbox_is_paused(
     assert (await within(call))["success"]
     await bay.bay.sweep.sweep()
     await bay.settled(made["id"], lambda r: r.phase == "paused")
+
+
+async def test_a_sandbox_that_could_not_be_frozen_at_its_end_is_paused_later(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, profile="resting", wait=15)
+    bay.driver.fail_at = "pause"
+    await pass_time(bay, 100)
+    record = await bay.settled(made["id"], lambda r: r.target == "running" and r.paused_at is None)
+    assert (record.phase, (await get(alice, made["id"]))["expires_at"]) == ("running", AT_100)
+    bay.driver.fail_at = None
+    await bay.bay.sweep.sweep()
+    await bay.settled(made["id"], lambda r: r.phase == "paused" and r.expires_at is None)
+
+
+async def test_a_call_that_comes_between_the_end_and_the_freezing_only_delays_the_pause(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, profile="resting", wait=15)
+    caller = bay.bay.keys.authenticate(alice.headers["authorization"])
+    bay.clock.advance(100)
+    async with bay.bay.waker.awake(caller, made["id"], "shell"):
+        async with bay.bay.store.write() as db:  # as the sweep does when it saw nobody
+            assert await sandboxes.rest(db, made["id"], bay.clock(), "paused")
+        bay.bay.reconciler.queue.put(made["id"])
+        record = await bay.settled(made["id"], lambda r: r.target == "running")
+        assert (record.paused_at, record.phase) == (None, "running")
+    await bay.bay.sweep.sweep()
+    await bay.settled(made["id"], lambda r: r.phase == "paused" and r.expires_at is None)
+
+
+async def test_a_sandbox_whose_lifetime_ended_while_bay_was_down_is_not_started(root: Path) -> None:
+    async with world(root, profiles=PROFILES) as bay:
+        made = await create(await bay.client(), profile="resting", wait=15)
+        async with bay.bay.store.write() as db:  # as a Bay leaves it that found the host restarted
+            await db.exec_driver_sql("UPDATE sessions SET phase = 'ended'")
+    await clear(root)
+    clock = ManualClock()
+    clock.advance(100)
+    async with world(root, clock=clock, profiles=PROFILES) as bay:
+        record = await bay.settled(made["id"], lambda r: r.paused_at is not None)
+        assert (record.target, record.session, record.expires_at) == ("stopped", None, None)
+        assert bay.driver.sizes == {}
+    await clear(root)
 
 
 async def test_a_lifetime_that_was_set_anew_ends_then(bay: World, alice: httpx.AsyncClient) -> None:

@@ -22,6 +22,7 @@ from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import Shares
 from bay.server.reconciler.starter import Starter
+from bay.server.reconciler.sweep import rest
 from bay.server.sandboxes.resizing import Resizing
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
@@ -158,7 +159,10 @@ class Reconciler:
         """
         async with self._core.store.read() as db:
             found = await sandboxes.unsettled(db)
+        now = self._core.clock()
         for sandbox in found:
+            if sandbox.session is None and sandbox.on_expiry == "pause" and sandbox.is_over(now):
+                await rest(self._core, sandbox, now, "stopped")  # or it would be started, to be paused then
             await self._adopt(sandbox)
             self.queue.put(sandbox.id)
         orphans = await self.orphans.remove_all()
@@ -382,6 +386,7 @@ class Reconciler:
             await self._unpause(sandbox, session)
             return
         async with self._core.store.write() as db:
+            await sandboxes.end_lifetime(db, sandbox.id, now)
             await events.add(db, sandbox, "sandbox.paused", now, session_id=session.id)
         log.info("sandbox.paused", id=sandbox.id, session=session.id)
 
@@ -426,7 +431,7 @@ class Reconciler:
             async with self._core.store.write() as db:
                 until = expiry(self._core.clock(), sandbox.idle_timeout)
                 await sandboxes.change_target(
-                    db, sandbox.id, old=("stopped",), new="running", idle_expires_at=until
+                    db, sandbox.id, old=("stopped",), new="running", idle_expires_at=until, paused_at=None
                 )
             return
         await self._end_now(sandbox, session, reason, graceful=graceful)
@@ -448,6 +453,7 @@ class Reconciler:
             await execs.lose_running(db, session.id, now)
             self._ship.forget(session.id)
             await sandboxes.stop_clocks(db, sandbox.id)
+            await sandboxes.end_lifetime(db, sandbox.id, now)
             await self._take_back(db, sandbox.id)
             await events.add(db, sandbox, "sandbox.stopped", now, session_id=session.id, reason=reason)
             if reason == "stopped":

@@ -74,9 +74,7 @@ class Sweep:
         """Pause one whose lifetime has ended, once no call that cannot wait is under way."""
         if self.holds.any(sandbox.id, followers=False):
             return
-        async with self.core.store.write() as db:
-            if await sandboxes.rest(db, sandbox.id, now, self._at_rest(sandbox)):
-                await events.add(db, sandbox, "sandbox.rested", now)
+        await rest(self.core, sandbox, now, self._at_rest(sandbox))
         self.queue.put(sandbox.id)
 
     def _at_rest(self, sandbox: SandboxRecord) -> Target:
@@ -146,3 +144,12 @@ async def cool(core: Core, sandbox: SandboxRecord, reason: str) -> bool:
             return False
         await events.add(db, sandbox, "sandbox.cooled", core.clock(), reason=reason)
         return True
+
+
+async def rest(core: Core, sandbox: SandboxRecord, now: datetime, new: Target) -> None:
+    """Put a sandbox to rest whose lifetime has ended; one that runs is frozen or stopped, as `new` says."""
+    async with core.store.write() as db:
+        if await sandboxes.rest(db, sandbox.id, now, new):
+            await events.add(db, sandbox, "sandbox.rested", now)
+        if sandbox.phase in (None, "paused"):
+            await sandboxes.end_lifetime(db, sandbox.id, now)

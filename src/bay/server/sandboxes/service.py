@@ -295,10 +295,12 @@ class Sandboxes:
         await self.stop(caller, record.id)
         return await self.start(caller, record.id, 0)
 
-    async def pause(self, caller: Caller, ref: str, *, cold_too: bool = False) -> Sandbox:
+    async def pause(
+        self, caller: Caller, ref: str, *, cold_too: bool = False, for_good: bool = False
+    ) -> Sandbox:
         """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
         Followers of output wait. Raises Conflict while calls are under way, and without compute to freeze:
-        with `cold_too` such a one is marked as paused.
+        with `cold_too` such a one is marked as paused. `for_good`: its lifetime has no end from then on.
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
@@ -307,13 +309,23 @@ class Sandboxes:
             await sandboxes.change_target(
                 db, record.id, old=("running",), new="paused", error=KEEP, idle_expires_at=None
             )
-            await sandboxes.mark_paused(db, record.id, self.core.clock())
+            await sandboxes.mark_paused(db, record.id, self.core.clock(), for_good=for_good)
         await self._settle(record, lambda r: is_frozen(r) or r.target != "paused")
         await self._acted_on(record)  # the row says paused before the host has frozen it
         present = await self.waker.find(caller, record.id)
+        if for_good and present.target == "running":
+            present = await self._live_on(record)
         if not is_frozen(present) and self.waker.is_called(record.id):
             raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
         return self.view(present)
+
+    async def _live_on(self, before: SandboxRecord) -> SandboxRecord:
+        """It was not paused: its lifetime ends as before, unless it was set anew meanwhile."""
+        async with self.core.store.write() as db:
+            present = await sandboxes.get(db, before.id) or before
+            if present.expires_at is None and present.target == "running":
+                await sandboxes.change(db, before.id, expires_at=before.expires_at)
+            return await sandboxes.get(db, before.id) or before
 
     async def update(self, caller: Caller, ref: str, new: SandboxChanges) -> Sandbox:
         """Change its name, labels, sizes or timeouts, which count from now; a live session has the sizes when

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bay.clock import Clock
-from bay.errors import Conflict, NotFound
+from bay.errors import Conflict, DriverUnavailable, NotFound
 from bay.models import Sandbox
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
@@ -70,8 +70,10 @@ class E2bSandboxes:
         return await self.sandboxes.start(caller, record.id, START_S), True
 
     async def set_timeout(self, caller: Caller, ref: str, timeout: int) -> None:
-        """End its lifetime in so many seconds; 0 is at once."""
+        """End its lifetime in so many seconds; 0 is at once. Raises NotFound for one that is paused."""
         record = await self._find(caller, ref)
+        if record.paused_at is not None:
+            raise NotFound(f"sandbox {record.id} is paused; connect to it, which sets its time-out")
         await self._set_ttl(caller, record.id, max(1, timeout))
 
     async def prolong(self, caller: Caller, ref: str, seconds: int) -> None:
@@ -82,15 +84,17 @@ class E2bSandboxes:
 
     async def pause(self, caller: Caller, ref: str, *, memory: bool) -> None:
         """Put it to rest until a `connect`, which sets its lifetime anew: none ends it until then. Without
-        `memory` it gives back its compute. Raises Conflict for one that is paused.
+        `memory` it gives back its compute. Raises Conflict for one that is paused, and DriverUnavailable when
+        the host could not freeze it.
         """
         record = await self._find(caller, ref)
         if record.paused_at is not None:
             raise Conflict(f"sandbox {record.id} is paused already")
         if not memory:
             await self.sandboxes.stop(caller, record.id)
-        await self.sandboxes.pause(caller, record.id, cold_too=True)
-        await self._set_ttl(caller, record.id, None)
+        paused = await self.sandboxes.pause(caller, record.id, cold_too=True, for_good=True)
+        if paused.paused_at is None:
+            raise DriverUnavailable(f"the host could not freeze sandbox {record.id}; it runs as before")
 
     async def kill(self, caller: Caller, ref: str) -> None:
         """Remove it. Raises NotFound for one that is gone."""
