@@ -82,17 +82,17 @@ async def page(
 
 
 async def page_of_owner(
-    db: StoreConnection, owner: str, *, sandbox_id: str | None, name: str | None, after: int, limit: int
+    db: StoreConnection, owner: str, *, sandbox_id: str | None, ref: str | None, after: int, limit: int
 ) -> Page[tuple[CheckpointRecord, bool]]:
-    """Up to `limit` of the owner's checkpoints with `seq` > `after`, of one sandbox or of all, of one name or
-    of all, oldest first; and of each whether the present files of its sandbox grew from it.
+    """Up to `limit` of the owner's checkpoints with `seq` > `after`, of one sandbox or of all, of the id or
+    name `ref` or all, oldest first; and of each whether the present files of its sandbox grew from it.
     """
     current = _OF_PRESENT_FILES.label("current")
     query = _shown(_C.seq, current).where(_C.owner == owner, _C.seq > after)
     if sandbox_id is not None:
         query = query.where(_C.sandbox_id == sandbox_id)
-    if name is not None:
-        query = query.where(_C.name == name)
+    if ref is not None:
+        query = query.where(or_(_C.id == ref, _C.name == ref))
     rows = (await db.execute(query.order_by(_C.seq).limit(limit + 1))).all()
     return page_of(rows, limit, _with_current)
 

@@ -2,7 +2,7 @@
 
 import os
 
-from e2b import Sandbox, SandboxNotFoundException, SandboxQuery, SandboxState
+from e2b import Sandbox, SandboxNotFoundException, SandboxQuery, SandboxState, Template
 
 os.environ.setdefault("E2B_API_KEY", os.environ["BAY_API_KEY"])
 os.environ.setdefault("E2B_API_URL", os.environ["BAY_URL"] + "/e2b")
@@ -26,6 +26,8 @@ listed = []
 while pages.has_next:
     listed += [item.sandbox_id for item in pages.next_items()]
 assert listed[:2] == [other.sandbox_id, sandbox.sandbox_id]
+late = Sandbox.list(query=SandboxQuery(started_after=other.get_info().started_at)).next_items()
+assert [item.sandbox_id for item in late] == [other.sandbox_id]
 
 sandbox.set_timeout(60)
 near = sandbox.get_info().end_at
@@ -42,6 +44,11 @@ again = sandbox.connect()
 assert again.is_running()
 
 snapshot = sandbox.create_snapshot()
+for name in (None, snapshot.snapshot_id):
+    [found] = Sandbox.list_snapshots(name=name).next_items()
+    assert found.snapshot_id == snapshot.snapshot_id
+assert Template.exists("base")
+assert not Template.exists("no-such")
 copy = Sandbox.create(snapshot.snapshot_id)
 assert copy.is_running()
 assert Sandbox.delete_snapshot(snapshot.snapshot_id)

@@ -566,6 +566,8 @@ async def test_snapshots_of_all_sandboxes_are_listed_page_by_page(e2b: E2b) -> N
     assert (first, await ids(limit="2", nextToken=token or "")) == (made[:2], (made[2:], None))
     assert await ids(name="one") == (made[:2], None)
     assert await ids(sandboxID=boxes[0], name="one") == (made[:1], None)
+    assert await ids(name=made[2]) == (made[2:], None)
+    assert await ids(name="one:v1") == ([], None)
     assert await ids(sandboxID=boxes[0]) == ([made[0], made[2]], None)
     assert (await e2b.http.delete(f"/e2b/sandboxes/{boxes[0]}")).status_code == 204
     assert await ids() == (made[1:2], None)

@@ -80,13 +80,15 @@ class Checkpoints:
         return Page(items=items, next_cursor=found.next_cursor)
 
     async def page_of_owner(
-        self, caller: Caller, ref: str | None, *, name: str | None, after: int, limit: int
+        self, caller: Caller, sandbox: str | None, *, ref: str | None, after: int, limit: int
     ) -> Page[Checkpoint]:
-        """Part of the caller's checkpoints, of one sandbox or of all, of one name or of all, oldest first."""
-        sandbox_id = None if ref is None else (await self.waker.find(caller, ref)).id
+        """Part of the caller's checkpoints, of one sandbox or of all, of the id or name `ref` or all, oldest
+        first.
+        """
+        sandbox_id = None if sandbox is None else (await self.waker.find(caller, sandbox)).id
         async with self.store.read() as db:
             found = await checkpoints.page_of_owner(
-                db, caller.owner, sandbox_id=sandbox_id, name=name, after=after, limit=limit
+                db, caller.owner, sandbox_id=sandbox_id, ref=ref, after=after, limit=limit
             )
         items = tuple(_view(record, record.id if current else None) for record, current in found.items)
         return Page(items=items, next_cursor=found.next_cursor)

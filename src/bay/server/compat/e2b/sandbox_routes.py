@@ -327,14 +327,14 @@ async def list_e2b_snapshots(
     checkpoints: CheckpointsDep,
     cursors: CursorsDep,
     sandbox: Annotated[str | None, Query(alias="sandboxID", max_length=64)] = None,
-    name: Annotated[str | None, Query(max_length=63)] = None,
+    name: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
     next_token: NextToken = None,
 ) -> Response:
-    """Your checkpoints, of one sandbox or of all, oldest first."""
+    """Your checkpoints, of one sandbox or of all, oldest first; `name` is the name or the id of one."""
     after = cursors.row(caller.owner, next_token)
     found = await checkpoints.page_of_owner(
-        caller, sandbox or None, name=name or None, after=after, limit=limit
+        caller, sandbox or None, ref=name or None, after=after, limit=limit
     )
     items = [{"snapshotID": one.id, "names": [one.name] if one.name else []} for one in found.items]
     return JSONResponse(items, headers=_next(cursors.of_row(caller.owner, found.next_cursor)))
