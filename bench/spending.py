@@ -51,13 +51,21 @@ def by_program(command: Sequence[str | Path], environment: Mapping[str, str] | N
 
 def by_server(server: OwnServer, act: Callable[[], object]) -> Spent:
     """What Bay, its children, its sandboxes, also those that are gone at the end, and this program took."""
-    view, pid = host.View(server.folder), server.pid
 
     def processor_s() -> float:
-        sandboxes = sum(map(host.group_cpu_s, view.parent_groups()))
-        return host.exact_cpu_s(pid) + host.children_cpu_s(pid) + sandboxes + time.process_time()
+        return of_bay_s(server) + of_sandboxes_s(server) + time.process_time()
 
-    return _spent(processor_s, lambda: _below(pid), act, with_own=True)
+    return _spent(processor_s, lambda: _below(server.pid), act, with_own=True)
+
+
+def of_bay_s(server: OwnServer) -> float:
+    """The processor time of Bay so far, and of its children that ended."""
+    return host.exact_cpu_s(server.pid) + host.children_cpu_s(server.pid)
+
+
+def of_sandboxes_s(server: OwnServer) -> float:
+    """The processor time of its sandboxes so far, also of those that are gone."""
+    return sum(map(host.group_cpu_s, host.View(server.folder).parent_groups()))
 
 
 def by_daemon(pid: int, act: Callable[[], object]) -> Spent:

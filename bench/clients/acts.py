@@ -1,4 +1,7 @@
-"""What each program does, by the calls that its client gives: nothing here knows a client."""
+"""What each program does, by the calls that its client gives: nothing here knows a client.
+
+`acts.mjs` says the same in JavaScript.
+"""
 
 import json
 import os
@@ -18,37 +21,50 @@ class Acts:
     create: Callable[[], Any]
     run: Callable[[Any], object]
     write: Callable[[Any, bytes], object]
-    read: Callable[[Any], bytes]
+    read: Callable[[Any], bytes | bytearray]
     destroy: Callable[[Any], object]
 
 
-def measure(acts: Acts) -> None:
-    """Print the samples of the acts, as often as BENCH_LIVES and BENCH_EXECS say."""
-    lives = [_ms(lambda: _life(acts)) for _ in range(int(os.environ["BENCH_LIVES"]))]
-    box = acts.create()
-    try:
-        acts.run(box)
-        execs = [_ms(lambda: acts.run(box)) for _ in range(int(os.environ["BENCH_EXECS"]))]
-        data = os.urandom(1 << 20) * (SIZE >> 20)
-        up = _ms(lambda: acts.write(box, data))
-        began = time.perf_counter()
-        if acts.read(box) != data:
+class _Program:
+    def __init__(self, acts: Acts) -> None:
+        self._acts = acts
+        self._data = os.urandom(1 << 20) * (SIZE >> 20)
+        self._box: Any = None
+
+    def open(self) -> None:
+        self._box = self._acts.create()
+        self.exec()
+
+    def life(self) -> None:
+        box = self._acts.create()
+        try:
+            self._acts.run(box)
+        finally:
+            self._acts.destroy(box)
+
+    def exec(self) -> None:
+        self._acts.run(self._box)
+
+    def up(self) -> None:
+        self._acts.write(self._box, self._data)
+
+    def down(self) -> bytes | bytearray:
+        return self._acts.read(self._box)
+
+    def close(self) -> None:
+        self._acts.destroy(self._box)
+
+    def took(self, act: str) -> tuple[float, float]:
+        began, own = time.perf_counter(), time.process_time()
+        given = getattr(self, act)()
+        wall, own = time.perf_counter() - began, time.process_time() - own
+        if given is not None and given != self._data:
             raise AssertionError("the file came back changed")
-        down = (time.perf_counter() - began) * 1000
-    finally:
-        acts.destroy(box)
-    json.dump({"life": lives, "exec": execs, "up": [up], "down": [down]}, sys.stdout)
+        return wall * 1000, own * 1000
 
 
-def _life(acts: Acts) -> None:
-    box = acts.create()
-    try:
-        acts.run(box)
-    finally:
-        acts.destroy(box)
-
-
-def _ms(act: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    act()
-    return (time.perf_counter() - began) * 1000
+def serve(acts: Acts) -> None:
+    """Do the acts that standard input names, until it ends."""
+    program = _Program(acts)
+    for line in sys.stdin:
+        print(json.dumps(program.took(line.strip())), flush=True)
