@@ -4,14 +4,17 @@ small one.
 
 import asyncio
 import json
+import re
 import time
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from server_harness import Json, assert_error, create
 
-from bay.server.web.large_bodies import LARGE, LargeBodies
+from bay.server.web.large_bodies import LARGE, LargeBodies, has_more_pieces
 
 pytestmark = pytest.mark.anyio
 
@@ -125,3 +128,44 @@ async def test_large_bodies_of_one_owner_are_parsed_one_a_turn_of_the_loop() -> 
     assert len(set(turns["alice"])) == 3
     assert turns["bob"][0] <= min(turns["alice"]) + 1  # another owner does not wait for them
     assert dict(bodies._turns) == {}
+
+
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def pieces_of(text: str) -> int:
+    """The rule by itself: strings, and marks of items outside of them, read from left to right."""
+    place, outside, strings = 0, "", 0
+    while (start := text.find('"', place)) >= 0:
+        outside, strings = outside + text[place:start], strings + 1
+        string = STRING.match(text, start)
+        if string is None:
+            return strings + sum(map(outside.count, ",[{"))
+        place = string.end()
+    return strings + 1 + sum(map((outside + text[place:]).count, ",[{"))
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.integers() | st.text('a"\\,[{\n'),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('b"\\,'), inner),
+    max_leaves=30,
+)
+CUT_TEXTS = st.lists(st.sampled_from(['"', "a", ",", "[", "{", ":", '"x\\\\"', '"\\""', '"\\n']), max_size=40)
+
+
+@settings(deadline=None)
+@given(JSON_VALUES.map(json.dumps) | CUT_TEXTS.map("".join), st.integers(0, 40))
+def test_pieces_are_counted_as_a_reader_of_the_text_would(text: str, most: int) -> None:
+    assume("\\" not in STRING.sub("", text).partition('"')[0])  # it is no JSON, and a parser stops there
+    assert has_more_pieces(text.encode(), most) == (pieces_of(text) > most)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+async def test_a_large_body_in_another_encoding_is_counted_too(
+    alice: httpx.AsyncClient, encoding: str
+) -> None:
+    # Its bytes are not those of the marks: here a letter has the byte of a quotation mark.
+    content = f'["\u0122",{"{}," * 1_000_000}1]'.encode(encoding)
+    answer, spent = await cost(alice, "POST", "/v1/sandboxes/none/execs", content)
+    assert_error(answer, 413, "payload_too_large")
+    assert spent < 0.5
