@@ -3,6 +3,7 @@
 The sandbox needs `swerex-remote` on its PATH: an image, a template or a `setup` command brings it.
 """
 
+import asyncio
 import logging
 import os
 import secrets
@@ -11,7 +12,7 @@ from typing import Any
 from swerex import REMOTE_EXECUTABLE_NAME
 from swerex.deployment.abstract import AbstractDeployment
 from swerex.deployment.hooks.abstract import CombinedDeploymentHook, DeploymentHook
-from swerex.exceptions import DeploymentNotStartedError
+from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError
 from swerex.runtime.abstract import IsAliveResponse
 from swerex.runtime.remote import RemoteRuntime
 from swerex.utils.log import get_logger
@@ -21,6 +22,8 @@ import bay
 PORT = 8880
 STARTUP_S = 60.0
 SETUP_S = 600.0
+SHOWN = 4000
+"""Characters of the server's output in the error of a failed start."""
 
 
 class BayRuntime(RemoteRuntime):
@@ -82,7 +85,10 @@ class BayDeployment(AbstractDeployment):
         return await self.runtime.is_alive(timeout=timeout)
 
     async def start(self) -> None:
-        """Create the sandbox, start the server in it, and wait until it answers; again is no error."""
+        """Create the sandbox, start the server in it, and wait until it answers; again is no error.
+
+        Raises DeploymentStartupError, with the end of the server's output, when it ends or does not listen.
+        """
         if self._runtime is not None:
             return
         try:
@@ -100,17 +106,36 @@ class BayDeployment(AbstractDeployment):
         self._hooks.on_custom_step("Starting runtime")
         token = secrets.token_urlsafe(24)
         # The framework's server takes its token by an argument alone, which the sandbox's own processes see.
-        await self.box.spawn(
+        server = await self.box.spawn(
             f"exec {self._command} --host 127.0.0.1 --port {PORT} --auth-token {token}",
             wait_for_reader=False,
         )
-        await self.box.wait_for(PORT, timeout_s=self._startup_timeout)
+        if (failure := await self._failure(self.box, server)) is not None:
+            said = (await _output(server)).replace(token, "...")
+            raise DeploymentStartupError(f"{failure}; the end of its output:\n{said}")
         self._runtime = BayRuntime(
             api_key=self._api_key,
             host=f"{self._client.base_url}/v1/sandboxes/{self.box.id}/ports/{PORT}",
             auth_token=token,
             logger=self.logger,
         )
+
+    async def _failure(self, box: bay.AsyncBox, server: bay.AsyncProc) -> str | None:
+        """Wait until the server listens; in words how it failed to, if it did."""
+        listening = asyncio.create_task(box.wait_for(PORT, timeout_s=self._startup_timeout))
+        ended = asyncio.create_task(server.wait())
+        try:
+            await asyncio.wait((listening, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not listening.done() and not (end := ended.result()).ok:
+                return f"the server of SWE-ReX in the sandbox {end.outcome}"
+            await listening  # one that ended well went to the background
+        except bay.Timeout as error:
+            return f"the server of SWE-ReX in the sandbox does not listen: {error.message}"
+        finally:
+            listening.cancel()
+            ended.cancel()
+            await asyncio.gather(listening, ended, return_exceptions=True)
+        return None
 
     async def stop(self) -> None:
         """Delete the sandbox; again is no error."""
@@ -120,3 +145,9 @@ class BayDeployment(AbstractDeployment):
             async with client:
                 if box is not None:
                     await box.delete()
+
+
+async def _output(server: bay.AsyncProc) -> str:
+    """The end of what a server has printed so far."""
+    said = b"".join([chunk.data async for chunk in server.output(follow=False)])
+    return said.decode(errors="replace")[-SHOWN:]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from swerex.deployment.hooks.abstract import DeploymentHook
-from swerex.exceptions import DeploymentNotStartedError
+from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError
 from swerex.runtime.abstract import (
     BashAction,
     Command,
@@ -29,7 +29,21 @@ class Steps(DeploymentHook):
         self.said.append(message)
 
 
+async def failed_start() -> None:
+    deployment = BayDeployment(command="sh -c 'echo no such module >&2; exit 3'")
+    try:
+        await deployment.start()
+    except DeploymentStartupError as error:
+        assert "exited with 3" in str(error), error
+        assert "no such module" in str(error), error
+    else:
+        raise AssertionError("a server that is not there has started")
+    async with bay.AsyncClient() as client:
+        assert [box async for box in client.sandboxes.list()] == []
+
+
 async def main() -> None:
+    await failed_start()
     # In place of an image that has swe-rex: a cargo with its packages for the sandbox's own Python.
     async with bay.AsyncClient() as client:
         cargo = await client.cargos.create()
