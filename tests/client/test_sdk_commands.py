@@ -1,6 +1,8 @@
 """Commands through the SDK: their output, their ends, and what becomes of a broken connection."""
 
 import shlex
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import fault_proxy
 import pytest
@@ -54,6 +56,23 @@ def test_a_time_limit_ends_the_command_and_keeps_what_it_printed(box: bay.Box) -
     result = box.run("echo before; sleep 30", timeout_s=0.3)
     assert result.timed_out
     assert (result.stdout, result.ok) == ("before\n", False)
+
+
+def test_another_thread_ends_a_command_by_the_id_that_was_chosen_for_it(box: bay.Box) -> None:
+    exec_id = f"exec-{'5' * 24}"
+    with ThreadPoolExecutor(1) as other:
+        running = other.submit(box.run, ["sleep", "60"], timeout_s=None, exec_id=exec_id)
+        while not running.done():
+            with suppress(bay.NotFound):  # it is slow to start
+                box.execs.end(exec_id)
+        assert running.result(60).signal == 15
+    box.execs.end(exec_id)
+    assert box.execs.get(exec_id).info.state != "running"
+
+
+def test_the_end_of_a_command_that_does_not_start_is_an_error(box: bay.Box) -> None:
+    with pytest.raises(bay.NotFound):
+        box.execs.end(f"exec-{'6' * 24}")
 
 
 def test_check_raises_with_the_result(box: bay.Box) -> None:

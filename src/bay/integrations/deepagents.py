@@ -1,5 +1,9 @@
 """A sandbox as the backend of Deep Agents: `create_deep_agent(backend=BayBackend(box))`."""
 
+import asyncio
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
 from deepagents.backends.protocol import (
     FILE_NOT_FOUND,
     INVALID_PATH,
@@ -30,8 +34,29 @@ class BayBackend(BaseSandbox):
 
     def execute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
         """Run a command in a shell. After `timeout` seconds (0: no limit) it is ended, with exit code 124."""
+        return self._execute(command, timeout, None)
+
+    async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
+        """The same in a thread. When the call is cancelled the command is ended."""
+        exec_id = f"exec-{secrets.token_hex(12)}"
+        try:
+            return await asyncio.to_thread(self._execute, command, timeout, exec_id)
+        except asyncio.CancelledError:
+            await self._end(exec_id)
+            raise
+
+    async def _end(self, exec_id: str) -> None:
+        own = ThreadPoolExecutor(1)  # the threads of the loop may all be waiting for commands
+        try:
+            await asyncio.get_running_loop().run_in_executor(own, self.box.execs.end, exec_id)
+        except bay.BayError:
+            return  # it was not started, or went with its sandbox
+        finally:
+            own.shutdown(wait=False)
+
+    def _execute(self, command: str, timeout: int | None, exec_id: str | None) -> ExecuteResponse:
         limit = self._timeout_s if timeout is None else timeout or None
-        result = self.box.run(command, timeout_s=limit, keep="both")
+        result = self.box.run(command, timeout_s=limit, keep="both", exec_id=exec_id)
         return ExecuteResponse(
             output=result.output, exit_code=result.returncode, truncated=result.omitted_bytes > 0
         )

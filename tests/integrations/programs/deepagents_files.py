@@ -1,5 +1,7 @@
 """A Deep Agents backend on a sandbox: the operations that its middleware has, and an agent that uses them."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from deepagents import create_deep_agent
@@ -21,6 +23,22 @@ def call(name: str, **args: object) -> AIMessage:
     return AIMessage(content="", tool_calls=[{"name": name, "args": args, "id": f"call-{name}"}])
 
 
+async def cancelled(backend: BayBackend) -> None:
+    """A call that is given up ends its command, also where no other thread is free."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    call = asyncio.create_task(backend.aexecute("touch runs; sleep 600"))
+    while not backend.box.files.exists("runs"):
+        await asyncio.sleep(0.05)
+    call.cancel()
+    try:
+        await call
+    except asyncio.CancelledError:
+        assert not any("sleep 600" in one.command for one in backend.box.processes())
+    else:
+        raise AssertionError("the call was not cancelled")
+    assert (await backend.aexecute("echo $((6 * 7))")).output == "42\n"
+
+
 def main() -> None:
     with bay.Client() as client, client.sandbox() as box:
         backend = BayBackend(box)
@@ -30,6 +48,8 @@ def main() -> None:
         assert (sorted(done.output.split()), done.exit_code, done.truncated) == (["err", "out"], 3, False)
         assert backend.execute("sleep 60", timeout=1).exit_code == 124
         assert backend.execute("head -c 40000000 /dev/zero | tr '\\0' x").truncated
+
+        asyncio.run(cancelled(backend))
 
         sent = backend.upload_files(
             [("/workspace/a/b.txt", b"one\ntwo\n"), ("/etc/no", b""), ("/workspace", b"")]

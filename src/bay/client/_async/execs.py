@@ -255,6 +255,7 @@ class AsyncExecs(AsyncSandboxNoun):
         command: str | Sequence[str],
         stdin: str | bytes | None,
         collected: Collected,
+        exec_id: str | None = None,
         **options: object,
     ) -> RunResult:
         """Start a command and wait for its end.
@@ -264,7 +265,7 @@ class AsyncExecs(AsyncSandboxNoun):
         """
         limit = options.get("timeout_s")
         limit_s = limit + GRACE_S if isinstance(limit, int | float) else None
-        exec_id = new_id("exec")
+        exec_id = exec_id or new_id("exec")
         if stdin is not None and len(stdin) > STDIN_BYTES:
             return await self._run_fed(command, stdin, collected, limit_s, exec_id, options)
         body = exec_body(command, stdin, wait_for_reader=True, **options)
@@ -303,22 +304,25 @@ class AsyncExecs(AsyncSandboxNoun):
         except Exception:
             raise
         except BaseException:
-            with async_cleanup():
-                await self._end(exec_id)
+            with async_cleanup(), suppress(BayError):
+                await self.end(exec_id)
             raise
 
-    async def _end(self, exec_id: str) -> None:
-        """End an abandoned command, which may be starting just now."""
-        call = Call("DELETE", self._path(exec_id), safe=True)
+    async def end(self, exec_id: str) -> None:
+        """End a command by its id, and all it started; also one that is starting just now. Again is no error.
+
+        Raises NotFound when it does not start within some seconds.
+        """
+        call = Call("DELETE", self._path(exec_id), safe=True, wait_s=GRACE_S)
         until = time.monotonic() + ENDING_S
-        while time.monotonic() < until:
+        while True:
             try:
                 await self._http.json(call)
                 return
             except NotFound:
+                if time.monotonic() > until:
+                    raise
                 await async_sleep(ENDING_S / 20)
-            except BayError:
-                return
 
     async def _start(self, body: Json, exec_id: str, wait_s: float | None) -> Exec:
         # The id is ours and is the idempotency key too, so sending the start twice cannot run the command

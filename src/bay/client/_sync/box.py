@@ -89,6 +89,7 @@ class Box(Checkpoints, History):
         check: bool = False,
         max_output_bytes: int = DEFAULT_OUTPUT_BYTES,
         keep: Keep = "tail",
+        exec_id: str | None = None,
     ) -> RunResult:
         """Run a command to its end. A string goes through a shell, a sequence is run as it is.
 
@@ -98,12 +99,14 @@ class Box(Checkpoints, History):
         idle sandbox is frozen with it. The result has all that it printed, up to `max_output_bytes` (16 MiB,
         up to 1 GiB); of more it has the last bytes, or with `keep` the first (``"head"``) or half of each
         (``"both"``), and is not `ok`. Raises CommandFailed with `check=True` when it is not. When the call is
-        cancelled the command is ended.
+        cancelled the command is ended. `exec_id` is its id, where the caller chooses one (``exec-`` and 24
+        hexadecimal digits): with it another thread ends the command by `execs.end`.
         """
         collected = Collected(max_output_bytes, keep)
         result = self.execs.run(
-            command, stdin, collected, timeout_s=timeout_s, cwd=cwd, env=env, user=user, keep_alive=keep_alive
-        )
+            command, stdin, collected, exec_id, timeout_s=timeout_s, cwd=cwd, env=env, user=user,
+            keep_alive=keep_alive,
+        )  # fmt: skip
         return result.check() if check else result
 
     def spawn(self, command: str | Sequence[str], **options: Unpack[SpawnOptions]) -> Proc:

@@ -254,6 +254,7 @@ class Execs(SandboxNoun):
         command: str | Sequence[str],
         stdin: str | bytes | None,
         collected: Collected,
+        exec_id: str | None = None,
         **options: object,
     ) -> RunResult:
         """Start a command and wait for its end.
@@ -263,7 +264,7 @@ class Execs(SandboxNoun):
         """
         limit = options.get("timeout_s")
         limit_s = limit + GRACE_S if isinstance(limit, int | float) else None
-        exec_id = new_id("exec")
+        exec_id = exec_id or new_id("exec")
         if stdin is not None and len(stdin) > STDIN_BYTES:
             return self._run_fed(command, stdin, collected, limit_s, exec_id, options)
         body = exec_body(command, stdin, wait_for_reader=True, **options)
@@ -302,22 +303,25 @@ class Execs(SandboxNoun):
         except Exception:
             raise
         except BaseException:
-            with cleanup():
-                self._end(exec_id)
+            with cleanup(), suppress(BayError):
+                self.end(exec_id)
             raise
 
-    def _end(self, exec_id: str) -> None:
-        """End an abandoned command, which may be starting just now."""
-        call = Call("DELETE", self._path(exec_id), safe=True)
+    def end(self, exec_id: str) -> None:
+        """End a command by its id, and all it started; also one that is starting just now. Again is no error.
+
+        Raises NotFound when it does not start within some seconds.
+        """
+        call = Call("DELETE", self._path(exec_id), safe=True, wait_s=GRACE_S)
         until = time.monotonic() + ENDING_S
-        while time.monotonic() < until:
+        while True:
             try:
                 self._http.json(call)
                 return
             except NotFound:
+                if time.monotonic() > until:
+                    raise
                 sleep(ENDING_S / 20)
-            except BayError:
-                return
 
     def _start(self, body: Json, exec_id: str, wait_s: float | None) -> Exec:
         # The id is ours and is the idempotency key too, so sending the start twice cannot run the command
