@@ -111,7 +111,7 @@ MAY = {
     "terminal": {"terminal", "words"},
     "testing": {"testing", "drivers", "cargo", "words"},
     "client": {"root", "builds", "client", "words", "tar", "protocol"},
-    "integrations": {"root"},
+    "integrations": {"root", "integrations"},
     "cli": {"root", "builds", "cli", "client", "words"},
     "ship": {"ship", "tar", "protocol"},
     "kernel": {"kernel"},

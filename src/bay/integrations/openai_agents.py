@@ -1,7 +1,7 @@
 """Sandboxes of Bay for agents of the OpenAI Agents SDK: `SandboxRunConfig(client=BaySandboxClient(), ...)`.
 
 A session is a sandbox. Closing the session stops its compute and keeps its files, `resume` finds it again,
-and `client.delete` removes it. Commands have no terminals here: the SDK's tools run them to their end.
+and `client.delete` removes it.
 """
 
 import io
@@ -21,6 +21,7 @@ from agents.sandbox.errors import (
     WorkspaceWriteTypeError,
 )
 from agents.sandbox.session.base_sandbox_session import BaseSandboxSession
+from agents.sandbox.session.pty_types import PtyExecUpdate
 from agents.sandbox.session.runtime_helpers import RESOLVE_WORKSPACE_PATH_HELPER, RuntimeHelperScript
 from agents.sandbox.session.sandbox_client import BaseSandboxClient, BaseSandboxClientOptions
 from agents.sandbox.session.sandbox_session import SandboxSession
@@ -29,6 +30,7 @@ from agents.sandbox.snapshot import SnapshotBase, SnapshotSpec, resolve_snapshot
 from agents.sandbox.types import ExecResult, ExposedPortEndpoint, User
 
 import bay
+from bay.integrations.openai_agents_pty import AttachedCommands
 
 READY_S = 120.0
 LISTEN_S = 30.0
@@ -66,6 +68,7 @@ class BaySession(BaseSandboxSession):
     def __init__(self, state: BaySessionState, box: bay.AsyncBox) -> None:
         self.state = state
         self.box = box
+        self._commands = AttachedCommands(box)
 
     async def exec(
         self,
@@ -77,6 +80,47 @@ class BaySession(BaseSandboxSession):
         """Run a command to its end, as a user of the sandbox where one is named."""
         argv = self._prepare_exec_command(*command, shell=shell, user=None)
         return await self._run(argv, timeout, _name(user))
+
+    def supports_pty(self) -> bool:
+        """Whether commands may go on while the agent does something else, on a terminal too."""
+        return True
+
+    async def pty_exec_start(
+        self,
+        *command: str | Path,
+        timeout: float | None = None,
+        shell: bool | list[str] = True,
+        user: str | User | None = None,
+        tty: bool = False,
+        yield_time_s: float | None = None,
+        max_output_tokens: int | None = None,
+    ) -> PtyExecUpdate:
+        """Start a command and give what it prints within `yield_time_s`; it may go on after that."""
+        return await self._commands.start(
+            self._prepare_exec_command(*command, shell=shell, user=None),
+            tty=tty,
+            timeout_s=timeout,
+            user=_name(user),
+            env=await self.state.manifest.environment.resolve() or None,
+            cwd=self._cwd(),
+            yield_time_s=yield_time_s,
+            most=max_output_tokens,
+        )
+
+    async def pty_write_stdin(
+        self,
+        *,
+        session_id: int,
+        chars: str,
+        yield_time_s: float | None = None,
+        max_output_tokens: int | None = None,
+    ) -> PtyExecUpdate:
+        """Give a command on a terminal input, and any command's output since the last look."""
+        return await self._commands.write(session_id, chars, yield_time_s, max_output_tokens)
+
+    async def pty_terminate_all(self) -> None:
+        """End the commands that go on."""
+        await self._commands.end_all()
 
     async def _exec_internal(self, *command: str | Path, timeout: float | None = None) -> ExecResult:
         return await self._run([str(part) for part in command], timeout, None)

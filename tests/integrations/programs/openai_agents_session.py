@@ -12,7 +12,8 @@ import httpx
 from agents import Model, ModelResponse, Runner, Usage, set_tracing_disabled
 from agents.run import RunConfig
 from agents.sandbox import Manifest, SandboxAgent, SandboxRunConfig
-from agents.sandbox.errors import ExecTimeoutError, WorkspaceReadNotFoundError
+from agents.sandbox.errors import ExecTimeoutError, PtySessionNotFoundError, WorkspaceReadNotFoundError
+from agents.sandbox.session import SandboxSession
 from agents.sandbox.snapshot import LocalSnapshotSpec
 from openai.types.responses import (
     ResponseFunctionToolCall,
@@ -104,6 +105,57 @@ async def sessions(bay_client: bay.AsyncClient, snapshots: Path) -> None:
     await client.delete(anew)
 
 
+async def until(session: SandboxSession, number: int, wanted: bytes, chars: str = "") -> bytes:
+    """What a command prints, after that input, until it has printed what is wanted or ended."""
+    output = b""
+    while wanted not in output:
+        update = await session.pty_write_stdin(session_id=number, chars=chars, yield_time_s=0.25)
+        output, chars = output + update.output, ""
+        if update.process_id is None:
+            assert wanted in output, output
+    return output
+
+
+async def terminals(bay_client: bay.AsyncClient) -> None:
+    client = BaySandboxClient(bay_client)
+    session = await client.create(options=BayClientOptions(network="none", labels={"of": "agents"}))
+    await session.start()
+    assert session.supports_pty()
+    done = await session.pty_exec_start("echo out; echo err >&2; kill -9 $$", yield_time_s=30)
+    assert (sorted(done.output.split()), done.exit_code, done.process_id) == ([b"err", b"out"], 137, None)
+
+    shell = await session.pty_exec_start("tty; exec sh", tty=True, user="root", yield_time_s=0.25)
+    assert shell.process_id is not None
+    assert shell.exit_code is None
+    assert b"0:root" in await until(session, shell.process_id, b"root", "echo $(id -u):$(whoami)\r")
+    last = await session.pty_write_stdin(session_id=shell.process_id, chars="exit 7\r", yield_time_s=30)
+    assert (last.process_id, last.exit_code) == (None, 7)
+    try:
+        await session.pty_write_stdin(session_id=shell.process_id, chars="x")
+    except PtySessionNotFoundError:
+        pass
+    else:
+        raise AssertionError("an ended command took input")
+
+    sleeper = await session.pty_exec_start("sleep 600", yield_time_s=0.25)
+    assert sleeper.process_id is not None
+    try:
+        await session.pty_write_stdin(session_id=sleeper.process_id, chars="x")
+    except RuntimeError as error:
+        assert str(error) == "stdin is not available for this process"
+    else:
+        raise AssertionError("a command without a terminal took input")
+    assert await running(session, "sleep 600")
+    await session.pty_terminate_all()
+    assert not await running(session, "sleep 600")
+    await client.delete(session)
+
+
+async def running(session: SandboxSession, command: str) -> bool:
+    processes = await session._inner.box.processes()
+    return any(command in one.command for one in processes)
+
+
 async def agent(bay_client: bay.AsyncClient) -> None:
     client = BaySandboxClient(bay_client)
     session = await client.create(options=BayClientOptions(network="none", labels={"of": "agents"}))
@@ -121,6 +173,7 @@ async def main() -> None:
     async with bay.AsyncClient() as client:
         with tempfile.TemporaryDirectory() as snapshots:
             await sessions(client, Path(snapshots))
+        await terminals(client)
         await agent(client)
         assert [box async for box in client.sandboxes.list(label="of:agents")] == []
 
