@@ -40,8 +40,8 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `Resizable`, `NetworkControl`, `HeaderBroker` and `Hostnames` are optional:
-Bay finds them with `isinstance`. `bay.testing.drivers` is the suite that every driver passes.
+`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `NetworkControl`, `HeaderBroker` and `Hostnames` are
+optional: Bay finds them with `isinstance`. `bay.testing.drivers` is the suite that every driver passes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -331,6 +331,35 @@ class Resizable(Protocol):
 
     async def resources(self, handle: Handle) -> Resources | None:
         """The resources that the host holds the session to; None when it is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionUsage:
+    """The resources that a session uses at one moment; None is one that the driver does not know."""
+
+    taken_s: float
+    """When `cpu_usec` was read, in seconds of the monotonic clock."""
+    cpu_usec: int | None = None
+    """Processor time of all its processes, those that ended too, since it began."""
+    memory_bytes: int | None = None
+    """Memory that counts against its limit, with its page cache."""
+    memory_cache_bytes: int | None = None
+    """Its page cache: copies of files on disk, and not the files of a tmpfs, which are nowhere else."""
+    pids: int | None = None
+    """Processes and threads."""
+    limits: Resources | None = None
+    """The resources that the host holds it to."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """Optional: a driver measures sessions."""
+
+    async def usage(self, handle: Handle) -> SessionUsage | None:
+        """The usage of a session, running or paused, which stays as it is; None when it is gone.
+        Raises DriverUnavailable.
+        """
         ...
 
 

@@ -34,12 +34,14 @@ from bay.drivers.base import (
     Paused,
     Running,
     SessionSpec,
+    SessionUsage,
 )
 from bay.drivers.health import check_health
 from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable, SandboxNotReady
 from bay.linux.processes import (
     closing_fd,
+    cpu_usec,
     descendants,
     is_stopped,
     kill_and_wait,
@@ -47,6 +49,7 @@ from bay.linux.processes import (
     resident_bytes,
     send_signal,
     start_time,
+    thread_count,
 )
 from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
@@ -58,7 +61,7 @@ _END_S = 5.0
 
 STEPS = (
     *("claim", "launch", "ready"),
-    *("observe", "pause", "resume", "resize", "stop", "destroy", "set_network", "list_owned"),
+    *("observe", "pause", "resume", "resize", "usage", "stop", "destroy", "set_network", "list_owned"),
 )
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
 
@@ -201,6 +204,13 @@ class FakeDriver:
 
     async def resources(self, handle: Handle) -> Resources | None:
         return self.sizes.get(handle.session_id)
+
+    async def usage(self, handle: Handle) -> SessionUsage | None:
+        """Of the processes that descend from its first one. Memory that they share counts for each of them,
+        and the host's page cache for none.
+        """
+        await self._reach("usage")
+        return await in_new_thread(lambda: self._usage(handle))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         await self._reach("stop")
@@ -366,6 +376,18 @@ class FakeDriver:
                 os.kill(pid, number)
         if everyone and number == signal.SIGSTOP:
             _wait_stopped(everyone[0])
+
+    def _usage(self, handle: Handle) -> SessionUsage | None:
+        taken_s, everyone = time.monotonic(), self._everyone(handle)
+        if not everyone:
+            return None
+        return SessionUsage(
+            taken_s=taken_s,
+            cpu_usec=sum(map(cpu_usec, everyone)),
+            memory_bytes=sum(map(resident_bytes, everyone)),
+            pids=sum(map(thread_count, everyone)),
+            limits=self.sizes.get(handle.session_id),
+        )
 
     def _open(self, handle: Handle) -> int | None:
         process = self._process(handle)

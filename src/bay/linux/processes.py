@@ -9,7 +9,8 @@ from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _START_TIME = 19  # of the fields behind the command's name in /proc/PID/stat
-_STATE, _PARENT, _RESIDENT = 0, 1, 21
+_STATE, _PARENT, _THREADS, _RESIDENT = 0, 1, 17, 21
+_TICKS = slice(11, 15)  # of the process in user and kernel mode, and of the children that it has reaped
 
 
 def boot_id() -> str:
@@ -109,6 +110,18 @@ def resident_bytes(pid: int) -> int:
     """The memory that `pid` holds now, with what it shares; 0 when it has ended."""
     fields = _stat(pid)
     return int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def cpu_usec(pid: int) -> int:
+    """The processor time of `pid` and of the children that it has reaped; 0 when it has ended."""
+    ticks = sum(map(int, (_stat(pid) or [])[_TICKS]))
+    return ticks * 1_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def thread_count(pid: int) -> int:
+    """The threads of `pid`; 0 when it has ended."""
+    fields = _stat(pid)
+    return int(fields[_THREADS]) if fields else 0
 
 
 def descendants(pid: int) -> list[int]:

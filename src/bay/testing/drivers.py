@@ -30,11 +30,13 @@ from bay.drivers.base import (
     Gone,
     Handle,
     MemoryInUse,
+    Metered,
     NetworkControl,
     Paused,
     Resizable,
     Running,
     SessionSpec,
+    SessionUsage,
 )
 from bay.drivers.health import check_health
 from bay.errors import SandboxNotReady
@@ -351,6 +353,31 @@ async def test_resizing_what_is_gone_is_success(bench: DriverBench) -> None:
         assert await resizable(bench).resources(gone) is None
 
 
+async def test_a_session_is_measured_whether_it_works_or_is_frozen(bench: DriverBench) -> None:
+    given = Resources(cpus=1, memory=256 * MIB, pids=64)
+    async with bench.session(resources=given) as handle:
+        idle = await usage_of(bench, handle)
+        assert idle.limits in (None, given)
+        assert idle.memory_bytes is None or idle.memory_bytes > 0
+        assert idle.pids is None or 0 < idle.pids < given.pids
+        await run(handle, "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done")
+        busy = await usage_of(bench, handle)
+        assert busy.taken_s > idle.taken_s
+        assert idle.cpu_usec is None or (busy.cpu_usec is not None and busy.cpu_usec > idle.cpu_usec)
+        await freezer(bench).pause(handle)
+        frozen = await usage_of(bench, bench.handle(handle.session_id))
+        assert (frozen.pids is None) == (idle.pids is None)
+        assert isinstance(await bench.driver.observe(handle), Paused)
+        await freezer(bench).resume(handle)
+
+
+async def test_there_is_no_usage_of_what_is_gone(bench: DriverBench) -> None:
+    async with bench.session() as handle:
+        pass
+    for gone in (handle, bench.handle("sess-never")):
+        assert await metered(bench).usage(gone) is None
+
+
 async def test_a_session_begins_with_the_policy_of_its_spec(bench: DriverBench) -> None:
     for mode in bench.driver.capabilities.network:
         async with bench.session(network=NetworkPolicy(mode=mode)) as handle:
@@ -399,6 +426,20 @@ def resizable(bench: DriverBench) -> Resizable:
     if not isinstance(bench.driver, Resizable):
         pytest.skip(f"driver {bench.driver.name} cannot change the resources of sessions")
     return bench.driver
+
+
+def metered(bench: DriverBench) -> Metered:
+    """The driver, for tests of a `Metered`; others skip them."""
+    if not isinstance(bench.driver, Metered):
+        pytest.skip(f"driver {bench.driver.name} measures no sessions")
+    return bench.driver
+
+
+async def usage_of(bench: DriverBench, handle: Handle) -> SessionUsage:
+    """The usage of a session that is there."""
+    found = await metered(bench).usage(handle)
+    assert found is not None
+    return found
 
 
 def network(bench: DriverBench) -> NetworkControl:

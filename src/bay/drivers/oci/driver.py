@@ -25,9 +25,10 @@ from bay.drivers.base import (
     Running,
     SecretValues,
     SessionSpec,
+    SessionUsage,
 )
 from bay.drivers.health import check_health
-from bay.drivers.oci import cgroup_limits, cgroups, closure, host_image, layers, netns, seccomp
+from bay.drivers.oci import cgroup_limits, cgroup_usage, cgroups, closure, host_image, layers, netns, seccomp
 from bay.drivers.oci import hostname as oci_hostname
 from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
 from bay.drivers.oci.launch import (
@@ -206,6 +207,10 @@ class OciDriver:
 
     async def resources(self, handle: Handle) -> Resources | None:
         return await in_new_thread(lambda: cgroup_limits.read(self._cgroup_of(handle.session_id)))
+
+    async def usage(self, handle: Handle) -> SessionUsage | None:
+        """Read from the control group, which counts what the session's kernel memory takes as well."""
+        return await in_new_thread(lambda: cgroup_usage.read(self._cgroup_of(handle.session_id)))
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """A paused session is resumed, so that it receives the signal."""
