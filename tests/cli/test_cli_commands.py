@@ -71,6 +71,17 @@ def test_get_shows_a_sandbox_to_people_and_to_programs(bay: Cli, name: str) -> N
     assert json.loads(bay("get", name, "--json").stdout)["name"] == name
 
 
+def test_usage_shows_figures_with_their_limits(bay: Cli, name: str) -> None:
+    bay("exec", name, "true")
+    shown = bay("usage", name, "--over", "0.05").stdout.decode()
+    lines = dict(line.split(":", 1) for line in shown.splitlines())
+    assert list(lines) == ["cpus", "cpu time", "memory", "cache", "pids", "disk"]
+    assert all(" of " in lines[figure] for figure in ("cpus", "memory", "pids", "disk"))
+    told = json.loads(bay("usage", name, "--json").stdout)
+    assert told["pids"] >= 1
+    assert told["cpus_used"] is not None
+
+
 def test_ls_has_one_line_for_each_sandbox(bay: Cli, name: str) -> None:
     lines = bay("ls", "--name-prefix", name).stdout.decode().splitlines()
     assert lines[0].split() == ["ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED"]

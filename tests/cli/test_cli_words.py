@@ -147,6 +147,7 @@ def test_python_dash_m_is_the_command(bay: Cli) -> None:
         ("lst", "did you mean `bay ls`"),
         ("files lsx box", "did you mean `bay files ls`"),
         ("login", "BAY_API_KEY"),
+        ("stats box", "`bay usage NAME`"),
         ("help frob", "no command 'frob'"),
         ("services put -v x box db run", "`bay cp`"),
         ("run -p 80:80 true", "`bay proxy"),

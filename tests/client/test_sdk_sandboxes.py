@@ -84,6 +84,17 @@ def test_stop_start_and_refresh_show_in_info(client: bay.Client) -> None:
     box.keepalive()
 
 
+def test_usage_has_figures_and_limits(client: bay.Client) -> None:
+    box = client.sandboxes.create(pids=64)
+    assert box.usage().pids is None
+    box.run("true")
+    used = box.usage(over=0.05)
+    assert used.pids is not None
+    assert 0 < used.pids < 64 == used.pids_limit
+    assert used.cpus_used is not None
+    box.delete()
+
+
 def test_extend_ttl_moves_the_end(client: bay.Client) -> None:
     box = client.sandboxes.create(ttl=60)
     before = box.info.expires_at

@@ -142,7 +142,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "browser": {"web", "sessions", "execs", "skills"},
     "sandboxes": {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
-        *("secrets", "templates", "events"),
+        *("secrets", "templates", "events", "cargos"),
     },
     "templates": {"web", "sessions", "checkpoints", "images", "secrets"},
     "builds": {

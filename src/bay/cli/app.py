@@ -22,6 +22,11 @@ PANELS = {
             "bay ls\nbay ls --compute running\nbay rm $(bay ls -q --label ci=yes)",
         ),
         "get": CommandEntry("sandbox", "Show one sandbox", "bay get web\nbay get web --json"),
+        "usage": CommandEntry(
+            "usage",
+            "Show the processors, memory, processes and disk that a sandbox uses",
+            "bay usage web\nbay usage web --over 5s --json",
+        ),
         "update": CommandEntry(
             "sandbox",
             "Change a sandbox's name, labels, timeouts, sizes or URL",

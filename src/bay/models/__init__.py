@@ -74,6 +74,7 @@ from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy, Volume
 from bay.models.storage import Persist as Persist
 from bay.models.templates import Template
 from bay.models.templates import TemplateState as TemplateState
+from bay.models.usage import SandboxUsage
 
 __all__ = [
     "AuditEntry",
@@ -124,6 +125,7 @@ __all__ = [
     "Sandbox",
     "SandboxSecret",
     "SandboxUrl",
+    "SandboxUsage",
     "Screen",
     "SearchMatch",
     "SearchResult",

@@ -61,6 +61,7 @@ from bay.server.ports.gate import PortGate, PortPaths
 from bay.server.reconciler.boot_clock import BootClock
 from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.sandboxes import routes as sandboxes_api
+from bay.server.sandboxes import usage_routes as usage_api
 from bay.server.secrets import routes as secrets_api
 from bay.server.settings import Settings
 from bay.server.skills import routes as skills_api
@@ -75,6 +76,7 @@ _APIS = (
     health_api,
     metrics_api,
     sandboxes_api,
+    usage_api,
     checkpoints_api,
     cargos_api,
     images_api,

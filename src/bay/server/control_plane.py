@@ -87,6 +87,7 @@ from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.resizing import Resizing
 from bay.server.sandboxes.service import Sandboxes
 from bay.server.sandboxes.states import SandboxStates
+from bay.server.sandboxes.usages import SandboxUsages
 from bay.server.sandboxes.views import view_of
 from bay.server.secrets.delivery import SecretDelivery
 from bay.server.secrets.service import Secrets
@@ -483,6 +484,7 @@ class ControlPlane:
         made = (
             e2b_sandboxes,
             self.sandboxes,
+            SandboxUsages(core=self.core, waker=self.waker),
             SandboxStates(core=self.core, feed=self.feed, connections=self.connections, view=self.view),
             self.images,
             self.logins,

@@ -127,7 +127,7 @@ BARE = {
     ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"), ("delete", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/output"),
     ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/screen"),
-    ("get", "/v1/sandboxes/{sandbox_id}/processes"), ("get", "/v1/sandboxes/{sandbox_id}/kernelspecs"),
+    ("get", "/v1/sandboxes/{sandbox_id}/usage"), ("get", "/v1/sandboxes/{sandbox_id}/processes"), ("get", "/v1/sandboxes/{sandbox_id}/kernelspecs"),
     ("get", "/v1/sandboxes/{sandbox_id}/kernels"), ("post", "/v1/sandboxes/{sandbox_id}/kernels"),
     ("get", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}"),
     ("delete", "/v1/sandboxes/{sandbox_id}/kernels/{kernel_id}"),

@@ -28,7 +28,7 @@ from bay.client._sync.services import Services
 from bay.client._sync.tunnel import Tunnel
 from bay.client._waits import RESUME_S
 from bay.errors import BayError, NotFound
-from bay.models import Checkpoint, Event, Port, Process, Sandbox, ShellResult
+from bay.models import Checkpoint, Event, Port, Process, Sandbox, SandboxUsage, ShellResult
 
 
 class Box(Checkpoints, History):
@@ -181,6 +181,14 @@ class Box(Checkpoints, History):
         return self.ports.fetch(
             port, path, method=method, headers=headers, content=content, json=json, timeout_s=timeout_s
         )
+
+    def usage(self, over: float | None = None) -> SandboxUsage:
+        """The processor time, memory, processes and disk that it uses now. Never starts compute.
+
+        With `over` the call takes so many seconds (up to 10), and `cpus_used` has the cores in use meanwhile.
+        """
+        params = {} if over is None else {"over": over}
+        return self._http.one(SandboxUsage, Call.get(self._path("usage"), params, wait_s=over or 0.0))
 
     def processes(self) -> list[Process]:
         """Its running processes. Never starts compute."""
