@@ -21,6 +21,7 @@ from bay.server.compat.e2b import files_routes as envd_contents_api
 from bay.server.compat.e2b import filesystem_routes as envd_files_api
 from bay.server.compat.e2b import health_routes as e2b_health_api
 from bay.server.compat.e2b import interpreter_routes as interpreter_api
+from bay.server.compat.e2b import metrics_routes as e2b_metrics_api
 from bay.server.compat.e2b import process_routes as envd_processes_api
 from bay.server.compat.e2b import sandbox_routes as e2b_sandboxes_api
 from bay.server.compat.e2b import wire as e2b
@@ -113,6 +114,7 @@ _APIS = (
     sprites_api,
     sprite_execs_api,
     e2b_health_api,
+    e2b_metrics_api,
     envd_files_api,
     envd_contents_api,
     e2b_sandboxes_api,

@@ -473,10 +473,12 @@ class ControlPlane:
             connections=self.connections,
             clock=self.clock,
         )
+        usages = SandboxUsages(core=self.core, waker=self.waker)
         e2b_sandboxes = E2bSandboxes(
             store=self.store,
             waker=self.waker,
             sandboxes=self.sandboxes,
+            usages=usages,
             checkpoints=checkpoints,
             snapshots=self.snapshots,
             clock=self.clock,
@@ -484,7 +486,7 @@ class ControlPlane:
         made = (
             e2b_sandboxes,
             self.sandboxes,
-            SandboxUsages(core=self.core, waker=self.waker),
+            usages,
             SandboxStates(core=self.core, feed=self.feed, connections=self.connections, view=self.view),
             self.images,
             self.logins,

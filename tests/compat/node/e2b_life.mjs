@@ -16,6 +16,10 @@ assert.equal(info.state, 'running')
 const pages = Sandbox.list({ query: { metadata } })
 assert.deepEqual((await pages.nextItems()).map((item) => item.sandboxId), [sandbox.sandboxId])
 
+const [now] = await sandbox.getMetrics()
+assert.equal(now.memTotal, info.memoryMB * 2 ** 20)
+assert.ok(now.memUsed > 0 && now.cpuUsedPct >= 0, JSON.stringify(now))
+
 await sandbox.setTimeout(60_000)
 await sandbox.pause()
 assert.equal(await sandbox.isRunning(), false)

@@ -1,6 +1,7 @@
 """The life of sandboxes by the Python SDK of E2B: what a program that manages them does."""
 
 import os
+from datetime import timedelta
 
 from e2b import Sandbox, SandboxNotFoundException, SandboxQuery, SandboxState, Template
 
@@ -39,6 +40,7 @@ assert sandbox.get_info().end_at > near
 assert sandbox.commands.run("echo $COLOUR").stdout == "red\n"
 sandbox.pause()
 assert not sandbox.is_running()
+assert sandbox.get_metrics() == []
 assert Sandbox.get_info(sandbox.sandbox_id).state == SandboxState.PAUSED
 again = sandbox.connect()
 assert again.is_running()
@@ -52,7 +54,14 @@ assert not Template.exists("no-such")
 copy = Sandbox.create(snapshot.snapshot_id)
 assert copy.is_running()
 assert Sandbox.delete_snapshot(snapshot.snapshot_id)
-assert sandbox.get_metrics() == []
+[now] = sandbox.get_metrics()
+assert (now.cpu_count, now.mem_total) == (info.cpu_count, info.memory_mb << 20), now
+assert 0 <= now.cpu_used_pct <= 100
+assert 0 < now.mem_used <= now.mem_total
+assert 0 <= now.disk_used <= now.disk_total
+an_hour = timedelta(hours=1)
+assert len(sandbox.get_metrics(now.timestamp - an_hour, now.timestamp + an_hour)) == 1
+assert sandbox.get_metrics(end=now.timestamp - an_hour) == []
 
 for one in (copy, other, sandbox):
     assert one.kill()

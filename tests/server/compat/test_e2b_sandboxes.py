@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from port_apps import app
-from server_harness import World, clear, create, within, world
+from server_harness import World, clear, create, eventually, within, world
 
 from bay.clock import from_rfc3339
 from bay.errors import QuotaExceeded
@@ -85,6 +85,11 @@ class E2b:
         """The same at Bay's own host."""
         stranger = await self.bay.open_client({"E2b-Sandbox-Id": sandbox, "E2b-Sandbox-Port": str(port)})
         return await stranger.get(path, headers=headers)
+
+    async def metrics(self, sandbox: str, **query: int) -> list[dict[str, Any]]:
+        answer = await self.http.get(f"/e2b/sandboxes/{sandbox}/metrics", params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
     async def health(self, sandbox: str) -> int:
         headers = {"E2b-Sandbox-Id": sandbox, "E2b-Sandbox-Port": "49983"}
@@ -639,10 +644,60 @@ async def test_a_template_is_there_when_a_create_may_name_it(e2b: E2b) -> None:
     assert await found(e2b.http, "late") == (404, None)  # no create may name it
 
 
-async def test_the_metrics_of_a_sandbox_are_an_empty_list(e2b: E2b) -> None:
+async def test_the_metrics_of_a_sandbox_are_one_sample_of_now(e2b: E2b) -> None:
     sandbox = (await e2b.make())["sandboxID"]
-    answer = await e2b.http.get(f"/e2b/sandboxes/{sandbox}/metrics", params={"start": 1, "end": 2})
-    assert answer.json() == []
+    usage = (await (await e2b.bay.client()).get(f"/v1/sandboxes/{sandbox}/usage")).json()
+    [sample] = await e2b.metrics(sandbox)
+    assert sample["memTotal"] == usage["memory_limit_bytes"]
+    assert sample["diskTotal"] == usage["disk_limit_bytes"]
+    assert sample["memUsed"] + sample["memCache"] > 0
+    assert 0 <= sample["cpuUsedPct"] <= 100
+    assert (sample["cpuCount"], sample["diskUsed"]) == (1, 0)
+    now = e2b.bay.clock()
+    assert (from_rfc3339(sample["timestamp"]), sample["timestampUnix"]) == (now, int(now.timestamp()))
+
+
+async def test_a_busy_sandbox_uses_its_processors(e2b: E2b) -> None:
+    sandbox = (await e2b.make())["sandboxID"]
+    native = await e2b.bay.client()
+    await native.post(f"/v1/sandboxes/{sandbox}/execs", json={"command": "while :; do :; done"})
+
+    async def is_seen() -> bool:
+        [sample] = await e2b.metrics(sandbox)
+        return sample["cpuUsedPct"] > 0
+
+    await eventually(is_seen)
+
+
+async def test_another_time_and_a_paused_sandbox_have_no_metrics(e2b: E2b) -> None:
+    sandbox, now = (await e2b.make())["sandboxID"], int(e2b.bay.clock().timestamp())
+    for start, end, count in ((now, now, 1), (now - 9, now + 9, 1), (now + 1, now + 9, 0), (1, now - 1, 0)):
+        assert len(await e2b.metrics(sandbox, start=start, end=end)) == count, (start, end)
+    assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}/metrics?start=soon")).status_code == 400
+    await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")
+    assert await e2b.metrics(sandbox) == []
+    assert (await e2b.http.get(f"/e2b/sandboxes/{sandbox}")).json()["state"] == "paused"
+
+
+async def test_envd_has_the_metrics_of_its_sandbox(e2b: E2b) -> None:
+    made = await e2b.make()
+    headers = {"E2b-Sandbox-Id": made["sandboxID"], "E2b-Sandbox-Port": "49983"}
+    stranger = await e2b.bay.open_client(headers)
+    assert (await stranger.get("/metrics")).status_code == 401
+    found = (await stranger.get("/metrics", headers={"X-Access-Token": made["envdAccessToken"]})).json()
+    [sample] = await e2b.metrics(made["sandboxID"])
+    same = {
+        "ts": "timestampUnix",
+        "cpu_count": "cpuCount",
+        "mem_total": "memTotal",
+        "disk_total": "diskTotal",
+    }
+    assert {name: found[name] for name in same} == {name: sample[of] for name, of in same.items()}
+    assert found["mem_used"] > 0
+    assert found.keys() - same.keys() == {"cpu_used_pct", "mem_used", "mem_cache", "disk_used"}
+    await e2b.http.post(f"/e2b/sandboxes/{made['sandboxID']}/pause")
+    by_key = await e2b.http.get(f"/e2b/sandboxes/{made['sandboxID']}/envd/metrics")
+    assert by_key.status_code == 502
 
 
 async def test_a_key_may_have_the_form_that_clients_of_e2b_know(e2b: E2b) -> None:

@@ -121,6 +121,7 @@ RULES: dict[Operation, dict[str, Any]] = {
         "params": {"path": "a"}, "content": b"x", "headers": {"content-type": "application/octet-stream"},
     },
     ("GET", f"{ENVD}/envs"): {},
+    ("GET", f"{ENVD}/metrics"): {},
 }  # fmt: skip
 """What makes a request of a route good, so that only its owner can be the reason for a refusal: keywords of
 httpx. `query` stands in the place of a WebSocket's.

@@ -305,13 +305,6 @@ async def put_e2b_network(
     return Response(status_code=204)
 
 
-@router.get("/sandboxes/{sandbox_id}/metrics")
-async def e2b_metrics(caller: Reader, sandboxes: SandboxesDep, sandbox_id: str) -> Response:
-    """No samples, since Bay keeps none: clients take an empty list for a sandbox that is too young."""
-    await sandboxes.get(caller, sandbox_id)
-    return JSONResponse([])
-
-
 @router.post("/sandboxes/{sandbox_id}/snapshots", status_code=201)
 async def create_e2b_snapshot(
     caller: Writer, checkpoints: CheckpointsDep, sandbox_id: str, body: SnapshotBody | None = None

@@ -4,16 +4,17 @@ They have no rules and no rows: each step is a call of the service that Bay's ro
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from bay.clock import Clock
 from bay.errors import Conflict, DriverUnavailable, NotFound
-from bay.models import Sandbox
+from bay.models import Sandbox, SandboxUsage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.compat.e2b.sandbox_words import OPTIONS, state_of, template_of
 from bay.server.sandboxes.service import Forks, SandboxChanges, Sandboxes
+from bay.server.sandboxes.usages import SandboxUsages
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store.engine import Store
@@ -22,6 +23,8 @@ from bay.store.records import Filters, Page, SandboxRecord
 START_S = 60.0
 _MOST_PAGES = 20
 """Pages of Bay's own list that one page of a list is picked from: the next begins where it ends."""
+_OVER_S = 0.2
+"""Seconds of which the use of processors is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ class E2bSandboxes:
     store: Store
     waker: Waker
     sandboxes: Sandboxes
+    usages: SandboxUsages
     checkpoints: Checkpoints
     snapshots: CheckpointRequests
     clock: Clock
@@ -100,6 +104,19 @@ class E2bSandboxes:
         """Remove it. Raises NotFound for one that is gone."""
         record = await self._find(caller, ref)
         await self.sandboxes.delete(caller, record.id)
+
+    async def usage(
+        self, caller: Caller, ref: str, start: int | None = None, end: int | None = None
+    ) -> SandboxUsage | None:
+        """The usage from now on for a moment; None for one that is paused, and unless now is a second from
+        `start` to `end`, in Unix time.
+        """
+        record, now = await self._find(caller, ref), self.clock()
+        second = int(now.timestamp())
+        is_asked = (start is None or start <= second) and (end is None or second <= end)
+        if record.paused_at is not None or not is_asked:
+            return None
+        return replace(await self.usages.get(caller, record.id, _OVER_S), at=now)
 
     async def fork(self, caller: Caller, ref: str, count: int, timeout: int) -> list[Sandbox]:
         """Sandboxes like that one with copies of its files and its options, which live for `timeout` seconds;

@@ -93,6 +93,11 @@ def template_of(sandbox: Sandbox) -> str:
     return options_of(sandbox.labels).template or sandbox.profile
 
 
+def cpu_count(cpus: float | None) -> int:
+    """Cores in whole numbers."""
+    return max(1, round(cpus or 1))
+
+
 def state_of(sandbox: Sandbox) -> str:
     """`paused` for one that only `connect` wakes."""
     return "running" if sandbox.paused_at is None else "paused"
@@ -106,7 +111,7 @@ def listed(sandbox: Sandbox) -> dict[str, Any]:
         "clientID": CLIENT_ID,
         "startedAt": time_of(sandbox.created_at),
         "endAt": _NEVER if sandbox.expires_at is None else time_of(sandbox.expires_at),
-        "cpuCount": max(1, round(sandbox.cpus or 1)),
+        "cpuCount": cpu_count(sandbox.cpus),
         "memoryMB": sandbox.memory_mb or 0,
         "diskSizeMB": sandbox.disk_mb or 0,
         "state": state_of(sandbox),
