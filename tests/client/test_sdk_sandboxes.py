@@ -86,6 +86,7 @@ def test_stop_start_and_refresh_show_in_info(client: bay.Client) -> None:
 
 def test_usage_has_figures_and_limits(client: bay.Client) -> None:
     box = client.sandboxes.create(pids=64)
+    box.stop()
     assert box.usage().pids is None
     box.run("true")
     used = box.usage(over=0.05)
