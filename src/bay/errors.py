@@ -124,7 +124,9 @@ class MethodNotAllowed(CallerError, code="method_not_allowed", status=405):
 
 
 class CapabilityNotSupported(CallerError, code="capability_not_supported"):
-    """The profile lacks a capability of the call; `details.available` lists the available ones."""
+    """The profile lacks a capability of the call, or a runtime that an earlier Bay started does; restart the
+    sandbox to get the new one. `details.available` lists the available ones.
+    """
 
 
 class Conflict(CallerError, code="conflict", status=409):

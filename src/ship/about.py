@@ -7,6 +7,7 @@ from ship.files.provisions import skill_path
 from ship.process.identity import find_shell
 from ship.process.table import read_file
 from ship.settings import Settings
+from ship_protocol import Feature
 
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _MAX_BYTES = 64 * 1024
@@ -20,6 +21,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "runtime": {"name": "ship", "version": __version__},
         "protocol": 1,
         "capabilities": ["shell", "filesystem", "exec", "python"],
+        "features": list(Feature),
         "built_in_skills": [
             {
                 "name": skill.name,

@@ -6,7 +6,7 @@ standard library only.
 
 import hashlib
 import struct
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 SESSION_HEADER = "X-Ship-Session"
 """Carries the proof of `session_proof` in every answer."""
@@ -47,6 +47,25 @@ PIECE_HEAD = struct.Struct(">I")
 END_OF_PIECES = PIECE_HEAD.pack(0)
 
 _FIRST_OFFSET = "first_offset="
+
+
+class Feature(StrEnum):
+    """A part of the protocol that Ships of earlier Bays do not have, and would ignore in silence."""
+
+    ACTING = "acting"
+    """Files are touched and watched as a named user, by paths from that user's home."""
+    ATTRIBUTES = "attributes"
+    """A file that is written is given extended attributes."""
+    WATCH_SIZES = "watch_sizes"
+    """A watch tells the sizes of files."""
+    ATTACHED_CELLS = "attached_cells"
+    """A cell ends with its reader."""
+    CELL_ENV = "cell_env"
+    """A cell has variables of its own."""
+    CELL_CWD = "cell_cwd"
+    """A cell has a directory for the kernel that it makes."""
+    DESCRIBED_RESULTS = "described_results"
+    """A cell tells figures and tables as data."""
 
 
 class CloseCode(IntEnum):

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 import pytest
 from ship_harness import TOKEN, Ship, eventually, read_to_end, running
 
+from ship_protocol import Feature
+
 HEAD = f"Host: s\r\nAuthorization: Bearer {TOKEN}\r\n"
 SESSION = hashlib.sha256(f"ship-session:{TOKEN}".encode()).hexdigest()[:32]
 
@@ -21,11 +23,12 @@ def test_meta_describes_ship(ship: Ship) -> None:
     assert meta["name"] == "ship"
     assert meta["protocol"] == 1
     assert meta["capabilities"] == ["shell", "filesystem", "exec", "python"]
+    assert meta["features"] == list(Feature)
     assert meta["workspace"] == str(ship.workspace)
     assert meta["user"] == "ship"
     assert set(meta) == {
         "name", "version", "runtime", "protocol", "capabilities", "user", "uid", "workspace", "python", "image",
-        "built_in_skills",
+        "built_in_skills", "features",
     }  # fmt: skip
     assert meta["runtime"] == {"name": "ship", "version": meta["version"]}
     assert meta["built_in_skills"] == []

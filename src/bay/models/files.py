@@ -78,7 +78,8 @@ class FileEvent:
     """Something that happened to a file that is watched. `overflow`: events were lost, look again.
 
     `to` is the new path of what was moved within what is watched. `content` says of a file that was created
-    by an upload, so whole, whether there was another one before.
+    by an upload, so whole, whether there was another one before. `size` is in bytes, of a file that is there,
+    where the watch asks for it.
     """
 
     type: FileEventType
@@ -86,3 +87,4 @@ class FileEvent:
     to: str | None = None
     is_dir: bool | None = None
     content: Literal["new", "replaced"] | None = None
+    size: int | None = None

@@ -15,6 +15,7 @@ from server_harness import Json, World, clear, create, eventually, until, within
 from bay.models import NetworkPolicy, NetworkRule, ServiceSpec
 from bay.server.compat.sprites.policies import DEFAULTS, policy_of, rules_of
 from bay.server.managed_services.ship_client import ServiceClient, States
+from bay.server.ship.answers import ShipMeta
 from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 
@@ -170,6 +171,20 @@ async def test_root_touches_files_where_the_profile_allows_it(bay: World, sprite
         told = answer.json()
         assert (answer.status_code, told.get("code"), told.get("path")) == (403, "EPERM", "x"), (call, told)
         assert "does not allow" in told["error"]
+
+
+async def test_a_session_of_an_earlier_bay_is_not_asked_for_what_its_runtime_would_ignore(
+    bay: World, sprite: httpx.AsyncClient
+) -> None:
+    await put(sprite, "mine", b"1")
+    session = await bay.session((await sprite.get("/v1/sandboxes/box")).json()["id"])
+    bay.bay.ship._metas[session.id] = ShipMeta(version="0", protocol=1, capabilities=[])
+    as_root = {"path": "mine", "asRoot": "true"}
+    refused = await sprite.get(at("fs/read"), params=as_root)
+    assert (refused.status_code, "restart the sandbox" in refused.json()["error"]) == (400, True)
+    assert (await sprite.get(at("fs/read"), params={"path": "mine"})).content == b"1"
+    assert (await sprite.post("/v1/sprites/box/restart")).status_code == 200
+    assert (await sprite.get(at("fs/read"), params=as_root)).content == b"1"
 
 
 async def test_checkpoints_of_every_door_have_ids_by_their_number(sprite: httpx.AsyncClient) -> None:

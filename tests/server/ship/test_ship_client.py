@@ -33,12 +33,22 @@ from pydantic import BaseModel, ValidationError
 from server_harness import Json, until, within
 
 from bay.drivers.base import Endpoint
-from bay.errors import BayError, FileMissing, InvalidArgument, OutputGone, ShipError, Timeout
+from bay.errors import (
+    BayError,
+    CapabilityNotSupported,
+    FileMissing,
+    InvalidArgument,
+    OutputGone,
+    ShipError,
+    Timeout,
+)
 from bay.models import OutputChunk
-from bay.server.files.ship_client import FileClient, Wanted
+from bay.server.files.ship_client import OWN, ROOT, Acting, FileClient, Owners, Wanted
+from bay.server.kernels.ship_client import KernelClient
 from bay.server.ship.answers import ShipExec, ShipExecs, ShipMeta, ShipProcesses, parse
 from bay.server.ship.client import OutputEnd, ShipClient, lines, paced
 from bay.server.ship.connection import Peer
+from ship_protocol import Feature
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -81,6 +91,47 @@ async def test_calls_at_once_have_connections_of_their_own_and_few_are_kept(
     assert len(link._idle["sess-1"]) == 8
     link.close()
     assert link._idle == {}
+
+
+# What an older Ship would ignore
+
+
+async def test_a_ship_is_asked_once_which_features_it_has(lie: Lie, link: ShipClient) -> None:
+    liar = await lie(saying(whole({**META, "features": ["acting"]})))
+    for _ in range(2):
+        await within(link.require(liar.peer(), Feature.ACTING))
+    with pytest.raises(CapabilityNotSupported, match="restart the sandbox") as refused:
+        await within(link.require(liar.peer(), Feature.ACTING, Feature.CELL_ENV))
+    assert refused.value.details == {"capability": "cell_env", "available": ["acting"]}
+
+
+@pytest.mark.parametrize(
+    ("attached", "body"),
+    [(True, {}), (False, {"own_env": {"A": "1"}}), (False, {"cwd": "/"}), (False, {"describe": True})],
+    ids=["attached", "own_env", "cwd", "describe"],
+)
+async def test_a_cell_is_not_run_by_a_ship_that_would_ignore_a_part_of_it(
+    lie: Lie, link: ShipClient, attached: bool, body: Json
+) -> None:
+    liar = await lie(saying(whole(META)))
+    with pytest.raises(CapabilityNotSupported):
+        async with KernelClient(link).run(liar.peer(), "kern-1", {"code": "1", **body}, attached=attached):
+            pass
+
+
+async def test_files_are_not_touched_by_a_ship_that_would_do_it_as_another_user(
+    lie: Lie, link: ShipClient
+) -> None:
+    liar, files = await lie(saying(whole(META))), FileClient(link)
+    await within(files.require(liar.peer(), OWN))
+    assert liar.connections == 0
+    for acting in (ROOT, Acting(from_home=True)):
+        with pytest.raises(CapabilityNotSupported):
+            await within(files.require(liar.peer(), acting))
+    with pytest.raises(CapabilityNotSupported):
+        await within(files.upload(liar.peer(), "/f", b"", attributes={"a": "b"}))
+    with pytest.raises(CapabilityNotSupported):
+        await within(files.change_owners(liar.peer(), "/f", Owners("root"), recursive=False))
 
 
 # Who is there

@@ -20,7 +20,7 @@ from bay.server.files.ship_client import (
     Watching,
 )  # fmt: skip
 from bay.server.sessions.session_stream import SessionStream
-from bay.server.sessions.waker import Waker
+from bay.server.sessions.waker import Awake, Waker
 from bay.server.ship.answers import collect
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
@@ -275,14 +275,25 @@ class SandboxFiles:
 
     @asynccontextmanager
     async def watch(
-        self, caller: Caller, ref: str, path: str, *, recursive: bool, acting: Acting = OWN
+        self,
+        caller: Caller,
+        ref: str,
+        path: str,
+        *,
+        recursive: bool,
+        sizes: bool = False,
+        acting: Acting = OWN,
     ) -> AsyncGenerator[Watch]:
-        """Watch files. The sandbox may freeze meanwhile, and is silent then. Raises FileMissing, Conflict."""
+        """Watch files; with `sizes` the events tell those of files. The sandbox may freeze meanwhile, and is
+        silent then. Raises FileMissing, Conflict.
+        """
         sandbox_path(path)
         with self._connections.place(caller.owner):
             async with (
-                self._waker.awake(caller, ref, "filesystem", follower=True) as awake,
-                self._ship.watch(awake.peer, path, recursive=recursive, acting=acting) as watching,
+                self._awake(caller, ref, acting, follower=True) as awake,
+                self._ship.watch(
+                    awake.peer, path, recursive=recursive, sizes=sizes, acting=acting
+                ) as watching,
             ):
                 yield Watch(
                     caller=caller, sandbox_id=awake.sandbox.id, session_id=awake.peer.session_id,
@@ -295,10 +306,19 @@ class SandboxFiles:
     ) -> AsyncGenerator[Peer, None]:
         for field, path in paths.items():
             sandbox_path(path, field)
-        check_user(acting.user)
-        async with self._waker.awake(caller, ref, "filesystem") as awake:
-            check_allowed(acting.user, root=awake.profile.root)
+        async with self._awake(caller, ref, acting) as awake:
             yield awake.peer
+
+    @asynccontextmanager
+    async def _awake(
+        self, caller: Caller, ref: str, acting: Acting, *, follower: bool = False
+    ) -> AsyncGenerator[Awake, None]:
+        """The sandbox, where files may be touched so."""
+        check_user(acting.user)
+        async with self._waker.awake(caller, ref, "filesystem", follower=follower) as awake:
+            check_allowed(acting.user, root=awake.profile.root)
+            await self._ship.require(awake.peer, acting)
+            yield awake
 
 
 def _to_entry(found: FileInfo) -> FileEntry:

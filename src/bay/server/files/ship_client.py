@@ -16,7 +16,7 @@ from bay.server.ship.answers import Count, Text, collect, parse
 from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
 from bay.server.ship.websocket import Closed, ShipWebSocket
-from ship_protocol import CloseCode
+from ship_protocol import CloseCode, Feature
 
 _SILENCE_S = 120.0
 """For a Ship that neither gives nor takes. Longer than a disk takes to come back."""
@@ -202,6 +202,7 @@ class _WatchEvent(BaseModel):
     path: DeepPath | None = None
     to: DeepPath | None = None
     is_dir: bool | None = None
+    size: Count | None = None
 
 
 class Unpacked(BaseModel):
@@ -238,6 +239,11 @@ class FileClient:
         self._silence_s = silence_s
         self._work_s = work_s
 
+    async def require(self, peer: Peer, acting: Acting) -> None:
+        """Raises CapabilityNotSupported unless the session's Ship can act so."""
+        if acting != OWN:
+            await self._ship.require(peer, Feature.ACTING)
+
     @asynccontextmanager
     async def download(
         self, peer: Peer, path: str, wanted: Wanted, *, beneath: bool = False, acting: Acting = OWN
@@ -268,6 +274,8 @@ class FileClient:
         acting: Acting = OWN,
     ) -> FileInfo:
         """Replace a file atomically. When `body` raises, the old one stays."""
+        if attributes:
+            await self._ship.require(peer, Feature.ATTRIBUTES)
         kept = json.dumps(attributes) if attributes else None
         query = _query(
             path, mode=mode, mtime=mtime, mkdir=_flag(mkdir), beneath=_flag(beneath), attributes=kept,
@@ -347,6 +355,7 @@ class FileClient:
     ) -> tuple[FileInfo, int]:
         """Another owner, as root, for a file, or for a directory and all in it; and how many it has now."""
         body = {"path": path, "user": owners.user, "group": owners.group, "recursive": recursive}
+        await self.require(peer, ROOT)
         query = ROOT.query()
         found = await self._ship.call(peer, _Changed, "POST", "/fs/chown", query, body, self._work_s)
         return FileInfo(**found.model_dump(exclude={"changed"})), found.changed
@@ -387,10 +396,16 @@ class FileClient:
 
     @asynccontextmanager
     async def watch(
-        self, peer: Peer, path: str, *, recursive: bool, acting: Acting = OWN
+        self, peer: Peer, path: str, *, recursive: bool, sizes: bool = False, acting: Acting = OWN
     ) -> AsyncGenerator[Watching, None]:
-        """Watch a directory or a file. Raises FileMissing, Forbidden, and Conflict when too many watch."""
-        query = urlencode(_query(path, recursive=_flag(recursive), **acting.query()))
+        """Watch a directory or a file; with `sizes` its events have those of files. Raises FileMissing,
+        Forbidden, and Conflict when too many watch.
+        """
+        if sizes:
+            await self._ship.require(peer, Feature.WATCH_SIZES)
+        query = urlencode(
+            _query(path, recursive=_flag(recursive), sizes="true" if sizes else None, **acting.query())
+        )
         async with self._ship.open_socket(peer, f"/fs/watch?{query}") as (wire, socket):
             first = await socket.receive()
             if isinstance(first, Closed):

@@ -16,7 +16,7 @@ from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
 from bay.server.ship.answers import Count, Moment, Small, Text, collect
 from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
-from ship_protocol import CELL_BYTES, ERROR_BYTES
+from ship_protocol import CELL_BYTES, ERROR_BYTES, Feature
 
 _START_S = 60.0
 """For what waits for a kernel's process; its first start in a cold image reads many files."""
@@ -214,6 +214,7 @@ class KernelClient:
         """Run a cell, or find it running, and follow what it does until its end. An attached one is
         interrupted when this is left before.
         """
+        await self._ship.require(peer, *_needed(body, attached=attached))
         path, data = f"/kernels/{kernel_id}/cells", json.dumps(body).encode()
         query = {"follow": "true", "attached": "true" if attached else "false"}
         opened = self._ship.open(peer, "POST", path, query, data, deadline_s=_START_S)
@@ -240,6 +241,16 @@ class KernelClient:
         if found.id != kernel_id:
             raise ShipError("the sandbox's runtime answered for another kernel")
         return found.to_kernel()
+
+
+def _needed(body: Mapping[str, Any], *, attached: bool) -> list[Feature]:
+    wanted = {
+        Feature.ATTACHED_CELLS: attached,
+        Feature.CELL_ENV: body.get("own_env"),
+        Feature.CELL_CWD: body.get("cwd"),
+        Feature.DESCRIBED_RESULTS: body.get("describe"),
+    }
+    return [feature for feature, is_wanted in wanted.items() if is_wanted]
 
 
 async def events_of(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[CellEvent, None]:

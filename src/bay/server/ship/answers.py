@@ -97,6 +97,10 @@ class ShipMeta(BaseModel):
     version: Annotated[str, Field(max_length=64)]
     protocol: int
     capabilities: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64, fail_fast=True)]
+    features: Annotated[
+        list[Annotated[str, Field(max_length=64)]], Field(max_length=256, fail_fast=True)
+    ] = []
+    """None in Ships of Bays that knew no features."""
 
 
 class FeedLine(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from bay.drivers.ship_socket import connect
-from bay.errors import NotFound, ShipError, Timeout
+from bay.errors import CapabilityNotSupported, NotFound, ShipError, Timeout
 from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
     MAX_PIECES,
@@ -31,7 +31,7 @@ from bay.server.ship.answers import (
 from bay.server.ship.connection import Head, Peer, Wire
 from bay.server.ship.websocket import Attachment, ShipWebSocket
 from bay.token_bucket import TokenBucket
-from ship_protocol import RING_BYTES
+from ship_protocol import RING_BYTES, Feature
 
 _IDLE_PER_SESSION = 8
 _IDLE_S = 60.0  # well below the 10 minutes after which Ship closes, so that no call meets a closing door
@@ -93,9 +93,22 @@ class ShipClient:
 
     async def meta(self, peer: Peer) -> ShipMeta:
         """Ship's description of itself. A short deadline: a view of the sandbox waits for it."""
-        found = await self.call(peer, ShipMeta, "GET", "/meta", deadline_s=min(_META_S, self._deadline_s))
-        self._metas[peer.session_id] = found
-        return found
+        return await self._describe(peer, min(_META_S, self._deadline_s))
+
+    async def require(self, peer: Peer, *features: Feature) -> None:
+        """Raises CapabilityNotSupported unless the session's Ship has these. A session outlives an upgrade of
+        Bay with the Ship that it has, and that ignores what it does not know.
+        """
+        if not features:
+            return
+        found = self._metas.get(peer.session_id) or await self._describe(peer, self._deadline_s)
+        lacking = [one for one in features if one not in found.features]
+        if lacking:
+            raise CapabilityNotSupported(
+                f"the runtime of this sandbox is that of an earlier Bay, without {lacking[0]}; restart the "
+                "sandbox to get the new runtime",
+                details={"capability": lacking[0], "available": found.features},
+            )
 
     def last_meta(self, session_id: str) -> ShipMeta | None:
         """The last description that the session's Ship gave, or None. A frozen one cannot answer."""
@@ -261,6 +274,11 @@ class ShipClient:
         data = None if body is None else json.dumps(body).encode()
         async with self.open(peer, method, path, query, data, deadline_s=deadline_s) as (wire, _):
             return parse(model, await collect(wire.body(), cap), pieces)
+
+    async def _describe(self, peer: Peer, deadline_s: float) -> ShipMeta:
+        found = await self.call(peer, ShipMeta, "GET", "/meta", deadline_s=deadline_s)
+        self._metas[peer.session_id] = found
+        return found
 
     async def _call_exec(
         self,
