@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from ship_harness import PATIENCE_S, TOKEN, Ship
+from ship_harness import PATIENCE_S, TOKEN, Ship, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, unix_connect
 
@@ -20,9 +20,11 @@ from ship_protocol import CloseCode
 
 
 @contextmanager
-def watched(ship: Ship, path: str = ".", *, recursive: bool = True) -> Generator[ClientConnection]:
+def watched(
+    ship: Ship, path: str = ".", *, recursive: bool = True, **more: str
+) -> Generator[ClientConnection]:
     """A socket behind its first message."""
-    query = httpx.QueryParams({"path": path, "recursive": str(recursive).lower()})
+    query = httpx.QueryParams({"path": path, "recursive": str(recursive).lower(), **more})
     with unix_connect(
         str(ship.socket_path), f"ws://ship/fs/watch?{query}", compression=None, open_timeout=PATIENCE_S,
         additional_headers={"Authorization": f"Bearer {TOKEN}"}, close_timeout=PATIENCE_S,
@@ -64,6 +66,48 @@ def test_each_kind_of_event_is_told(ship: Ship) -> None:
     assert [one for one in short(told, top) if "attributes e/in" not in one] == [
         "created d/a", "modified d/a", "attributes d/a", "moved d/a b", "moved d e", "created e/in", "deleted b",
     ]  # fmt: skip
+
+
+def test_events_have_the_sizes_of_files_where_the_watch_asks_for_them(ship: Ship) -> None:
+    top = ship.workspace
+    (top / "d").mkdir()
+    with watched(ship, sizes="true") as socket:
+        (top / "d/a").write_text("four")
+        assert {event["size"] for event in until(socket, "modified", top / "d/a")} == {4}
+        (top / "d/a").rename(top / "b")
+        moved = until(socket, "moved", top / "d/a")[-1]
+        assert (moved["to"], moved["size"]) == (str(top / "b"), 4)
+        (top / "link").symlink_to("b")
+        (top / "d").rmdir()
+        (top / "b").unlink()
+        assert not any("size" in event for event in until(socket, "deleted", top / "b"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which takes root")
+def test_a_watch_is_that_of_the_user_whom_the_query_names() -> None:
+    with running(first=True) as ship:
+        closed = ship.workspace / "closed"
+        closed.mkdir(mode=0o700)
+        with pytest.raises(InvalidStatus) as refused, watched(ship, "closed"):
+            pass
+        assert refused.value.response.status_code == 403
+        with watched(ship, "closed", user="root", sizes="true") as socket:
+            (closed / "new").write_text("four")
+            assert until(socket, "modified", closed / "new")[-1]["size"] == 4
+
+
+def test_the_end_of_a_watch_with_sizes_loses_no_event(ship: Ship) -> None:
+    top = ship.workspace / "d"
+    top.mkdir()
+    with watched(ship, "d", sizes="true") as socket:
+        for number in range(200):
+            (top / str(number)).touch()
+        shutil.rmtree(top)
+        told = until(socket, "deleted", top)
+    assert {event["path"] for event in told if event["type"] == "created"} >= {
+        str(top / "0"),
+        str(top / "199"),
+    }
 
 
 def test_nothing_in_new_directories_is_missed_or_told_twice(ship: Ship) -> None:

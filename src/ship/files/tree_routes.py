@@ -13,7 +13,7 @@ from ship.files.actors import Actors
 from ship.files.routes import number
 from ship.files.sandbox_paths import Everywhere
 from ship.files.tool_runs import Output, Place, Tool, ToolRuns
-from ship.files.watching import Watchers
+from ship.files.watching import Watchers, WatchOrder
 from ship.files.workspace_paths import translate
 from ship.http.conversation import Answer, Handler, Request, TruncatedAnswer, WebSocketUpgrade, json_answer
 from tree_tar.beneath import closing
@@ -38,7 +38,7 @@ class TreeRoutes:
         self._threads = threads
         self._tools = tools
         self._floor = space.path if local else "/"
-        self._watchers = Watchers(space, threads)
+        self._watchers = Watchers(space)
         self._searching = asyncio.Semaphore(_SEARCHES)
         self._archives = 0
         self.handlers: dict[tuple[str, tuple[str, ...]], Handler] = {
@@ -49,15 +49,17 @@ class TreeRoutes:
         }
 
     async def _watch(self, request: Request) -> WebSocketUpgrade:
-        path = request.query.get("path", ".")
-        if request.flag("home"):
-            path = self._actors.of(request.query.get("user")).from_home(path)
-        path = self._space.check(path)
-        recursive = request.flag("recursive", default=True)
+        path, actor = request.query.get("path", "."), self._actors.of(request.query.get("user"))
+        wanted = WatchOrder(
+            path=self._space.check(actor.from_home(path) if request.flag("home") else path),
+            threads=actor.threads,
+            recursive=request.flag("recursive", default=True),
+            sizes=request.flag("sizes"),
+        )
         if request.websocket_key is None:
             raise InvalidArgument("watching needs a WebSocket upgrade (RFC 6455)")
-        await self._watchers.check(path)
-        return WebSocketUpgrade(lambda socket: self._watchers.serve(socket, path, recursive=recursive))
+        await self._watchers.check(wanted)
+        return WebSocketUpgrade(lambda socket: self._watchers.serve(socket, wanted))
 
     async def _search(self, request: Request) -> Answer:
         order = self._search_order(request)

@@ -14,6 +14,7 @@ import asyncio
 import errno
 import json
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -123,28 +124,41 @@ class _Outbox:
         """The next few, or all that is left."""
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
 
+    def put_back(self, taken: list[Told]) -> None:
+        """Have them come first again."""
+        self._waiting.extendleft(reversed(taken))
+
 
 class _Gone(Exception):
     """The watched path was removed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOrder:
+    """The path to watch, as the user whom `threads` are of. With `sizes` events have those of files."""
+
+    path: str
+    threads: FileThreads
+    recursive: bool
+    sizes: bool
+
+
 class Watchers:
-    def __init__(self, space: Everywhere, threads: FileThreads) -> None:
+    def __init__(self, space: Everywhere) -> None:
         self._space = space
-        self._threads = threads
         self._count = 0
 
-    async def check(self, path: str) -> None:
-        """Whether one more could watch `path`. Raises ShipError."""
+    async def check(self, wanted: WatchOrder) -> None:
+        """Whether one more could watch that. Raises ShipError."""
         self._check_room()
-        await self._threads.run(_Top, self._space, path)
+        await wanted.threads.run(_Top, self._space, wanted.path)
 
-    async def serve(self, socket: WebSocket, path: str, *, recursive: bool) -> None:
+    async def serve(self, socket: WebSocket, wanted: WatchOrder) -> None:
         """Tell the peer until one of the two has had enough."""
         end = Closing(CloseCode.NORMAL, "")
         try:
             with self._place():
-                await self._serve(socket, path, recursive=recursive)
+                await self._serve(socket, wanted)
         except Closing as found:
             end = found
         except PeerGone:
@@ -153,15 +167,15 @@ class Watchers:
             end = Closing(_CODES.get(error.status, CloseCode.SHIP_FAILED), error.message)
         await socket.close(end.code, end.reason)
 
-    async def _serve(self, socket: WebSocket, path: str, *, recursive: bool) -> None:
-        top = await self._threads.run(_Top, self._space, path)
+    async def _serve(self, socket: WebSocket, wanted: WatchOrder) -> None:
+        top = await wanted.threads.run(_Top, self._space, wanted.path)
         try:
             events = Inotify()
         except OSError as error:
             problem = "the sandbox has no inotify instance left (fs.inotify.max_user_instances)"
             raise Conflict(problem) from error
         try:
-            await _Watcher(socket, path, top, events, self._threads, recursive).run()
+            await _Watcher(socket, wanted, top, events).run()
         finally:
             asyncio.get_running_loop().remove_reader(events.descriptor)
             events.close()
@@ -212,21 +226,33 @@ class _Top:
             raise FileNotFoundError(self._path)
         return descriptor
 
+    def with_size(self, told: Told) -> Told:
+        """The same with the size that a file has now; without for one that is gone, and for all else."""
+        path = told.get("to", told.get("path"))
+        if not isinstance(path, str) or told.get("is_dir") is not False or told["type"] == "deleted":
+            return told
+        try:
+            descriptor = self._space.open(path, os.O_PATH | os.O_NOFOLLOW)
+        except (OSError, ShipError):
+            return told
+        with closing(descriptor):
+            facts = os.fstat(descriptor)
+        return told | {"size": facts.st_size} if stat.S_ISREG(facts.st_mode) else told
+
 
 class _Watcher:
     """One that watches a directory, or one name in it."""
 
-    def __init__(
-        self, socket: WebSocket, path: str, top: _Top, events: Inotify, threads: FileThreads, recursive: bool
-    ) -> None:
+    def __init__(self, socket: WebSocket, wanted: WatchOrder, top: _Top, events: Inotify) -> None:
         self._socket = socket
-        self._path = path
+        path = self._path = wanted.path
         only = self._only = top.only
         self._base = path[: -len(only)] if only else path.rstrip("/") + "/"
         self._top = top
         self._events = events
-        self._threads = threads
-        self._recursive = recursive and only is None
+        self._threads = wanted.threads
+        self._sizes = wanted.sizes
+        self._recursive = wanted.recursive and only is None
         self._directories: dict[int, _Directory] = {}
         self._root: _Directory | None = None
         self._leaving: dict[int, _Leaving] = {}
@@ -274,8 +300,16 @@ class _Watcher:
             await self._send_some()
 
     async def _send_some(self, most: int = _SENT_AT_ONCE) -> None:
-        for told in self._outbox.take(most):
+        batch = self._outbox.take(most)
+        for told in await self._with_sizes(batch) if self._sizes else batch:
             await self._socket.send_text(json.dumps(told))
+
+    async def _with_sizes(self, batch: list[Told]) -> list[Told]:
+        try:
+            return await self._threads.run(lambda: [self._top.with_size(told) for told in batch])
+        except asyncio.CancelledError:
+            self._outbox.put_back(batch)  # the path was removed: all that is left is told still
+            raise
 
     async def _follow(self) -> None:
         """Take events as they come. Raises _Gone."""

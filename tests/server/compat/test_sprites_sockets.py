@@ -69,7 +69,7 @@ async def test_a_watch_tells_of_changes_below_what_it_subscribed_to(
         assert told["type"] == "subscribed"
         path = await write(client, "src/new")
         event = await until_told(socket, path=path, event="create")
-        assert (event["type"], event["isDir"]) == ("event", False)
+        assert (event["type"], event["isDir"], event["size"]) == ("event", False, 1)
         assert event["timestamp"].endswith("Z")
         moved = {"source": "src/new", "dest": "src/moved"}
         assert (await client.post("/v1/sprites/box/fs/rename", json=moved)).status_code == 200
@@ -83,6 +83,20 @@ async def test_a_watch_tells_of_changes_below_what_it_subscribed_to(
         assert "none" in (await until_told(socket, type="error"))["message"]
         await write(client, "src/after")
         await until_told(socket, event="create")
+
+
+async def test_a_watch_as_root_is_for_profiles_that_allow_it(
+    live: Served, client: httpx.AsyncClient, box: str
+) -> None:
+    asked = {"type": "subscribe", "paths": ["."], "workingDir": ".", "asRoot": True}
+    async with opened(live, "box/fs/watch") as socket:
+        await socket.send(json.dumps(asked))
+        assert (await read(socket))["type"] == "subscribed"
+        await until_told(socket, event="create", path=await write(client, "new"))
+    await create(client, name="rootless", profile="rootless", wait=15)
+    async with opened(live, "rootless/fs/watch") as socket:
+        await socket.send(json.dumps(asked))
+        assert "root" in (await until_told(socket, type="error"))["message"]
 
 
 async def test_a_watch_of_ports_has_a_list_and_then_each_change(

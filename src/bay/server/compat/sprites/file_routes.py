@@ -235,7 +235,8 @@ class FileSubscriptions:
             watches: list[Watch] = []
             try:
                 for path in asked.paths:
-                    opened = self._watcher.watch(path, asked.working_dir, recursive=bool(asked.recursive))
+                    spot = asked.at(self._watcher.sandbox_id, path)
+                    opened = self._watcher.watch(spot, recursive=bool(asked.recursive))
                     watches.append(await stack.enter_async_context(opened))
             except BayError as error:
                 await self._refuse(error)
@@ -250,10 +251,9 @@ class FileSubscriptions:
             async for event in watch.events():
                 if event.type == "overflow":
                     await self._send(type="error", message="events were lost; list the files again")
-                for path, kind in told(event):
-                    at = time_of(utc_now())
-                    is_dir = bool(event.is_dir)
-                    await self._send(type="event", path=path, event=kind, timestamp=at, isDir=is_dir)
+                for path, kind, size in told(event):
+                    facts = {"timestamp": time_of(utc_now()), "size": size, "isDir": bool(event.is_dir)}
+                    await self._send(type="event", path=path, event=kind, **facts)
         except BayError as error:
             await self._refuse(error)
 

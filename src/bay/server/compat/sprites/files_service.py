@@ -229,25 +229,30 @@ class FileWatches:
         return await self.service.connections.over(self.caller)
 
     @asynccontextmanager
-    async def watch(self, path: str, working_dir: str | None, *, recursive: bool) -> AsyncGenerator[Watch]:
-        """One more path. Raises FileMissing, and Conflict for too many."""
+    async def watch(self, spot: Spot, *, recursive: bool) -> AsyncGenerator[Watch]:
+        """One more path. Raises FileMissing, Forbidden, and Conflict for too many."""
         if self._count >= MAX_WATCHED:
             raise Conflict(f"a connection watches at most {MAX_WATCHED} paths; open another")
         self._count += 1
-        spot = Spot(sprite=self.sandbox_id, path=path, working_dir=working_dir)
         full = await self.service.path_in(self.caller, spot)
-        opened = self.service.files.watch(self.caller, self.sandbox_id, full, recursive=recursive)
+        opened = self.service.files.watch(
+            self.caller, spot.sprite, full, recursive=recursive, sizes=True, acting=spot.acting
+        )
         async with opened as watch:
             yield watch
 
 
-def told(event: FileEvent) -> list[tuple[str, str]]:
-    """The path and the kind of each event that clients know for one of Bay's; none for an overflow."""
+def told(event: FileEvent) -> list[tuple[str, str, int]]:
+    """The path, the kind and the file's size of each event that clients know for one of Bay's; none for an
+    overflow. All but files have size 0, as in lists.
+    """
     kinds = {"created": "create", "modified": "write", "deleted": "remove", "moved": "rename"}
     if event.path is None:
         return []
-    found = [(event.path, kinds.get(event.type, "chmod"))]
-    return [*found, (event.to, "create")] if event.to is not None else found
+    size, kind = event.size or 0, kinds.get(event.type, "chmod")
+    if event.to is not None:
+        return [(event.path, kind, 0), (event.to, "create", size)]
+    return [(event.path, kind, size)]
 
 
 async def _alone(found: FileInfo) -> AsyncGenerator[FileInfo | ListEnd]:
