@@ -16,6 +16,7 @@ from bay.client._async.images import AsyncImages
 from bay.client._async.keys import AsyncKeys
 from bay.client._async.registries import AsyncRegistries
 from bay.client._async.secrets import AsyncSecrets
+from bay.client._async.skills import AsyncSkills
 from bay.client._async.templates import AsyncTemplates
 from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._calls import Call
@@ -137,6 +138,7 @@ class AsyncClient:
         self.secrets = AsyncSecrets(self._http)
         self.images = AsyncImages(self._http)
         self.templates = AsyncTemplates(self._http)
+        self.skills = AsyncSkills(self._http)
         self.registries = AsyncRegistries(self._http)
         self.webhooks = AsyncWebhooks(self._http)
         self.keys = AsyncKeys(self._http)

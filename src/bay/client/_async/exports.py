@@ -24,6 +24,7 @@ from bay.client._async.ports import AsyncPorts as AsyncPorts
 from bay.client._async.registries import AsyncRegistries as AsyncRegistries
 from bay.client._async.secrets import AsyncSecrets as AsyncSecrets
 from bay.client._async.services import AsyncServices as AsyncServices
+from bay.client._async.skills import AsyncSkills as AsyncSkills
 from bay.client._async.templates import AsyncTemplates as AsyncTemplates
 from bay.client._async.tunnel import AsyncTunnel as AsyncTunnel
 from bay.client._async.watch import AsyncWatch as AsyncWatch

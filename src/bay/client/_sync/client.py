@@ -24,6 +24,7 @@ from bay.client._sync.images import Images
 from bay.client._sync.keys import Keys
 from bay.client._sync.registries import Registries
 from bay.client._sync.secrets import Secrets
+from bay.client._sync.skills import Skills
 from bay.client._sync.templates import Templates
 from bay.client._sync.webhooks import Webhooks
 from bay.client._waits import READY_S, ready
@@ -139,6 +140,7 @@ class Client:
         self.secrets = Secrets(self._http)
         self.images = Images(self._http)
         self.templates = Templates(self._http)
+        self.skills = Skills(self._http)
         self.registries = Registries(self._http)
         self.webhooks = Webhooks(self._http)
         self.keys = Keys(self._http)

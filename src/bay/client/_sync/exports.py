@@ -35,6 +35,7 @@ from bay.client._sync.ports import Ports as Ports
 from bay.client._sync.registries import Registries as Registries
 from bay.client._sync.secrets import Secrets as Secrets
 from bay.client._sync.services import Services as Services
+from bay.client._sync.skills import Skills as Skills
 from bay.client._sync.templates import Templates as Templates
 from bay.client._sync.tunnel import Tunnel as Tunnel
 from bay.client._sync.watch import Watch as Watch
