@@ -4,7 +4,7 @@ session.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,14 @@ from server_harness import (
     world,
 )
 
+from bay.errors import InvalidArgument
 from bay.ids import new_id
-from bay.models import CELL_EVENT_FIELDS
+from bay.models import CELL_EVENT_FIELDS, Kernel
+from bay.server.kernels.service import Kernels
+from bay.server.kernels.ship_client import KernelClient
 from bay.server.sandboxes.pool_kinds import fingerprint_of
 from bay.server.settings import ProfileSettings
+from bay.server.ship.connection import Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +136,36 @@ async def test_one_key_makes_one_kernel(alice: httpx.AsyncClient, box: str) -> N
     assert len(await kernels(alice, box)) == 1
     other = await alice.post(at(box), headers=headers, json={"env": {"A": "b"}})
     assert_error(other, 409, "conflict")
+
+
+class Refusing(KernelClient):
+    """Cannot make a kernel, as long as it is told so."""
+
+    refuses = False
+
+    async def create(self, peer: Peer, kernel_id: str, body: Mapping[str, Any]) -> Kernel:
+        if self.refuses:
+            raise InvalidArgument("the image has no such kernel spec")
+        return await super().create(peer, kernel_id, body)
+
+
+async def test_a_repeated_call_that_is_refused_finds_the_kernel_and_keeps_its_key(
+    bay: World, alice: httpx.AsyncClient, box: str
+) -> None:
+    link = bay.app.state.services[Kernels].ship = Refusing(bay.bay.ship)
+
+    async def make(key: str) -> httpx.Response:
+        return await alice.post(at(box), headers={"Idempotency-Key": key})
+
+    first = (await make("first")).json()["id"]
+    link.refuses = True
+    assert (await make("first")).json()["id"] == first
+    for _ in range(2):
+        assert_error(await make("second"), 422, "validation_error")
+    link.refuses = False
+    assert (await make("first")).json()["id"] == first
+    assert (await make("second")).status_code == 201
+    assert len(await kernels(alice, box)) == 2
 
 
 async def test_the_same_cell_again_runs_nothing_a_second_time(alice: httpx.AsyncClient, box: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bay.clock import Clock
-from bay.errors import CallerError, Conflict, NotFound, ShipError, Timeout
+from bay.errors import CallerError, NotFound, ShipError, Timeout
 from bay.ids import new_id
 from bay.models import CellEvent, Exec, Kernel, KernelSpec, PythonResult, to_wire
 from bay.server.kernels.cells import begun_row, write_end
@@ -89,17 +89,14 @@ class Kernels:
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
         async with self.waker.awake(caller, sandbox.id, "python") as awake:
             check_allowed(new.user, root=awake.profile.root)
-            kernel_id = fixed_id or await self._claim(request)
+            kernel_id, is_new = (fixed_id, False) if fixed_id else await self._claim(request)
             try:
                 return await self.ship.create(awake.peer, kernel_id, _kernel_body(awake, checked))
-            except Conflict:
-                if fixed_id is not None:
-                    return await self.ship.get(awake.peer, fixed_id)
-                if request is None:
-                    raise
-                return await self._found_or_withdrawn(awake.peer, kernel_id, request)
-            except CallerError:
-                await self._withdraw(request)
+            except CallerError as error:
+                if not is_new:
+                    return await self._found(awake.peer, kernel_id, error)
+                if request is not None:
+                    return await self._found_or_withdrawn(awake.peer, kernel_id, request, error)
                 raise
 
     async def every(self, caller: Caller, ref: str) -> list[Kernel]:
@@ -237,29 +234,40 @@ class Kernels:
             async with self.waker.reach(sandbox) as (_, peer):
                 yield peer
 
-    async def _claim(self, request: idempotency.Request | None) -> str:
-        """The id of the kernel to make, written down first when the call may come again."""
+    async def _claim(self, request: idempotency.Request | None) -> tuple[str, bool]:
+        """The id of the kernel to make, written down first when the call may come again, and whether this
+        call has chosen it.
+        """
         kernel_id = new_id("kern")
         if request is None:
-            return kernel_id
+            return kernel_id, True
         async with self.store.write() as db:
             if (claim := await request.earlier(db)) is not None:
-                return claim.resource_id
+                return claim.resource_id, False
             await request.claim(db, kernel_id, None, self.clock())
-        return kernel_id
+        return kernel_id, True
 
-    async def _found_or_withdrawn(self, peer: Peer, kernel_id: str, request: idempotency.Request) -> Kernel:
-        """The kernel of an earlier call with the key; without one the claim is withdrawn. Raises Conflict."""
+    async def _found(self, peer: Peer, kernel_id: str, refusal: CallerError) -> Kernel:
+        """The kernel of an earlier call, which exists whatever a repeated one is refused for. Raises the
+        refusal without one.
+        """
         try:
             return await self.ship.get(peer, kernel_id)
         except NotFound:
-            await self._withdraw(request)
-            raise Conflict("this sandbox has reached its limit of kernels; delete one") from None
+            raise refusal from None
 
-    async def _withdraw(self, request: idempotency.Request | None) -> None:
-        if request is not None:
+    async def _found_or_withdrawn(
+        self, peer: Peer, kernel_id: str, request: idempotency.Request, refusal: CallerError
+    ) -> Kernel:
+        """The kernel that a repeated call has made meanwhile; without one the claim is withdrawn, by the call
+        that made it alone.
+        """
+        try:
+            return await self._found(peer, kernel_id, refusal)
+        except CallerError:
             async with self.store.write() as db:
                 await request.withdraw(db)
+            raise
 
 
 def _lost(seq: int) -> CellEvent:
