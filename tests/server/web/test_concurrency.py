@@ -2,12 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from typing import NoReturn
 
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
-from bay.errors import Timeout
-from bay.server.web.concurrency import guarded
+from bay.errors import BadRequest, Timeout
+from bay.server.web.concurrency import entered_while_connected, guarded
 
 pytestmark = [pytest.mark.pure, pytest.mark.anyio, pytest.mark.filterwarnings("error")]
 
@@ -81,3 +85,62 @@ async def test_work_that_is_cancelled_takes_its_guards_along() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert guard.seen == ["begun", "ended"]
+
+
+def request(gone: asyncio.Event) -> Request:
+    """A request whose client leaves when told."""
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http"}, receive)
+
+
+async def test_what_was_entered_as_its_caller_was_cancelled_is_left() -> None:
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def entered() -> AsyncGenerator[None]:
+        calling.cancel()
+        try:
+            yield
+        finally:
+            left.set()
+
+    calling = asyncio.create_task(entered_while_connected(request(asyncio.Event()), entered()))
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(calling), WAIT_S)
+    assert left.is_set()
+
+
+async def test_what_ends_its_entering_after_the_client_left_is_left() -> None:
+    gone, left = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def entered() -> AsyncGenerator[None]:
+        gone.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        try:
+            yield
+        finally:
+            left.set()
+
+    with pytest.raises(BadRequest, match="disconnected"):
+        await asyncio.wait_for(entered_while_connected(request(gone), entered()), WAIT_S)
+    assert left.is_set()
+
+
+async def test_what_is_entered_stays_until_its_stack_is_closed() -> None:
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def entered() -> AsyncGenerator[str]:
+        yield "in"
+        left.set()
+
+    stack, found = await entered_while_connected(request(asyncio.Event()), entered())
+    assert (found, left.is_set()) == ("in", False)
+    await stack.aclose()
+    assert left.is_set()

@@ -14,7 +14,7 @@ from bay.ids import new_id
 from bay.models import CellEvent, Kernel, KernelSpec, PythonResult
 from bay.server.kernels.service import Kernels, NewCell, NewKernel
 from bay.server.web.bodies import DURATION, Body, Description, Tags
-from bay.server.web.concurrency import while_connected
+from bay.server.web.concurrency import entered_while_connected
 from bay.server.web.dependencies import Cwd, Env, IdempotencyKey, Reader, User, Writer, noun_router, service
 from bay.server.web.replies import HeldResponse, Items, WireResponse
 from bay.store.records import HistoryNote
@@ -151,7 +151,6 @@ async def run_cell(
     body: RunCell,
 ) -> StreamingResponse:
     """Run code and follow its events as lines of JSON; reconnect by the id in `Bay-Cell-Id`."""
-    stack = AsyncExitStack()
     cell_id = body.id or new_id("cell")
     cell = NewCell(
         id=cell_id,
@@ -161,9 +160,12 @@ async def run_cell(
         attached=body.attached,
         describe=body.describe,
     )
-    begun = stack.enter_async_context(kernels.run(caller, sandbox_id, kernel_id, cell))
-    # An attached cell whose reader left while the sandbox woke must not begin.
-    events = await (while_connected(request, begun) if body.attached else begun)
+    running = kernels.run(caller, sandbox_id, kernel_id, cell)
+    if body.attached:  # one whose reader left while the sandbox woke must not begin
+        stack, events = await entered_while_connected(request, running)
+    else:
+        stack = AsyncExitStack()
+        events = await stack.enter_async_context(running)
     return HeldResponse(stack, _lines(events), media_type=NDJSON, headers={"Bay-Cell-Id": cell_id})
 
 

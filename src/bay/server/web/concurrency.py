@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Never, NoReturn, TypeVar
 
 from starlette.requests import Request
@@ -56,6 +57,20 @@ async def guarded(
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, cancelled when the client disconnects; for bodies that were read, or are none."""
     return await first(work, _disconnected(request))
+
+
+async def entered_while_connected(
+    request: Request, opened: AbstractAsyncContextManager[T]
+) -> tuple[AsyncExitStack, T]:
+    """The result of entering `opened`, as `while_connected`, and what leaves it. It is left at once when its
+    entering ended although it was cancelled.
+    """
+    stack = AsyncExitStack()
+    try:
+        return stack, await while_connected(request, stack.enter_async_context(opened))
+    except BaseException:
+        await stack.aclose()
+        raise
 
 
 async def _disconnected(request: Request) -> Never:

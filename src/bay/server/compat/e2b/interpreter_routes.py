@@ -1,7 +1,6 @@
 """The routes of the interpreter of code: parse, one call of the service, format."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from bay.server.compat.e2b.interpreter import PYTHON, Execution, Interpreter, In
 from bay.server.compat.e2b.interpreter_lines import KEEPALIVE, encoded, lines_of
 from bay.server.compat.e2b.planes import INTERPRETER
 from bay.server.compat.routers import format_router
-from bay.server.web.concurrency import while_connected
+from bay.server.web.concurrency import entered_while_connected
 from bay.server.web.dependencies import Env, Reader, Writer, service
 from bay.server.web.replies import HeldResponse
 
@@ -59,10 +58,9 @@ async def execute(
         language=body.language or PYTHON,
         env=body.env_vars or {},
     )
-    stack = AsyncExitStack()
-    opened = stack.enter_async_context(interpreter.execute(caller, sandbox_id, wanted))
+    opened = interpreter.execute(caller, sandbox_id, wanted)
     try:
-        events = await while_connected(request, opened)
+        stack, events = await entered_while_connected(request, opened)
     except InterpreterRefusal as error:
         return _refused(error)
     return HeldResponse(stack, _lines(events), media_type="application/x-ndjson", headers=_UNBUFFERED)
