@@ -1,6 +1,7 @@
 """What each program does, by the calls that its client gives: nothing here knows a client.
 
-`acts.mjs` says the same in JavaScript.
+`acts.mjs` says the same in JavaScript. Asynchronous clients run on a plain loop: `asyncio.Runner` spends
+seconds on the representation of what a call gave, when that is 100 MiB.
 """
 
 import json

@@ -5,13 +5,13 @@ import asyncio
 from acts import Acts, serve
 from e2b import AsyncSandbox
 
-with asyncio.Runner() as runner:
-    serve(
-        Acts(
-            create=lambda: runner.run(AsyncSandbox.create(timeout=3600)),
-            run=lambda box: runner.run(box.commands.run("true")),
-            write=lambda box, data: runner.run(box.files.write("large", data)),
-            read=lambda box: runner.run(box.files.read("large", format="bytes")),
-            destroy=lambda box: runner.run(box.kill()),
-        )
+run = asyncio.new_event_loop().run_until_complete
+serve(
+    Acts(
+        create=lambda: run(AsyncSandbox.create(timeout=3600)),
+        run=lambda box: run(box.commands.run("true")),
+        write=lambda box, data: run(box.files.write("large", data)),
+        read=lambda box: run(box.files.read("large", format="bytes")),
+        destroy=lambda box: run(box.kill()),
     )
+)

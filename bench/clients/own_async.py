@@ -10,14 +10,14 @@ import bay
 
 profile = os.environ["BENCH_PROFILE"]
 command: str | list[str] = json.loads(os.environ["BENCH_COMMAND"])
-with asyncio.Runner() as runner:
-    client = runner.run(bay.AsyncClient().__aenter__())
-    serve(
-        Acts(
-            create=lambda: runner.run(client.sandboxes.create(profile=profile)),
-            run=lambda box: runner.run(box.run(command, check=True)),
-            write=lambda box, data: runner.run(box.files.write("large", data)),
-            read=lambda box: runner.run(box.files.read("large")),
-            destroy=lambda box: runner.run(box.delete()),
-        )
+run = asyncio.new_event_loop().run_until_complete
+client = run(bay.AsyncClient().__aenter__())
+serve(
+    Acts(
+        create=lambda: run(client.sandboxes.create(profile=profile)),
+        run=lambda box: run(box.run(command, check=True)),
+        write=lambda box, data: run(box.files.write("large", data)),
+        read=lambda box: run(box.files.read("large")),
+        destroy=lambda box: run(box.delete()),
     )
+)
