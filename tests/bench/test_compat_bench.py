@@ -9,8 +9,6 @@ import pytest
 
 from bench import compat
 
-pytestmark = pytest.mark.pure
-
 CLIENTS = Path(compat.__file__).parent / "clients"
 STAND_IN = """
 from acts import Acts, serve
@@ -28,6 +26,7 @@ serve(
 """
 
 
+@pytest.mark.pure
 def test_every_program_of_a_client_is_measured() -> None:
     programs = {path.name for path in CLIENTS.iterdir() if path.suffix in (".py", ".mjs")}
     measured = {file for program in compat._OTHERS.values() for file in (program.file, program.own)}
@@ -45,6 +44,7 @@ def test_each_act_is_answered_with_its_wall_and_its_processor_time() -> None:
     assert all(wall >= 0 and processor >= 0 for wall, processor in answers)
 
 
+@pytest.mark.pure
 def test_a_client_that_is_missing_is_named_with_what_brings_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
