@@ -1,12 +1,9 @@
 """The public clients of Sprites, unmodified, in processes of their own."""
 
 import pytest
-from client_programs import ClientHost
+from client_programs import WEBSOCKETS, ClientHost
 
 pytestmark = pytest.mark.long
-
-WEBSOCKETS = "--experimental-websocket"
-"""Node 20 has the class, which newer ones have without being asked."""
 
 
 @pytest.mark.parametrize(

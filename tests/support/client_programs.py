@@ -19,6 +19,8 @@ PROGRAMS = ROOT / "tests" / "compat" / "programs"
 NODE = ROOT / "tests" / "compat" / "node"
 PYTHON = ROOT / ".venv-compat" / "bin" / "python"
 _RUNNER = Path(__file__).with_name("client_program.py")
+WEBSOCKETS = "--experimental-websocket"
+"""For NODE_OPTIONS: Node 20 has the class, which newer ones have without being asked."""
 _LONGEST_S = 100.0
 """Below the time limit of a test, so that what the program printed is shown."""
 
@@ -33,9 +35,7 @@ class ClientHost:
 
     def run(self, program: str, *arguments: str, **environment: str) -> str:
         """The output of a program, such as `e2b_life.py` or `e2b_life.mjs`, which must end with 0."""
-        if program.endswith(".mjs"):
-            return self.execute("node", str(NODE / program), *arguments, **environment)
-        return self.execute(*python_command(program), *arguments, **environment)
+        return self.execute(*command_of(program), *arguments, **environment)
 
     def execute(self, *command: str, **environment: str) -> str:
         """The output of a command, which must end with 0. Its environment has BAY_URL and BAY_API_KEY, and
@@ -50,8 +50,10 @@ class ClientHost:
         return done.stdout
 
 
-def python_command(program: str) -> tuple[str, ...]:
-    """The command that runs a program of Python's clients."""
+def command_of(program: str) -> tuple[str, ...]:
+    """The command that runs a program of a client."""
+    if program.endswith(".mjs"):
+        return "node", str(NODE / program)
     return str(PYTHON), str(_RUNNER), str(PROGRAMS / program)
 
 
