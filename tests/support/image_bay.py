@@ -46,11 +46,13 @@ def environment_for(hub: Registry) -> Generator[dict[str, str]]:
 
 @contextmanager
 def serving(environment: dict[str, str]) -> Generator[str]:
-    """A Bay that serves, by its URL; it is ended as an operator would."""
+    """A Bay that serves, by its URL; it is ended as an operator would, which also ends its pool."""
     with started(environment) as (server, url):
-        yield url
-        server.send_signal(signal.SIGTERM)
-        server.wait(_END_S)
+        try:
+            yield url
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(_END_S)
 
 
 @contextmanager
