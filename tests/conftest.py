@@ -4,11 +4,13 @@ with.
 
 import gc
 import os
+from collections.abc import Iterator
 
 import compiled_statements
 import forked_ship
 import pytest
 import shared_cache
+import turns
 
 from bay.drivers import fake
 from bay.drivers.oci import netns
@@ -53,6 +55,13 @@ def pytest_collection_finish() -> None:
     """No garbage collection looks through ten thousand tests and all modules: they stay to the end."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def its_turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test's turn, beside others or alone."""
+    with turns.turn(alone=request.node.get_closest_marker("alone") is not None):
+        yield
 
 
 @pytest.fixture

@@ -134,6 +134,8 @@ time.sleep(60)
 """
 
 
+@pytest.mark.alone  # no control group bounds it here
+@pytest.mark.timeout(600)  # with the wait for its turn
 def test_programs_that_fork_and_exit_faster_than_they_can_be_counted_are_ended(ship: Ship) -> None:
     ended = ship.run(["/usr/bin/python3", "-c", WALKERS], timeout_s=1.0)
     assert (ended.out, ended.json["timed_out"]) == ("up\n", True)

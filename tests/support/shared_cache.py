@@ -13,9 +13,9 @@ _NAME = "TESTS_CACHE"
 
 def make() -> None:
     """Make the directory, empty, and tell the processes that this one starts where it is."""
-    path = Path(tempfile.mkdtemp(prefix="bay-cc-", dir="/tmp"))
-    path.chmod(0o711)  # the sandboxes' own users pass through
-    os.environ[_NAME] = str(path)
+    made = Path(tempfile.mkdtemp(prefix="bay-cc-", dir="/tmp"))
+    made.chmod(0o711)  # the sandboxes' own users pass through
+    os.environ[_NAME] = str(made)
 
 
 def remove() -> None:
@@ -23,11 +23,16 @@ def remove() -> None:
     shutil.rmtree(os.environ.pop(_NAME))
 
 
+def path() -> Path:
+    """The directory, of which all workers know."""
+    return Path(os.environ[_NAME])
+
+
 def filled() -> Path:
     """The directory with what every sandbox needs in it, which the first who asks makes."""
-    path = Path(os.environ[_NAME])
-    with (path / "lock").open("w") as lock:
+    found = path()
+    with (found / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        closure.build(path / "closures")
-        host_image.build(path / "images")
-    return path
+        closure.build(found / "closures")
+        host_image.build(found / "images")
+    return found
