@@ -252,7 +252,8 @@ async def rest(db: StoreConnection, sandbox_id: str, now: datetime, new: Target)
     One that is wanted running is wanted `new`. `end_lifetime` follows once it is frozen or stopped.
     """
     target = case((_S.target == "running", new), else_=_S.target)
-    fresh = and_(_is_over(sandbox_id, now), _S.paused_at.is_(None))
+    # One that its owner paused before that is at rest by the end of its lifetime from now on.
+    fresh = and_(_is_over(sandbox_id, now), or_(_S.paused_at.is_(None), _S.paused_at < _S.expires_at))
     resting = {"idle_expires_at": None, "paused_at": now, "target": target}
     return (await db.execute(update(sandboxes).where(fresh).values(resting))).rowcount == 1
 

@@ -133,6 +133,20 @@ async def test_a_call_under_way_is_finished_before_its_sandbox_is_paused(
     await bay.settled(made["id"], lambda r: r.phase == "paused")
 
 
+async def test_the_end_of_a_lifetime_is_an_event_also_of_a_sandbox_that_its_owner_paused_before(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, profile="resting", wait=15)
+    bay.clock.advance(50)
+    assert (await within(alice.post(f"/v1/sandboxes/{made['id']}/pause"))).status_code == 200
+    for _ in range(2):
+        await pass_time(bay, 50)
+        shown = await get(alice, made["id"])
+        assert (shown["expires_at"], shown["paused_at"]) == (None, AT_100)
+        events = (await alice.get(f"/v1/sandboxes/{made['id']}/events")).text
+        assert events.count("sandbox.rested") == 1
+
+
 async def test_a_sandbox_that_could_not_be_frozen_at_its_end_is_paused_later(
     bay: World, alice: httpx.AsyncClient
 ) -> None:
