@@ -45,6 +45,35 @@ def test_force_says_where_what_was_there_is(bay: Cli, tmp_path: Path) -> None:
     assert (aside / "bay.db").exists()
 
 
+def test_a_rotation_keeps_the_newest_and_touches_no_other_file(bay: Cli, tmp_path: Path) -> None:
+    kept, data = tmp_path / "kept", made(tmp_path / "data")
+    kept.mkdir()
+    old = [
+        "bay-2020-01-01T00-00-00Z.tar.gz",
+        "bay-2021-01-01T00-00-00Z.tar.gz",
+        "bay-2022-01-01T00-00-00Z.tar.gz",
+    ]
+    others = ["bay-before-the-upgrade.tar.gz", "notes"]
+    for name in [*old, *others]:
+        (kept / name).write_bytes(b"")
+    done = bay("admin", "backup", str(kept), "--data-dir", str(data), "--keep", "2")
+    assert done.returncode == 0, done.stderr
+    first, *removed = done.stdout.decode().splitlines()
+    new = Path(first.removeprefix("backed up to "))
+    assert removed == [f"removed {kept / name}" for name in old[:2]]
+    assert sorted(os.listdir(kept)) == sorted([old[2], new.name, *others])
+    assert bay("admin", "restore", str(new), "--data-dir", str(tmp_path / "new")).returncode == 0
+
+
+def test_a_rotation_whose_backup_fails_removes_nothing(bay: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bay-2020-01-01T00-00-00Z.tar.gz").write_bytes(b"")
+    done = bay("admin", "backup", str(tmp_path), "--data-dir", str(tmp_path / "none"), "--keep", "1")
+    assert (done.returncode, b"there is no database" in done.stderr) == (1, True)
+    assert os.listdir(tmp_path) == ["bay-2020-01-01T00-00-00Z.tar.gz"]
+    done = bay("admin", "backup", str(tmp_path / "none"), "--keep", "1")
+    assert (done.returncode, b"is not a directory" in done.stderr) == (2, True)
+
+
 def test_what_is_no_backup_is_one_line(bay: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.tar").write_bytes(b"no tar")
     done = bay("admin", "restore", str(tmp_path / "bad.tar"), "--data-dir", str(tmp_path / "d"))

@@ -87,6 +87,7 @@ class BackupReport(Protocol):
     path: Path
     workspaces: int
     left_out: Sequence[str]
+    removed: Sequence[Path]
 
 
 class RestoreReport(Protocol):
@@ -100,23 +101,41 @@ class RestoreReport(Protocol):
 
 @admin.command()
 def backup(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: .tar, .tar.gz or .tgz.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The file to write: .tar, .tar.gz or .tgz. With --keep: a directory."
+        ),
+    ],
     data_dir: DataDirOption = None,
     with_files: Annotated[
         bool, typer.Option("--with-files", help="Also the files of every workspace.")
     ] = False,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="COUNT",
+            help="Name the file by the time, and keep the newest COUNT such files in OUT.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Back up the database and the admin key of the Bay on this machine, while it runs; not `secrets.key`."""
-    made = cast(
-        "BackupReport", load("bay.server.offline.backup", "backup")(out, data_dir, with_files=with_files)
-    )
+    if keep is None:
+        found = load("bay.server.offline.backup", "backup")(out, data_dir, with_files=with_files)
+    else:
+        found = load("bay.server.offline.backup", "rotate")(out, data_dir, with_files=with_files, keep=keep)
+    made = cast("BackupReport", found)
     for name in made.left_out:
         note(f"left out, because a tar cannot hold it: {name}")
     if as_json:
-        print_json({"path": str(made.path), "workspaces": made.workspaces, "left_out": list(made.left_out)})
+        facts = {"path": str(made.path), "workspaces": made.workspaces, "left_out": list(made.left_out)}
+        print_json({**facts, "removed": [str(path) for path in made.removed]})
         return
     print_line(f"backed up to {made.path}" + (f" with {made.workspaces} workspaces" if with_files else ""))
+    for path in made.removed:
+        print_line(f"removed {path}")
 
 
 @admin.command()

@@ -11,13 +11,14 @@ import errno
 import gzip
 import json
 import os
+import re
 import secrets
 import sqlite3
 import subprocess
 import zlib
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast, get_args
@@ -28,6 +29,7 @@ from bay.cargo import backend_detection
 from bay.cargo.base_backend import MACHINE, WORKSPACE
 from bay.cargo.tar_pack import Packer
 from bay.cargo.tar_unpack import RULES, CargoPolicy, Digests, MakeDirectory
+from bay.clock import utc_now
 from bay.errors import BadRequest, BayError, Conflict, DriverUnavailable, StorageFull
 from bay.ids import is_id
 from bay.linux import btrfs, remove_tree
@@ -45,6 +47,7 @@ _CARGO = "cargo"
 _LOCK = "bay.lock"
 _CHECKPOINTS = ".checkpoints"
 _LARGEST_MANIFEST = 1 << 30
+_OF_A_ROTATION = re.compile(r"bay-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.tar\.gz")
 _COMPRESSED = b"\x1f\x8b"
 
 # The rows have the sessions of the backup's time. Present sessions have other files, so they are ended and
@@ -65,11 +68,14 @@ _CHECKPOINTS_THERE = "SELECT id FROM checkpoints WHERE deleted_at IS NULL"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A backup: where it is, how many workspaces are in it with their files, and what was left out."""
+    """A backup: where it is, how many workspaces are in it with their files, what was left out, and which
+    older backups were removed.
+    """
 
     path: Path
     workspaces: int
     left_out: tuple[str, ...]
+    removed: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,22 @@ def backup(out: Path, data_dir: Path | None, *, with_files: bool) -> Made:
     finally:
         partial.unlink(missing_ok=True)
     return Made(out, made.workspaces, made.left_out)
+
+
+def rotate(directory: Path, data_dir: Path | None, *, with_files: bool, keep: int) -> Made:
+    """Back up to a new file in `directory`, named by the time as bay-2030-01-31T12-00-00Z.tar.gz, and then
+    remove the oldest files of such names, so that `keep` stay. Raises as `backup` does, and BadRequest where
+    `directory` is none.
+    """
+    if not directory.is_dir():
+        raise BadRequest(f"{directory} is not a directory; make it, or leave --keep out to write one file")
+    made = backup(directory / f"bay-{utc_now():%Y-%m-%dT%H-%M-%SZ}.tar.gz", data_dir, with_files=with_files)
+    names = sorted(name for name in os.listdir(directory) if _OF_A_ROTATION.fullmatch(name))
+    removed = [directory / name for name in names[:-keep]]
+    with _host_errors(directory):
+        for path in removed:
+            path.unlink(missing_ok=True)  # a person may remove it at the same time
+    return replace(made, removed=tuple(removed))
 
 
 def restore(source: Path, data_dir: Path | None, *, force: bool) -> Restored:
