@@ -27,6 +27,8 @@ packages=/usr/lib/python3/dist-packages
   "openssl openssl"
   "dropbear dropbear-bin"
   "ssh openssh-client"
+  "caddy caddy" # with nginx: the proxies in deploy/
+  "nginx nginx-light"
   "systemd-analyze systemd" # looks at the units in deploy/
   "busybox busybox-static" # with musl and mmdebstrap: images for sandboxes to start from
   "/lib/ld-musl-$(uname -m).so.1 musl"
