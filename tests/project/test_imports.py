@@ -57,6 +57,7 @@ GROUPS = {
     "bay.testing": "testing",  # suites for other people's backends: it alone imports pytest
     "bay.client": "client",
     "bay.integrations": "integrations",  # glue for other people's frameworks, over the SDK's public names
+    "bay.mcp": "mcp",  # the tools of agents, over the SDK's public names
     "bay.cli": "cli",
     "bay.__main__": "cli",
     "ship": "ship",
@@ -81,6 +82,7 @@ MAY = {
     "server": {
         "root",
         "builds",
+        "mcp",
         "server",
         "store",
         "records",
@@ -112,6 +114,7 @@ MAY = {
     "testing": {"testing", "drivers", "cargo", "words"},
     "client": {"root", "builds", "client", "words", "tar", "protocol"},
     "integrations": {"root", "integrations"},
+    "mcp": {"root", "mcp", "words"},
     "cli": {"root", "builds", "cli", "client", "words"},
     "ship": {"ship", "tar", "protocol"},
     "kernel": {"kernel"},
@@ -167,6 +170,7 @@ LAZY = {
     "bay.cli.output": "the models, for JSON",
     "bay.cli.progress": "rich, for transfers that are worth a bar",
     "bay.client._socket": "the WebSocket library, for the programs that attach to something",
+    "bay.server.compat.mcp.messages": "the library of the Model Context Protocol, for servers that agents call",
     "bay.store.engine": "Alembic, for a database of another version",
     "ship_kernel.boot": "one of two kernels, in an interpreter that may be able to run neither",
 }

@@ -26,6 +26,7 @@ NONE = {
     "docs": "serves a file",
     "redoc": "serves a file",
     "docs_file": "serves a file",
+    "oauth_metadata": "says that a key is all there is",
     "envd_health": "says what the entrance found",
     "interpreter_health": "says what the entrance found",
 }

@@ -183,6 +183,11 @@ PANELS = {
             "Print the lines that point another platform's client here",
             'bay compat e2b\neval "$(bay compat e2b)" && python program.py',
         ),
+        "mcp": CommandEntry(
+            "mcp",
+            "Serve an agent by the Model Context Protocol, over stdin and stdout",
+            "bay mcp --sandbox work",
+        ),
         "help": CommandEntry(
             "about", "Show the help of a command", "bay help exec\nbay help files ls", function="help_"
         ),

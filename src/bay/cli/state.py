@@ -107,14 +107,25 @@ def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
         with connect(ctx) as client:
             yield client
         return
+    with reach_or_embed(ctx) as (url, api_key), client_of(url, api_key, retry_s=RETRY_S) as client:
+        yield client
+
+
+@contextmanager
+def reach_or_embed(ctx: typer.Context) -> Generator[tuple[str, str | None], None, None]:
+    """Address and key of the Bay that there is, else of one that runs here until the block's end."""
+    url, api_key = state_of(ctx).reach()
+    if url is not None:
+        yield url, api_key
+        return
     with ExitStack() as stack:
         with _said_when_it_takes_long(
             "starting a Bay for this command; one that stays is made by `bay serve`"
         ):
             start = load("bay.server.embedded", "start")
             server = cast("AbstractContextManager[tuple[str, str]]", start())
-            url, api_key = stack.enter_context(server)
-        yield stack.enter_context(client_of(url, api_key, retry_s=RETRY_S))
+            reached = stack.enter_context(server)
+        yield reached
 
 
 @contextmanager

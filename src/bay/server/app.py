@@ -28,6 +28,8 @@ from bay.server.compat.e2b import wire as e2b
 from bay.server.compat.e2b.entrance import Entrance
 from bay.server.compat.e2b.port_guests import E2bGuests
 from bay.server.compat.e2b.sandbox_service import E2bSandboxes
+from bay.server.compat.mcp import routes as mcp_api
+from bay.server.compat.mcp import wire as mcp
 from bay.server.compat.sprites import checkpoint_routes as sprite_checkpoints_api
 from bay.server.compat.sprites import exec_routes as sprite_execs_api
 from bay.server.compat.sprites import file_routes as sprite_files_api
@@ -118,9 +120,10 @@ _APIS = (
     envd_files_api,
     envd_contents_api,
     e2b_sandboxes_api,
+    mcp_api,
 )
 
-FORMATS = (sprites.FORMAT, e2b.FORMAT)
+FORMATS = (sprites.FORMAT, e2b.FORMAT, mcp.FORMAT)
 """The foreign wire formats."""
 
 

@@ -33,6 +33,7 @@ from bay.server.compat.e2b.process_service import EnvdProcesses
 from bay.server.compat.e2b.sandbox_service import E2bSandboxes
 from bay.server.compat.e2b.tokens import SandboxTokens
 from bay.server.compat.e2b.watchers import EnvdWatchers
+from bay.server.compat.mcp.messages import McpMessages
 from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.compat.sprites.files_service import SpriteFiles
 from bay.server.compat.sprites.services_service import SpriteServices
@@ -330,6 +331,7 @@ class ControlPlane:
         )
         self.envd_files = EnvdFiles(waker=self.waker, files=self.sandbox_files)
         self.envd_watchers = EnvdWatchers(files=self.envd_files)
+        self.mcp_messages = McpMessages(hosts=self.hosts, connections=self.connections)
         self.images = Images(
             store=self.store,
             library=library,
@@ -518,6 +520,7 @@ class ControlPlane:
             self.sandbox_files,
             self.envd_files,
             self.envd_watchers,
+            self.mcp_messages,
             networks,
             Tunnels(waker=self.waker, ship=self.port_client, connections=self.connections),
             port_watches,
@@ -599,6 +602,7 @@ class ControlPlane:
                 self.port_proxy,
                 self.envd_watchers,
                 self.deliverer,
+                self.mcp_messages,
             )
             tasks = [group.create_task(part.run()) for part in parts]
             try:

@@ -149,10 +149,13 @@ LISTS: set[Operation] = {
 """Routes that name no sandbox. The tests of the formats say of each that it shows nothing of others."""
 
 ELSEWHERE: dict[Operation, str] = {
-    ("GET", f"/e2b/sandboxes/{{sandbox_id}}/{plane}/health"): "test_health_says_without_a_token_what_runs"
-    for plane in ("envd", "interpreter")
+    **{(method, "/mcp"): "test_another_owners_sandbox_is_not_there" for method in ("GET", "POST", "DELETE")},
+    **{
+        ("GET", f"/e2b/sandboxes/{{sandbox_id}}/{plane}/health"): "test_health_says_without_a_token_what_runs"
+        for plane in ("envd", "interpreter")
+    },
 }
-"""Routes that are no call of a key, with the test that shows who may make them."""
+"""Routes that are no call of one sandbox by a key, with the test that shows who may make them."""
 
 
 def operations_of(routes: Iterable[object]) -> list[Operation]:

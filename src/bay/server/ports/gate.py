@@ -152,6 +152,13 @@ class PortHosts:
         return f"http://{label}.{LOCAL}:{self.port}/"
 
     @property
+    def own_url(self) -> str:
+        """Where Bay reaches itself."""
+        any_address = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — a key of the table
+        host = any_address.get(self._listen_host, self._listen_host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
     def domain(self) -> str:
         """The domain of the hosts of ports, with its port unless it is the scheme's own."""
         if self._public in self._domains and self._public != LOCAL:

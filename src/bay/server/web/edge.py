@@ -35,7 +35,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = structlog.get_logger("bay.http")
 
-OPEN_PATHS = frozenset(("/health", "/v1/profiles", "/openapi.json", *PATHS))
+OPEN_PATHS = frozenset(
+    (
+        *("/health", "/v1/profiles", "/openapi.json", *PATHS),
+        # RFC 9728: clients of `/mcp` ask there before they have a key.
+        *("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"),
+    )
+)
 ADMIN_PATHS = ("/v1/keys", "/v1/admin", "/metrics")
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."

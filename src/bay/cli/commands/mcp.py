@@ -1,0 +1,27 @@
+"""The command `mcp`: a server of the Model Context Protocol for one agent."""
+
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from bay.cli.output import note
+from bay.cli.state import lazily, reach_or_embed
+from bay.errors import BayError
+
+_WANTED = "mcp"
+
+
+def mcp(
+    ctx: typer.Context,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The default sandbox; it is made if need be, and stays."),
+    ] = None,
+) -> int:
+    """Serve an agent by the Model Context Protocol, over stdin and stdout."""
+    if importlib.util.find_spec(_WANTED) is None:
+        raise BayError("`bay mcp` needs the library mcp: pip install 'bay-sandbox[mcp]'")
+    with reach_or_embed(ctx) as (url, api_key):
+        note(f"serving sandboxes of {url} by MCP on stdin and stdout")
+        return int(lazily("bay.mcp.stdio", "serve")(url, api_key, sandbox))
