@@ -87,6 +87,16 @@ lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject
 	@for name in compat frameworks swe-rex; do $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  requirements/$$name.in -o requirements/$$name.txt; done
 
+.PHONY: version
+version: .stamp-dev ## begin a release: write VERSION=0.2.0 to every place, gather changelog.d into CHANGELOG.md
+	@$(BIN)/python scripts/release.py version "$(VERSION)"
+
+.PHONY: release
+release: .stamp-dev ## build sdist, wheel and npm package into dist/, and use each in a clean environment
+	@rm -rf dist
+	@$(BIN)/python scripts/release.py build dist
+	@$(BIN)/python scripts/release.py check dist
+
 .PHONY: clean
 clean: ## remove .venv, stamps, caches and build results (never a data directory)
 	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .stamp-* .pytest_cache .ruff_cache .hypothesis dist

@@ -134,7 +134,7 @@ def test_a_sandbox_that_cannot_start_says_why_and_is_not_left(client: bay.Client
 
 def test_profiles_and_health_need_no_key(url: str) -> None:
     with bay.Client(url) as anyone:
-        assert anyone.health() == {"status": "ok", "version": "0.1.0"}
+        assert anyone.health() == {"status": "ok", "version": bay.__version__}
         assert [profile.id for profile in anyone.profiles()] == ["python-default"]
 
 
