@@ -39,7 +39,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
@@ -51,10 +51,11 @@ check-fast: .stamp-dev ## format, lint, types of what changed, tests that need n
 	@scripts/check.sh $(BIN) fast
 
 .PHONY: fix
-fix: .stamp-dev ## format the code, mend what the linter can, generate the SDK again
+fix: .stamp-dev ## format the code, mend what the linter can, generate the SDKs' files again
 	@$(BIN)/ruff check --fix --exit-zero --quiet
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/python scripts/generate_sync.py
+	@[ ! -e .stamp-typescript-tools ] || $(BIN)/python scripts/generate_typescript.py
 	@$(BIN)/ruff check
 
 .PHONY: bench
@@ -99,7 +100,7 @@ release: .stamp-dev ## build sdist, wheel and npm package into dist/, and use ea
 
 .PHONY: clean
 clean: ## remove .venv, stamps, caches and build results (never a data directory)
-	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .stamp-* .pytest_cache .ruff_cache .hypothesis dist
+	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system system-tests
@@ -143,6 +144,15 @@ system-tests:
 # The program that drives a browser in sandboxes, without its scripts: the package has it for every system.
 .stamp-agent: tests/agent_browser/package-lock.json | system-tests
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+# The TypeScript SDK: the tools that it is made with, and what they make of it.
+.stamp-typescript-tools: clients/typescript/package-lock.json | system-tests
+	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+.stamp-typescript: .stamp-typescript-tools clients/typescript/tsconfig.json $(wildcard clients/typescript/src/*.ts)
+	@cd clients/typescript && npm run --silent build
 	@touch $@
 
 .stamp-frameworks: requirements/frameworks.txt requirements/swe-rex.txt requirements/server.txt pyproject.toml .stamp-dev

@@ -1,0 +1,208 @@
+/** A sandbox object, which runs commands and keeps files. */
+
+import { Attachment } from "./attach.js";
+import { COPY_S, get, once, type Call } from "./call.js";
+import { Checkpoints, ref } from "./checkpoints.js";
+import { NotFound } from "./errors.js";
+import { events, type EventOptions } from "./events.js";
+import { Execs, type Command, type Proc } from "./execs.js";
+import { Files } from "./files.js";
+import type { Http } from "./http.js";
+import { KernelRuns, Kernels } from "./kernels.js";
+import { wire } from "./names.js";
+import { Network } from "./network.js";
+import { Ports, type FetchOptions } from "./ports.js";
+import type { RunResult } from "./results.js";
+import { Services } from "./services.js";
+import type {
+  Checkpoint, Event, ForkOptions, Port, Process, RunOptions, Sandbox, SandboxUsage, SpawnOptions, UpdateOptions,
+} from "./types.js";
+
+/** The server's default wait for a resume. */
+const RESUME_S = 60;
+
+export interface TerminalOptions {
+  /** 24 and 80 unless given. */
+  rows?: number;
+  cols?: number;
+  /** One that was left: its last screen comes first. */
+  execId?: string;
+}
+
+/**
+ * A sandbox.
+ *
+ * `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in it.
+ * `network` is what it reaches, `ports` where it is reached. Any call that needs compute wakes the sandbox, under
+ * the same id. At the end of an `await using` block it is deleted.
+ */
+export class Box extends Checkpoints implements AsyncDisposable {
+  readonly files: Files;
+  readonly execs: Execs;
+  readonly kernels: Kernels;
+  /** The default Python kernel, made by the first code that is run in it. */
+  readonly python: KernelRuns;
+  readonly services: Services;
+  readonly network: Network;
+  readonly ports: Ports;
+
+  constructor(
+    http: Http,
+    public info: Sandbox,
+  ) {
+    super(http, info.id);
+    this.files = new Files(http, info.id);
+    this.execs = new Execs(http, info.id);
+    this.kernels = new Kernels(http, info.id);
+    this.python = new KernelRuns(http, info.id, "default");
+    this.services = new Services(http, info.id);
+    this.network = new Network(http, info.id);
+    this.ports = new Ports(http, info.id);
+  }
+
+  /** Its id, `sandbox-…`. */
+  get id(): string {
+    return this.info.id;
+  }
+
+  /** Its name, null without one. */
+  get name(): string | null {
+    return this.info.name;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.delete();
+  }
+
+  /** Ask the server how it is; sets and returns `info`. */
+  async refresh(): Promise<Sandbox> {
+    return this.ask(get(this.path()));
+  }
+
+  /**
+   * Run a command to its end. A text goes through a shell, a list is run as it is.
+   *
+   * After `timeoutS` seconds (30; null: no limit) the command and all it started are ended, and the result says
+   * `timedOut`. Throws CommandFailed with `check` when the result is not `ok`. When `signal` aborts, the command is
+   * ended.
+   */
+  async run(command: Command, options: RunOptions = {}): Promise<RunResult> {
+    return this.execs.run(command, options);
+  }
+
+  /** Start a command and return at once, with what reads its output, writes to it and waits for it. */
+  async spawn(command: Command, options: SpawnOptions = {}): Promise<Proc> {
+    return this.execs.spawn(command, options);
+  }
+
+  /** A login shell on a terminal of its own; leaving it leaves the shell running. Needs a WebSocket. */
+  async terminal({ rows, cols, execId }: TerminalOptions = {}): Promise<Attachment> {
+    const door = { sandboxId: this.id, execId, repaint: true, size: { rows, cols } };
+    return Attachment.open(this.http, door, null);
+  }
+
+  /**
+   * Where a browser reaches a port of it; without one the port that its `url` setting names. A port with access
+   * `owner` needs the key, or a link (`ports.link`), all the same. Throws NotFound without a listener.
+   */
+  async url(port?: number): Promise<string> {
+    const found = port === undefined ? (await this.refresh()).url?.href : (await this.listener(port))?.url;
+    if (found) return found;
+    const lack = port === undefined ? "no port that its URL leads to" : `nothing that listens on port ${port}`;
+    throw new NotFound(`${this.name ?? this.id} has ${lack}`);
+  }
+
+  /** The listener on a port, once there is one. Throws Timeout after `timeoutS` seconds without. */
+  async waitFor(port: number, options: { timeoutS?: number } = {}): Promise<Port> {
+    return this.ports.waitFor(port, options);
+  }
+
+  /** Ask an app that listens on a port of it by HTTP; see `ports.fetch`. */
+  async fetch(port: number, path = "/", options: FetchOptions = {}): Promise<Response> {
+    return this.ports.fetch(port, path, options);
+  }
+
+  /** The processor time, memory, processes and disk that it uses now; with `over` measured for so many seconds. */
+  async usage({ over }: { over?: number } = {}): Promise<SandboxUsage> {
+    return this.http.json<SandboxUsage>(get(this.path("usage"), { over }, over ?? 0));
+  }
+
+  /** Its running processes. Never starts compute. */
+  async processes(): Promise<Process[]> {
+    return this.http.all<Process>(get(this.path("processes")));
+  }
+
+  /** Send a process a signal, by name or number. Throws NotFound when there is none of that `pid`. */
+  async signalProcess(pid: number, signal: string | number = "TERM"): Promise<void> {
+    await this.http.json({ method: "POST", path: this.path("processes", String(pid), "signal"), body: { signal } });
+  }
+
+  /** Ask for compute, and wait up to `wait` seconds until it is there. */
+  async start({ wait }: { wait?: number } = {}): Promise<Sandbox> {
+    return this.ask({ method: "POST", path: this.path("start"), query: { wait }, safe: true, waitS: wait ?? 0 });
+  }
+
+  /** Freeze it in memory with all that runs in it; answers once it is frozen. Again is no error. */
+  async pause(): Promise<Sandbox> {
+    return this.ask({ method: "POST", path: this.path("pause"), safe: true });
+  }
+
+  /** Let it run again, and wait up to `wait` seconds (60) until it does. One that is cold is started. */
+  async resume({ wait }: { wait?: number } = {}): Promise<Sandbox> {
+    const call: Call = { method: "POST", path: this.path("resume"), query: { wait }, safe: true };
+    return this.ask({ ...call, waitS: wait ?? RESUME_S });
+  }
+
+  /** Change the given fields. Null takes a name or a URL away; of a timeout it means never. */
+  async update({ url, ...rest }: UpdateOptions): Promise<Sandbox> {
+    const body = wire({ ...rest, url: typeof url === "number" ? { port: url } : url });
+    return this.ask({ method: "PATCH", path: this.path(), body, safe: true });
+  }
+
+  /** Put the files back as they were; the present ones are gone unless a checkpoint has them. */
+  async restore(checkpoint: string | Checkpoint): Promise<Sandbox> {
+    return this.ask({ method: "POST", path: this.of(checkpoint, "restore"), waitS: COPY_S });
+  }
+
+  /** New sandboxes with files of their own that begin as those of a checkpoint, or as they are now. */
+  async fork({ checkpoint, ...rest }: ForkOptions = {}): Promise<Box[]> {
+    const body = wire({ ...rest, checkpoint: checkpoint && ref(checkpoint) });
+    const made = await this.http.all<Sandbox>(once(this.path("fork"), body, undefined, { waitS: COPY_S }));
+    return made.map((info) => new Box(this.http, info));
+  }
+
+  /** Give the compute back; files stay, processes end. Again is no error. */
+  async stop(): Promise<void> {
+    await this.http.json({ method: "POST", path: this.path("stop"), safe: true });
+  }
+
+  /** Remove the sandbox and its own files for good. Again is no error. */
+  async delete(): Promise<void> {
+    this.http.leases.drop(this.id);
+    await this.http.json({ method: "DELETE", path: this.path(), safe: true });
+  }
+
+  /** Put `expires_at` off by `seconds` (or text such as `"10m"`), counted from now if it has passed. */
+  async extendTtl(seconds: number | string): Promise<Sandbox> {
+    return this.ask(once(this.path("extend_ttl"), { extend_by: seconds }));
+  }
+
+  /** Count as activity: its idle timeout, or a frozen one's warm timeout, starts anew. Wakes nothing. */
+  async keepalive(): Promise<void> {
+    await this.http.json({ method: "POST", path: this.path("keepalive"), safe: true });
+  }
+
+  /** The events of this sandbox, until it is deleted; see `Client.events`. */
+  events(options: EventOptions = {}): AsyncGenerator<Event, void> {
+    return events(this.http, this.path("events"), options, true);
+  }
+
+  private async listener(port: number): Promise<Port | undefined> {
+    return (await this.ports.list()).find((one) => one.port === port);
+  }
+
+  private async ask(call: Call): Promise<Sandbox> {
+    this.info = await this.http.json<Sandbox>(call);
+    return this.info;
+  }
+}

@@ -1,0 +1,65 @@
+/** Checkpoints of a sandbox: copies of its files at one moment. Each is called by its id or its name. */
+
+import type { Source } from "./bytes.js";
+import { COPY_S, get, once, type Call } from "./call.js";
+import { SandboxNoun } from "./http.js";
+import { wire } from "./names.js";
+import type { Checkpoint } from "./types.js";
+
+export interface CheckpointOptions {
+  name?: string;
+  comment?: string;
+}
+
+/** The id or name for a path. */
+export function ref(checkpoint: string | Checkpoint): string {
+  return typeof checkpoint === "string" ? checkpoint : checkpoint.id;
+}
+
+/** What a box can do with checkpoints. None of this starts compute. */
+export class Checkpoints extends SandboxNoun {
+  /** Make a checkpoint of the present files. Programs go on; they are frozen only for that moment. */
+  async checkpoint(options: CheckpointOptions = {}): Promise<Checkpoint> {
+    const call = once(this.path("checkpoints"), wire(options), undefined, { waitS: COPY_S });
+    return this.http.json<Checkpoint>(call);
+  }
+
+  /** Its checkpoints, oldest first: all, or those made by its policy (`auto: true`), or by request. */
+  async checkpoints({ auto }: { auto?: boolean } = {}): Promise<Checkpoint[]> {
+    const found: Checkpoint[] = [];
+    for await (const one of this.http.paged<Checkpoint>(this.path("checkpoints"), { auto })) found.push(one);
+    return found;
+  }
+
+  /** The checkpoint of that id or name. Throws NotFound. */
+  async getCheckpoint(checkpoint: string): Promise<Checkpoint> {
+    return this.http.json<Checkpoint>(get(this.of(checkpoint)));
+  }
+
+  /** Remove a checkpoint for good. Forks of it stay. */
+  async deleteCheckpoint(checkpoint: string | Checkpoint): Promise<void> {
+    await this.http.json({ method: "DELETE", path: this.of(checkpoint) });
+  }
+
+  /** A checkpoint as a tar in zstd, which streams. Read once; `importCheckpoint` looks at its checksums. */
+  async *exportCheckpoint(checkpoint: string | Checkpoint): AsyncGenerator<Uint8Array, void> {
+    const answer = await this.http.opened(get(this.of(checkpoint, "export"), {}, COPY_S));
+    try {
+      yield* answer.chunks();
+    } finally {
+      answer.close();
+    }
+  }
+
+  /** Make a checkpoint of what an export gave, here or on another machine. */
+  async importCheckpoint(source: Source, options: CheckpointOptions = {}): Promise<Checkpoint> {
+    const headers = { "Content-Type": "application/zstd" };
+    const path = this.path("checkpoints", "import");
+    const call: Call = { method: "POST", path, query: { ...options }, content: source, headers, waitS: COPY_S };
+    return this.http.json<Checkpoint>(call);
+  }
+
+  protected of(checkpoint: string | Checkpoint, ...rest: string[]): string {
+    return this.path("checkpoints", ref(checkpoint), ...rest);
+  }
+}

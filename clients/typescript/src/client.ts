@@ -1,0 +1,116 @@
+/** The client of one Bay, the entry to its sandboxes. */
+
+import type { Box } from "./box.js";
+import { get, sandboxPath, type Call } from "./call.js";
+import { resolve, type ClientOptions } from "./config.js";
+import { BayError, CallerError, DriverUnavailable, InvalidArgument, SandboxNotReady } from "./errors.js";
+import { events, type EventOptions } from "./events.js";
+import { Http } from "./http.js";
+import { LEASE_S } from "./leases.js";
+import { newId } from "./names.js";
+import { Sandboxes } from "./sandboxes.js";
+import type { CreateOptions, Event, Profile, Sandbox } from "./types.js";
+
+/** The default wait of `client.sandbox()` until the sandbox is ready. */
+const READY_S = 60;
+
+/** A client of one Bay. `baseUrl` and `apiKey` default to `BAY_URL` (else this machine) and `BAY_API_KEY`. */
+export class Client implements Disposable {
+  readonly sandboxes: Sandboxes;
+  private readonly http: Http;
+
+  constructor(options: ClientOptions = {}) {
+    this.http = new Http(resolve(options));
+    this.sandboxes = new Sandboxes(this.http);
+  }
+
+  /** Where it sends its calls. */
+  get baseUrl(): string {
+    return this.http.config.url;
+  }
+
+  /** Renew no leases any more. Sandboxes and commands go on. */
+  close(): void {
+    this.http.leases.dropAll();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** `{ status: "ok", version }`; needs no key. */
+  async health(): Promise<{ status: string; version: string }> {
+    return this.http.json(get("/health"));
+  }
+
+  /** The kinds of sandbox there are; needs no key. */
+  async profiles(): Promise<Profile[]> {
+    return this.http.all<Profile>(get("/v1/profiles"));
+  }
+
+  /** The answer to any call of the API that this client has no method for. */
+  async request<T>(call: Call): Promise<T> {
+    return this.http.json<T>(call);
+  }
+
+  /**
+   * The events of all the owner's sandboxes, in order, without end; or of one, until it is deleted.
+   *
+   * It begins with what happens after the first event is asked for, or behind the event whose id is `since`
+   * (`"0"`: with the oldest still kept). A dropped connection is taken up again where it broke.
+   */
+  events({ sandbox, ...options }: EventOptions & { sandbox?: string } = {}): AsyncGenerator<Event, void> {
+    const path = sandbox === undefined ? "/v1/events" : sandboxPath(sandbox, "events");
+    return events(this.http, path, options, sandbox !== undefined);
+  }
+
+  /**
+   * A sandbox that is ready, and is deleted at the end of an `await using` block, or by its `delete`.
+   *
+   * Takes what `sandboxes.create` takes but `existOk`. Unless a `ttl` is given it lives for ten minutes that this
+   * client renews until it is deleted, so that a program that is killed leaves nothing for longer.
+   */
+  async sandbox(options: CreateOptions = {}): Promise<Box> {
+    if (options.existOk) throw new InvalidArgument("existOk is not for sandbox(), whose sandbox is deleted at the end");
+    const isLeased = options.ttl === undefined;
+    const begun = Date.now();
+    const wait = options.wait ?? READY_S;
+    const box = await this.createOrNothing({ ...options, wait, ...(isLeased && { ttl: LEASE_S }) });
+    try {
+      checkReady(box.info, wait);
+    } catch (error) {
+      await box.delete();
+      throw error;
+    }
+    if (isLeased) this.http.leases.hold(box.id, begun);
+    return box;
+  }
+
+  /** A create that, when it fails or is aborted, takes back what the server may have made by then. */
+  private async createOrNothing(options: CreateOptions): Promise<Box> {
+    const keyed = { idempotencyKey: newId("key"), ...options };
+    try {
+      return await this.sandboxes.create(keyed);
+    } catch (error) {
+      if (!(error instanceof CallerError)) await this.takeBack({ ...keyed, wait: undefined, signal: undefined });
+      throw error;
+    }
+  }
+
+  // The same key gives the same sandbox, which is how its id is learnt.
+  private async takeBack(options: CreateOptions): Promise<void> {
+    try {
+      await (await this.sandboxes.create(options)).delete();
+    } catch (error) {
+      if (!(error instanceof BayError)) throw error;
+    }
+  }
+}
+
+/** Throws what a sandbox failed with, or SandboxNotReady. */
+function checkReady(info: Sandbox, waitS: number): void {
+  if (info.status === "ready") return;
+  const name = info.name ?? info.id;
+  if (info.error) throw new DriverUnavailable(`${name} could not start: ${info.error.message}`);
+  throw new SandboxNotReady(`${name} is still ${info.status} after ${waitS} s; raise \`wait\` if it needs longer`);
+}

@@ -1,0 +1,269 @@
+/** The HTTP client of one Bay: retries where they are safe, streams that reconnect, and Bay's errors. */
+
+import { check, decode, failure } from "./answers.js";
+import { pieces, read, type Source } from "./bytes.js";
+import { address, get, sandboxPath, type Call, type Query } from "./call.js";
+import { headersOf, type Config } from "./config.js";
+import { ConnectionFailed, HostError, NotFound, OutputGone, Timeout } from "./errors.js";
+import { Leases } from "./leases.js";
+import { Lines } from "./lines.js";
+import { Attempts, sleep } from "./retries.js";
+import { Silence } from "./silence.js";
+
+/** A place in a stream that is followed over as many connections as it takes. */
+export interface Followed<Item> {
+  ended: boolean;
+  /** The message of the error when an answer ends before the stream does. */
+  readonly early: string;
+  /** The text between two of its lines; a line break unless set. */
+  readonly separator?: string;
+  /** The next request. */
+  call(): Call;
+  /** The new item of a line, undefined for one without. */
+  accept(line: string): Item | undefined;
+  /** An answer began. */
+  opened?(response: Response): void;
+  /** An answer came to its end. */
+  closed?(): void;
+  /** For how long nothing may come; throws when the time of the reader is over. */
+  silenceS?(): number | undefined;
+  /** How long to wait before connecting again; throws `error` when that cannot help. */
+  pause(error: unknown): number;
+}
+
+interface Page<Item> {
+  items: Item[];
+  has_more?: boolean;
+  next_cursor?: string | null;
+}
+
+/** An answer while it arrives. */
+export class Answer {
+  constructor(
+    readonly response: Response,
+    private readonly silence: Silence,
+    private readonly url: string,
+  ) {}
+
+  /** Its body, once. */
+  async *chunks(): AsyncGenerator<Uint8Array, void> {
+    const { body } = this.response;
+    if (body === null) return;
+    const data = read(body);
+    try {
+      for (let next = await this.next(data); next !== undefined; next = await this.next(data)) yield next;
+    } finally {
+      await data.return();
+    }
+  }
+
+  /** Leave it, read or not. */
+  close(): void {
+    this.silence.end();
+    // One that is being read is cancelled by its reader.
+    void this.response.body?.cancel().catch(() => undefined);
+  }
+
+  private async next(data: AsyncGenerator<Uint8Array, void>): Promise<Uint8Array | undefined> {
+    this.silence.touch();
+    try {
+      return (await data.next()).value ?? undefined;
+    } catch (error) {
+      throw failure(error, this.url, this.silence.signal);
+    }
+  }
+}
+
+export class Http {
+  readonly leases: Leases;
+
+  constructor(readonly config: Config) {
+    this.leases = new Leases((call) => this.json(call));
+  }
+
+  /** The JSON object that `call` answers. */
+  async json<T>(call: Call): Promise<T> {
+    return this.tried(call, async () => {
+      const answer = await this.open(call);
+      try {
+        return await decode<T>(answer.response, this.config.url);
+      } catch (error) {
+        throw failure(error, this.config.url, call.signal ?? new AbortController().signal);
+      } finally {
+        answer.close();
+      }
+    });
+  }
+
+  /** The items of a list that is one page. */
+  async all<Item>(call: Call): Promise<Item[]> {
+    return (await this.json<Page<Item>>(call)).items;
+  }
+
+  /** The items of a list; each page is asked for after the one before. */
+  async *paged<Item>(path: string, query: Query = {}): AsyncGenerator<Item, void> {
+    let cursor: string | null | undefined;
+    do {
+      const page: Page<Item> = await this.json(get(path, { ...query, cursor }));
+      yield* page.items;
+      cursor = page.has_more ? page.next_cursor : null;
+    } while (cursor);
+  }
+
+  /** The answer to `call` while it arrives, asked for again until it begins. Close it. */
+  async opened(call: Call): Promise<Answer> {
+    return this.tried(call, () => this.open(call));
+  }
+
+  /** The items from `place` on, over as many connections as it takes, until it has ended. */
+  async *followed<Item>(place: Followed<Item>): AsyncGenerator<Item, void> {
+    while (!place.ended) yield* this.connection(place);
+  }
+
+  /** The answer to `call` while it arrives: one attempt, for a reader who knows where to go on. Close it. */
+  async open(call: Call, silenceS = Infinity): Promise<Answer> {
+    const longest = this.config.timeoutS + (call.waitS ?? 0);
+    const silence = new Silence(this.config.url, Math.min(longest, silenceS), call.signal);
+    const answer = new Answer(await this.send(call, silence), silence, this.config.url);
+    try {
+      await check(answer.response, this.config.url);
+      return answer;
+    } catch (error) {
+      answer.close();
+      throw failure(error, this.config.url, silence.signal);
+    }
+  }
+
+  /** The answer of an app in a sandbox, whatever its status; Bay's own error in its place is thrown. */
+  async ask(call: Call): Promise<Response> {
+    return this.tried(call, async () => {
+      const silence = new Silence(this.config.url, this.config.timeoutS, call.signal);
+      const response = await this.send(call, silence);
+      silence.end();
+      // Bay adds a policy to everything that an app answers by path, and to nothing of its own.
+      const policy = response.headers.get("content-security-policy") ?? "";
+      if (!policy.includes("sandbox allow-scripts")) await check(response, this.config.url);
+      return response;
+    });
+  }
+
+  private async tried<T>(call: Call, attempt: () => Promise<T>): Promise<T> {
+    const attempts = new Attempts(call, this.config.retryS);
+    for (;;) {
+      try {
+        return await attempt();
+      } catch (error) {
+        await sleep(attempts.pause(error), call.signal);
+      }
+    }
+  }
+
+  private async send(call: Call, silence: Silence): Promise<Response> {
+    const upload = call.content === undefined ? undefined : new Upload(call.content, silence);
+    try {
+      return await fetch(this.config.url + address(call), this.request(call, silence, upload));
+    } catch (error) {
+      silence.end();
+      upload?.check();
+      throw failure(error, this.config.url, silence.signal);
+    }
+  }
+
+  private request(call: Call, silence: Silence, upload?: Upload): RequestInit {
+    const isJson = call.body !== undefined;
+    const headers = { ...headersOf(this.config), ...(isJson && { "Content-Type": "application/json" }) };
+    const body = isJson ? JSON.stringify(call.body) : (upload?.stream() ?? null);
+    const init = { method: call.method, headers: { ...headers, ...call.headers }, body };
+    // Redirects would carry the key to an address that the caller did not choose.
+    return { ...init, ...(upload && { duplex: "half" }), redirect: "manual", signal: silence.signal } as RequestInit;
+  }
+
+  /** The items of one connection; returns when a new one should be made. */
+  private async *connection<Item>(place: Followed<Item>): AsyncGenerator<Item, void> {
+    let connected = false;
+    try {
+      const answer = await this.open(place.call(), place.silenceS?.());
+      connected = true;
+      yield* accepted(answer, place);
+      place.closed?.();
+      if (!place.ended) throw new ConnectionFailed(place.early);
+    } catch (error) {
+      if (!mayConnectAgain(error)) throw error;
+      // A stream that is silent for a while looks like a timeout: ask again, it costs nothing.
+      if (error instanceof Timeout) place.silenceS?.();
+      if (!(error instanceof Timeout && connected)) await sleep(place.pause(error));
+    }
+  }
+}
+
+async function* accepted<Item>(answer: Answer, place: Followed<Item>): AsyncGenerator<Item, void> {
+  const lines = new Lines(place.separator);
+  try {
+    place.opened?.(answer.response);
+    for await (const data of answer.chunks()) {
+      for (const line of lines.feed(data)) {
+        const item = place.accept(line);
+        if (item !== undefined) yield item;
+      }
+      if (place.ended) return;
+    }
+  } finally {
+    answer.close();
+  }
+}
+
+function mayConnectAgain(error: unknown): boolean {
+  return [NotFound, OutputGone, HostError, ConnectionFailed].some((kind) => error instanceof kind);
+}
+
+/** The body of a request that is sent piece by piece; each piece is a sign of life. */
+class Upload {
+  private failed: { error: unknown } | null = null;
+
+  constructor(
+    private readonly source: Source,
+    private readonly silence: Silence,
+  ) {}
+
+  stream(): ReadableStream<Uint8Array> {
+    const data = pieces(this.source);
+    return new ReadableStream<Uint8Array>({
+      pull: (controller) => this.pull(data, controller),
+      cancel: async () => void (await data.return()),
+    });
+  }
+
+  /** Throws the error of the source, when that is why the request failed. */
+  check(): void {
+    if (this.failed) throw this.failed.error;
+  }
+
+  private async pull(
+    data: AsyncGenerator<Uint8Array, void>,
+    controller: ReadableStreamDefaultController<Uint8Array>,
+  ): Promise<void> {
+    try {
+      const next = await data.next();
+      this.silence.touch();
+      if (next.done) controller.close();
+      else if (next.value.length) controller.enqueue(next.value);
+      else await this.pull(data, controller);
+    } catch (error) {
+      this.failed = { error };
+      controller.error(error);
+    }
+  }
+}
+
+/** The calls about one kind of thing of one sandbox, below its path. */
+export class SandboxNoun {
+  constructor(
+    protected readonly http: Http,
+    protected readonly sandboxId: string,
+    private readonly noun: readonly string[] = [],
+  ) {}
+
+  protected path(...rest: string[]): string {
+    return sandboxPath(this.sandboxId, ...this.noun, ...rest);
+  }
+}

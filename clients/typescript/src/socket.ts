@@ -1,0 +1,168 @@
+/**
+ * A WebSocket to Bay: the platform's where there is one (Node from 22 on, Deno), else that of the library `ws`.
+ *
+ * The key goes as a subprotocol, since the platform's takes no headers.
+ */
+
+import { toBase64, toBytes } from "./bytes.js";
+import { address, get, type Call, type Query } from "./call.js";
+import {
+  BayError, Conflict, ConnectionFailed, InvalidArgument, NotFound, OutputGone, PayloadTooLarge, QuotaExceeded, Timeout,
+  Unauthorized,
+} from "./errors.js";
+import type { Http } from "./http.js";
+import { jsonOrUndefined } from "./lines.js";
+import { sleep } from "./retries.js";
+
+export type Frame = string | Uint8Array;
+
+const OPEN_S = 10;
+const NORMAL = 1000;
+/** Closes after which one may come back. */
+const COME_BACK = [NORMAL, 1001, 1005, 1006, 1011, 1012, 1013, 4502];
+const CLOSED: Record<number, typeof BayError> = {
+  1009: PayloadTooLarge,
+  4400: InvalidArgument,
+  4403: Unauthorized,
+  4404: NotFound,
+  4409: Conflict,
+  4410: OutputGone,
+  4429: QuotaExceeded,
+};
+/** So much may wait to be sent before `send` waits too. */
+const BUFFERED_BYTES = 1 << 20;
+const LOOK_S = 0.01;
+
+/** The error of a close by the server with `code`. */
+function closeError(code: number, reason: string, url: string): BayError {
+  const said = reason ? `: ${reason}` : "";
+  if (COME_BACK.includes(code)) {
+    const details = { url, sent: true, close_code: code };
+    return new ConnectionFailed(`the connection to ${url} broke (code ${code}${said})`, { details });
+  }
+  const first = /\d+/.exec(reason);
+  const details = { close_code: code, ...(code === 4410 && first && { first_offset: Number(first[0]) }) };
+  return new (CLOSED[code] ?? BayError)(`the server closed the connection with code ${code}${said}`, { details });
+}
+
+/** Whether the server closed the socket in good order: there is nothing left to say. */
+export function isEnd(error: unknown): boolean {
+  return error instanceof BayError && error.details["close_code"] === NORMAL;
+}
+
+/** One connection, to send and receive frames: text as a string, binary as bytes. */
+export class Socket {
+  private readonly frames: Frame[] = [];
+  private failed: BayError | null = null;
+  private wake: () => void = () => undefined;
+
+  private constructor(
+    private readonly socket: WebSocket,
+    private readonly url: string,
+  ) {
+    socket.addEventListener("message", (event) => this.took(event.data as string | ArrayBuffer));
+    socket.addEventListener("close", ({ code, reason }) => this.ended(closeError(code, reason, url)));
+  }
+
+  /**
+   * Connect. Throws ConnectionFailed without a server. A WebSocket does not say why it was refused: then `about`,
+   * a call about the same thing, is made, and its error thrown.
+   */
+  static async open(http: Http, path: string, query: Query, about: Call): Promise<Socket> {
+    const { url, apiKey } = http.config;
+    const kind = await webSocket();
+    const names = apiKey === null ? [] : [`bay.bearer.${base64url(apiKey)}`];
+    const made = new kind(`ws${url.slice("http".length)}${address(get(path, query))}`, [...names, "bay.v1"]);
+    made.binaryType = "arraybuffer";
+    const socket = new Socket(made, url);
+    await socket.opened(http, about);
+    return socket;
+  }
+
+  /** Whether sending is known to be impossible. */
+  get broken(): boolean {
+    return this.socket.readyState !== 1;
+  }
+
+  /** The next frame. Throws why the server hung up, Timeout after `timeoutS`. */
+  async receive(timeoutS?: number): Promise<Frame> {
+    if (!this.frames.length && !this.failed) await this.wait(timeoutS);
+    const frame = this.frames.shift();
+    if (frame !== undefined) return frame;
+    throw this.failed ?? new Timeout(`${this.url} has sent nothing for ${timeoutS} s`);
+  }
+
+  /** Send a frame; waits while the other side takes nothing. */
+  async send(frame: Frame): Promise<void> {
+    while (!this.broken && this.socket.bufferedAmount > BUFFERED_BYTES) await sleep(LOOK_S);
+    if (this.broken) throw this.failed ?? closeError(1006, "", this.url);
+    this.socket.send(frame as string | Uint8Array<ArrayBuffer>);
+  }
+
+  /** Hang up. Again is no error. */
+  close(): void {
+    this.ended(closeError(NORMAL, "", this.url));
+    this.socket.close(NORMAL);
+  }
+
+  private async opened(http: Http, about: Call): Promise<void> {
+    const done = new Promise<boolean>((resolve) => {
+      this.socket.addEventListener("open", () => resolve(true));
+      this.socket.addEventListener("error", () => resolve(false));
+      this.socket.addEventListener("close", () => resolve(false));
+    });
+    if (await within(done, Math.min(http.config.timeoutS, OPEN_S))) return;
+    this.close();
+    (await http.opened(about)).close();
+    throw closeError(1006, "", this.url);
+  }
+
+  private took(data: string | ArrayBuffer): void {
+    this.frames.push(typeof data === "string" ? data : new Uint8Array(data));
+    this.wake();
+  }
+
+  private ended(error: BayError): void {
+    this.failed ??= error;
+    this.wake();
+  }
+
+  private async wait(timeoutS?: number): Promise<void> {
+    const woken = new Promise<void>((resolve) => (this.wake = resolve));
+    await (timeoutS === undefined ? woken : within(woken, timeoutS));
+  }
+}
+
+/** What `work` gives; undefined when it takes longer than so many seconds. */
+async function within<T>(work: Promise<T>, seconds: number): Promise<T | undefined> {
+  const stop = new AbortController();
+  const over = sleep(seconds, stop.signal).then(() => undefined);
+  over.catch(() => undefined); // it is stopped below
+  try {
+    return await Promise.race([work, over]);
+  } finally {
+    stop.abort();
+  }
+}
+
+/** A text frame's object. Throws for what is none. */
+export function frameObject(frame: Frame): Record<string, unknown> {
+  const found = typeof frame === "string" ? jsonOrUndefined(frame) : undefined;
+  if (typeof found === "object" && found !== null) return found as Record<string, unknown>;
+  throw new BayError("the server sent a frame that is no JSON object; is it a Bay of another version?");
+}
+
+async function webSocket(): Promise<typeof WebSocket> {
+  const own = (globalThis as { WebSocket?: typeof WebSocket }).WebSocket;
+  if (own) return own;
+  const library = "ws"; // by a name, so that no bundler looks for what may not be there
+  try {
+    return ((await import(library)) as { WebSocket: typeof WebSocket }).WebSocket;
+  } catch (cause) {
+    throw new BayError("this platform has no WebSocket: install the package `ws`, or use Node 22", { cause });
+  }
+}
+
+function base64url(text: string): string {
+  return toBase64(toBytes(text)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+}
