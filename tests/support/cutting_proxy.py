@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 _BLOCK = 4096
@@ -25,6 +25,7 @@ class CuttingProxy:
         self.held = threading.Event()
         """Set once answers are held."""
         self._left: int | None = None
+        self._later: list[int] = []
         self._until_held: int | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._listening = threading.Event()
@@ -32,7 +33,14 @@ class CuttingProxy:
 
     def cut_after(self, count: int) -> None:
         """Cut all connections once `count` more bytes have gone to the clients."""
-        self._loop.call_soon_threadsafe(setattr, self, "_left", count)
+        self.cut_each([count])
+
+    def cut_each(self, counts: Sequence[int]) -> None:
+        """Cut all connections after each of these counts of bytes, one after the other."""
+        self._loop.call_soon_threadsafe(self._plan, [*counts])
+
+    def _plan(self, counts: list[int]) -> None:
+        self._left, self._later = (counts[0] if counts else None), counts[1:]
 
     def hold_after(self, count: int) -> None:
         """Hold all answers once `count` more bytes have gone to the clients, until `refuse`."""
@@ -98,7 +106,7 @@ class CuttingProxy:
                 writer.write(data[: self._left])
                 with contextlib.suppress(OSError):
                     await writer.drain()
-                self._left = None
+                self._plan(self._later)
                 self._cut_all()
                 return
             if self._left is not None:

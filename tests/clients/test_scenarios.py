@@ -1,0 +1,78 @@
+"""Both SDKs do the same things by the same names: one table of scenarios, and a process of each SDK."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import real_bay
+import sdk_words
+from cutting_proxy import CuttingProxy, cutting_proxy
+
+pytestmark = pytest.mark.long
+
+Json = dict[str, Any]
+TABLE = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text(encoding="utf-8"))
+SCENARIOS: list[Json] = TABLE["scenario"]
+SDKS = tuple(sdk_words.COMMANDS)
+MISSING = object()
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[real_bay.RealBay]:
+    with real_bay.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=SDKS)
+def words(request: pytest.FixtureRequest, live: real_bay.RealBay) -> Iterator[sdk_words.Words]:
+    with sdk_words.speaking(request.param) as speaking:
+        yield speaking
+
+
+@pytest.fixture(scope="module")
+def proxy(live: real_bay.RealBay) -> Iterator[CuttingProxy]:
+    with cutting_proxy() as made:
+        made.target = int(live.url.rpartition(":")[2])
+        yield made
+
+
+def differences(wanted: Json, given: Any) -> Json:
+    """The fields that are not as they should be. A table that is written in TOML says "none" for null."""
+    fields = cast("Json", given or {})
+    found = {name: fields.get(name, MISSING) for name in wanted}
+    meant = {name: None if value == "none" else value for name, value in wanted.items()}
+    return {name: found[name] for name in wanted if found[name] != meant[name]}
+
+
+def failures(steps: list[Json], results: list[Any]) -> list[str]:
+    """Each step that gave, or failed with, something else than the table says."""
+    wrong: list[str] = []
+    for step, result in zip(steps, results, strict=True):
+        failed = cast("Json", result).get("fails") if isinstance(result, dict) else None
+        if failed != step.get("fails") or (failed is None and differences(step.get("gives", {}), result)):
+            wrong.append(f"{step} gave {json.dumps(result)[:2000]}")
+    return wrong
+
+
+def bare(steps: list[Json]) -> list[Json]:
+    return [{name: value for name, value in step.items() if name not in ("gives", "fails")} for step in steps]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario["name"].replace(" ", "-"))
+def test_a_scenario_is_the_same_in_both_sdks(
+    live: real_bay.RealBay, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json
+) -> None:
+    cuts: list[int] = scenario.get("cut", [])
+    before = proxy.cuts
+    through = f"http://127.0.0.1:{proxy.port}" if cuts else None
+    results = words.perform(live.url, bare(scenario["steps"]), through, lambda: proxy.cut_each(cuts))
+    assert failures(scenario["steps"], results) == []
+    assert proxy.cuts - before == len(cuts), "the proxy was to cut connections that carry this much"
+
+
+def test_both_sdks_know_every_word_and_no_word_is_unused(words: sdk_words.Words) -> None:
+    used = {step["do"] for scenario in SCENARIOS for step in scenario["steps"]}
+    assert set(words.words) == used
