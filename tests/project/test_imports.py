@@ -50,6 +50,7 @@ GROUPS = {
     "bay.server.control_plane": "app",
     "bay.server.offline.backup": "app",
     "bay.server.offline.doctor": "app",
+    "bay.server.offline.repairs": "app",
     "bay.server.embedded": "app",
     "bay.server.offline.leftover_runs": "app",
     "bay.server.offline.secrets_key": "app",

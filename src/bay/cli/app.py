@@ -172,7 +172,11 @@ PANELS = {
             "Run the server in the foreground",
             "sudo bay serve\nsudo bay serve --port 8701 --data-dir /srv/bay",
         ),
-        "doctor": CommandEntry("serve", "Check whether this machine can run sandboxes"),
+        "doctor": CommandEntry(
+            "doctor",
+            "Check whether this machine can run sandboxes, and mend it",
+            "bay doctor\nbay doctor --fix --print\nsudo bay doctor --fix",
+        ),
         "admin": CommandEntry(
             "admin",
             "Commands for operators: audit, backup, restore, pool",
