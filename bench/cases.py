@@ -12,6 +12,7 @@ from bench.footprint import idle, memory
 from bench.images import builds, pulls, shared_pages, starts, templates
 from bench.layers import layers
 from bench.listing import listing
+from bench.mcp import mcp
 from bench.network import network
 from bench.ports import ports
 from bench.programs import clients, ship
@@ -51,6 +52,7 @@ CASES: dict[str, Case] = {
     "network": network,
     "layers": layers,
     "compat": compat,
+    "mcp": mcp,
     "image-pull": pulls,
     "image-start": starts,
     "templates": templates,

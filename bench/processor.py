@@ -8,7 +8,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,8 +51,14 @@ class Timed:
 
     def take(self, act: Callable[[], object]) -> None:
         """One more call."""
+        with self.taking():
+            act()
+
+    @contextmanager
+    def taking(self) -> Generator[None]:
+        """The block is one more call."""
         others, own, began = self._others_s(), time.process_time(), time.perf_counter()
-        act()
+        yield
         ended, own = time.perf_counter(), time.process_time() - own
         self.wall_ms.append((ended - began) * 1000)
         self.processor_ms.append((own + self._others_s() - others) * 1000)

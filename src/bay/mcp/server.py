@@ -14,7 +14,7 @@ from bay.mcp import resources
 from bay.mcp.agent import Agent
 from bay.mcp.resources import Context
 from bay.mcp.tool import ToolCall, refused
-from bay.mcp.tools import TOOLS
+from bay.mcp.tools import LISTED, SCHEMAS, TOOLS
 
 AgentOf = Callable[[Context], AbstractAsyncContextManager[Agent]]
 """The caller of a request, for as long as it takes."""
@@ -37,7 +37,7 @@ class BayTools:
         self, _ctx: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         """All tools, in one page."""
-        return types.ListToolsResult(tools=[tool.listed() for tool in TOOLS.values()])
+        return types.ListToolsResult(tools=LISTED)
 
     async def call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         """The answer of a tool. A failure is an answer, with `isError`, so that the agent reads it."""
@@ -139,6 +139,7 @@ def mcp_server(tools: BayTools, subscriptions: Subscriptions | None = None) -> S
         version=bay.__version__,
         title="Bay sandboxes",
         instructions=INSTRUCTIONS,
+        get_tool_input_schema=SCHEMAS.get,
         on_list_tools=tools.list_tools,
         on_call_tool=tools.call_tool,
         on_list_resources=tools.list_resources,

@@ -8,3 +8,8 @@ TOOLS = {
     for tool in box.tools
 }
 """By name, in the order of the list."""
+
+LISTED = [tool.listed() for tool in TOOLS.values()]
+"""As the protocol lists them: made once, since the library also asks for the schema at each call."""
+
+SCHEMAS = {tool.name: tool.input_schema for tool in LISTED}
