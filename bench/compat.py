@@ -1,4 +1,4 @@
-"""The same three programs through each client of another platform and through Bay's own SDK, by turns."""
+"""The same three programs through each client of another platform and through Bay's own SDKs, by turns."""
 
 import json
 import os
@@ -26,6 +26,8 @@ _ROOT = Path(__file__).parents[1]
 _PROGRAMS = _ROOT / "bench" / "clients"
 _PYTHON = _ROOT / ".venv-compat" / "bin" / "python"
 _NODE = _ROOT / "tests" / "compat" / "node"
+_SDK = _ROOT / "clients" / "typescript" / "dist" / "index.js"
+_TYPESCRIPT = "bay-sandbox of TypeScript"
 _ACTS = {
     "life": ("create, exec, destroy", LIVES),
     "exec": ("an exec", EXECS),
@@ -64,6 +66,7 @@ class _Program:
 
 
 _OTHERS: dict[str, _Program] = {
+    _TYPESCRIPT: _Program("bay-v1", "own.mjs", "own_async.py"),
     "shipyard-neo-sdk": _Program("bay-v1", "bay_v1.py", "own_async.py"),
     "sprites-py": _Program("sprites", "sprites_sync.py"),
     "sprites-py, async": _Program("sprites", "sprites_async.py", "own_async.py"),
@@ -129,6 +132,8 @@ def _own(bench: Bench, kind: ClientName, file: str) -> "_Client":
 
 def _missing(file: str) -> str:
     """The command that brings the client of a file; empty when it is here."""
+    if file == "own.mjs":
+        return "" if _SDK.exists() else "make .stamp-typescript"
     if file.endswith(".mjs"):
         return "" if (_NODE / "node_modules").is_dir() else "make .stamp-compat-node"
     return "" if _PYTHON.exists() else "make .stamp-compat"
@@ -228,5 +233,5 @@ class _Client:
 def _environment(bench: Bench, kind: ClientName) -> dict[str, str]:
     url, key = bench.server.url, bench.server.api_key
     variables, _ = CLIENTS[kind]
-    acts = {"BENCH_ACTS": str(_PROGRAMS / "acts.mjs")}
+    acts = {"BENCH_ACTS": str(_PROGRAMS / "acts.mjs"), "BENCH_SDK": str(_SDK)}
     return os.environ | {"BAY_URL": url, "BAY_API_KEY": key} | variables(url, key) | acts

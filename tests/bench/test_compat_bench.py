@@ -50,6 +50,8 @@ def test_a_client_that_is_missing_is_named_with_what_brings_it(
 ) -> None:
     monkeypatch.setattr(compat, "_PYTHON", tmp_path / "python")
     monkeypatch.setattr(compat, "_NODE", tmp_path)
+    monkeypatch.setattr(compat, "_SDK", tmp_path / "sdk")
     found = [result.to_json() for result in compat._results({}, {})]
     assert {"name": "e2b of JavaScript", "absent": "run `make .stamp-compat-node` first"} in found
+    assert {"name": "bay-sandbox of TypeScript", "absent": "run `make .stamp-typescript` first"} in found
     assert {"name": "shipyard-neo-sdk", "absent": "run `make .stamp-compat` first"} in found
