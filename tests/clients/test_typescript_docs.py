@@ -31,6 +31,21 @@ declare module "node:stream" {
   export const Writable: { toWeb(stream: object): WritableStream<Uint8Array> };
 }
 """
+# Each comment is an error of the compiler unless the line below it is one: options are not just anything.
+TYPES = """
+import type { Box, CreateOptions, Exec, SpawnOptions } from "bay-sandbox";
+export const made: CreateOptions = { memoryMb: 512, idleTimeout: "10m", ttl: null, url: 8000, secrets: ["KEY"] };
+export const begun: SpawnOptions = { maxRunAfterDisconnectS: 60, tty: true, waitForReader: false };
+export const ended = (info: Exec): [number | null, string] => [info.exit_code, info.started_at];
+// @ts-expect-error
+export const wire: CreateOptions = { memory_mb: 512 };
+// @ts-expect-error
+export const slip: CreateOptions = { memoryMB: 512 };
+// @ts-expect-error
+export const kind: SpawnOptions = { tty: "yes" };
+// @ts-expect-error
+export const moved = (box: Box) => box.info.expiresAt;
+"""
 STRICT = {"strict": True, "noUncheckedIndexedAccess": True, "skipLibCheck": True, "types": list[str]()}
 LIB = ["ES2022", "ESNext.Disposable", "DOM", "DOM.Iterable", "DOM.AsyncIterable"]
 
@@ -50,6 +65,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Generator[Program]:
     (directory / "node_modules" / "bay-sandbox").symlink_to(PACKAGE)
     (directory / "package.json").write_text('{"type": "module"}')
     (directory / "node.d.ts").write_text(NODE)
+    (directory / "types.ts").write_text(TYPES)
     for name, text in TEXTS.items():
         (directory / f"{name}.ts").write_text(text, encoding="utf-8")
     options = {**STRICT, "target": "ES2022", "module": "NodeNext", "lib": LIB}

@@ -57,6 +57,17 @@ export class Answer {
     }
   }
 
+  /** All of it, as JSON. */
+  async json<T>(): Promise<T> {
+    try {
+      return await decode<T>(this.response, this.url);
+    } catch (error) {
+      throw failure(error, this.url, this.silence.signal);
+    } finally {
+      this.silence.end();
+    }
+  }
+
   /** Leave it, read or not. */
   close(): void {
     this.silence.end();
@@ -85,13 +96,7 @@ export class Http {
   async json<T>(call: Call): Promise<T> {
     return this.tried(call, async () => {
       const answer = await this.open(call);
-      try {
-        return await decode<T>(answer.response, this.config.url);
-      } catch (error) {
-        throw failure(error, this.config.url, call.signal ?? new AbortController().signal);
-      } finally {
-        answer.close();
-      }
+      return answer.json<T>();
     });
   }
 
