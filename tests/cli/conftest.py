@@ -1,7 +1,9 @@
 """A real Bay with the `fake` driver, and the command line that talks to it."""
 
 import os
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fault_proxy
 import pytest
@@ -39,3 +41,23 @@ def name(bay: Cli) -> str:
     """A sandbox that exists."""
     with Client(bay.url, real_bay.KEY) as client:
         return client.sandboxes.create(name=f"box-{os.urandom(6).hex()}", wait=20).info.name or ""
+
+
+@pytest.fixture
+def thief() -> Iterator[tuple[str, list[str | None]]]:
+    """An HTTP server that is no Bay, and the keys that it was sent."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", seen
+        server.shutdown()

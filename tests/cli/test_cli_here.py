@@ -6,10 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import forked_bay
@@ -28,6 +26,8 @@ def environment() -> Iterator[dict[str, str]]:
     """Settings of a Bay of its own, without URL and key; short paths, because sockets have them."""
     with tempfile.TemporaryDirectory(prefix="bay-", dir="/tmp") as root:
         yield bare() | {
+            "XDG_CONFIG_HOME": root,
+            "XDG_STATE_HOME": root,
             "BAY_DRIVER": "fake",
             "BAY_RUN_DIR": f"{root}/run",
             "BAY_DATA_DIR": f"{root}/data",
@@ -58,26 +58,6 @@ def serving(
             run(environment, "rm", "--all")  # they would go on without it
             server.send_signal(number)
             server.wait(WAIT_S)
-
-
-@pytest.fixture
-def thief() -> Iterator[tuple[str, list[str | None]]]:
-    """An HTTP server that is no Bay, and the keys that it was sent."""
-    seen: list[str | None] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(self.headers.get("Authorization"))
-            self.send_response(404)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", seen
-        server.shutdown()
 
 
 def test_root_needs_neither_url_nor_key(environment: dict[str, str]) -> None:

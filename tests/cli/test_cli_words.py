@@ -201,13 +201,15 @@ def test_the_summary_of_a_command_is_what_its_help_begins_with(bay: Cli, command
 
 
 def complete(bay: Cli, *words: str, shell: str = "bash") -> list[str]:
-    """What bash would be offered for the last word, which it splits at colons."""
+    """What a shell would be offered for the last word, which bash splits at colons."""
     split = [part for word in words for part in (word.replace(":", "\n:\n").strip("\n").split("\n"))]
     environment: dict[str, Any] = {
         **bay.environment,
         "_BAY_COMPLETE": f"complete_{shell}",
         "COMP_WORDS": "\n".join(split),
         "COMP_CWORD": str(len(split) - 1),
+        "_TYPER_COMPLETE_ARGS": " ".join(words),  # what zsh and fish give
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     done = subprocess.run([str(BIN)], capture_output=True, timeout=30, check=False, env=environment)
     assert done.stderr == b""

@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 import bay
+from bay.cli.complete import complete_contexts
 from bay.cli.output import print_line
 from bay.cli.state import state_of
 from bay.cli.tree import CommandEntry, Root, Tree
+from bay.errors import InvalidArgument
 
 PANELS = {
     "Sandboxes": {
@@ -167,6 +169,12 @@ PANELS = {
         "keys": CommandEntry("keys", "Create, list and revoke API keys", "bay keys create ci --owner ci"),
     },
     "The server and this program": {
+        "context": CommandEntry(
+            "context",
+            "Name the servers that `bay` speaks to, and choose one",
+            "bay context add build https://bay.example.com --api-key-file ~/.bay-key\nbay context use build\n"
+            "bay --context build ls",
+        ),
         "serve": CommandEntry(
             "serve",
             "Run the server in the foreground",
@@ -228,6 +236,14 @@ def options(
     api_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The key to call with; else BAY_API_KEY.")
     ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONTEXT",
+            help="The context to use, of `bay context`; else BAY_CONTEXT.",
+            autocompletion=complete_contexts,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As after the command: print JSON.")] = False,
     version: Annotated[
         bool,
@@ -236,6 +252,8 @@ def options(
 ) -> None:
     """Sandboxes for programs: a name and files that stay, and compute that comes and goes."""
     state = state_of(ctx)
-    state.url, state.api_key = url, api_key
+    if url and context:
+        raise InvalidArgument("give --url or --context, not both")
+    state.url, state.api_key, state.context = url, api_key, context
     if ctx.invoked_subcommand is None:
         print_line(ctx.get_help())

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bay.cli.state import State, client_of
+from bay.cli.state import State, client_of, lazily
 from bay.errors import BayError
 
 _BASH = "complete_bash"
@@ -28,6 +28,15 @@ def complete_profiles(ctx: typer.Context, incomplete: str) -> list[str]:
     return _offered(ctx, lambda client: (profile.id for profile in client.profiles()))
 
 
+def complete_contexts(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of contexts."""
+    try:
+        config: Any = lazily("bay.cli.contexts", "load")()
+    except BayError:
+        return []
+    return [name for name in config.contexts if name.startswith(incomplete)]
+
+
 def complete_paths(ctx: typer.Context, incomplete: str) -> list[str]:
     """Paths here, and `NAME:PATH`."""
     name, colon, path = incomplete.partition(":")
@@ -40,7 +49,9 @@ def complete_paths(ctx: typer.Context, incomplete: str) -> list[str]:
 def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
     root: Any = ctx.find_root()
     try:
-        url, api_key = State(root.params.get("url"), root.params.get("api_key")).reach()
+        given = root.params
+        state = State(given.get("url"), given.get("api_key"), context=given.get("context"))
+        url, api_key = state.reach()
         with client_of(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
             return [text for text, _ in zip(ask(client), range(_MAX_CANDIDATES), strict=False)]
     except BayError:

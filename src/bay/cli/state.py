@@ -18,9 +18,10 @@ import typer
 from bay import durations
 from bay.cli.local_bay import bay_here
 from bay.cli.output import note
-from bay.errors import BayError, InvalidArgument, NotFound
+from bay.errors import BayError, ConnectionFailed, InvalidArgument, NotFound, Unauthorized
 
 if TYPE_CHECKING:
+    from bay.cli.contexts import ClientConfig, ServerContext
     from bay.client import Box, Client
 
 JsonOption = Annotated[
@@ -32,6 +33,17 @@ EnvOption = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class CallTarget:
+    """Where calls go and with which key, and which of the ways to say it decided."""
+
+    url: str | None
+    url_from: str
+    key_from: str | None
+    context: "ServerContext | None" = None
+    key: Callable[[], str | None] = lambda: None
+
+
 @dataclass(slots=True)
 class State:
     """The options before the command."""
@@ -39,21 +51,51 @@ class State:
     url: str | None = None
     api_key: str | None = None
     as_json: bool = False
-
-    @property
-    def named_url(self) -> str | None:
-        """Bay's address by option or environment, if given."""
-        return self.url or os.environ.get("BAY_URL") or None
+    context: str | None = None
 
     def reach(self) -> tuple[str | None, str | None]:
-        """Bay's address and key: those given, else those of the Bay on this machine, else None."""
-        url, key = self.named_url, self.api_key or os.environ.get("BAY_API_KEY")
-        if url and key:
-            return url, key
-        here = bay_here()
-        if here is None or (url or here.url).rstrip("/") != here.url:
-            return url, key
-        return here.url, key or here.key
+        """Bay's address and key, each None where nothing says it. Raises BayError for an unreadable key."""
+        target = self.target()
+        return target.url, target.key()
+
+    def target(self) -> CallTarget:
+        """An option decides before the environment, that before a context, that before the Bay that runs
+        here. The key of a context, or of the Bay here, goes only there.
+        """
+        named = self.url or (None if self.context else os.environ.get("BAY_URL")) or None
+        key, key_from = self._given_key()
+        if named is None and (context := self._chosen()):
+            return self._of_context(context, key, key_from)
+        url_from = "the default" if named is None else "--url" if self.url else "BAY_URL"
+        if not (named and key) and (here := bay_here()) and (named or here.url).rstrip("/") == here.url:
+            if named is None:
+                url_from = "the Bay on this machine"
+            own = here.key
+            return CallTarget(
+                here.url,
+                url_from,
+                key_from or (own and "the Bay on this machine"),
+                key=lambda: key or own,
+            )
+        return CallTarget(named, url_from, key_from, key=lambda: key)
+
+    def _of_context(self, context: "ServerContext", key: str | None, key_from: str | None) -> CallTarget:
+        where = f"the context {context.name}"
+        if context.key_place and (key is None or (self.context and not self.api_key)):
+            base = lazily("bay.cli.contexts", "config_path")().parent
+            return CallTarget(context.url, where, context.key_place, context, lambda: context.key(base))
+        return CallTarget(context.url, where, key_from, context, lambda: key)
+
+    def _given_key(self) -> tuple[str | None, str | None]:
+        if self.api_key:
+            return self.api_key, "--api-key"
+        key = os.environ.get("BAY_API_KEY") or None
+        return key, key and "BAY_API_KEY"
+
+    def _chosen(self) -> "ServerContext | None":
+        config: ClientConfig = lazily("bay.cli.contexts", "load")()
+        name = self.context or os.environ.get("BAY_CONTEXT") or config.current
+        return config.find(name) if name else None
 
 
 def state_of(ctx: typer.Context) -> State:
@@ -73,11 +115,14 @@ def client_of(url: str | None, api_key: str | None, *, retry_s: float, timeout_s
 @contextmanager
 def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> Generator["Client", None, None]:
     """A client of the Bay that the options or the environment name, else of the one on this machine."""
-    with client_of(*state_of(ctx).reach(), retry_s=retry_s) as client:
+    target = state_of(ctx).target()
+    with client_of(target.url, target.key(), retry_s=retry_s) as client:
         try:
             yield client
         except NotFound as error:
             raise with_nearest(client, error) from error
+        except (Unauthorized, ConnectionFailed) as error:
+            raise _in_words_of(target, error) from error
 
 
 @contextmanager
@@ -85,6 +130,22 @@ def connect_box(ctx: typer.Context, name: str, retry_s: float = RETRY_S) -> Gene
     """The sandbox of that name or id, with a client for as long as the block lasts."""
     with connect(ctx, retry_s) as client:
         yield client.sandboxes.get(name)
+
+
+def checked_url(text: str) -> str:
+    """The URL of a server as it is kept. Raises InvalidArgument."""
+    return str(lazily("bay.client._config", "resolve")(text, "-", 0.0, 0.0).url)
+
+
+def _in_words_of(target: CallTarget, error: BayError) -> BayError:
+    """The SDK's way out is a variable; where a context decided, it is the context."""
+    if target.context is None:
+        return error
+    fact = re.sub(r"; (set|check|start it) .*", "", error.message)
+    key = f"its key comes from {target.key_from}" if target.key_from else "it has no key; set BAY_API_KEY"
+    cause = f"; {key}" if isinstance(error, Unauthorized) else ""
+    words = f"{fact}; `bay` calls the context {target.context.name}{cause} (see `bay context show`)"
+    return type(error)(words, details=error.details, request_id=error.request_id)
 
 
 def with_nearest(client: "Client", error: BayError) -> BayError:
@@ -103,7 +164,7 @@ def with_nearest(client: "Client", error: BayError) -> BayError:
 @contextmanager
 def connect_or_embed(ctx: typer.Context) -> Generator["Client", None, None]:
     """A client of the Bay that there is, else of one that runs in this process until the end of the block."""
-    if state_of(ctx).reach()[0] is not None:
+    if state_of(ctx).target().url is not None:
         with connect(ctx) as client:
             yield client
         return

@@ -27,8 +27,8 @@ _OPTIONS = {
 """Other tools' options, and ours in their place."""
 
 _COMMANDS = {
-    "login": "BAY_URL and BAY_API_KEY say where Bay is and who calls",
-    "config": "BAY_URL and BAY_API_KEY say where Bay is and who calls",
+    "login": "`bay context add`, or BAY_URL and BAY_API_KEY, say where Bay is and who calls",
+    "config": "`bay context` keeps servers by name; BAY_URL and BAY_API_KEY say it for this shell",
     "up": "`bay serve` starts the server",
     "top": "`bay ps NAME` lists processes, and `bay usage NAME` sums them up",
     "stats": "`bay usage NAME` shows what a sandbox uses",

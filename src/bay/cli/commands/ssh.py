@@ -13,7 +13,7 @@ import typer
 
 from bay.cli.complete import NameArgument
 from bay.cli.output import print_json, print_line
-from bay.cli.state import JsonOption, connect, state_of
+from bay.cli.state import CallTarget, JsonOption, connect, state_of
 from bay.cli.terminal.raw import write_all
 from bay.errors import BayError, InvalidArgument
 
@@ -51,9 +51,9 @@ def ssh_config(
     """Print lines for ~/.ssh/config, so that `ssh bay-NAME` leads into a sandbox."""
     with connect(ctx) as client:
         boxes = [client.sandboxes.get(name)] if name else list(client.sandboxes.list())
-        url = client.base_url if state_of(ctx).named_url else None
+        where = _where(state_of(ctx).target(), client.base_url)
     for box in boxes:
-        lines = _block(box, url, user, port)
+        lines = _block(box, where, user, port)
         if as_json:
             print_json({"sandbox": box.id, "host": lines[0].split()[1], "config": "\n".join(lines)})
         else:
@@ -68,10 +68,16 @@ def _send(tunnel: "Tunnel") -> None:
         tunnel.send_eof()
 
 
-def _block(box: "Box", url: str | None, user: str, port: int) -> list[str]:
+def _where(target: CallTarget, url: str) -> tuple[str, ...]:
+    """The options that lead to the same Bay later; none for the one on this machine: its port may change."""
+    if target.context is not None:
+        return ("--context", target.context.name)
+    return ("--url", url) if target.url_from in ("--url", "BAY_URL") else ()
+
+
+def _block(box: "Box", where: tuple[str, ...], user: str, port: int) -> list[str]:
     name = box.name or box.id
-    named_url = ("--url", url) if url else ()
-    command = [_executable(), *named_url, "ssh-proxy", "--port", str(port), name]
+    command = [_executable(), *where, "ssh-proxy", "--port", str(port), name]
     return [
         f"Host bay-{name}",
         f"    User {_quoted('--user', user)}",
