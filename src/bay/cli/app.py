@@ -29,6 +29,11 @@ PANELS = {
             "Show the processors, memory, processes and disk that a sandbox uses",
             "bay usage web\nbay usage web --over 5s --json",
         ),
+        "use": CommandEntry(
+            "use",
+            "Set the sandbox that `.` stands for in this directory and below",
+            "bay use web\nbay exec . make test\nbay cp ./src .:src\nbay ps",
+        ),
         "update": CommandEntry(
             "sandbox",
             "Change a sandbox's name, labels, timeouts, sizes or URL",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bay.cli.state import State, client_of, lazily
+from bay.cli.state import DEFAULT_SANDBOX, State, client_of, lazily
 from bay.errors import BayError
 
 _BASH = "complete_bash"
@@ -41,21 +41,28 @@ def complete_paths(ctx: typer.Context, incomplete: str) -> list[str]:
     """Paths here, and `NAME:PATH`."""
     name, colon, path = incomplete.partition(":")
     if colon and "/" not in name:
-        return _offered(ctx, lambda client: _inside(client, name, path))
+        return _offered(ctx, lambda client: _inside(client, _meant(ctx, name), f"{name}:", path))
     here = [path + ("/" if os.path.isdir(path) else "") for path in iglob(f"{escape(incomplete)}*")]
     return [*here, *_offered(ctx, lambda client: (f"{found}:" for found in _names(client, incomplete)))]
 
 
 def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
-    root: Any = ctx.find_root()
     try:
-        given = root.params
-        state = State(given.get("url"), given.get("api_key"), context=given.get("context"))
-        url, api_key = state.reach()
+        url, api_key = _state(ctx).reach()
         with client_of(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
             return [text for text, _ in zip(ask(client), range(_MAX_CANDIDATES), strict=False)]
     except BayError:
         return []
+
+
+def _state(ctx: Any) -> State:
+    """The options before the command; while words are completed, no command keeps them."""
+    given: Any = ctx.find_root().params
+    return State(given.get("url"), given.get("api_key"), context=given.get("context"))
+
+
+def _meant(ctx: Any, name: str) -> str:
+    return _state(ctx).default_sandbox() if name == DEFAULT_SANDBOX else name
 
 
 def _names(client: Any, beginning: str) -> Iterable[str]:
@@ -64,14 +71,14 @@ def _names(client: Any, beginning: str) -> Iterable[str]:
     )
 
 
-def _inside(client: Any, name: str, path: str) -> Iterable[str]:
+def _inside(client: Any, name: str, before: str, path: str) -> Iterable[str]:
     directory, slash, _ = path.rpartition("/")
     box = client.sandboxes.get(name)
     if box.info.compute not in ("running", "warm"):
         return  # a cold one would be started
     for info in box.files.walk(f"{directory}{slash}" or ".", depth=1):
         last = info.path.rstrip("/").rpartition("/")[2]
-        yield f"{name}:{directory}{slash}{last}{'/' if info.is_dir else ''}"
+        yield f"{before}{directory}{slash}{last}{'/' if info.is_dir else ''}"
 
 
 @contextmanager

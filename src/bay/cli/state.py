@@ -33,6 +33,10 @@ EnvOption = Annotated[
 ]
 
 
+DEFAULT_SANDBOX = "."
+"""In the place of a sandbox's name: the default of this directory, which `bay use` sets."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallTarget:
     """Where calls go and with which key, and which of the ways to say it decided."""
@@ -78,6 +82,14 @@ class State:
                 key=lambda: key or own,
             )
         return CallTarget(named, url_from, key_from, key=lambda: key)
+
+    def url_or_default(self) -> str:
+        """The address that calls go to, always in the same words."""
+        return checked_url(self.target().url or "")
+
+    def default_sandbox(self) -> str:
+        """The sandbox that `.` stands for here. Raises InvalidArgument when there is none."""
+        return str(lazily("bay.cli.default_sandbox", "needed")(self.url_or_default()))
 
     def _of_context(self, context: "ServerContext", key: str | None, key_from: str | None) -> CallTarget:
         where = f"the context {context.name}"
@@ -133,7 +145,7 @@ def connect_box(ctx: typer.Context, name: str, retry_s: float = RETRY_S) -> Gene
 
 
 def checked_url(text: str) -> str:
-    """The URL of a server as it is kept. Raises InvalidArgument."""
+    """The URL of a server as it is kept; the default for an empty text. Raises InvalidArgument."""
     return str(lazily("bay.client._config", "resolve")(text, "-", 0.0, 0.0).url)
 
 

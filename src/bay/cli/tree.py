@@ -3,6 +3,7 @@
 Typer brings the parser. It differs from Typer in these:
 
 - The words of a command in a sandbox are its own, as with docker: `bay exec box ls -la` needs no `--`.
+- `.` stands for the directory's default sandbox, also where a sandbox is all that a command is not given.
 - `--json` may stand before the command as well as after it.
 - Other tools' names of commands lead to ours, and the help is in groups and in the usual notation.
 - A command is imported on demand: loading all of them takes longer than most of them run.
@@ -18,9 +19,10 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import Default
 
 from bay.cli import help as cli_help
+from bay.cli.complete import complete_names
 from bay.cli.option_values import read_plainly
 from bay.cli.output import print_line
-from bay.cli.state import lazily, state_of
+from bay.cli.state import DEFAULT_SANDBOX, lazily, state_of
 from bay.cli.usage import no_command
 from bay.errors import InvalidArgument
 
@@ -72,6 +74,12 @@ def _takes_the_next(word: str, valued: set[str]) -> bool:
     return True in letters and letters.index(True) == len(letters) - 1
 
 
+def _is_sandbox(param: Any) -> bool:
+    """Whether the parameter names a sandbox, or several: completion is that of their names."""
+    info = getattr(getattr(param, "type_descriptor", None), "parameter_info", None)
+    return getattr(info, "autocompletion", None) is complete_names
+
+
 class Command(TyperCommand):
     """One command."""
 
@@ -86,11 +94,32 @@ class Command(TyperCommand):
         before_command = state.as_json
         # For the errors of this very line, which is not parsed any further.
         state.as_json |= "--json" in (args[: args.index("--")] if "--" in args else args)
-        rest = super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, self._with_default(args))
         state.as_json = before_command or bool(ctx.params.get("as_json"))
         if "as_json" in ctx.params:
             ctx.params["as_json"] = state.as_json
+        if not ctx.resilient_parsing:
+            self._fill_in_default(ctx)
         return rest
+
+    def _with_default(self, args: list[str]) -> list[str]:
+        """The words with `.` before them, where a sandbox is all that is missing and one is the default."""
+        needed = [param for param in cast("list[Any]", self.params) if param.required]
+        if len(needed) != 1 or needed[0].nargs != 1 or not _is_sandbox(needed[0]):
+            return args
+        if first_word(self.params, args, 0) < len(args) or {"-h", "--help"} & set(args):
+            return args
+        return [DEFAULT_SANDBOX, *args] if lazily("bay.cli.default_sandbox", "nearest")() else args
+
+    def _fill_in_default(self, ctx: Any) -> None:
+        for param in filter(_is_sandbox, cast("list[Any]", self.params)):
+            given = ctx.params[param.name]
+            if given == DEFAULT_SANDBOX:
+                ctx.params[param.name] = state_of(ctx).default_sandbox()
+            elif isinstance(given, list) and DEFAULT_SANDBOX in given:
+                named = cast("list[str]", given)
+                default = state_of(ctx).default_sandbox()
+                ctx.params[param.name] = [default if name == DEFAULT_SANDBOX else name for name in named]
 
     def _arguments_before_command(self) -> int | None:
         """How many arguments there are before the command line that this one runs; None when it runs none."""

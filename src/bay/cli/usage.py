@@ -56,7 +56,7 @@ def no_command(path: str, word: str, known: Iterable[str]) -> str:
 
 def _instead(error: Any) -> str:
     if type(error).__name__ == "MissingParameter" and "sandbox" in (getattr(error.param, "help", None) or ""):
-        return "; `bay ls` lists sandboxes"
+        return "; `bay ls` lists sandboxes, and `bay use` sets a default"
     words = _OPTIONS.get(getattr(error, "option_name", None) or "")
     known = [name for param in error.ctx.command.params for name in param.opts] if error.ctx else []
     # An option that this command lacks would be a false trail.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli.complete import complete_names
 from bay.cli.output import act_on_each, age, amount, dash, print_json, print_line, print_list
 from bay.cli.state import JsonOption, connect
 from bay.cli.tree import Tree
@@ -63,7 +64,10 @@ def rm(
 def move(
     ctx: typer.Context,
     cargo_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the cargo.")],
-    sandbox: Annotated[str, typer.Argument(metavar="NAME", help="The sandbox to move it to.")],
+    sandbox: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The sandbox to move it to.", autocompletion=complete_names),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Move a cargo to a sandbox, in place of its own. All sandboxes concerned must be stopped."""

@@ -11,13 +11,13 @@ import typer
 from bay.cli.complete import complete_paths
 from bay.cli.output import note, print_json, printable
 from bay.cli.progress import Bar
-from bay.cli.state import JsonOption, connect
+from bay.cli.state import DEFAULT_SANDBOX, JsonOption, connect, state_of
 from bay.errors import FileMissing, InvalidArgument
 
 if TYPE_CHECKING:
     from bay.client import Box, Files
 
-_REMOTE = re.compile(r"([a-z0-9][a-z0-9-]*):(.*)", re.DOTALL)
+_REMOTE = re.compile(r"([a-z0-9][a-z0-9-]*|\.):(.*)", re.DOTALL)
 _NAMED = 3
 """How many of the things that were left out are named."""
 
@@ -45,13 +45,18 @@ def cp(
     remote_source, remote_target = _REMOTE.fullmatch(source), _REMOTE.fullmatch(target)
     with connect(ctx) as client:
         if remote_target is not None and remote_source is None:
-            size = put(client.sandboxes.get(remote_target[1]), source, remote_target[2])
+            size = put(client.sandboxes.get(_name_of(ctx, remote_target)), source, remote_target[2])
         elif remote_source is not None and remote_target is None:
-            size = _get(client.sandboxes.get(remote_source[1]).files, remote_source[2] or ".", target)
+            files = client.sandboxes.get(_name_of(ctx, remote_source)).files
+            size = _get(files, remote_source[2] or ".", target)
         else:
             raise InvalidArgument("exactly one of SRC and DST must be in a sandbox, written NAME:PATH")
     if as_json and target != "-":
         print_json({"source": source, "target": target, "bytes": size})
+
+
+def _name_of(ctx: typer.Context, remote: "re.Match[str]") -> str:
+    return state_of(ctx).default_sandbox() if remote[1] == DEFAULT_SANDBOX else remote[1]
 
 
 def put(box: "Box", source: str, remote: str) -> int:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bay.cli.complete import complete_names
 from bay.cli.output import act_on_each, print_fields, print_json, print_line, print_list, printable
 from bay.cli.state import JsonOption, connect
 from bay.cli.tree import Tree
@@ -21,7 +22,12 @@ WebhookIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of webh
 def events(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One sandbox's name or id; default: all of yours.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="One sandbox's name or id; default: all of yours.",
+            autocompletion=complete_names,
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow events from now on, until interrupted.")

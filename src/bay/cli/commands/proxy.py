@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from bay.cli.complete import NameArgument
 from bay.cli.output import print_json, print_line
 from bay.cli.state import JsonOption, lazily, state_of
 from bay.errors import InvalidArgument
@@ -42,7 +43,7 @@ def proxy(
             metavar="LOCAL[:REMOTE]", help="A local port, 0 for any free one, and a port in the sandbox."
         ),
     ],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The sandbox's name or id.")],
+    name: NameArgument,
     bind: Annotated[
         str, typer.Option(metavar="ADDRESS", help="The local address to listen on.")
     ] = "127.0.0.1",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bay.cli.complete import NameArgument
+from bay.cli.complete import NameArgument, complete_names
 from bay.cli.output import print_json, print_line
 from bay.cli.state import CallTarget, JsonOption, connect, state_of
 from bay.cli.terminal.raw import write_all
@@ -42,7 +42,12 @@ def ssh_proxy(
 def ssh_config(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The sandbox's name or id; default: all of yours.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="The sandbox's name or id; default: all of yours.",
+            autocompletion=complete_names,
+        ),
     ] = None,
     user: Annotated[str, typer.Option(metavar="USER", help="Login user.")] = "ship",
     port: PortOption = SSH_PORT,
