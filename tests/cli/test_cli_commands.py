@@ -84,7 +84,7 @@ def test_usage_shows_figures_with_their_limits(bay: Cli, name: str) -> None:
 
 def test_ls_has_one_line_for_each_sandbox(bay: Cli, name: str) -> None:
     lines = bay("ls", "--name-prefix", name).stdout.decode().splitlines()
-    assert lines[0].split() == ["ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED"]
+    assert lines[0].split() == ["ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "AGE"]
     assert lines[1].split()[1:5] == [name, "ready", "running", "python-default"]
     assert len(lines) == 2
 

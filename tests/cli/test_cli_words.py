@@ -113,7 +113,7 @@ def test_a_json_of_the_command_is_not_ours(bay: Cli) -> None:
 @pytest.mark.parametrize(
     ("line", "means"),
     [
-        ("list", "ls"),
+        ("list --quiet", "ls --quiet"),
         ("inspect NAME", "get NAME"),
         ("delete --help", "rm --help"),
         ("ssh --help", "shell --help"),

@@ -3,11 +3,13 @@
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TextIO, TypeVar
 
+from bay.cli.tables import lay_out
 from bay.errors import BayError
 
 T = TypeVar("T")
@@ -26,12 +28,12 @@ def print_line(text: str) -> None:
 
 
 def print_columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table with aligned columns; names that a sandbox or a user chose are escaped for the terminal."""
+    """A table with aligned columns, on a terminal no wider than that.
+    Names that a sandbox or a user chose are escaped for the terminal.
+    """
     table = [list(heads), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print_line("  ".join(cells).rstrip())
+    for line in lay_out(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        print_line(line)
 
 
 def print_list(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bay.client import Box
     from bay.models import Exec, HistoryEntry, Process
 
-_LONGEST = 80
+_LONGEST = 200
 _LONGEST_CODE = 60
 
 

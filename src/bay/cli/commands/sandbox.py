@@ -1,5 +1,6 @@
 """The commands `create ls get update start pause resume stop rm`: the life of sandboxes."""
 
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 from bay.cli.commands.net import as_mode
 from bay.cli.commands.secrets import SecretOption, given_secrets
 from bay.cli.complete import NameArgument, NamesArgument, complete_names, complete_profiles
-from bay.cli.output import print_error, print_fields, print_json, print_line, print_list
+from bay.cli.output import age, print_error, print_fields, print_json, print_line, print_list
 from bay.cli.size_options import CpusOption, DiskOption, MemoryOption, PidsOption, sizes
 from bay.cli.state import (
     EnvOption,
@@ -23,12 +24,13 @@ from bay.cli.state import (
     with_nearest,
 )
 from bay.cli.volume_option import VolumeOption, volumes
-from bay.clock import to_rfc3339, to_seconds
+from bay.clock import to_rfc3339, utc_now
 from bay.errors import CallerError, HostError, InvalidArgument, NotFound, Unauthorized
 from bay.models import NetworkPolicy, OnExpiry, Pull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from bay.client import Box, UpdateOptions
     from bay.models import Sandbox, Volume
@@ -188,9 +190,9 @@ def ls(
             label=next((f"{key}:{value}" for key, value in wanted.items()), None),
             order="newest" if newest else None,
         )
-        heads = ("ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "CREATED")
+        heads = ("ID", "NAME", "STATUS", "COMPUTE", "PROFILE", "AGE")
         infos = (box.info for box in found)
-        print_list(infos, as_json, heads, _row, quiet=attrgetter("id") if quiet else None)
+        print_list(infos, as_json, heads, partial(_row, utc_now()), quiet=attrgetter("id") if quiet else None)
 
 
 def get(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
@@ -376,9 +378,9 @@ def _number(option: str, text: str, what: str) -> int:
         raise InvalidArgument(f"{option} takes {what}, not {text!r}") from error
 
 
-def _row(info: "Sandbox") -> tuple[str, ...]:
-    created = to_seconds(info.created_at)
-    return (info.id, info.name or "-", info.status, info.compute, info.profile, created)
+def _row(now: "datetime", info: "Sandbox") -> tuple[str, ...]:
+    since = age(info.created_at, now)
+    return (info.id, info.name or "-", info.status, info.compute, info.profile, since)
 
 
 def _volume_text(volume: "Volume") -> str:
