@@ -29,6 +29,11 @@ PANELS = {
             "Show the processors, memory, processes and disk that a sandbox uses",
             "bay usage web\nbay usage web --over 5s --json",
         ),
+        "top": CommandEntry(
+            "top",
+            "Show what sandboxes use, again and again",
+            "bay top\nbay top --sort memory\nbay top --once --all",
+        ),
         "use": CommandEntry(
             "use",
             "Set the sandbox that `.` stands for in this directory and below",

@@ -29,7 +29,7 @@ def usage(
 def _fields(found: "SandboxUsage") -> dict[str, str]:
     time = "-" if found.cpu_usec is None else f"{found.cpu_usec / 1_000_000:.1f}s"
     return {
-        "cpus": f"{_cores(found.cpus_used)} of {_cores(found.cpus)}",
+        "cpus": f"{cores(found.cpus_used)} of {cores(found.cpus)}",
         "cpu time": time,
         "memory": f"{amount(found.memory_bytes)} of {amount(found.memory_limit_bytes)}",
         "cache": amount(found.memory_cache_bytes),
@@ -38,5 +38,6 @@ def _fields(found: "SandboxUsage") -> dict[str, str]:
     }
 
 
-def _cores(count: float | None) -> str:
+def cores(count: float | None) -> str:
+    """A number of cores, for people."""
     return "-" if count is None else f"{count:.2f}".rstrip("0").rstrip(".")
