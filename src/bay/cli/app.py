@@ -150,6 +150,12 @@ PANELS = {
             "Print the URL of a sandbox for a browser",
             "bay url web 8000\nbay url web 8000 --expires 2h",
         ),
+        "open": CommandEntry(
+            "open",
+            "Open a port of a sandbox in the browser",
+            "bay open web\nbay open web 8000\nbay open web 8000 --print",
+            function="open_",
+        ),
         "proxy": CommandEntry(
             "proxy", "Forward ports of this machine to a sandbox", "bay proxy 8080:80 5432 web"
         ),
