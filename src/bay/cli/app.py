@@ -191,6 +191,11 @@ PANELS = {
             "bay context add build https://bay.example.com --api-key-file ~/.bay-key\nbay context use build\n"
             "bay --context build ls",
         ),
+        "init": CommandEntry(
+            "init",
+            "Write a file of the server's settings, each as a comment",
+            "bay init\nbay serve --config bay-server.toml",
+        ),
         "serve": CommandEntry(
             "serve",
             "Run the server in the foreground",
