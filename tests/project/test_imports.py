@@ -170,6 +170,7 @@ LAZY = {
     "bay.cli.state": "the SDK, the server and the probe, each for the commands that need it",
     "bay.cli.output": "the models, for JSON",
     "bay.cli.tables": "rich's table of widths, for names that are not ASCII",
+    "bay.cli.topics": "rich and the pager, for pages on a terminal",
     "bay.cli.progress": "rich, for transfers that are worth a bar",
     "bay.client._socket": "the WebSocket library, for the programs that attach to something",
     "bay.server.compat.mcp.messages": "the library of the Model Context Protocol, for servers that agents call",

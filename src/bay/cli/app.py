@@ -222,7 +222,10 @@ PANELS = {
             "bay mcp --sandbox work",
         ),
         "help": CommandEntry(
-            "about", "Show the help of a command", "bay help exec\nbay help files ls", function="help_"
+            "about",
+            "Show the help of a command, or a page of the documentation",
+            "bay help exec\nbay help files ls\nbay help topics\nbay help network",
+            function="help_",
         ),
         "version": CommandEntry("about", "Print the version"),
     },
