@@ -4,21 +4,20 @@ import gc
 import importlib
 import math
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from bay import durations
+from bay.cli.error_words import in_words_of_the_cli, say_what_goes_on
 from bay.cli.local_bay import bay_here
 from bay.cli.output import note
-from bay.errors import BayError, ConnectionFailed, InvalidArgument, NotFound, Unauthorized
+from bay.errors import BayError, InvalidArgument
 
 if TYPE_CHECKING:
     from bay.cli.contexts import ClientConfig, ServerContext
@@ -131,10 +130,14 @@ def connect(ctx: typer.Context, retry_s: float = RETRY_S) -> Generator["Client",
     with client_of(target.url, target.key(), retry_s=retry_s) as client:
         try:
             yield client
-        except NotFound as error:
-            raise with_nearest(client, error) from error
-        except (Unauthorized, ConnectionFailed) as error:
-            raise _in_words_of(target, error) from error
+        except BayError as error:
+            told = in_words_of_the_cli(ctx, target, client, error)
+            if told is error:
+                raise
+            raise told from error
+        except KeyboardInterrupt:
+            say_what_goes_on(ctx)
+            raise
 
 
 @contextmanager
@@ -147,30 +150,6 @@ def connect_box(ctx: typer.Context, name: str, retry_s: float = RETRY_S) -> Gene
 def checked_url(text: str) -> str:
     """The URL of a server as it is kept; the default for an empty text. Raises InvalidArgument."""
     return str(lazily("bay.client._config", "resolve")(text, "-", 0.0, 0.0).url)
-
-
-def _in_words_of(target: CallTarget, error: BayError) -> BayError:
-    """The SDK's way out is a variable; where a context decided, it is the context."""
-    if target.context is None:
-        return error
-    fact = re.sub(r"; (set|check|start it) .*", "", error.message)
-    key = f"its key comes from {target.key_from}" if target.key_from else "it has no key; set BAY_API_KEY"
-    cause = f"; {key}" if isinstance(error, Unauthorized) else ""
-    words = f"{fact}; `bay` calls the context {target.context.name}{cause} (see `bay context show`)"
-    return type(error)(words, details=error.details, request_id=error.request_id)
-
-
-def with_nearest(client: "Client", error: BayError) -> BayError:
-    """The error, and of a sandbox that is not there the name that was probably meant."""
-    found = re.fullmatch(r"there is no sandbox (\S+)", error.message) if isinstance(error, NotFound) else None
-    if found is None:
-        return error
-    names = [box.name for box in client.sandboxes.list() if box.name]
-    near = get_close_matches(found[1], names, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return NotFound(
-        f"{error.message}; {hint}`bay ls` lists yours", details=error.details, request_id=error.request_id
-    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import typer
 from bay.cli.commands.net import as_mode
 from bay.cli.commands.secrets import SecretOption, given_secrets
 from bay.cli.complete import NameArgument, NamesArgument, complete_names, complete_profiles
+from bay.cli.error_words import with_nearest
 from bay.cli.output import age, print_error, print_fields, print_json, print_line, print_list
 from bay.cli.size_options import CpusOption, DiskOption, MemoryOption, PidsOption, sizes
 from bay.cli.state import (
@@ -21,7 +22,6 @@ from bay.cli.state import (
     pairs,
     seconds,
     state_of,
-    with_nearest,
 )
 from bay.cli.volume_option import VolumeOption, volumes
 from bay.clock import to_rfc3339, utc_now
