@@ -16,11 +16,11 @@ from bench.figures import Figure, Result
 from bench.processor import program_ms
 
 START_RUNS = 15
-_NO_SERVER = ("env", "-u", "BAY_URL", "BAY_DATA_DIR=/nonexistent")
+_NO_SERVER = ("env", "-u", "BAY_URL", "BAY_DATA_DIR=/nonexistent", "XDG_CONFIG_HOME=/nonexistent")
 
 
 def clients(bench: Bench) -> list[Result]:
-    """How long a newcomer waits for `import bay`, `bay --help` and `bay run` without a server.
+    """How long a newcomer waits for `import bay`, `bay --help`, `bay ls`, and `bay run` without a server.
 
     The start of the interpreter is included.
     """
@@ -30,6 +30,7 @@ def clients(bench: Bench) -> list[Result]:
         "python -c 'import bay'": (sys.executable, "-c", "import bay"),
         "python -c 'bay.Client'": (sys.executable, "-c", "import bay; bay.Client"),
         "bay --help": (bay, "--help"),
+        "bay ls": (*_in_environment(bench), bay, "ls"),
         "bay run true, without a server": (*_NO_SERVER, bay, "run", "true"),
     }
     used: dict[str, list[float]] = {name: [] for name in commands}
@@ -38,6 +39,10 @@ def clients(bench: Bench) -> list[Result]:
         for name, command in commands.items():
             taken[name].append(ms(partial(_run, command, used[name])))
     return [Figure(name, "ms", tuple(taken[name]), "", tuple(used[name])) for name in commands]
+
+
+def _in_environment(bench: Bench) -> tuple[str, ...]:
+    return ("env", f"BAY_URL={bench.server.url}", f"BAY_API_KEY={bench.server.api_key}")
 
 
 def _run(command: Sequence[str | Path], used: list[float]) -> None:
