@@ -62,6 +62,10 @@ fix: .stamp-dev ## format the code, mend what the linter can, generate the SDKs'
 bench: .stamp-server ## measure (ARGS="exec memory" for some of it); JSON in bench/results/
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: casts
+casts: .stamp-server ## record the terminal sessions of docs/casts again; needs root and asciinema
+	@$(BIN)/python -m scripts.record_casts
+
 .PHONY: soak
 soak: .stamp-server ## half an hour of traffic with crashes; fails when anything grows (ARGS="--minutes 2")
 	@$(BIN)/python -m bench.soak $(ARGS)
