@@ -271,7 +271,8 @@ def _announce(url: str, bay: ControlPlane) -> None:
     kept = bay.settings.data_dir / KEY_FILE
     lines = [f"Bay serves at {url}"]
     if bay.new_key is not None:
-        lines.append(f"API key (shown once, kept in {kept}): {bay.new_key}")
+        shown = f" (shown once, kept in {kept}): {bay.new_key}"
+        lines.append(f"API key: in {kept}" if _is_journal() else f"API key{shown}")
     lines.append(f"  export BAY_URL={url}")
     if bay.settings.api_key is None and kept.exists():
         lines.append(f'  export BAY_API_KEY="$(cat {shlex.quote(str(kept))})"')
@@ -281,6 +282,16 @@ def _announce(url: str, bay: ControlPlane) -> None:
         f"The API is at {url}/docs. On this machine root needs {here}: try `{_program()} run echo hello`."
     )
     print("\n".join(lines), flush=True)  # noqa: T201
+
+
+def _is_journal() -> bool:
+    """Whether stdout is the journal of systemd, which keeps what it gets and has more readers than the key's
+    file. See systemd.exec(5), $JOURNAL_STREAM.
+    """
+    if (stream := os.environ.get("JOURNAL_STREAM")) is None:
+        return False
+    own = os.fstat(sys.stdout.fileno())
+    return stream == f"{own.st_dev}:{own.st_ino}"
 
 
 def _program() -> str:

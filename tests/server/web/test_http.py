@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 from server_harness import Json, clear, create, shell, ships, short_dir, within, world
-from serving import KEY, WAIT_S, Server, environment, read_line, run_to_its_end, serving, talk
+from serving import KEY, WAIT_S, Server, command, environment, read_line, run_to_its_end, serving, talk
 
 from bay.drivers.fake import FakeDriver
 from bay.errors import Conflict, DriverUnavailable
@@ -210,6 +210,22 @@ def test_it_says_where_it_serves_and_shows_a_new_key_once(root: Path) -> None:
         assert said[2].startswith(f"The API is at {second.url}/docs.")
         assert said[3] == ""
         assert not any("shown once" in line or key in line for line in said)
+
+
+def test_a_new_key_is_not_shown_to_the_journal_which_would_keep_it(root: Path) -> None:
+    reading, writing = os.pipe()
+    own = os.fstat(writing)
+    settings = environment(root, BAY_API_KEY="", JOURNAL_STREAM=f"{own.st_dev}:{own.st_ino}")
+    with subprocess.Popen(command(), env=settings, stdout=writing, stderr=subprocess.DEVNULL) as process:
+        os.close(writing)
+        with os.fdopen(reading) as journal:
+            first, second = journal.readline(), journal.readline()
+            process.send_signal(signal.SIGTERM)
+            rest = journal.read()
+    kept = root / "data" / "admin.key"
+    assert first.startswith("Bay serves at ")
+    assert second == f"API key: in {kept}\n"
+    assert kept.read_text().strip() not in rest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
