@@ -39,7 +39,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
 .PHONY: test
-test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript ## all checks and all tests (WORKERS=2: two files of tests at a time)
+test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs ## all checks and all tests (WORKERS=2: two files of tests at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: check
@@ -82,6 +82,9 @@ integrity: .stamp-dev ## move up to 1 GiB through every door, under load, and co
 abuse: .stamp-dev ## hostile programs and clients, also those that take much of this host (ARGS="-k pressure")
 	@$(BIN)/python -m pytest tests/abuse -m "abuse or not abuse" $(ARGS)
 
+.PHONY: docs
+docs: .stamp-docs ## build the site of the documentation, which the server has at /docs/ from its next start
+
 .PHONY: lock
 lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
 	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt
@@ -89,7 +92,7 @@ lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --resolution lowest-direct \
 	  pyproject.toml -o requirements/oldest.txt
 
-	@for name in compat frameworks swe-rex; do $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	@for name in compat docs frameworks swe-rex; do $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  requirements/$$name.in -o requirements/$$name.txt; done
 
 .PHONY: version
@@ -97,14 +100,14 @@ version: .stamp-dev ## begin a release: write VERSION=0.2.0 to every place, gath
 	@$(BIN)/python scripts/release.py version "$(VERSION)"
 
 .PHONY: release
-release: .stamp-dev ## build sdist, wheel and npm package into dist/, and use each in a clean environment
+release: .stamp-dev .stamp-docs ## build sdist, wheel and npm package into dist/, and use each in a clean environment
 	@rm -rf dist
 	@$(BIN)/python scripts/release.py build dist
 	@$(BIN)/python scripts/release.py check dist
 
 .PHONY: clean
 clean: ## remove .venv, stamps, caches and build results (never a data directory)
-	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
+	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .venv-docs src/bay/server/web/site .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system system-tests
@@ -165,6 +168,17 @@ system-tests:
 	  .venv-frameworks/bin/python -m pip install --quiet --require-hashes -r requirements/frameworks.txt </dev/null
 	@$(UV) pip install --quiet --python .venv-frameworks/bin/python --no-deps --no-build-isolation --offline -e . </dev/null
 	@$(UV) pip install --quiet --python /usr/bin/python3 --target .venv-frameworks/in-sandboxes --require-hashes -r requirements/swe-rex.txt </dev/null
+	@touch $@
+
+.stamp-docs-tools: requirements/docs.txt | .stamp-server
+	@$(BIN)/python -m venv --clear .venv-docs
+	@$(UV) pip install --quiet --compile-bytecode --python .venv-docs/bin/python --require-hashes -r requirements/docs.txt </dev/null || \
+	  .venv-docs/bin/python -m pip install --quiet --require-hashes -r requirements/docs.txt </dev/null
+	@touch $@
+
+# Strict: a link that leads nowhere, or a page in no section, fails it.
+.stamp-docs: .stamp-docs-tools mkdocs.yml scripts/build_docs.py $(wildcard *.md docs/*.md docs/design/*.md)
+	@$(BIN)/python scripts/build_docs.py .venv-docs/bin/mkdocs
 	@touch $@
 
 .stamp-dev: requirements/dev.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system-tests

@@ -13,6 +13,8 @@ from lab import eventually
 from server_harness import short_dir
 from serving import KEY, Server, serving
 
+from bay.server.web.doc_site import BUILT
+
 WATCH = """
     window.refused = []
     document.addEventListener("securitypolicyviolation", e => window.refused.push(e.violatedDirective + " " + e.blockedURI))
@@ -41,9 +43,9 @@ def page() -> Generator[Page]:
 
 def test_the_bare_address_leads_to_the_document_in_which_a_key_is_tried(server: Server, page: Page) -> None:
     page.go(f"{server.url}/")
-    eventually(lambda: page.look("document.links.length") == 3, "the first page is there")
+    eventually(lambda: page.look("document.links.length") == 4, "the first page is there")
     assert server.url in page.look("document.querySelector('pre').innerText")
-    page.look("document.links[0].click()")
+    page.look("document.links[1].click()")
     eventually(lambda: page.look("document.querySelectorAll('.opblock').length") > 50, "the calls are there")
     page.look("document.querySelector('.authorize').click()")
     eventually(
@@ -67,7 +69,26 @@ def test_the_bare_address_leads_to_the_document_in_which_a_key_is_tried(server: 
 
 
 def test_the_document_to_read_needs_no_other_host(server: Server, page: Page) -> None:
-    page.go(f"{server.url}/redoc")
+    page.go(f"{server.url}/docs/api/read")
     eventually(lambda: page.look("document.querySelectorAll('h2').length") > 50, "the calls are there")
     # Its maker's badge, which nobody misses.
     assert set(page.look("window.refused")) <= {"img-src https://cdn.redoc.ly/redoc/logo-mini.svg"}
+
+
+@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
+def test_the_documentation_finds_a_word_and_needs_no_other_host(server: Server, page: Page) -> None:
+    page.go(f"{server.url}/docs/ports.html")
+    title = "(document.querySelector('h1') || {innerText: ''}).innerText"
+    eventually(lambda: page.look(title).startswith("Ports: apps in sandboxes"), "the page is there")
+    page.look("document.querySelector('.md-search__input').focus()")
+    page.look("""
+        const field = document.querySelector(".md-search__input")
+        field.value = "checkpoint"
+        field.dispatchEvent(new Event("input", { bubbles: true }))
+        field.dispatchEvent(new Event("keyup", { bubbles: true }))
+    """)
+    found = "document.querySelectorAll('.md-search-result__link[href*=\"storage.html\"]').length"
+    eventually(lambda: page.look(found) > 0, "the search has found it")
+    page.look("document.querySelector('label[for=__palette_1]').click()")
+    eventually(lambda: page.look("document.body.dataset.mdColorScheme") == "slate", "it is dark")
+    assert page.look("window.refused") == []

@@ -51,7 +51,7 @@ def entries(text: str) -> Iterator[str]:
 def test_there_are_lock_files() -> None:
     ours, clients = (
         {"server.txt", "dev.txt", "oldest.txt", "setup-uv.txt"},
-        {"compat.txt", "frameworks.txt", "swe-rex.txt"},
+        {"compat.txt", "docs.txt", "frameworks.txt", "swe-rex.txt"},
     )
     assert {path.name for path in LOCKS} == ours | clients
 

@@ -70,6 +70,7 @@ from bay.server.settings import Settings
 from bay.server.skills import routes as skills_api
 from bay.server.templates import routes as templates_api
 from bay.server.web import page_routes as pages_api
+from bay.server.web.doc_site import DocSite
 from bay.server.web.edge import Edge
 from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
 from bay.units import MIB
@@ -150,6 +151,7 @@ def build_app(
     app.state.bay = bay
     app.state.services = bay.services()
     app.state.profiles = bay.profiles
+    app.state.doc_site = DocSite()
     # Taken over and not included: FastAPI would prepare each route once more, and look for it in two steps.
     app.router.routes += [route for api in _APIS for route in api.router.routes]
     app.add_exception_handler(BayError, on_bay_error)

@@ -1,12 +1,16 @@
 """Bay's own pages: who gets them, and that they bring nothing of another host."""
 
 import re
+from pathlib import Path
+from urllib.parse import unquote
 
 import httpx
 import pytest
 from server_harness import World, assert_error
+from starlette.datastructures import Headers
 
-from bay.server.web.page_routes import FILES
+from bay.server.web.doc_site import DocSite
+from bay.server.web.page_routes import FILES, HEADERS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -17,7 +21,7 @@ async def test_a_browser_is_told_what_this_is_and_a_program_that_it_needs_a_key(
     anybody = await bay.open_client()
     answer = await anybody.get("/", headers=BROWSER)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert 'href="/docs"' in answer.text
+    assert 'href="/docs/"' in answer.text
     assert "BAY_API_KEY" in answer.text
     assert_error(await anybody.get("/"), 401, "unauthorized")
     assert_error(await anybody.post("/", headers=BROWSER), 401, "unauthorized")
@@ -29,7 +33,7 @@ async def test_a_host_that_is_no_host_is_not_written_into_the_page(bay: World) -
     assert "<script>" not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/redoc"])
+@pytest.mark.parametrize("path", ["/", "/docs/api", "/docs/api/read"])
 async def test_pages_load_from_here_alone_and_stand_in_no_frame(bay: World, path: str) -> None:
     anybody = await bay.open_client()
     answer = await anybody.get(path, headers=BROWSER)
@@ -38,7 +42,7 @@ async def test_pages_load_from_here_alone_and_stand_in_no_frame(bay: World, path
     assert "default-src 'self'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "unsafe-eval" not in policy
-    assert ("unsafe-inline" in policy) == (path == "/redoc"), "where no key is typed"
+    assert ("unsafe-inline" in policy) == (path == "/docs/api/read"), "where no key is typed"
     assert "style-src" not in policy or "script-src" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     for used in re.findall(r'(?:src|href)="([^"]*)"', answer.text):
@@ -50,7 +54,91 @@ async def test_pages_load_from_here_alone_and_stand_in_no_frame(bay: World, path
 async def test_files_of_pages_are_those_and_no_others(bay: World, alice: httpx.AsyncClient) -> None:
     anybody = await bay.open_client()
     for name in FILES:
-        assert (await anybody.get(f"/docs/{name}")).headers["x-content-type-options"] == "nosniff"
+        assert (await anybody.get(f"/docs/api/{name}")).headers["x-content-type-options"] == "nosniff"
     for name in ("pages.py", "..%2fpages.py", "%2e%2e/%2e%2e/etc/passwd"):
-        assert (await anybody.get(f"/docs/{name}")).status_code == 401
-        assert (await alice.get(f"/docs/{name}")).status_code == 404
+        for client in (anybody, alice):
+            assert (await client.get(f"/docs/api/{name}")).status_code == 404
+
+
+@pytest.mark.parametrize(("old", "new"), [("/docs", "/docs/"), ("/redoc", "/docs/api/read")])
+async def test_old_addresses_lead_to_what_they_were_for(bay: World, old: str, new: str) -> None:
+    answer = await (await bay.open_client()).get(old)
+    assert (answer.status_code, answer.headers["location"]) == (307, new)
+
+
+@pytest.fixture
+def site(bay: World, tmp_path: Path) -> Path:
+    """The files of a documentation, which this Bay has."""
+    folder = tmp_path / "site"
+    (folder / "search").mkdir(parents=True)
+    (folder / "index.html").write_text("<p>the first page")
+    (folder / "ports.html").write_text("<p>ports")
+    (folder / "search/index.json").write_text("[]")
+    (folder / "notes.py").write_text("not a page")
+    (tmp_path / "secret.html").write_text("beside it")
+    bay.app.state.doc_site = DocSite(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "type_", "text"),
+    [
+        ("/docs/", "text/html; charset=utf-8", "<p>the first page"),
+        ("/docs/index.html", "text/html; charset=utf-8", "<p>the first page"),
+        ("/docs/ports.html", "text/html; charset=utf-8", "<p>ports"),
+        ("/docs/search/index.json", "application/json", "[]"),
+    ],
+)
+@pytest.mark.usefixtures("site")
+async def test_anybody_reads_the_documentation(bay: World, path: str, type_: str, text: str) -> None:
+    anybody = await bay.open_client()
+    answer = await anybody.get(path)
+    assert (answer.status_code, answer.headers["content-type"], answer.text) == (200, type_, text)
+    assert answer.headers["content-security-policy"] == HEADERS["Content-Security-Policy"]
+    head = await anybody.head(path)
+    assert (head.status_code, head.text) == (200, "")
+    assert [head.headers[n] for n in ("etag", "content-length")] == [answer.headers["etag"], str(len(text))]
+    again = await anybody.get(path, headers={"If-None-Match": f'"x", W/{answer.headers["etag"]}'})
+    assert (again.status_code, again.text) == (304, "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nothing.html", "notes.py", "search", "search/", "/ports.html", "ports.html/", "ports.html%00"),
+        *("..%2fsecret.html", "%2e%2e%2fsecret.html", "search%2f..%2fports.html", "%ff"),
+    ],
+)
+@pytest.mark.usefixtures("site")
+async def test_nothing_but_the_files_of_the_documentation_is_served(bay: World, name: str) -> None:
+    anybody = await bay.open_client()
+    assert_error(await anybody.get(f"/docs/{name}"), 404, "not_found")
+    page = await anybody.get(f"/docs/{name}", headers=BROWSER)
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "no such page" in page.text
+    site: DocSite = bay.app.state.doc_site
+    assert await site.answer(unquote(name), Headers(), {}) is None, "as a client that normalizes nothing asks"
+
+
+@pytest.mark.usefixtures("site")
+async def test_the_documentation_is_only_read(bay: World) -> None:
+    assert_error(await (await bay.client()).post("/docs/ports.html"), 405, "method_not_allowed")
+
+
+async def test_a_page_that_was_removed_since_the_start_is_not_there(bay: World, site: Path) -> None:
+    (site / "ports.html").unlink()
+    assert_error(await (await bay.open_client()).get("/docs/ports.html"), 404, "not_found")
+
+
+@pytest.fixture
+def siteless(bay: World, tmp_path: Path) -> World:
+    """A Bay that was started without its documentation."""
+    bay.app.state.doc_site = DocSite(tmp_path / "nothing")
+    return bay
+
+
+async def test_a_bay_without_its_documentation_says_how_to_build_it(siteless: World) -> None:
+    answer = await (await siteless.open_client()).get("/docs/")
+    assert answer.status_code == 200
+    assert "make docs" in answer.text
+    assert 'href="/docs/api"' in answer.text

@@ -20,8 +20,10 @@ from bay.server.web.wire_format import format_of
 
 pytestmark = [pytest.mark.pure, pytest.mark.anyio]
 
-UNPLANNED = {"/v1/sandboxes", "/v1/audit", "/", "/docs", "/redoc", "/docs/{name}"}
-"""Those with lists in their query, and pages."""
+PAGES = {"/docs/api", "/docs/api/read", "/docs/api/{name}", "/docs/{name:path}"}
+OAUTH = "/.well-known/oauth-protected-resource"
+UNPLANNED = {OAUTH, f"{OAUTH}/mcp", "/v1/sandboxes", "/v1/audit", "/", "/docs", "/redoc", *PAGES}
+"""Those with lists in their query, pages, and what clients ask for once."""
 
 
 class Order(Body):

@@ -1,8 +1,9 @@
 """The edge middleware runs around every request: id, HTTP checks, authentication, body limit, audit, log.
 
 One ASGI middleware instead of a stack, because the order is the point: nothing is read before its caller is
-known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS` needs a key, so a new
-route is closed by default; those below `ADMIN_PATHS` need an admin key, and changes are audited.
+known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS` and the
+documentation needs a key, so a new route is closed by default; those below `ADMIN_PATHS` need an admin key,
+and changes are audited.
 """
 
 import base64
@@ -21,7 +22,7 @@ from bay.server.web.audit import READING, Auditor, name_caller
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.connection_limits import ClientConnection
 from bay.server.web.large_bodies import LARGE, LargeBodies
-from bay.server.web.page_routes import PATHS, is_for_browser
+from bay.server.web.page_routes import BELOW, PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, answer_for
 from bay.server.web.uvicorn_http import AUTHORITY, PLACE
 from bay.server.web.wire_format import WireFormat
@@ -166,7 +167,7 @@ class Edge:
         """The caller; None where none is needed. Raises Unauthorized."""
         if (wire := wire_format.in_scope(scope)) is not None:
             return wire.authenticate(self._keys, scope, headers)
-        if scope["path"] in OPEN_PATHS or _is_home(scope, headers):
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith(BELOW) or _is_home(scope, headers):
             return None
         return self._keys.authenticate(headers.one("authorization") or bearer_of(scope))
 

@@ -1,4 +1,5 @@
-"""Bay's own pages for browsers: the start page, and the API's documents, where an operator may try a key.
+"""Bay's own pages for browsers: the start page, the documentation, and the API's documents, where an operator
+may try a key.
 
 All of it comes from this host: the package `fastapi-offline` has Swagger UI and Redoc. The framework's own
 pages load the version of the day from a content network, at the origin where keys are typed.
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from bay.errors import NotFound
 from bay.server.web.dependencies import EVERYWHERE
+from bay.server.web.doc_site import DocSite, file_answer
 
 _RELEASED = Path(str(files("fastapi_offline"))) / "static"
 _OWN = Path(__file__).with_name("static")
@@ -27,12 +29,11 @@ FILES = {
     "redoc.js": _OWN / "redoc.js",
     "page.css": _OWN / "page.css",
 }
-"""By their names below `/docs/`."""
+"""By their names below `/docs/api/`."""
 
-TYPES = {".css": "text/css", ".js": "text/javascript", ".png": "image/png"}
-
-PATHS = frozenset(("/docs", "/redoc", *(f"/docs/{name}" for name in FILES)))
-"""Open to everybody."""
+PATHS = frozenset(("/docs", "/redoc"))
+BELOW = "/docs/"
+"""Open to everybody, and with all that is below."""
 
 _POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 HEADERS = {
@@ -50,16 +51,16 @@ _HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="/docs/favicon.png">
+<link rel="icon" href="/docs/api/favicon.png">
 """
 
-DOCS = (
+API = (
     _HEAD
     + """<title>Bay: the API</title>
-<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="stylesheet" href="/docs/api/swagger-ui.css">
 <div id="page"></div>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/docs.js"></script>
+<script src="/docs/api/swagger-ui-bundle.js"></script>
+<script src="/docs/api/docs.js"></script>
 </html>
 """
 )
@@ -68,8 +69,8 @@ REDOC = (
     _HEAD
     + """<title>Bay: the API</title>
 <div id="page"></div>
-<script src="/docs/redoc.standalone.js"></script>
-<script src="/docs/redoc.js"></script>
+<script src="/docs/api/redoc.standalone.js"></script>
+<script src="/docs/api/redoc.js"></script>
 </html>
 """
 )
@@ -77,12 +78,13 @@ REDOC = (
 HOME = (
     _HEAD
     + """<title>Bay</title>
-<link rel="stylesheet" href="/docs/page.css">
+<link rel="stylesheet" href="/docs/api/page.css">
 <h1>Bay</h1>
 <p>This server runs sandboxes for programs. It is used by its command line, its SDK and its HTTP API, each with a key.</p>
 <ul>
-<li><a href="/docs">The API, to look at and to try</a>: put your key in by “Authorize”</li>
-<li><a href="/redoc">The API, to read</a></li>
+<li><a href="/docs/">The documentation</a></li>
+<li><a href="/docs/api">The API, to look at and to try</a>: put your key in by “Authorize”</li>
+<li><a href="/docs/api/read">The API, to read</a></li>
 <li><a href="/openapi.json">The API as an OpenAPI document</a></li>
 </ul>
 <p>In a shell, with the key that <code>bay serve</code> showed at its first start, or that an operator gave you:</p>
@@ -94,6 +96,32 @@ bay run -- python3 -c 'print(6 * 7)'</pre>
 """
 )
 """`{url}` is where the browser reached this."""
+
+NOT_BUILT = (
+    _HEAD
+    + """<title>Bay: the documentation</title>
+<link rel="stylesheet" href="/docs/api/page.css">
+<h1>The documentation is not here</h1>
+<p>This server was started without it. In a checkout, <code>make docs</code> builds it; then start the server again.</p>
+<ul>
+<li><a href="/docs/api">The API, to look at and to try</a></li>
+<li><a href="/docs/api/read">The API, to read</a></li>
+</ul>
+</html>
+"""
+)
+
+NO_PAGE = (
+    _HEAD
+    + """<title>Bay: no such page</title>
+<link rel="stylesheet" href="/docs/api/page.css">
+<h1>There is no such page</h1>
+<p><a href="/docs/">The documentation</a> has a list of its pages, and a search.</p>
+</html>
+"""
+)
+
+_READ = ["GET", "HEAD"]
 
 
 def is_for_browser(accept: str) -> bool:
@@ -113,22 +141,46 @@ async def home(request: Request, accept: Annotated[str, Header()] = "") -> Respo
     return HTMLResponse(HOME.replace("{url}", url), headers=HEADERS)
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=_READ)
 async def docs() -> Response:
-    """The API's document, to try."""
-    return HTMLResponse(DOCS, headers=HEADERS)
+    """The documentation, by the address that messages name."""
+    return RedirectResponse("/docs/", headers=HEADERS)
 
 
-@router.get("/redoc")
+@router.api_route("/redoc", methods=_READ)
 async def redoc() -> Response:
+    """The address that the API's document to read had once."""
+    return RedirectResponse("/docs/api/read", headers=HEADERS)
+
+
+@router.api_route("/docs/api", methods=_READ)
+async def api() -> Response:
+    """The API's document, to try."""
+    return HTMLResponse(API, headers=HEADERS)
+
+
+@router.api_route("/docs/api/read", methods=_READ)
+async def api_read() -> Response:
     """The API's document, to read."""
     return HTMLResponse(REDOC, headers=REDOC_HEADERS)
 
 
-@router.get("/docs/{name}")
-async def docs_file(name: str) -> Response:
+@router.api_route("/docs/api/{name}", methods=_READ)
+async def api_file(request: Request, name: str) -> Response:
     """A script or a style of theirs."""
-    if name not in FILES:
-        raise NotFound(f"there is no route GET /docs/{name}; see /docs")
-    file = FILES[name]
-    return FileResponse(file, headers=HEADERS, media_type=TYPES[file.suffix])
+    if name in FILES and (answer := await file_answer(FILES[name], request.headers, HEADERS)):
+        return answer
+    raise NotFound(f"there is no route GET /docs/api/{name}; see /docs")
+
+
+@router.api_route("/docs/{name:path}", methods=_READ)
+async def docs_file(request: Request, name: str, accept: Annotated[str, Header()] = "") -> Response:
+    """A page of the documentation, or a file of it."""
+    site: DocSite = request.app.state.doc_site
+    if answer := await site.answer(name, request.headers, HEADERS):
+        return answer
+    if name == "" and not site.is_built:
+        return HTMLResponse(NOT_BUILT, headers=HEADERS)
+    if is_for_browser(accept):
+        return HTMLResponse(NO_PAGE, 404, headers=HEADERS)
+    raise NotFound(f"there is no page /docs/{name}; see /docs")

@@ -1,0 +1,88 @@
+"""The site of the documentation: its pages as they are built."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bay.server.web.doc_site import BUILT
+
+ROOT = Path(__file__).parents[2]
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_docs", ROOT / "scripts/build_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build_docs = load()
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "there"),
+    [
+        ("docs/ports.md", "keys.md#audit", "keys.md#audit"),
+        ("docs/ports.md", "#links", "#links"),
+        ("docs/ports.md", "https://example.com/x.md", "https://example.com/x.md"),
+        ("docs/ports.md", "../SECURITY.md#a", "SECURITY.md#a"),
+        ("SECURITY.md", "docs/keys.md", "keys.md"),
+        ("docs/README.md", "design", None),
+        ("docs/ports.md", "design/0001-a.md", None),
+        ("docs/deployment.md", "../deploy/nginx.conf", None),
+        ("docs/upgrade.md", "../README.md", None),
+    ],
+)
+def test_links_lead_to_their_places_in_the_site(page: str, link: str, there: str | None) -> None:
+    assert build_docs.in_the_site(page, link) == there
+
+
+def test_a_link_to_a_file_of_the_tree_is_its_name() -> None:
+    text = "See [`nginx.conf`](../deploy/nginx.conf), [keys](keys.md) and ![x](../y.png)."
+    assert build_docs.rewritten("docs/a.md", text) == "See `nginx.conf`, [keys](keys.md) and ![x](../y.png)."
+
+
+def test_scripts_of_a_page_become_files() -> None:
+    files: dict[str, str] = {}
+    page = '<script>a()</script><script src="b.js"></script><script type="application/json">{}</script>'
+    done = build_docs.scripts_as_files(page, files)
+    [name] = files
+    assert files[name] == "a()"
+    assert done == page.replace("<script>a()</script>", f'<script src="{name}"></script>')
+
+
+def test_indents_are_kept_where_they_are_shown() -> None:
+    page = "<p>\n    a\n  <pre>b\n    c</pre>\n\n  d"
+    assert build_docs.without_indents(page) == "<p>\na\n<pre>b\n    c</pre>\nd"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("<p style='color: red'>", "<style>p{}</style>", '<a onclick="x()">', "<script defer>x()</script>"),
+        *('<img src="https://example.com/a.png">', "<link href=//example.com/a.css>"),
+    ],
+)
+def test_a_page_that_the_policy_refuses_is_not_built(tmp_path: Path, part: str) -> None:
+    (tmp_path / "index.html").write_text(f"<html>{part}</html>")
+    with pytest.raises(build_docs.Unfit):
+        build_docs.finish(tmp_path)
+
+
+@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
+def test_the_site_has_every_page() -> None:
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"README"} | {"index", "SECURITY"}
+    assert pages <= {path.stem for path in BUILT.glob("*.html")}
+
+
+@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
+def test_what_the_pages_load_is_in_the_site() -> None:
+    for page in BUILT.glob("*.html"):
+        used = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"#/][^"#]*)"', page.read_text("utf-8"))
+        assert [name for name in used if not (BUILT / name).is_file()] == []
+        assert used != []
