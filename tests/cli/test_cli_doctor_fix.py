@@ -1,6 +1,8 @@
 """`bay doctor --fix` prints the commands that mend a host, and runs them when it is told to."""
 
+import io
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bay.cli.commands.doctor import _agreed
 from bay.drivers.oci.probe import HostCheck
 from bay.linux import nftables
 from bay.server.offline.repairs import Repairs, plan
@@ -112,12 +115,14 @@ def _filled(made: Path) -> Path:
     return made
 
 
-def doctor(programs: Path, *options: str, code: str = "") -> "subprocess.CompletedProcess[str]":
+def doctor(
+    programs: Path, *options: str, code: str = "", stdin: int = subprocess.DEVNULL
+) -> "subprocess.CompletedProcess[str]":
     entry = f"import os, sys\n{code}\nfrom bay.cli.main import main\nsys.exit(main())"
     own = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
     return subprocess.run(
         [sys.executable, "-c", entry, "doctor", "--fix", "--data-dir", str(programs.parent / "data"), *options],
-        env={**own, "PATH": str(programs)}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110, check=False,
+        env={**own, "PATH": str(programs)}, stdin=stdin, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
 
 
@@ -128,16 +133,30 @@ def test_without_root_it_prints_what_is_missing_and_runs_nothing(programs: Path)
     assert not (programs.parent / "ran").exists()
 
 
+@pytest.mark.pure
+def test_without_a_terminal_nobody_is_asked_and_the_answer_is_no(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert not _agreed(2)
+    assert "--yes runs them" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/etc/debian_version").exists(), reason="needs root on Debian"
 )
 def test_root_is_asked_and_with_yes_the_commands_run_and_it_looks_again(programs: Path) -> None:
     ran = programs.parent / "ran"
-    asked = doctor(programs)
+    leader, terminal = pty.openpty()
+    os.write(leader, b"n\n")
+    asked = doctor(programs, stdin=terminal)
+    os.close(leader)
+    os.close(terminal)
     assert (asked.returncode, ran.exists()) == (1, False)
     assert "apt-get install -y --no-install-recommends runc\n" in asked.stdout
     assert "# runc: installs packages: runc starts containers\n" in asked.stdout
-    assert "--yes runs them" in asked.stderr
+    assert "Run these " in asked.stderr
     done = doctor(programs, "--yes")
     assert done.returncode == 0, done.stderr
     assert ran.read_text().splitlines()[:2] == [

@@ -156,6 +156,7 @@ def test_an_installed_wheel_has_the_files_for_systemd_and_proxies(installed: Pat
     assert names == {path.name for path in (ROOT / "deploy").iterdir()}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_an_installed_wheel_runs_a_sandbox_outside_a_checkout(installed: Path, tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BAY_", "PYTHON"))}
@@ -167,7 +168,7 @@ def test_an_installed_wheel_runs_a_sandbox_outside_a_checkout(installed: Path, t
     )
     where, said = (
         subprocess.run(
-            command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=110, check=False
+            command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=140, check=False
         )
         for command in commands
     )

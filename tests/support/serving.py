@@ -69,9 +69,11 @@ def run_to_its_end(root: Path, *arguments: str, **extra: str) -> subprocess.Comp
 
 
 @contextmanager
-def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: str) -> Generator[Server]:
+def serving(
+    root: Path, *arguments: str, through: Sequence[str] = (), wait_s: float = WAIT_S, **extra: str
+) -> Generator[Server]:
     """A `bay serve` below `root`, forked, or the executable started by `through` where that is given; killed
-    at the end when it still runs.
+    at the end when it still runs. It has `wait_s` for its first word.
     """
     log = (root / "log").open("a")
     settings = environment(root, **extra)
@@ -83,7 +85,7 @@ def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: s
         else fork(["serve", *arguments], settings, log.fileno())
     )
     try:
-        yield Server(process, _url_of(process, root))
+        yield Server(process, _url_of(process, root, wait_s))
     finally:
         if process.poll() is None:
             process.kill()
@@ -93,12 +95,12 @@ def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: s
         log.close()
 
 
-def read_line(process: Process) -> str:
+def read_line(process: Process, wait_s: float = WAIT_S) -> str:
     """The next line on stdout; empty at its end."""
     assert process.stdout is not None
     line = b""
     while not line.endswith(b"\n"):
-        if not select.select([process.stdout], [], [], WAIT_S)[0]:
+        if not select.select([process.stdout], [], [], wait_s)[0]:
             raise AssertionError(f"it says nothing more than {line!r}")
         if not (more := process.stdout.read(1)):
             break
@@ -106,8 +108,8 @@ def read_line(process: Process) -> str:
     return line.decode()
 
 
-def _url_of(process: Process, root: Path) -> str:
-    line = read_line(process)
+def _url_of(process: Process, root: Path, wait_s: float) -> str:
+    line = read_line(process, wait_s)
     assert line.startswith("Bay serves at "), line + (root / "log").read_text()
     return line.split()[3]
 
