@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 Json = dict[str, Any]
 TABLE = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text(encoding="utf-8"))
 SCENARIOS: list[Json] = TABLE["scenario"]
-SDKS = tuple(sdk_words.COMMANDS)
+SDKS = ("python", "typescript")
 MISSING = object()
 
 
@@ -29,6 +29,12 @@ def live() -> Iterator[real_bay.RealBay]:
 @pytest.fixture(scope="module", params=SDKS)
 def words(request: pytest.FixtureRequest, live: real_bay.RealBay) -> Iterator[sdk_words.Words]:
     with sdk_words.speaking(request.param) as speaking:
+        yield speaking
+
+
+@pytest.fixture(scope="module")
+def deno(live: real_bay.RealBay) -> Iterator[sdk_words.Words]:
+    with sdk_words.speaking("deno") as speaking:
         yield speaking
 
 
@@ -61,10 +67,25 @@ def bare(steps: list[Json]) -> list[Json]:
     return [{name: value for name, value in step.items() if name not in ("gives", "fails")} for step in steps]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario["name"].replace(" ", "-"))
+def name_of(scenario: Json) -> str:
+    return scenario["name"].replace(" ", "-")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)
 def test_a_scenario_is_the_same_in_both_sdks(
     live: real_bay.RealBay, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json
 ) -> None:
+    come_true(live, words, proxy, scenario)
+
+
+@pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.get("deno")], ids=name_of)
+def test_a_scenario_is_the_same_in_deno(
+    live: real_bay.RealBay, deno: sdk_words.Words, proxy: CuttingProxy, scenario: Json
+) -> None:
+    come_true(live, deno, proxy, scenario)
+
+
+def come_true(live: real_bay.RealBay, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json) -> None:
     cuts: list[int] = scenario.get("cut", [])
     before = proxy.cuts
     through = f"http://127.0.0.1:{proxy.port}" if cuts else None

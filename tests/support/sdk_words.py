@@ -1,4 +1,4 @@
-"""A process that performs scenarios of `tests/clients/scenarios.toml` with one SDK, in that SDK's language.
+"""A process that performs scenarios of `tests/clients/scenarios.toml` with one SDK, on one platform of it.
 
 It and this exchange lines of JSON, so that one process performs many scenarios.
 """
@@ -17,10 +17,14 @@ from typing import IO, Any
 import real_bay
 
 Json = dict[str, Any]
-PROGRAMS = Path(__file__).parents[1] / "clients" / "programs"
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / "tests" / "clients" / "programs"
+# The package `deno` has the program for each system in a package of its own.
+DENO = next(ROOT.glob("clients/typescript/node_modules/@deno/*/deno"), "deno")
 COMMANDS = {
     "python": [sys.executable, str(PROGRAMS / "python_words.py")],
     "typescript": ["node", str(PROGRAMS / "typescript_words.mjs")],
+    "deno": [str(DENO), "run", "--allow-all", "--no-lock", str(PROGRAMS / "typescript_words.mjs")],
 }
 _LONGEST_S = 90.0
 """Below the time limit of a test, so that what the process printed is shown."""
@@ -74,9 +78,10 @@ class Words:
 def speaking(sdk: str) -> Generator[Words]:
     """The words of an SDK, until the end of the block."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BAY_")}
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryDirectory() as cache:
+        own = kept | {"DENO_DIR": cache, "DENO_NO_UPDATE_CHECK": "1"}
         process = subprocess.Popen(
-            COMMANDS[sdk], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=kept
+            COMMANDS[sdk], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=own
         )
         try:
             yield Words(process, errors)

@@ -61,7 +61,8 @@ export class Socket {
     private readonly url: string,
   ) {
     socket.addEventListener("message", (event) => this.took(event.data as string | ArrayBuffer));
-    socket.addEventListener("close", ({ code, reason }) => this.ended(closeError(code, reason, url)));
+    // Deno says 0 where RFC 6455 has 1006, of a connection that broke.
+    socket.addEventListener("close", ({ code, reason }) => this.ended(closeError(code || 1006, reason, url)));
   }
 
   /**
