@@ -4,13 +4,15 @@ does not obey.
 
 import json
 import os
+import shlex
 import stat
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import real_bay
-from cli_runner import Cli, Done
+from cli_runner import BIN, Cli, Done
 from test_cli_words import complete
 
 import bay as sdk
@@ -120,6 +122,21 @@ def test_the_key_comes_from_a_file_a_command_or_the_configuration(
     assert alone("--context", "command", "ls").returncode == 1
     file.chmod(0o644)
     assert "holds a key" in refused(alone("--context", "inline", "ls"))
+
+
+def test_the_command_for_the_key_leaves_stdin_alone_and_is_not_run_by_completion(
+    alone: Cli, name: str, key_file: Path, tmp_path: Path
+) -> None:
+    script = f"cat >&2; touch {tmp_path}/asked; cat {key_file}"
+    good(alone("context", "add", "here", alone.url, "--api-key-command", shlex.join(["sh", "-c", script])))
+    assert complete(alone, "bay", "exec", name[:-1]) == []
+    assert not (tmp_path / "asked").exists()
+    command = [str(BIN), "exec", "-i", name, "cat"]
+    done = subprocess.run(
+        command, input=b"all of it", capture_output=True, timeout=60, check=False, env=alone.environment
+    )
+    assert (done.returncode, done.stdout) == (0, b"all of it")
+    assert (tmp_path / "asked").exists()
 
 
 def test_an_option_decides_before_the_environment_and_that_before_a_context(

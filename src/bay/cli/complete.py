@@ -48,7 +48,10 @@ def complete_paths(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
     try:
-        url, api_key = _state(ctx).reach()
+        target = _state(ctx).target()
+        if target.context and target.key_from == target.context.key_place and target.context.api_key_command:
+            return []  # a password manager would ask, at the press of a key
+        url, api_key = target.url, target.key()
         with client_of(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
             return [text for text, _ in zip(ask(client), range(_MAX_CANDIDATES), strict=False)]
     except BayError:

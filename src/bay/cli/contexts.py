@@ -247,8 +247,10 @@ def _key_in(path: Path) -> str:
 
 def _key_by(name: str, command: tuple[str, ...]) -> str:
     what = f"the command for the key of context {name} ({shlex.join(command)})"
+    # Stdin belongs to the command of the user: a pipe of `exec -i`, the stream of `ssh-proxy`.
+    none = subprocess.DEVNULL
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=_COMMAND_S, check=False)
+        done = subprocess.run(command, stdin=none, stdout=subprocess.PIPE, timeout=_COMMAND_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise BayError(f"{what} took longer than {_COMMAND_S} s") from error
     except OSError as error:
