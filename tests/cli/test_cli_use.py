@@ -45,7 +45,8 @@ def test_a_default_holds_for_the_directory_and_below(
         assert good(here("exec", ".", "echo", ".")) == ".\n"
         assert json.loads(good(here("get", "--json")))["name"] == name
     monkeypatch.chdir("..")
-    assert "no default sandbox" in refused(here("exec", ".", "true"))
+    for line in ("exec . true", "mcp --sandbox ."):
+        assert "no default sandbox" in refused(here(*line.split()))
     assert "bay use" in refused(here("get"))
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bay.cli.complete import complete_names
 from bay.cli.output import note
 from bay.cli.state import lazily, reach_or_embed
 from bay.errors import BayError
@@ -16,7 +17,11 @@ def mcp(
     ctx: typer.Context,
     sandbox: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The default sandbox; it is made if need be, and stays."),
+        typer.Option(
+            metavar="NAME",
+            help="The default sandbox; it is made if need be, and stays.",
+            autocompletion=complete_names,
+        ),
     ] = None,
 ) -> int:
     """Serve an agent by the Model Context Protocol, over stdin and stdout."""
