@@ -125,7 +125,7 @@ def check(out: Path, root: Path = ROOT) -> None:
     wheel, sdist = only(out, "*.whl"), only(out, "*.tar.gz")
     with tempfile.TemporaryDirectory(prefix="bay-release-") as name:
         place = Path(name)
-        _check_sdist(sdist, wheel, place)
+        check_sdist(sdist, wheel, place)
         _check_wheel(wheel, place / "sdk", root / "requirements/oldest.txt", root)
         _check_wheel(wheel, place / "server", root / "requirements/server.txt", root)
         for package in out.glob("*.tgz"):
@@ -134,8 +134,8 @@ def check(out: Path, root: Path = ROOT) -> None:
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}  {path.stat().st_size:,} bytes")
 
 
-def _check_sdist(sdist: Path, wheel: Path, place: Path) -> None:
-    """The wheel of the sdist is the wheel."""
+def check_sdist(sdist: Path, wheel: Path, place: Path) -> None:
+    """The wheel that is built of the sdist, in `place`, is the wheel. Raises ReleaseProblem."""
     with tarfile.open(sdist) as tar:
         tar.extractall(place / "sdist", filter="data")
     (unpacked,) = (place / "sdist").iterdir()

@@ -105,10 +105,16 @@ def test_the_sdist_has_files_of_this_tree_alone(built: Path) -> None:
         files = {member.name.partition("/")[2] for member in sdist if member.isfile()}
     # The package has a link to docs/, whose files an archive has twice.
     found = {name.replace("src/bay/docs/", "docs/") for name in files}
-    assert found - {"PKG-INFO"} <= {*names.split("\0")}
+    site = BUILT.relative_to(ROOT).as_posix()
+    junk = found - {"PKG-INFO", *names.split("\0")}
+    assert [name for name in junk if not name.startswith((f"{site}/", "src/bay/docs/"))] == []
     assert {name.partition("/")[0] for name in found if "/" in name} == {
         "deploy", "docs", "examples", "requirements", "src",
     }  # fmt: skip
+
+
+def test_the_wheel_of_the_sdist_is_the_wheel(built: Path, tmp_path: Path) -> None:
+    release.check_sdist(release.only(built, "*.tar.gz"), release.only(built, "*.whl"), tmp_path)
 
 
 def test_the_wheel_stays_small(built: Path) -> None:
