@@ -125,7 +125,10 @@ def check(out: Path, root: Path = ROOT) -> None:
     wheel, sdist = only(out, "*.whl"), only(out, "*.tar.gz")
     with tempfile.TemporaryDirectory(prefix="bay-release-") as name:
         place = Path(name)
-        check_sdist(sdist, wheel, place)
+        if contents(wheel_of(sdist, place)) != contents(wheel):
+            raise ReleaseProblem(
+                "the wheel of the sdist differs from the wheel; see what only-include leaves out"
+            )
         _check_wheel(wheel, place / "sdk", root / "requirements/oldest.txt", root)
         _check_wheel(wheel, place / "server", root / "requirements/server.txt", root)
         for package in out.glob("*.tgz"):
@@ -134,16 +137,13 @@ def check(out: Path, root: Path = ROOT) -> None:
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}  {path.stat().st_size:,} bytes")
 
 
-def check_sdist(sdist: Path, wheel: Path, place: Path) -> None:
-    """The wheel that is built of the sdist, in `place`, is the wheel. Raises ReleaseProblem."""
+def wheel_of(sdist: Path, place: Path) -> Path:
+    """The wheel that is built of an sdist, which is unpacked in `place`."""
     with tarfile.open(sdist) as tar:
         tar.extractall(place / "sdist", filter="data")
     (unpacked,) = (place / "sdist").iterdir()
     _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place / "again")], unpacked)
-    if contents(only(place / "again", "*.whl")) != contents(wheel):
-        raise ReleaseProblem(
-            "the wheel of the sdist differs from the wheel; see what only-include leaves out"
-        )
+    return only(place / "again", "*.whl")
 
 
 def contents(wheel: Path) -> dict[str, int]:
