@@ -240,6 +240,14 @@ def test_every_document_is_in_the_index() -> None:
     assert missing == []
 
 
+def test_every_document_is_in_the_sites_contents_once() -> None:
+    named = re.findall(r"(?m)^ +- [^:]+: (\S+\.md)$|^  - [^:]+: (\S+\.md)$", read("mkdocs.yml"))
+    found = sorted(one or other for one, other in named)
+    assert [name for name in found if name.islower()] == sorted(
+        path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md"
+    )
+
+
 def test_design_notes_have_numbers_of_their_own() -> None:
     names = [path.name for path in (ROOT / "docs/design").glob("*.md")]
     assert [name for name in names if not re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", name)] == []

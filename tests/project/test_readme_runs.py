@@ -1,4 +1,6 @@
-"""The Python in the documentation that is marked `<!-- runnable -->` is run, in a sandbox of this host."""
+"""The Python and the shell in the documentation that are marked `<!-- runnable -->` are run, beside a Bay of
+this host.
+"""
 
 import os
 import re
@@ -12,12 +14,14 @@ import pytest
 from bay.server import embedded
 
 ROOT = Path(__file__).parents[2]
-MARKED = re.compile(r"(?ms)^<!-- runnable -->\n```python\n(.*?)^```$")
+MARKED = re.compile(r"(?ms)^<!-- runnable -->\n```(python|sh)[^\n]*\n(.*?)^```$")
 TEXTS = [
-    pytest.param(text, id=f"{path.name}-{number}")
+    pytest.param(language, text, id=f"{path.name}-{number}")
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    for number, text in enumerate(MARKED.findall(path.read_text(encoding="utf-8")))
+    for number, (language, text) in enumerate(MARKED.findall(path.read_text(encoding="utf-8")))
 ]
+RUN = {"python": [sys.executable, "-c"], "sh": ["bash", "-euo", "pipefail", "-c"]}
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +31,18 @@ def server() -> Generator[dict[str, str]]:
         yield {"BAY_URL": url, "BAY_API_KEY": key}
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_marked_python_runs(text: str, server: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("language", "text"), TEXTS)
+def test_marked_code_runs(language: str, text: str, server: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", text],
-        env={**os.environ, **server},
+        [*RUN[language], text],
+        env={**os.environ, **server, "PATH": PATH},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr if language == "python" else "") == (0, ""), done.stderr
     assert done.stdout != ""
 
 
