@@ -229,6 +229,21 @@ def test_completion_knows_sandboxes_profiles_and_paths(bay: Cli, name: str) -> N
     assert complete(bay, "bay", "cp", name[:-1]) == [f"{name}:"]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_offers_no_name_that_a_shell_would_evaluate(
+    bay: Cli, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    names = [r"x\$(id)", "x`id`", 'x"', "x'", "x\nid", "x\x1b]0;t\x07", "x-日本"]
+    bay("exec", name, "touch", *names)
+    for one in names:
+        (tmp_path / one).touch()
+    monkeypatch.chdir(tmp_path)
+    for words in (f"{name}:x", "x"):
+        offered = "".join(complete(bay, "bay", "cp", words, shell=shell))
+        assert "x-日本" in offered
+        assert not any(odd in offered for odd in ("$(", "`", "id", "0;t"))
+
+
 def test_completion_without_a_server_offers_nothing_and_is_quiet() -> None:
     class Nowhere:
         url = ""

@@ -16,6 +16,8 @@ from bay.errors import BayError
 _BASH = "complete_bash"
 _PATIENCE_S = 2.0
 _MAX_CANDIDATES = 500
+_EVALUATED = frozenset("\\$`\"'\n")
+"""The script for zsh evaluates what is offered, and a program in a sandbox chooses the names of its files."""
 
 
 def complete_names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -42,7 +44,8 @@ def complete_paths(ctx: typer.Context, incomplete: str) -> list[str]:
     name, colon, path = incomplete.partition(":")
     if colon and "/" not in name:
         return _offered(ctx, lambda client: _inside(client, _meant(ctx, name), f"{name}:", path))
-    here = [path + ("/" if os.path.isdir(path) else "") for path in iglob(f"{escape(incomplete)}*")]
+    found = filter(_is_plain, iglob(f"{escape(incomplete)}*"))
+    here = [path + ("/" if os.path.isdir(path) else "") for path in found]
     return [*here, *_offered(ctx, lambda client: (f"{found}:" for found in _names(client, incomplete)))]
 
 
@@ -53,9 +56,14 @@ def _offered(ctx: Any, ask: Callable[[Any], Iterable[str]]) -> list[str]:
             return []  # a password manager would ask, at the press of a key
         url, api_key = target.url, target.key()
         with client_of(url, api_key, retry_s=0, timeout_s=_PATIENCE_S) as client:
-            return [text for text, _ in zip(ask(client), range(_MAX_CANDIDATES), strict=False)]
+            safe = filter(_is_plain, ask(client))
+            return [text for text, _ in zip(safe, range(_MAX_CANDIDATES), strict=False)]
     except BayError:
         return []
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and not _EVALUATED & set(text)
 
 
 def _state(ctx: Any) -> State:
