@@ -24,8 +24,6 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("bay*.*") if path.suffix in (".service", ".timer"))
 EXPOSURE = {"bay.service": 6.6, "bay-backup.service": 1.8}
 """The most that `systemd-analyze security` may find, of 10."""
-START_S = 90.0
-"""It imports all anew, makes a file system, and tries the host."""
 MOUNT_NAMESPACE = (
     "BindPaths", "BindReadOnlyPaths", "DynamicUser", "ExecPaths", "InaccessiblePaths", "MountFlags", "NoExecPaths",
     "PrivateDevices", "PrivateMounts", "PrivateTmp", "ProcSubset", "ProtectControlGroups", "ProtectHome",
@@ -91,7 +89,7 @@ def confined_bay() -> Generator[tuple[Path, Server]]:
             "BAY_CACHE_DIR": str(shared_cache.filled()),
         }  # fmt: skip
         try:
-            with serving(Path(name), through=through, wait_s=START_S, **settings) as served:
+            with serving(Path(name), through=through, **settings) as served:
                 yield Path(name), served
                 assert served.end() == 0
         finally:

@@ -19,6 +19,8 @@ KEY = "bay_" + "k" * 40
 UNPOOLED = '{"python-default": {}}'
 """Without the pool that a server keeps by default, which would outlive one that a test kills."""
 WAIT_S = 20.0
+START_S = 90.0
+"""An executable imports all anew, makes a file system, and tries the host."""
 
 Process = subprocess.Popen[bytes] | Forked
 
@@ -69,11 +71,9 @@ def run_to_its_end(root: Path, *arguments: str, **extra: str) -> subprocess.Comp
 
 
 @contextmanager
-def serving(
-    root: Path, *arguments: str, through: Sequence[str] = (), wait_s: float = WAIT_S, **extra: str
-) -> Generator[Server]:
+def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: str) -> Generator[Server]:
     """A `bay serve` below `root`, forked, or the executable started by `through` where that is given; killed
-    at the end when it still runs. It has `wait_s` for its first word.
+    at the end when it still runs.
     """
     log = (root / "log").open("a")
     settings = environment(root, **extra)
@@ -85,7 +85,7 @@ def serving(
         else fork(["serve", *arguments], settings, log.fileno())
     )
     try:
-        yield Server(process, _url_of(process, root, wait_s))
+        yield Server(process, _url_of(process, root, START_S if through else WAIT_S))
     finally:
         if process.poll() is None:
             process.kill()
