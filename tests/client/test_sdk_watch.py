@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 import canned
+import httpx
 import pytest
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -18,6 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 import bay
+from bay.client._socket import _options
 
 pytestmark = pytest.mark.pure
 
@@ -144,3 +146,13 @@ async def test_a_task_watches_too(address: str, world: World) -> None:
                     if event.type == "moved":
                         break
     assert seen == ["created", "overflow", "moved"]
+
+
+def test_a_client_with_a_transport_of_its_own_goes_through_no_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither do its WebSockets: the server's own client would give a key away."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    own = bay.AsyncClient("http://192.0.2.1:8700", "k", transport=httpx.AsyncHTTPTransport())
+    assert _options(own._http.config, 1)["proxy"] is None
+    assert _options(bay.AsyncClient("http://192.0.2.1:8700", "k")._http.config, 1)["proxy"] is True

@@ -1,6 +1,8 @@
 """Sessions of agents: their default sandboxes, cancelled calls, progress, files as resources, and keys."""
 
+import json
 import signal
+import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -15,7 +17,7 @@ from mcp.client.subscriptions import ResourceUpdated
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 from real_bay import RealBay
-from server_harness import clear, served, short_dir
+from server_harness import clear, served, short_dir, until
 
 import bay as sdk
 from bay.models import KeyScope
@@ -108,7 +110,7 @@ async def test_a_long_command_reports_progress(bay: RealBay) -> None:
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
         assert (progress > 0, total) == (True, None)
         assert message is not None
-        assert message.startswith("`read x < heard` runs since ")
+        assert message.startswith("run takes ")
         heard.set()
 
     async with agent("http", bay.url) as client, anyio.create_task_group() as group:
@@ -216,11 +218,13 @@ async def test_a_session_ends_with_its_key(bay: RealBay) -> None:
     assert (metadata["resource"], metadata["bearer_methods_supported"]) == (f"{bay.url}/mcp", ["header"])
 
 
+ABOUT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
+INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": ABOUT}
+
+
 async def opened(http: httpx.AsyncClient) -> httpx.Response:
     """The answer to the first message of a session."""
-    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
-    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
-    return await http.post("/mcp", json=message)
+    return await http.post("/mcp", json=INITIALIZE)
 
 
 async def pinged(http: httpx.AsyncClient, session: str) -> int:
@@ -249,6 +253,82 @@ async def test_a_session_is_not_there_for_another_key_and_the_oldest_makes_room(
         assert [await pinged(http, one) for one in (first, second, third)] == [200, 404, 200]
         assert (await http.delete("/mcp", headers={"mcp-session-id": first})).status_code == 200
         assert await pinged(http, first) == 404
+
+
+async def test_a_session_in_use_makes_no_room(bay: RealBay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "SESSIONS_OF_OWNER", 1)
+    async with other_key(bay, "busy") as (_, key), agent("http-sessions", bay.url, key) as client:
+        await told(client, "run", command="mkfifo go")
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "run", {"command": "echo > go; exec sleep 600"})
+            await told(client, "run", command="cat go")
+            async with httpx.AsyncClient(base_url=bay.url, headers={**bearer(key), **ACCEPT}) as http:
+                answer = await opened(http)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "quota_exceeded")
+            group.cancel_scope.cancel()
+
+
+async def test_the_sessions_of_a_key_are_forgotten_with_it() -> None:
+    with short_dir() as root:
+        served_bay = served(root, api_key=SecretStr(agents.KEY))
+        async with served_bay as live, httpx.AsyncClient(base_url=live.url, timeout=LONGEST_S) as http:
+            http.headers.update({**bearer(live.key), **ACCEPT})
+            session = (await opened(http)).headers["mcp-session-id"]
+            assert live.bay.mcp_messages._opened is not None
+            messages = live.bay.mcp_messages._opened.result()
+            assert list(messages._sessions) == ["alice"]
+            async with http.stream("GET", "/mcp", headers={"mcp-session-id": session}):
+                (key,) = live.bay.keys.of_owner("alice")
+                async with sdk.AsyncClient(live.url, agents.KEY) as admin:
+                    await admin.keys.revoke(key)
+                await until(lambda: not messages._sessions["alice"])
+                assert messages._manager._server_instances == {}
+
+
+async def test_who_listens_keeps_no_call_from_its_turn(bay: RealBay) -> None:
+    async with agent("stdio", bay.url) as client, AsyncExitStack() as stack:
+        await told(client, "write_file", path="f", content="1")
+        uri = (await client.list_resources()).resources[0].uri
+        for _ in range(17):
+            await stack.enter_async_context(client.listen(resource_subscriptions=[uri]))
+        assert await told(client, "read_file", path="f") == "1"
+
+
+async def test_many_subscriptions_at_once_are_few(bay: RealBay) -> None:
+    async with agent("stdio-sessions", bay.url) as client:
+        await told(client, "run", command="touch $(seq 30)")
+        uris = [one.uri for one in (await client.list_resources()).resources]
+        refused: list[str] = []
+
+        async def subscribe(uri: str) -> None:
+            try:
+                await client.session.send_request(subscription(uri), types.EmptyResult)
+            except MCPError as error:
+                refused.append(error.error.message)
+
+        async with anyio.create_task_group() as group:
+            for uri in uris:
+                group.start_soon(subscribe, uri)
+        assert refused == ["17 resources are more than 16; watch a directory"] * 14
+
+
+def test_a_line_that_is_too_long_is_passed_over_and_a_closed_stdout_is_no_defect(bay: RealBay) -> None:
+    parameters = stdio(bay.url, agents.KEY)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [parameters.command, *parameters.args], env=parameters.env, stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"x" * (9 << 20) + b"\n" + json.dumps(INITIALIZE).encode() + b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b'{"jsonrpc":"2.0","id":1,')
+        process.stdout.close()
+        process.stdin.write(b'{"jsonrpc":"2.0","id":2,"method":"ping"}\n')
+        process.stdin.flush()
+        assert process.wait(LONGEST_S) == 0
+        assert process.stderr.read().count(b"\n") == 1  # that it serves
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,10 @@ async def test_logs_of_a_service_are_its_latest_output(bay: RealBay) -> None:
         ("edit_file", {"path": "e", "old": "a", "new": "b"}, "there is no"),
         ("run", {"command": "x", "sandbox": "no such name"}, "sandbox"),
         ("run", {"command": "x", "sandbox": "../keys"}, "sandbox"),
+        ("delete_sandbox", {"sandbox": ""}, "sandbox must have 1 characters or more"),
+        ("restore", {"sandbox": "", "checkpoint": "c"}, "sandbox must have 1 characters or more"),
+        ("run", {str(number): 0 for number in range(60_000)}, "run: 60000 arguments are too many"),
+        ("upload", {"path": "x", "base64": "\u00e9"}, "base64 is not valid"),
     ],
 )  # fmt: skip
 async def test_a_wrong_call_says_what_to_do(
@@ -186,3 +190,52 @@ async def test_a_wrong_call_says_what_to_do(
         answer = await client.call_tool(tool, given)
         assert answer.is_error
         assert said in text_of(answer)
+
+
+async def test_lists_have_no_more_than_an_answer_holds(bay: RealBay) -> None:
+    async with agent("http", bay.url) as client:
+        name = "n" * 200
+        await told(
+            client,
+            "run",
+            command=f"mkdir -p many; cd many; for i in $(seq 300); do echo findme{name} > ${{i}}{name}; done",
+        )
+        for tool, more in (
+            ("list_files", {"path": "many", "limit": 2000}),
+            ("search_files", {"query": "findme", "limit": 500}),
+        ):
+            answer = await client.call_tool(tool, more)
+            assert len(answer.model_dump_json()) < 40_000
+            assert answer.structured_content is not None
+            assert answer.structured_content["truncated"] is True
+            assert text_of(answer).splitlines()[-1].startswith("[there ")
+
+
+async def test_control_characters_cost_an_agent_nothing(bay: RealBay) -> None:
+    async with agent("http", bay.url) as client:
+        found = await data(client, "run", command="head -c 50 /dev/zero; printf '\\t\\033[1m'")
+        assert found["output"] == "\N{REPLACEMENT CHARACTER}" * 50 + "\t\x1b[1m"
+
+
+async def test_output_that_is_gone_is_said_and_read_from_where_it_is_kept(bay: RealBay) -> None:
+    async with agent("http", bay.url) as client:
+        started = await data(client, "run", command="seq 1 400000", background=True)
+        exec_id = started["exec_id"]
+        while (await data(client, "read_output", exec_id=exec_id, wait_s=5))["state"] == "running":
+            continue
+        answer = await client.call_tool("read_output", {"exec_id": exec_id, "offset": 0})
+        assert not answer.is_error
+        first, _, rest = text_of(answer).partition("\n")
+        assert first.startswith("[output before offset ")
+        kept_from = int(first.split()[3])
+        seen = await data(client, "read_output", exec_id=exec_id, offset=kept_from)
+        assert rest.startswith(str(seen["output"])[:1000])
+
+
+async def test_a_file_of_any_name_that_was_downloaded_is_a_resource(bay: RealBay) -> None:
+    async with agent("http", bay.url) as client:
+        await told(client, "write_file", path="a#b?c 100%.txt", content="here")
+        got = await client.call_tool("download", {"path": "a#b?c 100%.txt"})
+        uri = got.content[1].model_dump()["resource"]["uri"]
+        read = (await client.read_resource(uri)).contents[0].model_dump()
+        assert read["text"] == "here"

@@ -21,6 +21,8 @@ class Config:
     api_key: str | None
     timeout_s: float
     retry_s: float
+    proxied: bool = True
+    """Whether the environment's proxies apply; this machine itself is reached without one in any case."""
 
 
 class HttpOptions(TypedDict):
@@ -33,13 +35,16 @@ class HttpOptions(TypedDict):
     trust_env: bool
 
 
-def resolve(base_url: str | None, api_key: str | None, timeout_s: float, retry_s: float) -> Config:
+def resolve(
+    base_url: str | None, api_key: str | None, timeout_s: float, retry_s: float, *, proxied: bool = True
+) -> Config:
     """The settings given, else `BAY_URL` and `BAY_API_KEY`, else this machine without a key."""
     return Config(
         url=_checked_url(base_url or os.environ.get("BAY_URL") or DEFAULT_URL),
         api_key=_checked_key(api_key or os.environ.get("BAY_API_KEY") or ""),
         timeout_s=timeout_s,
         retry_s=retry_s,
+        proxied=proxied,
     )
 
 
@@ -58,7 +63,7 @@ def http_options(config: Config) -> HttpOptions:
         "headers": headers,
         "follow_redirects": False,
         "verify": parts.scheme == "https",
-        "trust_env": parts.hostname not in _LOOPBACK,
+        "trust_env": config.proxied and parts.hostname not in _LOOPBACK,
     }
 
 

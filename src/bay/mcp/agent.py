@@ -14,7 +14,7 @@ READY_S = 60
 """How long a new sandbox has to get ready."""
 
 LIFE_S = 24 * 3600
-"""How long a session's own sandbox outlives the last call that used it."""
+"""How long a session's own sandbox outlives the last call that used it; at least half of that."""
 
 Options = dict[str, Any]
 """Options of the SDK's `sandboxes.create`."""
@@ -33,7 +33,7 @@ class KeptSandbox:
 
 @dataclass(frozen=True, slots=True)
 class SessionSandbox:
-    """A session's own sandbox. It ends `LIFE_S` after the last use."""
+    """A session's own sandbox. It ends some time after the last use: see `LIFE_S`."""
 
     name: str
 
@@ -110,4 +110,4 @@ class Agent:
 
     async def existing(self, name: str | None) -> bay.AsyncBox:
         """The same, but none is made. Raises NotFound."""
-        return await self.client.sandboxes.get(name or self.default.name)
+        return await self.client.sandboxes.get(self.default.name if name is None else name)

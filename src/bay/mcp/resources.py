@@ -46,9 +46,11 @@ async def listed(agent: Agent) -> list[types.Resource]:
     """The files in the workspace of the default sandbox, if there is one."""
     try:
         box = await agent.existing(None)
-        found = await box.files.list(".", limit=_LISTED)
     except bay.NotFound:
         return []
+    except bay.BayError as error:
+        raise _refusal(error) from error
+    found = await _refusing(box.files.list(".", limit=_LISTED))
     name = box.name or box.id
     return [
         types.Resource(uri=uri_of(name, entry.path), name=entry.name, size=entry.size)
@@ -61,13 +63,12 @@ async def read(agent: Agent, uri: str) -> types.TextResourceContents | types.Blo
     """A file whole. Raises MCPError for one that is not there or larger than `BLOB_BYTES`."""
     sandbox, path = place_of(uri)
     box = await _refusing(agent.existing(sandbox))
-    size = (await _refusing(box.files.stat(path))).size or 0
-    if size > BLOB_BYTES:
+    data = await _refusing(box.files.read(path, 0, BLOB_BYTES + 1))
+    if len(data) > BLOB_BYTES:
         raise MCPError(
             types.INVALID_PARAMS,
-            f"{path} has {size} bytes, more than {BLOB_BYTES}; read a part with the tool read_file",
+            f"{path} has more than {BLOB_BYTES} bytes; read a part with the tool read_file",
         )
-    data = await _refusing(box.files.read(path))
     try:
         return types.TextResourceContents(uri=uri, text=data.decode(), mime_type="text/plain")
     except UnicodeDecodeError:
@@ -75,12 +76,16 @@ async def read(agent: Agent, uri: str) -> types.TextResourceContents | types.Blo
         return types.BlobResourceContents(uri=uri, blob=blob, mime_type="application/octet-stream")
 
 
+def _refusal(error: bay.BayError) -> MCPError:
+    return MCPError(types.INVALID_PARAMS, error.message, {"code": error.code})
+
+
 async def _refusing(work: Awaitable[T]) -> T:
     """The result of `work`; its BayError as the protocol says it."""
     try:
         return await work
     except bay.BayError as error:
-        raise MCPError(types.INVALID_PARAMS, error.message, {"code": error.code}) from error
+        raise _refusal(error) from error
 
 
 @asynccontextmanager
@@ -98,7 +103,7 @@ async def watched(agent: Agent, uri: str) -> AsyncGenerator[bay.AsyncWatch]:
 
 
 async def follow(watch: bay.AsyncWatch, changed: Callable[[], Awaitable[None]]) -> None:
-    """ToolCall `changed` at each change, until what is watched is gone; then once more."""
+    """Call `changed` at each change, until what is watched is gone; then once more."""
     with suppress(bay.BayError):
         async for _ in watch:
             await changed()

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import mcp_types as types
+from anyio.abc import TaskStatus
 from mcp.server.lowlevel.server import Server
 
 import bay
@@ -30,8 +31,10 @@ INSTRUCTIONS = (
 class BayTools:
     """The handlers of the protocol's requests."""
 
-    def __init__(self, agent_of: AgentOf) -> None:
+    def __init__(self, agent_of: AgentOf, listener_of: AgentOf | None = None) -> None:
         self._agent_of = agent_of
+        self._listener_of = listener_of or agent_of
+        """For requests that last as long as the client likes."""
 
     async def list_tools(
         self, _ctx: Context, _params: types.PaginatedRequestParams | None
@@ -79,7 +82,7 @@ class BayTools:
         self, ctx: Context, params: types.SubscriptionsListenRequestParams
     ) -> types.SubscriptionsListenResult:
         """Changes of files, as a stream."""
-        async with self._agent_of(ctx) as agent:
+        async with self._listener_of(ctx) as agent:
             return await resources.listen(agent, ctx, params)
 
 
@@ -100,9 +103,15 @@ class Subscriptions:
     async def subscribe(self, ctx: Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
         """Tell of changes of a resource from now on. Again is no error."""
         uri = str(params.uri)
-        if uri not in self._scopes:
-            resources.checked([*self._scopes, uri])
-            await self._group.start(self._follow, ctx, uri)
+        if uri in self._scopes:
+            return types.EmptyResult()
+        resources.checked([*self._scopes, uri])
+        scope = self._scopes[uri] = anyio.CancelScope()  # before others can ask for the same
+        try:
+            await self._group.start(self._follow, ctx, uri, scope)
+        except BaseException:
+            self._forget(uri, scope)
+            raise
         return types.EmptyResult()
 
     async def unsubscribe(self, _ctx: Context, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
@@ -112,17 +121,25 @@ class Subscriptions:
         return types.EmptyResult()
 
     async def _follow(
-        self, ctx: Context, uri: str, *, task_status: "anyio.abc.TaskStatus[None]" = anyio.TASK_STATUS_IGNORED
+        self,
+        ctx: Context,
+        uri: str,
+        scope: anyio.CancelScope,
+        *,
+        task_status: "TaskStatus[None]" = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         async def changed() -> None:
             await ctx.session.send_resource_updated(uri)
 
-        async with self._agent_of(ctx) as agent, resources.watched(agent, uri) as watch:
-            with anyio.CancelScope() as scope:
-                self._scopes[uri] = scope
+        with scope:
+            async with self._agent_of(ctx) as agent, resources.watched(agent, uri) as watch:
                 task_status.started()
                 await resources.follow(watch, changed)
-        self._scopes.pop(uri, None)
+        self._forget(uri, scope)
+
+    def _forget(self, uri: str, scope: anyio.CancelScope) -> None:
+        if self._scopes.get(uri) is scope:
+            del self._scopes[uri]
 
 
 def mcp_server(tools: BayTools, subscriptions: Subscriptions | None = None) -> Server[Any]:

@@ -6,7 +6,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import cast
@@ -22,6 +22,12 @@ from bay.mcp.server import BayTools, Subscriptions, mcp_server
 
 _AT_ONCE = 16
 """Calls that are made at once; a client may ask for more, and they wait."""
+
+_AT_ANY_TIME = ("end_command", "read_output")
+"""Tools that are asked about calls under way, so they wait for none."""
+
+LINE_BYTES = 8 << 20
+"""Of a message. A file of `BLOB_BYTES` as base64 fits in."""
 
 
 def serve(url: str | None, api_key: str | None, sandbox: str | None) -> int:
@@ -59,20 +65,27 @@ async def _until_signalled(work: Callable[[], Awaitable[None]]) -> int:
 
 
 async def _talk(agent: Agent) -> None:
+    """Serve until the client closes its side of either pipe."""
     room = anyio.CapacityLimiter(_AT_ONCE)
 
     @asynccontextmanager
-    async def agent_of(_ctx: Context) -> AsyncGenerator[Agent]:
+    async def agent_of(ctx: Context) -> AsyncGenerator[Agent]:
+        if (ctx.params or {}).get("name") in _AT_ANY_TIME:
+            yield agent
+            return
         async with room:
             yield agent
 
     @asynccontextmanager
-    async def watcher(_ctx: Context) -> AsyncGenerator[Agent]:
+    async def listener_of(_ctx: Context) -> AsyncGenerator[Agent]:
         yield agent  # it lasts, and takes no room
 
-    server = mcp_server(BayTools(agent_of), Subscriptions(watcher))
-    async with stdio_server(cast("anyio.AsyncFile[str]", StdinLines())) as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    server = mcp_server(BayTools(agent_of, listener_of), Subscriptions(listener_of))
+    try:
+        async with stdio_server(cast("anyio.AsyncFile[str]", StdinLines())) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+    except* (BrokenPipeError, anyio.BrokenResourceError):
+        pass  # the client no longer reads
 
 
 class StdinLines:
@@ -90,16 +103,27 @@ class StdinLines:
                 yield line
 
     def _read(self, loop: asyncio.AbstractEventLoop, send: MemoryObjectSendStream[str]) -> None:
-        def passed(line: bytes) -> None:
-            asyncio.run_coroutine_threadsafe(send.send(line.decode("utf-8", "replace")), loop).result()
-
         # The reader may have left, and its loop.
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, RuntimeError, OSError):
-            begun = b""
-            while data := os.read(sys.stdin.fileno(), 1 << 16):
-                *lines, begun = (begun + data).split(b"\n")
-                for line in lines:
-                    passed(line)
-            if begun:
-                passed(begun)
+            for line in lines_of(sys.stdin.fileno()):
+                asyncio.run_coroutine_threadsafe(send.send(line), loop).result()
             loop.call_soon_threadsafe(send.close)
+
+
+def lines_of(descriptor: int) -> Iterator[str]:
+    """The lines that come, each whole. One of more than `LINE_BYTES` is given empty, which is no message."""
+    begun: list[bytes] = []
+    size = 0
+    while data := os.read(descriptor, 1 << 16):
+        first, *others = data.split(b"\n")
+        size += len(first)
+        begun.append(first if size <= LINE_BYTES else b"")
+        for piece in others:
+            yield _text(begun, size)
+            begun, size = [piece], len(piece)
+    if size:
+        yield _text(begun, size)
+
+
+def _text(pieces: list[bytes], size: int) -> str:
+    return b"".join(pieces).decode("utf-8", "replace") if size <= LINE_BYTES else ""

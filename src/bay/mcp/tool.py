@@ -3,10 +3,13 @@
 The schemas are written for the reader's budget: an agent has the whole list in its context in each turn.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
 
+import anyio
 import mcp_types as types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,8 +18,14 @@ from bay.hints import unknown
 from bay.mcp.agent import Agent, Progress
 from bay.validation_words import place, words
 
-SandboxName = Annotated[str | None, Field(max_length=100)]
+SandboxName = Annotated[str | None, Field(min_length=1, max_length=100)]
 """The argument of nearly all tools. The instructions of the server say what leaving it out means."""
+
+
+_ARGUMENTS = 50
+"""No tool has as many. Each unknown one costs a message, which somebody else waits for."""
+
+_TICK_S = 2.0
 
 
 class Arguments(BaseModel):
@@ -74,11 +83,16 @@ class Tool:
 
     async def answer(self, call: ToolCall, given: Mapping[str, Any]) -> types.CallToolResult:
         """Do the work. A failure is an answer too, which says what to do."""
+        if len(given) > _ARGUMENTS:
+            return refused(f"{self.name}: {len(given)} arguments are too many", bay.InvalidArgument.code)
         try:
             arguments = self.arguments.model_validate(given)
-            found = await self.run(call, arguments)
+            async with _ticking(call, self.name):
+                found = await self.run(call, arguments)
         except ValidationError as error:
             return refused(self._wrong(error), bay.InvalidArgument.code)
+        except bay.Unauthorized as error:
+            return refused("Bay refused the key: it was revoked, has expired or never was one", error.code)
         except bay.BayError as error:
             return refused(error.message, error.code, error.details)
         return types.CallToolResult(
@@ -96,6 +110,29 @@ class Tool:
         if error["type"] == "extra_forbidden":
             return unknown("argument", name, self.arguments.model_fields)
         return f"{name} {words(error)}"
+
+
+@asynccontextmanager
+async def _ticking(call: ToolCall, name: str) -> AsyncGenerator[None]:
+    """Tell the client again and again that the call goes on, for as long as the block does."""
+    began = time.monotonic()
+
+    async def tick() -> None:
+        while True:
+            await anyio.sleep(_TICK_S)
+            passed = time.monotonic() - began
+            await call.progress(passed, f"{name} takes {passed:.0f} s so far")
+
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(tick)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 — the group would wrap it into another
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 class Toolbox:

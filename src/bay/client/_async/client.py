@@ -118,7 +118,8 @@ class AsyncClient:
     `base_url` and `api_key` default to `BAY_URL` (else http://127.0.0.1:8700) and `BAY_API_KEY`.
     `timeout_s` bounds each silence of the server; `retry_s` bounds the waiting between attempts of
     a call that is safe to repeat. `transport` is an httpx transport, for tests and for a Bay in the
-    same process. Raises InvalidArgument for a URL that is none.
+    same process; proxies of the environment do not apply then. Raises InvalidArgument for a URL that is
+    none.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class AsyncClient:
         retry_s: float = 10.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        config = resolve(base_url, api_key, timeout_s, retry_s)
+        config = resolve(base_url, api_key, timeout_s, retry_s, proxied=transport is None)
         self._http = AsyncHttp(config, transport)
         self._leases = Leases(config) if transport is None else None
         self.sandboxes = AsyncSandboxes(self._http)

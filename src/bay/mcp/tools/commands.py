@@ -1,19 +1,17 @@
 """Commands: running them, reading their output by offset, ending them, and the logs of what runs."""
 
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 from pydantic import Field
 
 import bay
-from bay.mcp.bounds import MOST_BYTES, OUTPUT_BYTES, whole_text
+from bay.mcp.bounds import MOST_BYTES, OUTPUT_BYTES, first_lines, shown, whole_text
 from bay.mcp.tool import Arguments, ToolAnswer, Toolbox, ToolCall
 
 TOOLBOX = Toolbox()
 
-_TICK_S = 2.0
 _EVENTS = 20
 
 
@@ -36,15 +34,14 @@ async def run(call: ToolCall, given: RunArguments) -> ToolAnswer:
     box = await call.agent.sandbox(given.sandbox)
     if given.background:
         return await _started(box, given)
-    async with ticking(call, f"`{given.command[:60]}` runs"):
-        result = await box.run(
-            given.command,
-            timeout_s=given.timeout_s,
-            cwd=given.cwd,
-            stdin=given.stdin,
-            max_output_bytes=given.max_bytes,
-        )
-    return _ended(result)
+    result = await box.run(
+        given.command,
+        timeout_s=given.timeout_s,
+        cwd=given.cwd,
+        stdin=given.stdin,
+        max_output_bytes=given.max_bytes,
+    )
+    return _ended(result, given.max_bytes)
 
 
 async def _started(box: bay.AsyncBox, given: RunArguments) -> ToolAnswer:
@@ -53,23 +50,24 @@ async def _started(box: bay.AsyncBox, given: RunArguments) -> ToolAnswer:
     return ToolAnswer(text, {"exec_id": proc.id, "state": "running"})
 
 
-def _ended(result: bay.RunResult) -> ToolAnswer:
-    notes: list[str] = []
+def _ended(result: bay.RunResult, most: int) -> ToolAnswer:
+    output, notes = shown(result.output), list[str]()
     if result.truncated:
+        before = max(0, result.omitted_bytes - most)
         notes.append(
             f"[{result.omitted_bytes} bytes before this are left out; "
-            f'read_output(exec_id="{result.exec_id}", offset=…) has those still kept]'
+            f'read_output(exec_id="{result.exec_id}", offset={before}) has the last of them]'
         )
-    notes.append(result.output.rstrip("\n"))
     took = "" if result.duration_s is None else f" after {result.duration_s:.1f} s"
-    notes.append(f"[{result.outcome}{took}]")
+    # Output that is left out was not asked for, so it is none of the outcome.
+    notes += [output.rstrip("\n"), f"[{replace(result, was_read=True).outcome}{took}]"]
     data = {
         "exec_id": result.exec_id,
         "exit_code": result.exit_code,
         "signal": result.signal,
         "timed_out": result.timed_out,
         "omitted_bytes": result.omitted_bytes,
-        "output": result.output,
+        "output": output,
     }
     return ToolAnswer("\n".join(note for note in notes if note), data, failed=not _succeeded(result))
 
@@ -77,29 +75,6 @@ def _ended(result: bay.RunResult) -> ToolAnswer:
 def _succeeded(result: bay.RunResult) -> bool:
     """Whether it did what it was asked to; output that is left out was not asked for."""
     return result.exit_code == 0 and not result.timed_out
-
-
-@asynccontextmanager
-async def ticking(call: ToolCall, said: str) -> AsyncGenerator[None]:
-    """Tell the client again and again that the call goes on, for as long as the block does."""
-    began = time.monotonic()
-
-    async def tick() -> None:
-        while True:
-            await anyio.sleep(_TICK_S)
-            passed = time.monotonic() - began
-            await call.progress(passed, f"{said} since {passed:.0f} s")
-
-    failure: Exception | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(tick)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 — the group would wrap it into another
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 class ReadOutputArguments(Arguments):
@@ -122,21 +97,27 @@ async def read_output(call: ToolCall, given: ReadOutputArguments) -> ToolAnswer:
     offset = given.offset
     if offset is None:
         offset = max(proc.info.first_offset, proc.info.output_bytes - given.max_bytes)
+    try:
+        return await _read(proc, offset, given)
+    except bay.OutputGone as gone:  # it prints faster than it is read
+        first: int = gone.details["first_offset"]
+        part = await _read(proc, first, given)
+        return replace(part, text=f"[output before offset {first} is no longer kept]\n{part.text}")
+
+
+async def _read(proc: bay.AsyncProc, offset: int, given: ReadOutputArguments) -> ToolAnswer:
     data = bytearray()
-    async with ticking(call, f"{given.exec_id} is read"):
-        with anyio.move_on_after(given.wait_s) if given.wait_s else anyio.CancelScope():
-            async with aclosing(
-                proc.output(offset, follow=bool(given.wait_s), wait_for_reader=False)
-            ) as chunks:
-                async for chunk in chunks:
-                    data += chunk.data
-                    if len(data) >= given.max_bytes:
-                        break
+    with anyio.move_on_after(given.wait_s) if given.wait_s else anyio.CancelScope():
+        async with aclosing(proc.output(offset, follow=bool(given.wait_s), wait_for_reader=False)) as chunks:
+            async for chunk in chunks:
+                data += chunk.data
+                if len(data) >= given.max_bytes:
+                    break
     info = await proc.refresh()
     del data[given.max_bytes :]
     over = info.state != "running" and offset + len(data) >= info.output_bytes
     text, size = whole_text(bytes(data), is_end=over)
-    return _part(info, text, offset + size)
+    return _part(info, shown(text), offset + size)
 
 
 def _part(info: bay.Exec, text: str, end: int) -> ToolAnswer:
@@ -181,7 +162,7 @@ async def logs(call: ToolCall, given: LogsArguments) -> ToolAnswer:
     services = [f"service {one.name}: {one.state}" for one in await box.services.list()]
     execs = [_exec_line(proc.info) async for proc in box.execs.list()]
     events = [f"{event.at:%H:%M:%S} {event.type}" async for event in box.events("0", follow=False)]
-    lines = [*services, *execs[-_EVENTS:], *events[-_EVENTS:]]
+    lines, _ = first_lines([*services, *execs[-_EVENTS:], *events[-_EVENTS:]])
     return ToolAnswer("\n".join(lines) or "[nothing yet]", {"lines": lines})
 
 
@@ -193,7 +174,7 @@ async def _service_log(box: bay.AsyncBox, name: str, max_bytes: int) -> ToolAnsw
             end = chunk.offset + len(chunk.data)
             del data[:-max_bytes]
     service = await box.services.get(name)
-    text = bytes(data).decode("utf-8", "replace")
+    text = shown(bytes(data).decode("utf-8", "replace"))
     said = f"[{name} is {service.state}]"
     return ToolAnswer(
         f"{text}\n{said}" if text else said, {"state": service.state, "output": text, "next_offset": end}

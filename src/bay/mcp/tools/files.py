@@ -1,13 +1,13 @@
 """Files: reading, writing, editing, listing, searching, and moving bytes in and out."""
 
 from base64 import b64decode, b64encode
-from binascii import Error as NotBase64
 
 import mcp_types as types
 from pydantic import Field
 
 import bay
-from bay.mcp.bounds import BLOB_BYTES, MOST_BYTES, OUTPUT_BYTES, whole_text
+from bay.mcp.bounds import BLOB_BYTES, MOST_BYTES, OUTPUT_BYTES, first_lines, whole_text
+from bay.mcp.resources import uri_of
 from bay.mcp.tool import Arguments, ToolAnswer, Toolbox, ToolCall
 
 TOOLBOX = Toolbox()
@@ -26,18 +26,16 @@ class ReadFileArguments(Arguments):
 @TOOLBOX.add("Read a text file from a byte offset, or an image.", reads=True)
 async def read_file(call: ToolCall, given: ReadFileArguments) -> ToolAnswer:
     box = await call.agent.sandbox(given.sandbox)
-    size = (await box.files.stat(given.path)).size or 0
-    data = await box.files.read(given.path, given.offset, given.max_bytes)
+    # One byte more than there is room for says whether there is more: files of /proc have a size of 0.
+    data = await box.files.read(given.path, given.offset, given.max_bytes + 1)
     if given.offset == 0 and (kind := image_kind(data)) is not None:
-        return await _image(box, given.path, size, kind)
+        return await _image(box, given.path, kind)
     if b"\0" in data:
         raise bay.InvalidArgument(f"{given.path} is no text; download gives its bytes")
-    text, taken = whole_text(data, is_end=given.offset + len(data) >= size)
-    end = given.offset + taken
-    note = f"\n[{size - end} more bytes at offset={end}]" if end < size else ""
-    return ToolAnswer(
-        text + note, {"content": text, "size": size, "next_offset": end if end < size else None}
-    )
+    text, taken = whole_text(data[: given.max_bytes], is_end=len(data) <= given.max_bytes)
+    more = given.offset + taken if len(data) > taken else None
+    note = "" if more is None else f"\n[more at offset={more}]"
+    return ToolAnswer(text + note, {"content": text, "next_offset": more})
 
 
 def image_kind(data: bytes) -> str | None:
@@ -45,13 +43,14 @@ def image_kind(data: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
 
 
-async def _image(box: bay.AsyncBox, path: str, size: int, kind: str) -> ToolAnswer:
-    if size > BLOB_BYTES:
-        raise bay.PayloadTooLarge(
-            f"the image {path} has {size} bytes, more than {BLOB_BYTES}; make it smaller"
-        )
-    image = types.ImageContent(data=b64encode(await box.files.read(path)).decode(), mime_type=kind)
-    return ToolAnswer(f"[{path}: {kind}, {size} bytes]", {"size": size, "mime_type": kind}, (image,))
+async def _image(box: bay.AsyncBox, path: str, kind: str) -> ToolAnswer:
+    data = await box.files.read(path, 0, BLOB_BYTES + 1)  # whatever size it said a moment ago
+    if len(data) > BLOB_BYTES:
+        raise bay.PayloadTooLarge(f"the image {path} has more than {BLOB_BYTES} bytes; make it smaller")
+    image = types.ImageContent(data=b64encode(data).decode(), mime_type=kind)
+    return ToolAnswer(
+        f"[{path}: {kind}, {len(data)} bytes]", {"size": len(data), "mime_type": kind}, (image,)
+    )
 
 
 class WriteFileArguments(Arguments):
@@ -97,16 +96,16 @@ class ListFilesArguments(Arguments):
 async def list_files(call: ToolCall, given: ListFilesArguments) -> ToolAnswer:
     box = await call.agent.sandbox(given.sandbox)
     found = await box.files.list(given.path, given.depth, given.glob, given.limit + 1)
-    shown = found[: given.limit]
-    lines = [
-        f"{entry.path}{'/' if entry.is_dir else f' {entry.size}' if entry.is_file else f' {entry.type}'}"
-        for entry in shown
-    ]
-    if more := len(found) > given.limit:
-        lines.append(f"[there are more than {given.limit}; list a part, or with a glob]")
-    return ToolAnswer(
-        "\n".join(lines) or "[empty]", {"paths": [entry.path for entry in shown], "truncated": more}
-    )
+    lines, cut = first_lines(map(_entry_line, found[: given.limit]))
+    paths = [entry.path for entry in found[: len(lines)]]
+    if more := cut or len(found) > given.limit:
+        lines.append(f"[there are more than these {len(paths)}; list a part, or with a glob]")
+    return ToolAnswer("\n".join(lines) or "[empty]", {"paths": paths, "truncated": more})
+
+
+def _entry_line(entry: bay.FileInfo) -> str:
+    kind = "/" if entry.is_dir else f" {entry.size}" if entry.is_file else f" {entry.type}"
+    return f"{entry.path}{kind}"
 
 
 class SearchFilesArguments(Arguments):
@@ -131,13 +130,12 @@ async def search_files(call: ToolCall, given: SearchFilesArguments) -> ToolAnswe
         ignore_case=given.ignore_case,
         limit=given.limit,
     )
-    lines = [f"{match.path}:{match.line}: {match.text}" for match in result.matches]
-    if result.truncated:
+    found = [f"{match.path}:{match.line}: {match.text}" for match in result.matches]
+    lines, cut = first_lines(found)
+    data = {"matches": list(lines), "truncated": cut or result.truncated}
+    if data["truncated"]:
         lines.append("[there is more; narrow the query, the path or the glob]")
-    return ToolAnswer(
-        "\n".join(lines) or f"[no match in {result.files_searched} files]",
-        {"matches": len(result.matches), "truncated": result.truncated},
-    )
+    return ToolAnswer("\n".join(lines) or f"[no match in {result.files_searched} files]", data)
 
 
 class UploadArguments(Arguments):
@@ -151,7 +149,7 @@ class UploadArguments(Arguments):
 async def upload(call: ToolCall, given: UploadArguments) -> ToolAnswer:
     try:
         data = b64decode(given.base64, validate=True)
-    except NotBase64 as error:
+    except ValueError as error:  # also text beyond ASCII
         raise bay.InvalidArgument("base64 is not valid; encode the bytes again") from error
     box = await call.agent.sandbox(given.sandbox)
     size = await box.files.write(given.path, data)
@@ -171,20 +169,15 @@ class DownloadArguments(Arguments):
 async def download(call: ToolCall, given: DownloadArguments) -> ToolAnswer:
     box = await call.agent.sandbox(given.sandbox)
     found = await box.files.stat(given.path)
-    data = await box.files.read(given.path, given.offset, BLOB_BYTES)
-    end, size = given.offset + len(data), found.size or 0
+    data = await box.files.read(given.path, given.offset, BLOB_BYTES + 1)
+    more = given.offset + BLOB_BYTES if len(data) > BLOB_BYTES else None
+    data = data[:BLOB_BYTES]
     blob = types.BlobResourceContents(
-        uri=file_uri(box, found.path), blob=b64encode(data).decode(), mime_type="application/octet-stream"
+        uri=uri_of(box.name or box.id, found.path),
+        blob=b64encode(data).decode(),
+        mime_type="application/octet-stream",
     )
-    rest = f"; more at offset={end}" if end < size else ""
-    said = f"[{len(data)} of {size} bytes{rest}]"
+    rest = "" if more is None else f"; more at offset={more}"
     return ToolAnswer(
-        said,
-        {"size": size, "next_offset": end if end < size else None},
-        (types.EmbeddedResource(resource=blob),),
+        f"[{len(data)} bytes{rest}]", {"next_offset": more}, (types.EmbeddedResource(resource=blob),)
     )
-
-
-def file_uri(box: bay.AsyncBox, path: str) -> str:
-    """The address of a file as a resource."""
-    return f"bay://{box.name or box.id}{path}"

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 import bay
+from bay.mcp.bounds import first_lines
 from bay.mcp.tool import Arguments, ToolAnswer, Toolbox, ToolCall
 
 TOOLBOX = Toolbox()
@@ -69,4 +70,5 @@ async def _shown(box: bay.AsyncBox) -> ToolAnswer:
     rules = [f"{rule.action} {rule.domain or rule.cidr}" for rule in policy.rules]
     refused = [f"{name.name} ({name.reason}, {name.count}x)" for name in state.refused[-20:]]
     lines = [f"mode: {policy.mode}", *rules, *(f"refused: {one}" for one in refused)]
+    lines, _ = first_lines(lines)
     return ToolAnswer("\n".join(lines), {"mode": policy.mode, "rules": rules, "refused": refused})

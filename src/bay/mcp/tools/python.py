@@ -6,9 +6,8 @@ import mcp_types as types
 from pydantic import Field
 
 import bay
-from bay.mcp.bounds import BLOB_BYTES, MOST_BYTES, OUTPUT_BYTES
+from bay.mcp.bounds import BLOB_BYTES, MOST_BYTES, OUTPUT_BYTES, shown, tail_of
 from bay.mcp.tool import Arguments, ToolAnswer, Toolbox, ToolCall
-from bay.mcp.tools.commands import ticking
 
 TOOLBOX = Toolbox()
 
@@ -33,15 +32,18 @@ async def python(call: ToolCall, given: PythonArguments) -> ToolAnswer:
     box = await call.agent.sandbox(given.sandbox)
     if given.restart:
         await _restart(box)
-    async with ticking(call, "the code runs"):
-        result = await box.python.run(given.code, given.timeout_s, attached=True)
+    result = await box.python.run(given.code, given.timeout_s, attached=True)
     images = [image for image in result.images if image.media_type in _SHOWN and len(image) <= BLOB_BYTES]
     beside = tuple(
         types.ImageContent(data=b64encode(image).decode(), mime_type=image.media_type)
         for image in images[:_IMAGES]
     )
-    data = {"status": result.status, "images": len(result.images), "output": str(result)[-given.max_bytes :]}
-    return ToolAnswer(_said(result, given.max_bytes, len(beside)), data, beside, failed=result.status != "ok")
+    output, before = tail_of(shown(_text(result)), given.max_bytes)
+    notes = [f"[{before} bytes before this are left out]"] if before else []
+    data = {"status": result.status, "images": len(result.images), "output": output}
+    said = "\n".join(filter(None, (*notes, output, *_remarks(result, len(beside)))))
+    said = said or f"[ok after {result.duration_s:.1f} s, no output]"
+    return ToolAnswer(said, data, beside, failed=result.status != "ok")
 
 
 async def _restart(box: bay.AsyncBox) -> None:
@@ -50,14 +52,15 @@ async def _restart(box: bay.AsyncBox) -> None:
             await kernel.restart()
 
 
-def _said(result: bay.CellResult, most: int, shown: int) -> str:
-    text = "\n".join(part for part in (str(result), result.traceback) if part)
-    notes = [f"[{len(text) - most} characters before this are left out]"] if len(text) > most else []
-    notes.append(text[-most:])
-    if len(result.images) > shown:
-        notes.append(
-            f"[{len(result.images) - shown} images are left out: too many, too large or SVG; save them]"
-        )
+def _text(result: bay.CellResult) -> str:
+    return "\n".join(part for part in (str(result), result.traceback) if part)
+
+
+def _remarks(result: bay.CellResult, images: int) -> list[str]:
+    """The things that an agent could not know from the output, of which `images` images are given."""
+    remarks: list[str] = []
+    if left_out := len(result.images) - images:
+        remarks.append(f"[{left_out} images are left out: too many, too large or SVG; save them]")
     if result.restarted:
-        notes.append("[the kernel is a new one: its variables are gone]")
-    return "\n".join(filter(None, notes)) or f"[ok after {result.duration_s:.1f} s, no output]"
+        remarks.append("[the kernel is a new one: its variables are gone]")
+    return remarks

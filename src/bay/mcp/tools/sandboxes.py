@@ -1,11 +1,13 @@
 """Sandboxes: making, showing, stopping, deleting, forking, and their checkpoints."""
 
+from contextlib import aclosing
 from typing import Any, Literal
 
 from pydantic import Field
 
 import bay
 from bay.mcp.agent import KeptSandbox
+from bay.mcp.bounds import first_lines
 from bay.mcp.tool import Arguments, ToolAnswer, Toolbox, ToolCall
 
 TOOLBOX = Toolbox()
@@ -47,13 +49,17 @@ class ListSandboxesArguments(Arguments):
 @TOOLBOX.add("List sandboxes, newest first; `sandbox` is how their names begin.", reads=True)
 async def list_sandboxes(call: ToolCall, given: ListSandboxesArguments) -> ToolAnswer:
     found = call.agent.client.sandboxes.list(name_prefix=given.sandbox, order="newest", limit=_LISTED)
-    lines: list[str] = []
-    async for box in found:
-        if len(lines) == _LISTED:
-            lines.append(f"[there are more than {_LISTED}]")
-            break
-        lines.append(_line(box))
-    return ToolAnswer("\n".join(lines) or "[none]", {"sandboxes": lines})
+    boxes: list[bay.AsyncBox] = []
+    async with aclosing(found) as each:
+        async for box in each:
+            boxes.append(box)
+            if len(boxes) > _LISTED:
+                break
+    lines, cut = first_lines(map(_line, boxes[:_LISTED]))
+    data = {"sandboxes": [box.name or box.id for box in boxes[: len(lines)]]}
+    if cut or len(boxes) > _LISTED:
+        lines.append(f"[there are more than these {len(lines)}; give the beginning of a name]")
+    return ToolAnswer("\n".join(lines) or "[none]", data)
 
 
 class OneSandboxArguments(Arguments):
@@ -78,7 +84,7 @@ async def stop_sandbox(call: ToolCall, given: OneSandboxArguments) -> ToolAnswer
 class NamedArguments(Arguments):
     """Arguments of `delete_sandbox`: what cannot be undone names its sandbox."""
 
-    sandbox: str  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    sandbox: str = Field(min_length=1, max_length=100)  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
 
 
 @TOOLBOX.add("Delete a sandbox and its files for good.", destroys=True)

@@ -2,17 +2,23 @@
 
 import asyncio
 import importlib
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from bay.errors import Unauthorized
 from bay.server.ports.gate import PortHosts
 from bay.server.web.auth import Caller
-from bay.server.web.open_connections import OpenConnections
+from bay.server.web.open_connections import OpenConnections, one_place
 
 if TYPE_CHECKING:
     from bay.server.compat.mcp.transport import McpTransport
+
+
+PLACES = 200
+"""Requests of one owner that are answered at once: each may have its body in memory."""
 
 
 class McpMessages:
@@ -21,6 +27,7 @@ class McpMessages:
     def __init__(self, *, hosts: PortHosts, connections: OpenConnections) -> None:
         self._hosts = hosts
         self._connections = connections
+        self._places: Counter[str] = Counter()
         self._wanted = asyncio.Event()
         self._opened: asyncio.Future[McpTransport] | None = None
 
@@ -43,8 +50,13 @@ class McpMessages:
         """Answer one request. Raises Unauthorized or Timeout when the caller must go meanwhile."""
         self._wanted.set()
         transport = await asyncio.shield(self._transport_place())
-        with self._connections.place(caller.owner):
-            await self._connections.during(caller, transport.serve(caller, scope, receive, send))
+        doing = "requests of this owner to /mcp are answered, the limit; wait for one"
+        with one_place(self._places, caller.owner, PLACES, doing):
+            try:
+                await self._connections.during(caller, transport.serve(caller, scope, receive, send))
+            except Unauthorized:
+                await transport.end_of_key(caller)
+                raise
 
     def _transport_place(self) -> "asyncio.Future[McpTransport]":
         if self._opened is None:

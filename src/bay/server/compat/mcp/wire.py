@@ -40,7 +40,6 @@ FORMAT = WireFormat(
     prefix=PREFIX,
     authenticate=_caller,
     error=_error,
-    uploads=re.compile(PREFIX),  # the transport has a bound of its own
     readers=re.compile(
         PREFIX
     ),  # each call of a tool is a request to Bay, which needs its scope and is audited
