@@ -4,11 +4,13 @@ written.
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import scripted_model
 from client_programs import ROOT, ClientHost, client_host
 
 pytestmark = pytest.mark.long
@@ -29,6 +31,26 @@ def test_an_agent_of_deep_agents_works_in_a_sandbox(host: ClientHost) -> None:
 
 def test_an_agent_of_the_openai_agents_sdk_works_in_a_sandbox(host: ClientHost) -> None:
     host.execute(PYTHON, str(PROGRAMS / "openai_agents_session.py"))
+
+
+@pytest.mark.parametrize(
+    ("page", "framework"), [("openai-agents.md", "openai-agents"), ("langchain.md", "deepagents")]
+)
+def test_the_program_of_a_page_gets_its_answer(host: ClientHost, page: str, framework: str) -> None:
+    marked = rf"(?ms)^<!-- runnable with {framework} -->\n```python\n(.*?)^```$"
+    [program] = re.findall(marked, (ROOT / "docs" / page).read_text(encoding="utf-8"))
+    with scripted_model.serving("echo $((6 * 7)); whoami") as (url, asked):
+        said = host.execute(
+            *(PYTHON, "-c", program, "Say", "it."),
+            OPENAI_BASE_URL=url,
+            OPENAI_API_KEY="none",
+            OPENAI_AGENTS_DISABLE_TRACING="1",
+            ANTHROPIC_BASE_URL=url.removesuffix("/v1"),
+            ANTHROPIC_API_KEY="none",
+        )
+    assert said.startswith("It printed:")
+    assert "42\nship" in said.replace("\\n", "\n")
+    assert len(asked) == 2
 
 
 def test_swe_rex_has_its_sessions_in_a_sandbox(host: ClientHost) -> None:
