@@ -14,7 +14,7 @@ from pathlib import Path
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DOMAIN = "bay.example.com"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 _NGINX = """
 daemon off; master_process off; error_log stderr; pid {folder}/pid;
