@@ -26,8 +26,10 @@ SOURCE = Path("src/bay/__init__.py")
 PYTHON_COPIES = (Path("src/ship/__init__.py"),)
 NPM = Path("clients/typescript")
 NPM_COPIES = (NPM / "package.json", NPM / "package-lock.json")
+NPM_SOURCE = NPM / "src" / "version.ts"
 KINDS = ("security", "removed", "changed", "added", "fixed")
 _VERSION = re.compile(r'(?m)^__version__ = "([^"]+)"$')
+_NPM_VERSION = re.compile(r'VERSION = "[^"]+"')
 _SEMANTIC = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?")
 _UNRELEASED = "## Unreleased\n"
 
@@ -52,8 +54,9 @@ def set_version(new: str, root: Path = ROOT) -> None:
         text = (root / path).read_text(encoding="utf-8")
         (root / path).write_text(_VERSION.sub(f'__version__ = "{new}"', text), encoding="utf-8")
     for path in NPM_COPIES:
-        if (root / path).exists():
-            _set_npm_version(root / path, new)
+        _set_npm_version(root / path, new)
+    text = (root / NPM_SOURCE).read_text(encoding="utf-8")
+    (root / NPM_SOURCE).write_text(_NPM_VERSION.sub(f'VERSION = "{new}"', text), encoding="utf-8")
 
 
 def _set_npm_version(path: Path, new: str) -> None:
@@ -94,14 +97,13 @@ def _section(kind: str, fragments: Sequence[Path]) -> str:
 
 
 def build(out: Path, root: Path = ROOT) -> list[Path]:
-    """Build the packages of Python, and of npm where there are sources for it, into `out`."""
+    """Build the packages of Python and of npm into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise ReleaseProblem(f"{out} is not empty; remove what an earlier build left there")
     _run([sys.executable, "-m", "hatchling", "build", "-d", str(out.resolve())], root)
-    if (root / NPM / "package.json").exists():
-        _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"], root / NPM)
-        _run(["npm", "pack", "--silent", "--pack-destination", str(out.resolve())], root / NPM)
+    _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"], root / NPM)
+    _run(["npm", "pack", "--silent", "--pack-destination", str(out.resolve())], root / NPM)
     return sorted(out.iterdir())
 
 

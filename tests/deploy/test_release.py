@@ -26,11 +26,7 @@ WHEEL_BYTES, UNPACKED_BYTES, SDK_BYTES = 2816 * KIB, 8192 * KIB, 32768 * KIB
 
 def test_the_version_is_the_same_everywhere() -> None:
     found = {release.version(), bay.__version__, ship.__version__}
-    found |= {
-        json.loads((ROOT / path).read_text())["version"]
-        for path in release.NPM_COPIES
-        if (ROOT / path).exists()
-    }
+    found |= {json.loads((ROOT / path).read_text())["version"] for path in release.NPM_COPIES}
     assert found == {bay.__version__}
 
 
@@ -40,7 +36,8 @@ def tree(tmp_path: Path) -> Path:
     for path in (release.SOURCE, *release.PYTHON_COPIES):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text('"""A package."""\n\n__version__ = "0.1.0"\n')
-    (tmp_path / release.NPM).mkdir(parents=True)
+    (tmp_path / release.NPM_SOURCE).parent.mkdir(parents=True)
+    (tmp_path / release.NPM_SOURCE).write_text('export const VERSION = "0.1.0";\n')
     (tmp_path / release.NPM_COPIES[0]).write_text('{"name": "bay-sandbox", "version": "0.1.0"}')
     (tmp_path / release.NPM_COPIES[1]).write_text(
         '{"version": "0.1.0", "packages": {"": {"version": "0.1.0"}}}'
@@ -58,8 +55,8 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_version_is_written_to_every_place(tree: Path) -> None:
     release.set_version("0.2.0", tree)
-    places = [release.SOURCE, *release.PYTHON_COPIES, *release.NPM_COPIES]
-    assert [(tree / path).read_text().count('"0.2.0"') for path in places] == [1, 1, 1, 2]
+    places = [release.SOURCE, *release.PYTHON_COPIES, *release.NPM_COPIES, release.NPM_SOURCE]
+    assert [(tree / path).read_text().count('"0.2.0"') for path in places] == [1, 1, 1, 2, 1]
     assert not any("0.1.0" in (tree / path).read_text() for path in places)
     with pytest.raises(release.ReleaseProblem, match="no semantic version"):
         release.set_version("next", tree)
