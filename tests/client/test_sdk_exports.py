@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,10 @@ def test_classes_say_that_they_live_in_bay(name: str) -> None:
 
 
 def test_the_version_is_the_one_of_the_package() -> None:
-    assert f'version = "{bay.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    source = ROOT / project["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{bay.__version__}"' in source.read_text(encoding="utf-8")
 
 
 def test_import_bay_loads_no_library() -> None:
