@@ -25,10 +25,17 @@ class OwnFile:
 
 
 def read_own(path: Path) -> OwnFile | None:
-    """The file at `path`; None when there is none. Raises InvalidArgument when it is not to be trusted."""
+    """The file at `path`; None when there is none. Raises InvalidArgument when it is not to be trusted.
+
+    In a directory that this user may not enter it has none: HOME is another user's then, as behind `sudo -u`.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError:
+        if os.access(path.parent, os.X_OK, effective_ids=True):
+            raise
         return None
     with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
