@@ -239,3 +239,13 @@ async def test_a_file_of_any_name_that_was_downloaded_is_a_resource(bay: RealBay
         uri = got.content[1].model_dump()["resource"]["uri"]
         read = (await client.read_resource(uri)).contents[0].model_dump()
         assert read["text"] == "here"
+
+
+async def test_a_policy_of_many_rules_has_no_more_than_an_answer_holds(bay: RealBay) -> None:
+    async with agent("http", bay.url) as client:
+        places = [f"{'n' * 60}.{'m' * 60}.{'o' * 60}.{number}.example.com" for number in range(100)]
+        found = await data(client, "network_policy", mode="allowlist", allow=places)
+        assert 0 < len(found["rules"]) < 100
+        shown = await told(client, "network_policy")
+        assert f"[there are {100 - len(found['rules'])} more rules]" in shown
+        await told(client, "network_policy", mode="open")

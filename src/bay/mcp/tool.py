@@ -3,13 +3,13 @@
 The schemas are written for the reader's budget: an agent has the whole list in its context in each turn.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, cast
 
-import anyio
 import mcp_types as types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -119,20 +119,15 @@ async def _ticking(call: ToolCall, name: str) -> AsyncGenerator[None]:
 
     async def tick() -> None:
         while True:
-            await anyio.sleep(_TICK_S)
+            await asyncio.sleep(_TICK_S)
             passed = time.monotonic() - began
             await call.progress(passed, f"{name} takes {passed:.0f} s so far")
 
-    failure: Exception | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(tick)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 — the group would wrap it into another
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    ticking = asyncio.create_task(tick())  # no task group, which would wrap an error of the block
+    try:
+        yield
+    finally:
+        ticking.cancel()
 
 
 class Toolbox:

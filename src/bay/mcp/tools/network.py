@@ -67,8 +67,8 @@ def _rules(action: Literal["allow", "deny"], places: list[str] | None) -> list[b
 
 async def _shown(box: bay.AsyncBox) -> ToolAnswer:
     policy, state = await box.network.get(), await box.network.state()
-    rules = [f"{rule.action} {rule.domain or rule.cidr}" for rule in policy.rules]
+    rules, cut = first_lines(f"{rule.action} {rule.domain or rule.cidr}" for rule in policy.rules)
     refused = [f"{name.name} ({name.reason}, {name.count}x)" for name in state.refused[-20:]]
-    lines = [f"mode: {policy.mode}", *rules, *(f"refused: {one}" for one in refused)]
-    lines, _ = first_lines(lines)
+    more = [f"[there are {len(policy.rules) - len(rules)} more rules]"] if cut else []
+    lines = [f"mode: {policy.mode}", *rules, *more, *(f"refused: {one}" for one in refused)]
     return ToolAnswer("\n".join(lines), {"mode": policy.mode, "rules": rules, "refused": refused})

@@ -66,10 +66,11 @@ class OneSandboxArguments(Arguments):
     """Arguments of tools that take no more than a sandbox."""
 
 
-@TOOLBOX.add("Show a sandbox: its state, ports and checkpoints.", reads=True)
+@TOOLBOX.add("Show a sandbox: its state, ports and newest checkpoints.", reads=True)
 async def get_sandbox(call: ToolCall, given: OneSandboxArguments) -> ToolAnswer:
     box = await call.agent.existing(given.sandbox)
-    checkpoints = [made.name or made.id for made in await box.checkpoints()]
+    newest = reversed(await box.checkpoints())
+    checkpoints, _ = first_lines(made.name or made.id for made in newest)
     ports = [port.port for port in await box.ports.list()]
     return _shown(box, {"ports": ports, "checkpoints": checkpoints})
 
