@@ -18,6 +18,7 @@ needs=(
   "skopeo skopeo" # fetches images
 )
 packages=/usr/lib/python3/dist-packages
+initdb=$(compgen -G "/usr/lib/postgresql/*/bin/initdb" | tail -n 1 || true) # each version has a folder of its own
 [ "${1:-}" = tests ] && needs+=(
   "ip iproute2"
   "pgrep procps"
@@ -29,6 +30,7 @@ packages=/usr/lib/python3/dist-packages
   "ssh openssh-client"
   "caddy caddy" # with nginx: the proxies in deploy/
   "nginx nginx-light"
+  "${initdb:-initdb} postgresql" # the store's other database, of which the tests start a server
   "systemd-analyze systemd" # looks at the units in deploy/
   "busybox busybox-static" # with musl and mmdebstrap: images for sandboxes to start from
   "/lib/ld-musl-$(uname -m).so.1 musl"
