@@ -343,3 +343,25 @@ async def test_a_start_that_cannot_even_be_written_down_is_told_at_once(
         assert "the disk does not answer" in assert_error(answer, 503, "session_not_ready")["message"]
         assert (await get(alice, made["id"]))["status"] == "failed"
     assert (await shell(alice, made["id"], "echo hi"))["output"] == "hi\n"
+
+
+async def test_a_stop_that_is_answered_before_the_start_is_written_down_has_no_compute_after_it(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await create(alice)
+    asked, go, fenced = asyncio.Event(), asyncio.Event(), bay.bay.cargo.fenced
+
+    async def slow(cargo_id: str, sandbox_id: str) -> Fence | None:
+        asked.set()
+        await within(go.wait())
+        return await fenced(cargo_id, sandbox_id)
+
+    monkeypatch.setattr(bay.bay.cargo, "fenced", slow)
+    assert (await alice.post(f"/v1/sandboxes/{made['id']}/start")).status_code == 200
+    await within(asked.wait())
+    assert (await within(alice.post(f"/v1/sandboxes/{made['id']}/stop"))).status_code == 200
+    go.set()
+    await within(alice.post(f"/v1/sandboxes/{made['id']}/stop"))
+    history = (await alice.get(f"/v1/sandboxes/{made['id']}/events")).json()["items"]
+    assert "sandbox.starting" not in [event["type"] for event in history]
+    assert await bay.owned() == set()

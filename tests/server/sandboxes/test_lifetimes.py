@@ -10,6 +10,7 @@ import pytest
 from server_harness import Json, World, assert_error, clear, create, shell, until, within, world
 
 from bay.clock import ManualClock
+from bay.server.reconciler.sweep import rest
 from bay.store import sandboxes
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +107,17 @@ async def test_a_cold_sandbox_whose_lifetime_ends_stays_cold(bay: World, alice: 
     shown = await get(alice, made["id"])
     assert (shown["compute"], shown["paused_at"], shown["expires_at"]) == ("cold", AT_100, None)
     assert bay.driver.sizes == {}
+
+
+async def test_a_lifetime_that_ends_as_its_session_ends_is_over_at_once(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, profile="resting", wait=15)
+    bay.clock.advance(100)
+    seen_running = await bay.record(made["id"])
+    assert (await within(alice.post(f"/v1/sandboxes/{made['id']}/stop"))).status_code == 200
+    await rest(bay.bay.core, seen_running, bay.clock(), "paused")
+    assert (await get(alice, made["id"]))["expires_at"] is None
 
 
 async def test_what_is_never_frozen_is_stopped_at_the_end_of_its_lifetime(

@@ -65,6 +65,8 @@ class Starter:
             await self._refuse(sandbox)
             return
         session = await self._new_session(sandbox)
+        if session is None:
+            return
         self.notifier.announce(sandbox.id)
         await self._run(sandbox, session)
 
@@ -99,8 +101,10 @@ class Starter:
             )
         log.warning("sandbox.failed", id=sandbox.id, code=failure.code, error=failure.message)
 
-    async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord:
-        """Write down that a session begins, before anything of it exists."""
+    async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord | None:
+        """Write down that a session begins, before anything of it exists; None when it is not wanted any
+        more: who asked for the stop may have its answer already, since there was no session to end.
+        """
         # A database from a backup may be behind what has been on these cargos since.
         fences = [await self.core.cargo.fenced(one, sandbox.id) for one in sandbox.written_cargos]
         seen = max(fence.generation if fence else 0 for fence in fences)
@@ -111,6 +115,8 @@ class Starter:
             started_at=None, ended_at=None,
         )  # fmt: skip
         async with self.core.store.write() as db:
+            if self._is_unwanted(await sandboxes.get(db, sandbox.id)):
+                return None
             if sandbox.volumes or await sandboxes.is_contended(db, sandbox):
                 await _check_cargos(db, sandbox)
             await sessions.add(db, session)
@@ -166,13 +172,17 @@ class Starter:
             await self.queue.put_again(sandbox_id)
             async with self.core.store.read() as db:
                 sandbox = await sandboxes.get(db, sandbox_id)
-            if (
-                sandbox is None
-                or sandbox.target not in HAVING
-                or (sandbox.restore_id is not None and sandbox.checkpoint_due is None)
-                or sandbox.is_expired(self.core.clock())
-            ):
+            if self._is_unwanted(sandbox):
                 return
+
+    def _is_unwanted(self, sandbox: SandboxRecord | None) -> bool:
+        """Whether the sandbox is to have no compute by now, or its files are put back first."""
+        return (
+            sandbox is None
+            or sandbox.target not in HAVING
+            or (sandbox.restore_id is not None and sandbox.checkpoint_due is None)
+            or sandbox.is_expired(self.core.clock())
+        )
 
     async def _in_turn(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
         """Start it when its turn comes, within the limit. Raises Timeout beyond that.

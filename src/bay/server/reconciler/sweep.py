@@ -151,5 +151,6 @@ async def rest(core: Core, sandbox: SandboxRecord, now: datetime, new: Target) -
     async with core.store.write() as db:
         if await sandboxes.rest(db, sandbox.id, now, new):
             await events.add(db, sandbox, "sandbox.rested", now)
-        if sandbox.phase in (None, "paused"):
+        present = await sandboxes.get(db, sandbox.id)  # its session may have ended since the look
+        if present is not None and present.phase in (None, "paused"):
             await sandboxes.end_lifetime(db, sandbox.id, now)
