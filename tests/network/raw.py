@@ -21,8 +21,16 @@ T = TypeVar("T")
 def slot_of(box: Box) -> NetworkSlot:
     """The slot of a sandbox that runs: the driver takes the number of its range of ids."""
     directory = _session_of(box)
-    claims = (one for one in Path("/run/bay/ids").glob("[0-9]*") if one.read_text() == str(directory))
+    claims = (one for one in Path("/run/bay/ids").glob("[0-9]*") if _claimant(one) == str(directory))
     return NetworkSlot(int(next(claims).name) + 1, directory.name)
+
+
+def _claimant(claim: Path) -> str | None:
+    """Whose claim it is; another Bay on this host may give its own up meanwhile."""
+    try:
+        return claim.read_text()
+    except FileNotFoundError:
+        return None
 
 
 def _session_of(box: Box) -> Path:
