@@ -183,11 +183,13 @@ def lab(world: World, root: Path, cache: Path, **extra: str) -> Generator[Lab]:
             assert server.end() == 0
 
 
-def eventually(true: Callable[[], bool], what: str, seconds: float = WAIT_S) -> None:
-    """Return once `true` holds, which nobody tells us of."""
+def eventually(
+    true: Callable[[], bool], what: str, seconds: float = WAIT_S, instead: Callable[[], object] = str
+) -> None:
+    """Return once `true` holds, which nobody tells us of. `instead` says how things are if it does not."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s; {instead()}"
         time.sleep(0.02)
 
 

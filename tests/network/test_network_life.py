@@ -53,7 +53,8 @@ def bay(earth: World, root: Path, cache: Path) -> Generator[Lab]:
         yield made
         assert made.server.end() == 0
     with lab(earth, root, cache) as last:  # a Bay without a pool, which removes what waits there
-        eventually(lambda: not of_sandboxes(), "the pool is empty")
+        left = lambda: (of_sandboxes(), last.log()[-4000:])  # noqa: E731
+        eventually(lambda: not of_sandboxes(), "the pool is empty", instead=left)
         assert last.server.end() == 0
 
 
