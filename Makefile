@@ -38,9 +38,15 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 	@exec $(BIN)/bay serve --host "$(HOST)" --port "$(PORT)" --data-dir "$(DATA_DIR)"
 
 # Whole files go to the workers, in the order of tests/conftest.py: what a module's tests share is made once.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
 .PHONY: test
-test: check .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs ## all checks and all tests (WORKERS=2: two files of tests at a time)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
+	@$(PYTEST) $$(sed -n 's|^[a-z]|--ignore=tests/&|p' tests/slow.txt)
+
+.PHONY: test-all
+test-all: check test-setup ## all checks and all tests, as CI runs them
+	@$(PYTEST)
 
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files
@@ -110,12 +116,14 @@ clean: ## remove .venv, stamps, caches and build results (never a data directory
 	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .venv-docs src/bay/server/web/site .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: system system-tests
+.PHONY: system system-tests test-setup
 system:
 	@scripts/setup-system.sh
 
 system-tests:
 	@scripts/setup-system.sh tests
+
+test-setup: .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs
 
 .stamp-server: requirements/server.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system
 	@PYTHON="$(PYTHON)" scripts/setup-python.sh $(VENV) requirements/server.txt

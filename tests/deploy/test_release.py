@@ -134,7 +134,7 @@ def test_the_wheel_brings_the_documentation(built: Path) -> None:
 def test_an_sdk_with_its_libraries_stays_small(built: Path) -> None:
     libraries = ROOT / ".venv-oldest/lib"
     if not libraries.is_dir():
-        pytest.skip("make .stamp-oldest makes what this needs, as `make test` does")
+        pytest.skip("make .stamp-oldest makes what this needs, as `make test-all` does")
     ours = [path for path in libraries.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     own = sum(path.stat().st_size for path in ours if not {"pip", "setuptools"} & {*path.parts})
     with zipfile.ZipFile(release.only(built, "*.whl")) as found:
