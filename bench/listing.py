@@ -19,6 +19,7 @@ from bay.ids import new_id
 from bay.server.web.sealing import Cursors, Seals
 from bay.store import schema
 from bay.store.engine import Store
+from bay.store.sqlite import SqliteDatabase
 from bench.base import Bench, ms
 from bench.figures import Figure, Ratio, Result
 from bench.raw import Raw
@@ -125,7 +126,7 @@ def _cursor(database: Path, offset: int) -> str:
     with engine.connect() as connection:
         seq = connection.execute(mine.order_by(columns.seq).offset(offset).limit(1)).scalar_one()
     engine.dispose()
-    return asyncio.run(_sealed(Store(database), seq))
+    return asyncio.run(_sealed(Store(SqliteDatabase(database)), seq))
 
 
 async def _sealed(store: Store, seq: int) -> str:

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from bay.store.engine import migrate
+from bay.store.sqlite import migrate
 
 Cli = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bay.server.data_dir import DATABASE
-from bay.store.engine import migrate
 from bay.store.image_totals import ImageTotals
+from bay.store.sqlite import migrate
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="without root that is all it says")
 

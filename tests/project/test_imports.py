@@ -174,7 +174,7 @@ LAZY = {
     "bay.cli.progress": "rich, for transfers that are worth a bar",
     "bay.client._socket": "the WebSocket library, for the programs that attach to something",
     "bay.server.compat.mcp.messages": "the library of the Model Context Protocol, for servers that agents call",
-    "bay.store.engine": "Alembic, for a database of another version",
+    "bay.store.versions": "Alembic, for a database of another version",
     "ship_kernel.boot": "one of two kernels, in an interpreter that may be able to run neither",
 }
 

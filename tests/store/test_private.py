@@ -6,13 +6,14 @@ import pytest
 
 from bay.errors import DriverUnavailable
 from bay.store.engine import Store
+from bay.store.sqlite import SqliteDatabase
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 
 async def modes(directory: Path) -> dict[str, int]:
     """The mode of every file, while the database is open and its companions are there."""
-    store = Store(directory / "bay.db")
+    store = Store(SqliteDatabase(directory / "bay.db"))
     await store.open()
     try:
         async with store.write() as db:
@@ -36,5 +37,5 @@ async def test_a_database_that_was_open_to_others_is_closed(tmp_path: Path) -> N
 async def test_a_link_in_the_databases_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "bay.db").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DriverUnavailable, match=r"bay\.db"):
-        await Store(tmp_path / "bay.db").open()
+        await Store(SqliteDatabase(tmp_path / "bay.db")).open()
     assert not (tmp_path / "elsewhere").exists()

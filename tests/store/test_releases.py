@@ -12,7 +12,8 @@ from serving import KEY, serving
 
 import bay
 from bay.server.offline import backup
-from bay.store.engine import migrate, newest_version
+from bay.store.sqlite import migrate
+from bay.store.versions import newest_version
 
 RELEASES = sorted(Path(__file__).with_name("releases").glob("*.tar.gz"))
 

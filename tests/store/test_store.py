@@ -20,14 +20,17 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from bay.errors import DriverUnavailable, StorageFull
 from bay.models import Exec, Failure
-from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions, sqlite
+from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions
+from bay.store import connection as store_connection
 from bay.store import metadata as store_metadata
-from bay.store.engine import MIGRATIONS, Store, migrate, newest_version
+from bay.store.connection import StoreConnection
+from bay.store.engine import Store
 from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
 from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
-from bay.store.sqlite import StoreConnection
+from bay.store.sqlite import SqliteDatabase, migrate
 from bay.store.upgrade import upgrade
+from bay.store.versions import MIGRATIONS, newest_version
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -49,7 +52,7 @@ EXEC = Exec(
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncGenerator[Store]:
-    made = Store(tmp_path / "bay.db")
+    made = Store(SqliteDatabase(tmp_path / "bay.db"))
     await made.open()
     with blockbuster_ctx(["bay.store"]):
         yield made
@@ -71,7 +74,7 @@ async def add_sandbox(store: Store, *records: SandboxRecord) -> None:
 def test_the_schema_is_the_sum_of_the_migrations(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/bay.db")
     with engine.begin() as connection:
-        upgrade(connection, tmp_path / "bay.db")
+        upgrade(connection, str(tmp_path / "bay.db"))
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
@@ -161,7 +164,7 @@ def test_an_upgrade_that_is_cut_off_anywhere_is_made_by_the_next_start(
         event.listen(engine, "before_cursor_execute", count)
         return engine
 
-    monkeypatch.setattr("bay.store.engine.create_engine", watched)
+    monkeypatch.setattr("bay.store.sqlite.create_engine", watched)
     with pytest.raises(DriverUnavailable, match="killed"):
         migrate(path)
     monkeypatch.undo()
@@ -176,7 +179,7 @@ async def test_a_database_of_a_newer_bay_is_left_alone_with_a_clear_word(tmp_pat
         db.execute("UPDATE alembic_version SET version_num = '9999'")
     db.close()
     with pytest.raises(DriverUnavailable, match="newer Bay"):
-        await Store(path).open()
+        await Store(SqliteDatabase(path)).open()
 
 
 @pytest.mark.parametrize("damage", ["garbage", "middle", "directory", "missing"])
@@ -195,7 +198,7 @@ async def test_a_damaged_database_is_refused_with_a_clear_word(tmp_path: Path, d
             data[4096 * 2 : 4096 * 5] = b"\xff" * 4096 * 3
             path.write_bytes(data)
     with pytest.raises(DriverUnavailable, match=str(path)):
-        await Store(path).open()
+        await Store(SqliteDatabase(path)).open()
 
 
 # What the database enforces
@@ -492,11 +495,13 @@ async def add_thing(store: Store, thing: int, other: sqlite3.Connection | None =
             raise ValueError("refused")
 
 
-async def test_a_transaction_that_could_not_begin_does_not_spoil_the_next_ones(store: Store) -> None:
+async def test_a_transaction_that_could_not_begin_does_not_spoil_the_next_ones(
+    store: Store, tmp_path: Path
+) -> None:
     async with store.write() as db:
         await db.exec_driver_sql("CREATE TABLE things (thing)")
         await db.exec_driver_sql("PRAGMA busy_timeout = 50")
-    with closing(sqlite3.connect(store._path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(tmp_path / "bay.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseError, match="locked"):
             await add_thing(store, 1)
@@ -526,13 +531,13 @@ async def test_a_commit_that_failed_leaves_no_transaction_open(
 async def test_a_host_that_refuses_a_thread_is_asked_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Refused(sqlite.Thread):
+    class Refused(store_connection.Thread):
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
     connection = StoreConnection(store._writer._engine)
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "Thread", Refused)
+        patch.setattr(store_connection, "Thread", Refused)
         with pytest.raises(RuntimeError):
             await connection.exec_driver_sql("SELECT 1")
     assert (await connection.exec_driver_sql("SELECT 1")).scalar() == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from bay.store import engine
+from bay.store import sqlite
 
 _Make = Callable[[Path], Engine]
 
@@ -16,7 +16,7 @@ _Make = Callable[[Path], Engine]
 def share() -> None:
     """From now on Stores are made so. Readers and writers have dialects of their own, as in each Store."""
     for name in ("_reading_engine", "_writing_engine"):
-        setattr(engine, name, _sharing(getattr(engine, name)))
+        setattr(sqlite, name, _sharing(getattr(sqlite, name)))
 
 
 def _sharing(make: _Make) -> _Make:

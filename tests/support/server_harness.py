@@ -31,10 +31,10 @@ from bay.server.control_plane import ControlPlane
 from bay.server.data_dir import DATABASE, instance_of
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
-from bay.store.engine import migrate
+from bay.store.connection import StoreConnection
 from bay.store.records import SandboxRecord, SessionRecord
 from bay.store.schema import events
-from bay.store.sqlite import StoreConnection
+from bay.store.sqlite import migrate
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -116,6 +116,7 @@ from bay.server.web.upload_spool import Spool
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import Keep
+from bay.store.sqlite import SqliteDatabase
 from bay.units import GIB, MIB
 
 
@@ -133,7 +134,7 @@ class ControlPlane:
         self.settings = settings
         self.clock = clock
         self.driver = driver
-        self.store = Store(settings.data_dir / DATABASE)
+        self.store = Store(SqliteDatabase(settings.data_dir / DATABASE))
         self.keys = Keys(self.store, clock)
         self._cargo_kind: backend_detection.Kind = choose_cargo(settings)
         self.cargo: CargoBackend = backend_detection.make(

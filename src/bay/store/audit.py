@@ -18,10 +18,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, or_, select, update
 
 from bay.models import AuditEntry
+from bay.store.connection import StoreConnection
 from bay.store.records import AuditFilters, Page
 from bay.store.rows import page_of, values_of, without_seq
 from bay.store.schema import audit
-from bay.store.sqlite import StoreConnection
 
 # Made once, since they run for every call that changes something.
 _ADD = insert(audit)

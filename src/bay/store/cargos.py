@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, func, insert, literal, select, text, update
 
+from bay.store.connection import StoreConnection
 from bay.store.records import CargoRecord, Page
 from bay.store.rows import columns_of, page_of, without_seq
 from bay.store.schema import cargos, sandboxes
-from bay.store.sqlite import StoreConnection
 
 _COLUMNS = columns_of(cargos)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, delete, exists, func, insert, or_, select, update
 
+from bay.store.connection import StoreConnection
 from bay.store.records import CheckpointRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import cargos, checkpoints, sandboxes, templates
-from bay.store.sqlite import StoreConnection
 
 _C = checkpoints.c
 _COLUMNS = columns_of(checkpoints)

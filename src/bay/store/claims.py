@@ -4,10 +4,10 @@ from datetime import datetime
 
 from sqlalchemy import delete, insert, select, tuple_
 
+from bay.store.connection import StoreConnection
 from bay.store.records import Claim
 from bay.store.rows import values_of
 from bay.store.schema import claims
-from bay.store.sqlite import StoreConnection
 
 
 async def find(db: StoreConnection, owner: str, key: str) -> Claim | None:

@@ -14,8 +14,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from bay.errors import StorageFull
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.store")
 

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from bay.store.connection import StoreConnection
 from bay.store.records import EventRecord, SandboxRecord
 from bay.store.schema import events, facts, sandboxes
-from bay.store.sqlite import StoreConnection
 
 # Made once: to put a statement together costs about as much as to run it.
 _PRESENT = select(sandboxes.c.owner).where(sandboxes.c.id == bindparam("of_sandbox")).scalar_subquery()

@@ -8,10 +8,10 @@ from sqlalchemy.dialects.sqlite import insert
 
 from bay.models import Exec
 from bay.store import history, skills
+from bay.store.connection import StoreConnection
 from bay.store.records import HistoryNote, Page, SessionRecord, Unfinished
 from bay.store.rows import columns_of, page_of
 from bay.store.schema import execs, sessions
-from bay.store.sqlite import StoreConnection
 
 _NOTED = ("exec_type", "code", "description", "tags", "learn_enabled")
 _HISTORY = frozenset(

@@ -32,9 +32,9 @@ from sqlalchemy import (
 
 from bay.models import ExecType, HistoryEntry, PythonResult, ShellResult
 from bay.store import skills
+from bay.store.connection import StoreConnection
 from bay.store.records import HistoryFilters, Keep, RunFigures
 from bay.store.schema import execs, sessions, skill_runs
-from bay.store.sqlite import StoreConnection
 
 MAX_TEXT_BYTES = 64 * 1024
 """How much of stdout, and of stderr, an entry keeps: half of it from the beginning, half from the end."""

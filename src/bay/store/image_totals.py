@@ -8,9 +8,9 @@ from sqlalchemy import func, select
 
 from bay.store import checkpoints as checkpoint_queries
 from bay.store import images as image_queries
+from bay.store.connection import StoreConnection
 from bay.store.records import NOBODY
 from bay.store.schema import checkpoints, image_layers, images, templates
-from bay.store.sqlite import StoreConnection
 
 _I = images.c
 

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Text, and_, cast, delete, func, insert, or_, select, update
 
 from bay.models import Failure, from_wire, to_wire
+from bay.store.connection import StoreConnection
 from bay.store.records import ImageLayer, ImageRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import checkpoints, image_layers, images, sandboxes, templates
-from bay.store.sqlite import StoreConnection
 from bay.units import MIB
 
 _I = images.c

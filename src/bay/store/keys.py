@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, insert, or_, select, update
 
+from bay.store.connection import StoreConnection
 from bay.store.records import ApiKey
 from bay.store.rows import values_of
 from bay.store.schema import keys
-from bay.store.sqlite import StoreConnection
 
 
 async def add(db: StoreConnection, key: ApiKey) -> None:

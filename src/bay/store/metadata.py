@@ -2,8 +2,8 @@
 
 from sqlalchemy import delete, insert, select
 
+from bay.store.connection import StoreConnection
 from bay.store.schema import facts
-from bay.store.sqlite import StoreConnection
 
 
 async def get(db: StoreConnection, name: str) -> dict[str, str] | None:

@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, select
 
 from bay.models import NetworkPolicy, from_wire, to_wire
+from bay.store.connection import StoreConnection
 from bay.store.schema import network_policies
-from bay.store.sqlite import StoreConnection
 
 _P = network_policies.c
 _OF_SANDBOX = _P.sandbox_id == bindparam("of_sandbox")

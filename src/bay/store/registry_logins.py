@@ -2,9 +2,9 @@
 
 from sqlalchemy import delete, insert, select, update
 
+from bay.store.connection import StoreConnection
 from bay.store.records import RegistryLoginRecord
 from bay.store.schema import registry_logins
-from bay.store.sqlite import StoreConnection
 
 _L = registry_logins.c
 _COLUMNS = _L.owner, _L.host, _L.sealed, _L.updated_at

@@ -23,10 +23,10 @@ from sqlalchemy import (
 
 from bay.clock import expiry
 from bay.models import CheckpointPolicy, Failure, PortSettings, SandboxSecret, Volume, from_wire, to_wire
+from bay.store.connection import StoreConnection
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.rows import page_of
 from bay.store.schema import checkpoints, images, sandboxes, sessions
-from bay.store.sqlite import StoreConnection
 
 _S = sandboxes.c
 KEEP: Literal["keep"] = "keep"

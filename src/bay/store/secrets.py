@@ -5,9 +5,9 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, insert, select, update
 
+from bay.store.connection import StoreConnection
 from bay.store.records import SecretRecord
 from bay.store.schema import secrets
-from bay.store.sqlite import StoreConnection
 
 _S = secrets.c
 _COLUMNS = _S.owner, _S.name, _S.sealed, _S.created_at, _S.updated_at

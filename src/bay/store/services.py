@@ -3,8 +3,8 @@
 from sqlalchemy import bindparam, delete, insert, select
 
 from bay.models import ServiceSpec, from_wire, to_wire
+from bay.store.connection import StoreConnection
 from bay.store.schema import services
-from bay.store.sqlite import StoreConnection
 
 _S = services.c
 _OF_SANDBOX = _S.sandbox_id == bindparam("of_sandbox")

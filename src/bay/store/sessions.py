@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select, update
 
+from bay.store.connection import StoreConnection
 from bay.store.records import SessionRecord
 from bay.store.rows import values_of
 from bay.store.schema import sandboxes, sessions
-from bay.store.sqlite import StoreConnection
 
 # Made once: to put a statement together costs about as much as to run it.
 _ADD = insert(sessions)

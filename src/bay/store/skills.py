@@ -16,6 +16,7 @@ from bay.models import (
     SkillRelease,
     SkillStage,
 )
+from bay.store.connection import StoreConnection
 from bay.store.schema import (
     execs,
     sandboxes,
@@ -25,7 +26,6 @@ from bay.store.schema import (
     skill_releases,
     skill_runs,
 )
-from bay.store.sqlite import StoreConnection
 
 _P = skill_payloads.c
 _C = skill_candidates.c

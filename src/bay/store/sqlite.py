@@ -1,109 +1,176 @@
-"""SQLite for the event loop: a connection has a thread of its own, and a statement is one trip to it.
-
-The trip begins the transaction if need be, executes, and fetches every row, so that the loop reads them from
-memory. Rejected: SQLAlchemy's asyncio engine, whose greenlets and several trips a statement took three times
-the processor time; SQLite on the event loop, which a slow disk would stop.
-"""
+"""SQLite in WAL: its connections, its migration, its words for damage, and who may read its file."""
 
 import asyncio
+import os
 import sqlite3
-import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
+from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, CursorResult, Engine, Executable, NullPool, create_engine
+import structlog
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import DatabaseError, DBAPIError
 
-if TYPE_CHECKING:
-    from sqlalchemy.sql.selectable import TypedReturnsRows
+from bay.errors import BayError, DriverUnavailable, InternalError, StorageFull
+from bay.store import versions
+from bay.store.connection import StoreConnection, first_line
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-_Trip = tuple[asyncio.Future[Any], Callable[[], Any]]
+_DAMAGE = ("malformed", "not a database", "corrupt")
+_FIX = "stop Bay and put back a backup with `bay admin restore`"
+
+_CHANGES = {"sandboxes": "id", **dict.fromkeys(("sessions", "checkpoints", "services"), "sandbox_id")}
+_ROW_OF = {"INSERT": "NEW", "UPDATE": "NEW", "DELETE": "OLD"}
+_IMAGE_STATE = (
+    "CREATE TEMP TRIGGER image_state AFTER UPDATE OF state ON main.images "
+    "BEGIN SELECT bay_changed(id) FROM sandboxes WHERE image_id = NEW.id AND deleted_at IS NULL; END"
+)
+_TRIGGERS = (
+    *(
+        f"CREATE TEMP TRIGGER {table}_{change} AFTER {change} ON main.{table} "
+        f"BEGIN SELECT bay_changed({row}.{column}); END"
+        for table, column in _CHANGES.items()
+        for change, row in _ROW_OF.items()
+    ),
+    "CREATE TEMP TRIGGER event AFTER INSERT ON main.events BEGIN SELECT bay_changed(NEW.sandbox_id); END",
+    _IMAGE_STATE,
+)
+"""They report each row that a statement changes, under any condition. They are the connection's own."""
+
+log = structlog.get_logger("bay.store")
 
 
-class StoreConnection:
-    """A connection that is opened by its first statement. Used by one task at a time."""
+class SqliteDatabase:
+    """The database in the file `path`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._connection: Connection | None = None
-        self._trips: SimpleQueue[_Trip | None] | None = None
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self._reading = _reading_engine(path)  # one for all readers: they share what is compiled
 
-    @overload
-    async def execute(
-        self, statement: "TypedReturnsRows[*Ts]", parameters: Parameters = None
-    ) -> "CursorResult[*Ts]": ...
+    async def open(self, _writer: StoreConnection) -> None:
+        """Make or migrate it. Raises DriverUnavailable when the file is not a sound database."""
+        await asyncio.to_thread(_make_private, self.path)
+        await asyncio.to_thread(migrate, self.path)
 
-    @overload
-    async def execute(
-        self, statement: Executable, parameters: Parameters = None, *, preserve_rowcount: bool = False
-    ) -> "CursorResult[*tuple[Any, ...]]": ...
+    def reader(self) -> StoreConnection:
+        """A connection that opens no transaction."""
+        return StoreConnection(self._reading)
 
-    async def execute(
-        self, statement: Executable, parameters: Parameters = None, *, preserve_rowcount: bool = False
-    ) -> "CursorResult[*tuple[Any, ...]]":
-        """The result of one statement, whose rows are in memory. Raises what SQLAlchemy does."""
-        options = {"preserve_rowcount": True} if preserve_rowcount else None
-        return await self._trip(
-            lambda: self._opened().execute(statement, parameters, execution_options=options)
-        )
+    def writer(self, note_change: Callable[[str], None]) -> StoreConnection:
+        """The connection for transactions; it tells of each change as the statement makes it."""
+        engine = _writing_engine(self.path)
+        event.listen(engine, "connect", partial(_report_changes, note_change))
+        return StoreConnection(engine)
 
-    async def exec_driver_sql(
-        self, statement: str, parameters: tuple[Any, ...] | None = None
-    ) -> "CursorResult[*tuple[Any, ...]]":
-        """The same of a statement in SQLite's own words."""
-        return await self._trip(lambda: self._opened().exec_driver_sql(statement, parameters))
+    def error_of(self, error: DBAPIError) -> BayError | None:
+        """Damage is told to the caller, and its path to the log only: host paths are no tenant's."""
+        if "disk is full" in str(error.orig):
+            return StorageFull("Bay's data directory is full; free space on its file system")
+        if not _is_damage(error):
+            return None
+        log.error("store.damaged", database=self.name, error=first_line(error), fix=_FIX)
+        return InternalError("Bay's database is damaged; the operator has to restore a backup")
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[None]:
-        """A transaction of the block's statements: committed at its end, rolled back on any error."""
+    async def reading(self) -> AsyncGenerator[StoreConnection]:
+        """A connection that can only read, also while a Bay uses the database; nothing is made or migrated.
+        Raises DriverUnavailable for a database of another version, and for what is none.
+        """
+        connection = StoreConnection(make_engine(self.path, read_only=True))
         try:
-            yield
-            await self._trip(lambda: self._opened().commit())
-        except BaseException:
-            # When this is cancelled, too, it still comes before the next transaction's statements.
-            await asyncio.shield(self._trip(self._undo))
-            raise
+            await versions.check_newest(connection, self.name)
+            yield connection
+        except DatabaseError as error:
+            raise DriverUnavailable(f"cannot read the database {self.path}: {error.orig}") from error
+        finally:
+            await connection.aclose()
 
-    async def aclose(self) -> None:
-        """Close it after the trips under way; a later statement opens it again."""
-        if self._trips is not None:
-            await self._trip(self._close)
-            self._trips.put(None)
-            self._trips = None
 
-    def _opened(self) -> Connection:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        return self._connection
+def _report_changes(note_change: Callable[[str], None], connection: Any, _record: object) -> None:
+    def note(sandbox_id: str | None) -> None:
+        if sandbox_id is not None:
+            note_change(sandbox_id)
 
-    def _undo(self) -> None:
-        connection = self._opened()
-        connection.rollback()
-        connection.connection.rollback()  # after a commit that failed, SQLAlchemy sends none
+    connection.create_function("bay_changed", 1, note)
+    cursor = connection.cursor()
+    for trigger in _TRIGGERS:
+        cursor.execute(trigger)
+    cursor.close()
 
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
-    def _trip(self, act: Callable[[], T]) -> asyncio.Future[T]:
-        """Call `act` in the thread, after all that was asked of it before; also when the caller is gone."""
-        if self._trips is None:
-            trips = SimpleQueue[_Trip | None]()
-            Thread(target=_travel, args=(trips,), name="bay-sqlite", daemon=True).start()
-            weakref.finalize(self, trips.put, None)
-            self._trips = trips
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._trips.put((done, act))
-        return done
+def _make_private(path: Path) -> None:
+    # It holds the secrets of sessions. SQLite gives the files beside it the same mode.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+    except IsADirectoryError as error:
+        raise DriverUnavailable(f"the database {path} is damaged (it is a directory); {_FIX}") from error
+    except OSError as error:
+        raise DriverUnavailable(f"cannot write the database {path}: {error.strerror}") from error
+
+
+def migrate(path: Path) -> None:
+    """Make the tables of the file `path`, or run the migrations that it lacks, all or none. Blocking."""
+    engine = create_engine(URL.create("sqlite", database=str(path)))
+    event.listen(engine, "connect", _prepare)
+    engine.dialect.do_begin = _begin_immediate
+    try:
+        with engine.connect() as connection:
+            _check_sound(connection, path)
+            versions.bring_up_to_date(connection, _tables(connection), str(path))
+            connection.commit()
+    except DatabaseError as error:
+        if _is_damage(error):
+            raise DriverUnavailable(f"the database {path} is damaged ({error.orig}); {_FIX}") from error
+        raise DriverUnavailable(f"cannot use the database {path}: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def _tables(connection: Connection) -> Sequence[str]:
+    return connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
+
+
+def _check_sound(connection: Connection, path: Path) -> None:
+    verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if verdict != "ok":
+        found = str(verdict).splitlines()[-1]
+        raise DriverUnavailable(f"the database {path} is damaged ({found}); {_FIX}")
+
+
+def _is_damage(error: DBAPIError) -> bool:
+    return any(words in str(error.orig) for words in _DAMAGE)
+
+
+def _reading_engine(path: Path) -> Engine:
+    engine = make_engine(path)
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _writing_engine(path: Path) -> Engine:
+    engine = make_engine(path)
+    event.listen(engine, "connect", _prepare)
+    engine.dialect.do_begin = _begin_immediate
+    return engine
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    # The driver's own implicit BEGIN would be deferred; transactions are begun by us or not at all.
+    connection.isolation_level = None
+    cursor: sqlite3.Cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(dbapi_connection: Any) -> None:
+    # Not by the event: SQLAlchemy's connection, which we keep, begins nothing more once a listener raises.
+    dbapi_connection.execute("BEGIN IMMEDIATE")
 
 
 def make_engine(path: Path, *, read_only: bool = False) -> Engine:
@@ -114,31 +181,6 @@ def make_engine(path: Path, *, read_only: bool = False) -> Engine:
         return sqlite3.connect(place, uri=True, check_same_thread=False, factory=_FetchingConnection)
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool)
-
-
-def _travel(trips: "SimpleQueue[_Trip | None]") -> None:
-    while (trip := trips.get()) is not None:
-        done, act = trip
-        result, error = _outcome(act)
-        with suppress(RuntimeError):  # the loop is closed
-            done.get_loop().call_soon_threadsafe(_settle, done, result, error)
-        del trip, done, act, result, error  # not kept until the next one
-
-
-def _outcome(act: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    try:
-        return act(), None
-    except BaseException as error:  # noqa: BLE001 — the caller's, whatever it is
-        return None, error
-
-
-def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(result)
-    else:
-        done.set_exception(error)
 
 
 class _FetchingCursor(sqlite3.Cursor):

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
+from bay.store.connection import StoreConnection
 from bay.store.records import NOBODY
 from bay.store.sandboxes import has_volume
 from bay.store.schema import cargos, checkpoints, image_layers, images, sandboxes, sessions, templates
-from bay.store.sqlite import StoreConnection
 from bay.store.templates import HAS_POOL
 
 _S = sandboxes.c

@@ -13,10 +13,10 @@ from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, sele
 
 from bay.ids import is_id
 from bay.models import Failure, from_wire, to_wire
+from bay.store.connection import StoreConnection
 from bay.store.records import Page, TemplateRecord
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import checkpoints, sandboxes, template_aliases, templates
-from bay.store.sqlite import StoreConnection
 
 _T = templates.c
 _MANY = 500

@@ -4,9 +4,9 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Table, and_, delete, func, or_, select
 
+from bay.store.connection import StoreConnection
 from bay.store.records import NOBODY
 from bay.store.schema import cargos, execs, sandboxes, sessions
-from bay.store.sqlite import StoreConnection
 
 
 async def dead_sandboxes(

@@ -1,6 +1,4 @@
-"""Runs the migrations, by Alembic; `bay.store.engine` loads this for a database of another version alone."""
-
-from pathlib import Path
+"""Runs the migrations, by Alembic; `bay.store.versions` loads this for an older database alone."""
 
 from alembic import command
 from alembic.config import Config
@@ -8,11 +6,11 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from bay.errors import DriverUnavailable
-from bay.store.engine import MIGRATIONS
+from bay.store.versions import MIGRATIONS
 
 
-def upgrade(connection: Connection, path: Path) -> None:
-    """Run every migration that the database has not seen; `path` is for the error.
+def upgrade(connection: Connection, name: str) -> None:
+    """Run every migration that the database has not seen; `name` is for the error.
 
     Raises DriverUnavailable for a version that is not known here.
     """
@@ -22,5 +20,5 @@ def upgrade(connection: Connection, path: Path) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        message = f"the database {path} was made by a newer Bay ({error}); run that one"
+        message = f"the database {name} was made by a newer Bay ({error}); run that one"
         raise DriverUnavailable(message) from error

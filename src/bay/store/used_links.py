@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import delete
 from sqlalchemy.dialects.sqlite import insert
 
+from bay.store.connection import StoreConnection
 from bay.store.schema import used_links
-from bay.store.sqlite import StoreConnection
 
 _L = used_links.c
 

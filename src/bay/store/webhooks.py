@@ -4,10 +4,10 @@ from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
+from bay.store.connection import StoreConnection
 from bay.store.records import WebhookRecord
 from bay.store.rows import columns_of, values_of
 from bay.store.schema import webhooks
-from bay.store.sqlite import StoreConnection
 
 _W = webhooks.c
 _COLUMNS = columns_of(webhooks)

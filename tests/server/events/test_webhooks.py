@@ -24,7 +24,7 @@ from bay.server.events.webhook_delivery import BACKOFF, GIVE_UP, Poster
 from bay.server.events.webhooks import MAX_WEBHOOKS
 from bay.server.web.public_addresses import Addresses, checked_url, is_own, is_public, port_of
 from bay.store import webhooks
-from bay.store.sqlite import StoreConnection
+from bay.store.connection import StoreConnection
 from bay.webhook_signature import new_webhook_secret, webhook_signature
 
 pytestmark = pytest.mark.anyio

@@ -11,12 +11,12 @@ from server_harness import World, add_event, assert_error, clear, create, shell,
 
 from bay.ids import new_id
 from bay.store import claims, history
+from bay.store.connection import StoreConnection
 from bay.store.history import Kind
 from bay.store.records import Claim, Keep
 from bay.store.schema import audit, sessions
 from bay.store.schema import events as events_table
 from bay.store.schema import execs as execs_table
-from bay.store.sqlite import StoreConnection
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,8 @@ from bay.server import main
 from bay.server.control_plane import ControlPlane
 from bay.server.data_dir import UNFINISHED, check
 from bay.server.offline.backup import MANIFEST, Restored, backup, restore
-from bay.store.engine import Store, migrate
+from bay.store.engine import Store
+from bay.store.sqlite import SqliteDatabase, migrate
 
 Json = dict[str, Any]
 
@@ -589,7 +590,7 @@ async def test_damage_that_appears_while_bay_runs_is_told_in_words_and_not_in_a_
 
 @pytest.mark.parametrize("how", ["read", "write"])
 async def test_damage_is_an_error_of_bays_own_whoever_meets_it(tmp_path: Path, how: str) -> None:
-    store = Store(tmp_path / "bay.db")
+    store = Store(SqliteDatabase(tmp_path / "bay.db"))
     await store.open()
     damage_live(tmp_path / "bay.db")
     with pytest.raises(InternalError, match="restore a backup"):

@@ -16,8 +16,8 @@ from bay.drivers.oci.probe import HostCheck
 from bay.images.fetch_probe import caged_version
 from bay.server.data_dir import DATABASE
 from bay.server.offline import doctor
-from bay.store.engine import reading
 from bay.store.image_totals import ImageTotals, totals
+from bay.store.sqlite import SqliteDatabase
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ def rows(root: Path) -> dict[str, HostCheck]:
 
 async def shown(bay: World, root: Path) -> Json:
     """The numbers beside a Bay that runs, whose clock may be far from this one's."""
-    async with reading(root / "data" / DATABASE) as db:
+    async with SqliteDatabase(root / "data" / DATABASE).reading() as db:
         return asdict(await totals(db, bay.clock()))
 
 
@@ -153,7 +153,7 @@ def test_a_database_that_this_bay_cannot_read_is_said_in_words(
 async def test_a_reader_of_the_database_can_change_nothing(tmp_path: Path) -> None:
     (tmp_path / DATABASE).write_bytes(empty_database())
     with pytest.raises(doctor.DriverUnavailable, match="readonly"):
-        async with reading(tmp_path / DATABASE) as db:
+        async with SqliteDatabase(tmp_path / DATABASE).reading() as db:
             await db.exec_driver_sql("DELETE FROM images")
 
 

@@ -35,6 +35,7 @@ from bay.store.records import Filters, Phase, SandboxRecord, SessionRecord, Targ
 from bay.store.sandboxes import compute_expression, status_expression
 from bay.store.schema import sandboxes as sandboxes_table
 from bay.store.schema import sessions as sessions_table
+from bay.store.sqlite import SqliteDatabase
 
 pytestmark = pytest.mark.pure
 
@@ -280,7 +281,7 @@ def test_the_view_shows_what_the_table_says() -> None:
 
 @pytest.mark.anyio
 async def test_sql_and_python_agree_on_every_combination(tmp_path: Path) -> None:
-    store = Store(tmp_path / "bay.db")
+    store = Store(SqliteDatabase(tmp_path / "bay.db"))
     await store.open()
     records = [sandbox_of(case, number) for number, case in enumerate(CASES)]
     unused = [sandbox_of(case, len(CASES) + number) for number, case in enumerate(CASES)]

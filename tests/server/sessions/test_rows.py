@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from bay.models import ServiceSpec
 from bay.store import sandboxes, services
+from bay.store.connection import StoreConnection
 from bay.store.records import SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 pytestmark = pytest.mark.anyio
 

@@ -35,8 +35,8 @@ from bay.server.templates.freezing import changes_of
 from bay.server.templates.maker import Source
 from bay.server.web.auth import Caller
 from bay.store import checkpoints, images, sandboxes, templates
+from bay.store.connection import StoreConnection
 from bay.store.records import CheckpointRecord, Filters, TemplateRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.builds")
 

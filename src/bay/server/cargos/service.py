@@ -16,9 +16,9 @@ from bay.server.sessions.waker import Waker
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, sandboxes
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, Page, SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 
 @dataclass(eq=False, kw_only=True)

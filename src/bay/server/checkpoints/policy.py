@@ -7,9 +7,9 @@ from bay.clock import Clock
 from bay.ids import new_id
 from bay.models import CheckpointPolicy
 from bay.store import checkpoints, sandboxes, sessions
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 
 def next_at(policy: CheckpointPolicy | None, now: datetime) -> datetime | None:

@@ -13,9 +13,9 @@ from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.idempotency import Request
 from bay.store import audit, checkpoints, sandboxes, templates
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 LIMIT = 1000
 """Checkpoints of one sandbox."""

@@ -17,9 +17,9 @@ from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, NotFound, SandboxExpired
 from bay.server.sessions.rows import handle_of
 from bay.store import cargos, checkpoints, claims, events, sandboxes
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, CheckpointRecord, SandboxRecord
-from bay.store.sqlite import StoreConnection
 from bay.units import MIB
 
 log = structlog.get_logger("bay.checkpoints")

@@ -26,9 +26,9 @@ from bay.server.events.service import event_of
 from bay.server.web.public_addresses import Addresses, checked_url
 from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import EventRecord, WebhookRecord
-from bay.store.sqlite import StoreConnection
 from bay.webhook_signature import webhook_signature
 
 log = structlog.get_logger("bay.webhooks")

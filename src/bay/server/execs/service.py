@@ -30,10 +30,10 @@ from bay.server.web.bodies import check_allowed, check_user
 from bay.server.web.open_connections import OpenConnections
 from bay.server.web.workspace_paths import working_directory
 from bay.store import execs, history
+from bay.store.connection import StoreConnection
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryNote, Page, SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.execs")
 

@@ -24,8 +24,8 @@ from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import checkpoints, events, images, sandboxes, services
+from bay.store.connection import StoreConnection
 from bay.store.records import ImageLayer, ImageRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.images")
 

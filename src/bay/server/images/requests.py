@@ -12,8 +12,8 @@ from bay.models import Pull
 from bay.server.sessions.quotas import Quotas
 from bay.server.web.auth import Caller
 from bay.store import events, images
+from bay.store.connection import StoreConnection
 from bay.store.records import NOBODY, ImageRecord
-from bay.store.sqlite import StoreConnection
 
 MAX_IMAGES = 1000
 """Of one owner: each is a row of up to a megabyte, whatever its layers have."""

@@ -9,10 +9,10 @@ from bay.models import AuditEntry, Key, KeyScope, Limits, NewKey, from_wire, to_
 from bay.server.web import idempotency
 from bay.server.web.auth import FORMER, GIVEN, Caller, Keys, e2b_secret, limits_of, new_key
 from bay.store import audit, keys
+from bay.store.connection import StoreConnection
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import ApiKey, AuditFilters, Page
-from bay.store.sqlite import StoreConnection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

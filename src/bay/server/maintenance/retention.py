@@ -16,9 +16,9 @@ import structlog
 from bay.server.execs.results import ExecResults
 from bay.server.sessions.core import Core
 from bay.store import audit, checkpoints, claims, events, history, skills, tombstones
+from bay.store.connection import StoreConnection
 from bay.store.history import Kind
 from bay.store.records import Keep
-from bay.store.sqlite import StoreConnection
 
 T = TypeVar("T")
 log = structlog.get_logger("bay.housekeeping")

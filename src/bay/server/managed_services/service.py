@@ -17,9 +17,9 @@ from bay.server.ship.answers import OutputEnd
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import OpenConnections
 from bay.store import sandboxes, services
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 Output = AsyncIterator[OutputChunk | OutputEnd]
 Known = list[Service]

@@ -15,9 +15,9 @@ from bay.server.sessions.rows import handle_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import events, networks, sandboxes, secrets
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 _SETTLE_S = 30.0
 

@@ -35,7 +35,7 @@ from bay.ids import is_id
 from bay.linux import btrfs, remove_tree
 from bay.server.data_dir import DATABASE, KEY_FILE, UNFINISHED, configured
 from bay.server.main import lock_data_dir
-from bay.store.engine import MIGRATIONS
+from bay.store.versions import MIGRATIONS
 from tree_tar.beneath import Parts
 from tree_tar.extract import Extractor
 from tree_tar.headers import DIRECTORY, FILE

@@ -21,8 +21,8 @@ from bay.images.library import ImageLimits
 from bay.server.backends import choose_cargo
 from bay.server.data_dir import DATABASE
 from bay.server.settings import Settings
-from bay.store.engine import reading
 from bay.store.image_totals import ImageTotals, totals
+from bay.store.sqlite import SqliteDatabase
 from bay.units import GIB, MIB
 
 _STORES = {
@@ -72,7 +72,7 @@ def _images(settings: Settings) -> Iterator[HostCheck]:
 
 
 async def _totals(database: Path) -> ImageTotals:
-    async with reading(database) as db:
+    async with SqliteDatabase(database).reading() as db:
         return await totals(db, utc_now())
 
 

@@ -10,8 +10,8 @@ from bay.server.ports.links import Pass
 from bay.server.sessions.core import Core
 from bay.server.sessions.rows import SandboxRows
 from bay.store import sandboxes, services, used_links
+from bay.store.connection import StoreConnection
 from bay.store.records import SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 
 @dataclass(kw_only=True, eq=False)

@@ -15,8 +15,8 @@ from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import events, sandboxes
+from bay.store.connection import StoreConnection
 from bay.store.records import SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 MAX_PORTS = 64
 """The ports of a sandbox whose access can be set."""

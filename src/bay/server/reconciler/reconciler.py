@@ -48,8 +48,8 @@ from bay.server.sessions.waker import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
+from bay.store.connection import StoreConnection
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.reconcile")
 

@@ -30,8 +30,8 @@ from bay.server.sessions.rows import peer_of
 from bay.server.sessions.sizes import resources_of, sizes_of
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, events, images, sandboxes, sessions
+from bay.store.connection import StoreConnection
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.reconcile")
 

@@ -28,8 +28,8 @@ from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.work_queue import WorkQueue
 from bay.store import cargos, images, sandboxes, services, templates
+from bay.store.connection import StoreConnection
 from bay.store.records import ImageRecord, SandboxRecord, TemplateRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.pool")
 

@@ -67,6 +67,7 @@ from bay.server.templates.services import MAIN, template_services
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, cargos, events, networks, sandboxes, secrets, services, templates
+from bay.store.connection import StoreConnection
 from bay.store.records import (
     HAVING,
     CheckpointRecord,
@@ -79,7 +80,6 @@ from bay.store.records import (
     TemplateRecord,
 )
 from bay.store.sandboxes import KEEP
-from bay.store.sqlite import StoreConnection
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400

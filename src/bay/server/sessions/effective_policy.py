@@ -2,8 +2,8 @@
 
 from bay.models import NetworkMode, NetworkPolicy, Profile
 from bay.store import networks
+from bay.store.connection import StoreConnection
 from bay.store.records import SandboxRecord
-from bay.store.sqlite import StoreConnection
 
 NOTHING = NetworkPolicy(mode="none")
 

@@ -17,8 +17,8 @@ from bay.models import Limits, Profile, Resources, Sizes
 from bay.server.sessions.sizes import resources_of
 from bay.server.web.auth import Caller
 from bay.store import sandboxes, tallies
+from bay.store.connection import StoreConnection
 from bay.store.records import NOBODY, SandboxRecord, TemplateRecord
-from bay.store.sqlite import StoreConnection
 from bay.store.tallies import ProfileUsage, UsageScope
 from bay.units import MIB
 

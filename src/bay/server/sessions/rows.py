@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 from bay.drivers.base import Handle
 from bay.server.ship.connection import Peer
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import SandboxRecord, SessionRecord
-from bay.store.sqlite import StoreConnection
 
 Key = tuple[str | None, str]
 """An owner and the id or name that the owner calls a sandbox by; without an owner a label of a host name."""

@@ -13,8 +13,8 @@ from bay.errors import InvalidArgument, NotFound, QuotaExceeded
 from bay.ids import is_id_of, new_id
 from bay.models import SkillPayload
 from bay.store import skills
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
-from bay.store.sqlite import StoreConnection
 from bay.units import MIB
 
 PREFIX = "blob:"

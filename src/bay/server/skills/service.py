@@ -27,9 +27,9 @@ from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.server.web.idempotency import Request
 from bay.store import audit, history, skills
+from bay.store.connection import StoreConnection
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
-from bay.store.sqlite import StoreConnection
 
 _PROMOTED: tuple[CandidateStatus, ...] = ("promoted_canary", "promoted_stable")
 

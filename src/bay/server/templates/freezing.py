@@ -26,8 +26,8 @@ from bay.server.images.layers import held_by, rows_of
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.store import checkpoints, events, images, templates
+from bay.store.connection import StoreConnection
 from bay.store.records import CheckpointRecord, ImageRecord, TemplateRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.templates")
 

@@ -23,8 +23,8 @@ from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.server.templates.freezing import ConfigChanges, TemplateFreezer, changes_of
 from bay.store import checkpoints, events, images, sandboxes, templates
+from bay.store.connection import StoreConnection
 from bay.store.records import CheckpointRecord, SandboxRecord, TemplateRecord
-from bay.store.sqlite import StoreConnection
 
 log = structlog.get_logger("bay.templates")
 

@@ -26,9 +26,9 @@ from bay.server.templates.services import can_have_pool
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.store import audit, events, images, sandboxes, templates
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import Page, SandboxRecord, TemplateRecord
-from bay.store.sqlite import StoreConnection
 
 LATEST = "latest"
 MAX_ALIASES = 100

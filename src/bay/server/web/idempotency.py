@@ -10,8 +10,8 @@ from typing import Any
 from bay.errors import Conflict
 from bay.server.web.auth import Caller
 from bay.store import claims
+from bay.store.connection import StoreConnection
 from bay.store.records import Claim
-from bay.store.sqlite import StoreConnection
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
