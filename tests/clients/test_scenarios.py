@@ -11,6 +11,8 @@ import real_bay
 import sdk_words
 from cutting_proxy import CuttingProxy, cutting_proxy
 
+from bay.server.settings import ProfileSettings
+
 pytestmark = pytest.mark.long
 
 Json = dict[str, Any]
@@ -20,9 +22,20 @@ SDKS = ("python", "typescript")
 MISSING = object()
 
 
+BROWSER = """#!/bin/sh
+[ "$1" = fail ] && { echo broken >&2; exit 4; }
+printf '%s|' "$@"
+"""
+
+
 @pytest.fixture(scope="module")
-def live() -> Iterator[real_bay.RealBay]:
-    with real_bay.running() as running:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_bay.RealBay]:
+    programs = tmp_path_factory.mktemp("programs")
+    (programs / "agent-browser").write_text(BROWSER)
+    (programs / "agent-browser").chmod(0o755)
+    web = {"capabilities": ["exec", "browser"], "env": {"PATH": f"{programs}:/usr/bin:/bin"}}
+    profiles = {**real_bay.PROFILES, "web": ProfileSettings.model_validate(web)}
+    with real_bay.running(profiles=profiles) as running:
         yield running
 
 

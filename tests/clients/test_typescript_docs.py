@@ -27,7 +27,19 @@ declare module "node:fs" {
   export function createWriteStream(path: string): object;
   export function openAsBlob(path: string): Promise<Blob>;
 }
+declare module "node:net" {
+  export interface Socket {
+    pipe(other: object): Socket;
+  }
+  export interface Server {
+    listen(port: number, host: string, listening: () => void): void;
+    address(): { port: number };
+    close(): void;
+  }
+  export function createServer(serve: (socket: Socket) => void): Server;
+}
 declare module "node:stream" {
+  export const Duplex: { fromWeb(pair: { readable: object; writable: object }): { pipe(other: object): void } };
   export const Writable: { toWeb(stream: object): WritableStream<Uint8Array> };
 }
 """

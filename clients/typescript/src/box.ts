@@ -1,7 +1,8 @@
 /** A sandbox object, which runs commands and keeps files. */
 
 import { Attachment } from "./attach.js";
-import { COPY_S, get, once, type Call } from "./call.js";
+import { Browser } from "./browser.js";
+import { COPY_S, get, once, type Call, type CallOptions } from "./call.js";
 import { Checkpoints, ref } from "./checkpoints.js";
 import { NotFound } from "./errors.js";
 import { events, type EventOptions } from "./events.js";
@@ -14,8 +15,9 @@ import { Network } from "./network.js";
 import { Ports, type FetchOptions } from "./ports.js";
 import type { RunResult } from "./results.js";
 import { Services } from "./services.js";
+import { Tunnel } from "./tunnel.js";
 import type {
-  Checkpoint, Event, ForkOptions, Port, Process, RunOptions, Sandbox, SandboxUsage, SpawnOptions, UpdateOptions,
+  Checkpoint, Event, ForkOptions, Port, Process, RunOptions, Sandbox, SandboxUsage, ShellResult, SpawnOptions, UpdateOptions,
 } from "./types.js";
 
 /** The server's default wait for a resume. */
@@ -29,11 +31,18 @@ export interface TerminalOptions {
   execId?: string;
 }
 
+export interface ShellOptions extends CallOptions {
+  timeoutS?: number;
+  cwd?: string;
+  description?: string;
+  tags?: string;
+}
+
 /**
  * A sandbox.
  *
- * `info` is what was last heard of it; `files`, `execs`, `kernels`, `python` and `services` are what is in it.
- * `network` is what it reaches, `ports` where it is reached. Any call that needs compute wakes the sandbox, under
+ * `info` is what was last heard of it; `files`, `execs`, `kernels`, `python`, `browser` and `services` are
+ * what is in it. `network` is what it reaches, `ports` where it is reached. Any call that needs compute wakes the sandbox, under
  * the same id. At the end of an `await using` block it is deleted.
  */
 export class Box extends Checkpoints implements AsyncDisposable {
@@ -42,6 +51,7 @@ export class Box extends Checkpoints implements AsyncDisposable {
   readonly kernels: Kernels;
   /** The default Python kernel, made by the first code that is run in it. */
   readonly python: KernelRuns;
+  readonly browser: Browser;
   readonly services: Services;
   readonly network: Network;
   readonly ports: Ports;
@@ -55,6 +65,7 @@ export class Box extends Checkpoints implements AsyncDisposable {
     this.execs = new Execs(http, info.id);
     this.kernels = new Kernels(http, info.id);
     this.python = new KernelRuns(http, info.id, "default");
+    this.browser = new Browser(http, info.id);
     this.services = new Services(http, info.id);
     this.network = new Network(http, info.id);
     this.ports = new Ports(http, info.id);
@@ -101,6 +112,11 @@ export class Box extends Checkpoints implements AsyncDisposable {
     return Attachment.open(this.http, door, null);
   }
 
+  /** A TCP connection to what listens on a port of it; wakes it. Throws PortClosed when nothing listens there. */
+  async tunnel(port: number, options: CallOptions = {}): Promise<Tunnel> {
+    return Tunnel.open(this.http, this.id, port, options);
+  }
+
   /**
    * Where a browser reaches a port of it; without one the port that its `url` setting names. A port with access
    * `owner` needs the key, or a link (`ports.link`), all the same. Throws NotFound without a listener.
@@ -135,6 +151,16 @@ export class Box extends Checkpoints implements AsyncDisposable {
   /** Send a process a signal, by name or number. Throws NotFound when there is none of that `pid`. */
   async signalProcess(pid: number, signal: string | number = "TERM"): Promise<void> {
     await this.http.json({ method: "POST", path: this.path("processes", String(pid), "signal"), body: { signal } });
+  }
+
+  /**
+   * Run a shell command by the v1 call `shell/exec`, which keeps it in the sandbox's history. After `timeoutS` (30)
+   * whole seconds it is ended, which is no error: `success` is false and `exit_code` -1. `description` and `tags`
+   * (with commas between) are for the history.
+   */
+  async shell(command: string, { timeoutS = 30, signal, ...rest }: ShellOptions = {}): Promise<ShellResult> {
+    const body = wire({ command, timeout: timeoutS, ...rest });
+    return this.http.json<ShellResult>({ method: "POST", path: this.path("shell", "exec"), body, waitS: timeoutS, signal });
   }
 
   /** Ask for compute, and wait up to `wait` seconds until it is there. */

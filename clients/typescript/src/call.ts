@@ -4,7 +4,13 @@ import type { Source } from "./bytes.js";
 import { InvalidArgument } from "./errors.js";
 import { newId, type Json } from "./names.js";
 
-export type Query = Record<string, string | number | boolean | null | undefined>;
+export type Query = Record<string, string | number | boolean | Date | null | undefined>;
+
+/** The options of every call. */
+export interface CallOptions {
+  /** Gives the call up; it then throws the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
 
 export interface Call {
   method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS";
@@ -42,8 +48,12 @@ export function once(path: string, body: Json, key = newId("key"), rest: Partial
 /** The path with the query. */
 export function address(call: Call): string {
   const given = Object.entries(call.query ?? {}).filter(([, value]) => value !== undefined && value !== null);
-  const pairs = given.map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`);
+  const pairs = given.map(([name, value]) => `${name}=${encodeURIComponent(asText(value))}`);
   return pairs.length ? `${call.path}?${pairs.join("&")}` : call.path;
+}
+
+function asText(value: unknown): string {
+  return value instanceof Date ? value.toISOString() : String(value);
 }
 
 const THING = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -55,6 +65,11 @@ export function sandboxPath(idOrName: string, ...rest: string[]): string {
     throw new InvalidArgument(`${JSON.stringify(idOrName)} is neither the id nor the name of a sandbox; ${rule}`);
   }
   return ["/v1/sandboxes", idOrName, ...rest.map(segment)].join("/");
+}
+
+/** The path of one of the things of that noun, or below it. */
+export function nounPath(noun: string, thing: string, ...rest: string[]): string {
+  return ["/v1", noun, segment(thing), ...rest].join("/");
 }
 
 /** One part of a path. */

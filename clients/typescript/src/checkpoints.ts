@@ -2,7 +2,7 @@
 
 import type { Source } from "./bytes.js";
 import { COPY_S, get, once, type Call } from "./call.js";
-import { SandboxNoun } from "./http.js";
+import { History } from "./history.js";
 import { wire } from "./names.js";
 import type { Checkpoint } from "./types.js";
 
@@ -16,8 +16,8 @@ export function ref(checkpoint: string | Checkpoint): string {
   return typeof checkpoint === "string" ? checkpoint : checkpoint.id;
 }
 
-/** What a box can do with checkpoints. None of this starts compute. */
-export class Checkpoints extends SandboxNoun {
+/** What a box can do with checkpoints, and with its history. None of this starts compute. */
+export class Checkpoints extends History {
   /** Make a checkpoint of the present files. Programs go on; they are frozen only for that moment. */
   async checkpoint(options: CheckpointOptions = {}): Promise<Checkpoint> {
     const call = once(this.path("checkpoints"), wire(options), undefined, { waitS: COPY_S });

@@ -1,15 +1,25 @@
 /** The client of one Bay, the entry to its sandboxes. */
 
+import { Admin } from "./admin.js";
+import { Audit } from "./audit.js";
 import type { Box } from "./box.js";
 import { get, sandboxPath, type Call } from "./call.js";
+import { Cargos } from "./cargos.js";
 import { resolve, type ClientOptions } from "./config.js";
 import { BayError, CallerError, DriverUnavailable, InvalidArgument, SandboxNotReady } from "./errors.js";
 import { events, type EventOptions } from "./events.js";
 import { Http } from "./http.js";
+import { Images } from "./images.js";
+import { Keys } from "./keys.js";
 import { LEASE_S } from "./leases.js";
 import { newId } from "./names.js";
+import { Registries } from "./registries.js";
 import { Sandboxes } from "./sandboxes.js";
+import { Secrets } from "./secrets.js";
+import { Skills } from "./skills.js";
+import { Templates } from "./templates.js";
 import type { CreateOptions, Event, Profile, Sandbox } from "./types.js";
+import { Webhooks } from "./webhooks.js";
 
 /** The default wait of `client.sandbox()` until the sandbox is ready. */
 const READY_S = 60;
@@ -17,11 +27,31 @@ const READY_S = 60;
 /** A client of one Bay. `baseUrl` and `apiKey` default to `BAY_URL` (else this machine) and `BAY_API_KEY`. */
 export class Client implements Disposable {
   readonly sandboxes: Sandboxes;
+  readonly cargos: Cargos;
+  readonly secrets: Secrets;
+  readonly images: Images;
+  readonly templates: Templates;
+  readonly skills: Skills;
+  readonly registries: Registries;
+  readonly webhooks: Webhooks;
+  readonly keys: Keys;
+  readonly audit: Audit;
+  readonly admin: Admin;
   private readonly http: Http;
 
   constructor(options: ClientOptions = {}) {
     this.http = new Http(resolve(options));
     this.sandboxes = new Sandboxes(this.http);
+    this.cargos = new Cargos(this.http);
+    this.secrets = new Secrets(this.http);
+    this.images = new Images(this.http);
+    this.templates = new Templates(this.http);
+    this.skills = new Skills(this.http);
+    this.registries = new Registries(this.http);
+    this.webhooks = new Webhooks(this.http);
+    this.keys = new Keys(this.http);
+    this.audit = new Audit(this.http);
+    this.admin = new Admin(this.http);
   }
 
   /** Where it sends its calls. */
@@ -73,9 +103,10 @@ export class Client implements Disposable {
   async sandbox(options: CreateOptions = {}): Promise<Box> {
     if (options.existOk) throw new InvalidArgument("existOk is not for sandbox(), whose sandbox is deleted at the end");
     const isLeased = options.ttl === undefined;
-    const begun = Date.now();
     const wait = options.wait ?? READY_S;
-    const box = await this.createOrNothing({ ...options, wait, ...(isLeased && { ttl: LEASE_S }) });
+    const wanted = await this.withImage(options);
+    const begun = Date.now();
+    const box = await this.createOrNothing({ ...wanted, wait, ...(isLeased && { ttl: LEASE_S }) });
     try {
       checkReady(box.info, wait);
     } catch (error) {
@@ -84,6 +115,14 @@ export class Client implements Disposable {
     }
     if (isLeased) this.http.leases.hold(box.id, begun);
     return box;
+  }
+
+  /** The same options with the image here: a pull may take longer than any start. */
+  private async withImage(options: CreateOptions): Promise<CreateOptions> {
+    const { image, pull = "missing", signal } = options;
+    if (!image || image === "host") return options;
+    const { id } = await this.images.pull(image, { pull, signal });
+    return { ...options, image: id, pull: "missing" };
   }
 
   /** A create that, when it fails or is aborted, takes back what the server may have made by then. */

@@ -74,7 +74,8 @@ function field(line: string): [string, string] {
   return at < 0 ? [line, ""] : [line.slice(0, at), line.slice(at + 1).replace(/^ /, "")];
 }
 
-function eventOf(text: string): Event {
+/** The event that a JSON text says. */
+export function eventOf(text: string): Event {
   const found = jsonOrUndefined(text);
   if (typeof found === "object" && found !== null) return found as Event;
   throw new BayError(`${JSON.stringify(text.slice(0, 40))} is not an event of Bay`);

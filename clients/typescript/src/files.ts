@@ -7,6 +7,7 @@ import { BayError, FileMissing, InvalidArgument, PayloadTooLarge } from "./error
 import { SandboxNoun, type Http } from "./http.js";
 import { lineObject, Lines } from "./lines.js";
 import { sleep } from "./retries.js";
+import { saved } from "./saved.js";
 import type { FileInfo, SearchResult } from "./types.js";
 import { Watch } from "./watch.js";
 
@@ -88,19 +89,7 @@ export class Files extends SandboxNoun {
 
   /** Bring a file into a stream, which is closed at its end; gives its size in bytes. */
   async download(path: string, target: WritableStream<Uint8Array>, options: ReadOptions = {}): Promise<number> {
-    const writer = target.getWriter();
-    let size = 0;
-    try {
-      for await (const part of this.stream(path, options)) {
-        await writer.write(part);
-        size += part.length;
-      }
-      await writer.close();
-      return size;
-    } catch (error) {
-      await writer.abort(error).catch(() => undefined);
-      throw error;
-    }
+    return saved(this.stream(path, options), target);
   }
 
   /** Write a file whole (text as UTF-8), with its parent directories, in one step; gives its size in bytes. */

@@ -106,10 +106,10 @@ export class Http {
   }
 
   /** The items of a list; each page is asked for after the one before. */
-  async *paged<Item>(path: string, query: Query = {}): AsyncGenerator<Item, void> {
+  async *paged<Item>(path: string, query: Query = {}, signal?: AbortSignal): AsyncGenerator<Item, void> {
     let cursor: string | null | undefined;
     do {
-      const page: Page<Item> = await this.json(get(path, { ...query, cursor }));
+      const page: Page<Item> = await this.json({ ...get(path, { ...query, cursor }), signal });
       yield* page.items;
       cursor = page.has_more ? page.next_cursor : null;
     } while (cursor);
@@ -152,7 +152,8 @@ export class Http {
     });
   }
 
-  private async tried<T>(call: Call, attempt: () => Promise<T>): Promise<T> {
+  /** What an attempt gives, which is repeated as `call` may be. */
+  async tried<T>(call: Call, attempt: () => Promise<T>): Promise<T> {
     const attempts = new Attempts(call, this.config.retryS);
     for (;;) {
       try {
@@ -258,6 +259,11 @@ class Upload {
       controller.error(error);
     }
   }
+}
+
+/** The calls about one kind of thing of the key's owner. */
+export class Noun {
+  constructor(protected readonly http: Http) {}
 }
 
 /** The calls about one kind of thing of one sandbox, below its path. */

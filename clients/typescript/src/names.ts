@@ -1,5 +1,7 @@
 /** Names of options: camelCase in programs, snake_case on the wire. */
 
+import type { Query } from "./call.js";
+
 export type Json = Record<string, unknown>;
 
 type CamelKey<Key extends string> = Key extends `${infer First}_${infer Rest}`
@@ -15,6 +17,11 @@ export type Camel<Fields> = {
 export function wire(options: object): Json {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   return Object.fromEntries(given.map(([name, value]) => [snake(name), value]));
+}
+
+/** The query of a request that has these options. */
+export function filters(options: object): Query {
+  return wire(options) as Query;
 }
 
 function snake(name: string): string {

@@ -66,7 +66,8 @@ export class Ports extends SandboxNoun {
   }
 }
 
-function checkedPort(port: number): string {
+/** A port as a path or a query has it. Throws InvalidArgument for a number that is none. */
+export function checkedPort(port: number): string {
   if (Number.isInteger(port) && port >= 1 && port <= 65_535) return String(port);
   throw new InvalidArgument(`${port} is not a port; give a number from 1 to 65535`);
 }

@@ -18,6 +18,11 @@ export function now(): number {
   return performance.now() / 1000;
 }
 
+/** What a timer takes: a longer time than it can count would end at once. */
+export function milliseconds(seconds: number): number {
+  return Math.min(Math.ceil(seconds * 1000), 0x7fff_ffff);
+}
+
 /** Returns after so many seconds; throws the reason of the signal when that comes first. */
 export async function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
   signal?.throwIfAborted();
@@ -29,7 +34,7 @@ export async function sleep(seconds: number, signal?: AbortSignal): Promise<void
     const timer = setTimeout(() => {
       signal?.removeEventListener("abort", stop);
       resolve();
-    }, seconds * 1000);
+    }, milliseconds(seconds));
     signal?.addEventListener("abort", stop, { once: true });
   });
 }
@@ -142,6 +147,11 @@ export class Limit {
     const left = this.until - now();
     if (left <= 0.001) throw this.error();
     return left;
+  }
+
+  /** So much of the time was the reader's own, and does not count. */
+  extend(seconds: number): void {
+    if (this.until !== null) this.until += seconds;
   }
 
   private start(): void {

@@ -72,11 +72,12 @@ export class Sandboxes {
   }
 }
 
-function createBody({ url, secrets, fromCheckpoint, ...rest }: CreateOptions): Json {
+function createBody({ url, secrets, template, fromCheckpoint, ...rest }: CreateOptions): Json {
   return wire({
     ...rest,
     url: typeof url === "number" ? { port: url } : url,
     secrets: secrets?.map((secret) => (typeof secret === "string" ? { name: secret } : secret)),
+    template: template && (typeof template === "string" ? template : template.id),
     fromCheckpoint: fromCheckpoint && ref(fromCheckpoint),
   });
 }

@@ -5,14 +5,14 @@
  */
 
 import { toBase64, toBytes } from "./bytes.js";
-import { address, get, type Call, type Query } from "./call.js";
+import { address, get, type Call, type CallOptions, type Query } from "./call.js";
 import {
   BayError, Conflict, ConnectionFailed, InvalidArgument, NotFound, OutputGone, PayloadTooLarge, QuotaExceeded, Timeout,
   Unauthorized,
 } from "./errors.js";
 import type { Http } from "./http.js";
 import { jsonOrUndefined } from "./lines.js";
-import { sleep } from "./retries.js";
+import { milliseconds, sleep } from "./retries.js";
 
 export type Frame = string | Uint8Array;
 
@@ -50,11 +50,24 @@ export function isEnd(error: unknown): boolean {
   return error instanceof BayError && error.details["close_code"] === NORMAL;
 }
 
+/** How a connection is made. */
+export interface Opening extends CallOptions {
+  /** How long the handshake may take: 10 seconds. */
+  patienceS?: number;
+}
+
+/** One who waits for a frame. */
+interface Waiting {
+  take(frame: Frame): void;
+  fail(error: unknown): void;
+}
+
 /** One connection, to send and receive frames: text as a string, binary as bytes. */
 export class Socket {
   private readonly frames: Frame[] = [];
+  /** In the order in which they came: each frame is one reader's. */
+  private readonly waiting: Waiting[] = [];
   private failed: BayError | null = null;
-  private wake: () => void = () => undefined;
 
   private constructor(
     private readonly socket: WebSocket,
@@ -69,14 +82,15 @@ export class Socket {
    * Connect. Throws ConnectionFailed without a server. A WebSocket does not say why it was refused: then `about`,
    * a call about the same thing, is made, and its error thrown.
    */
-  static async open(http: Http, path: string, query: Query, about: Call): Promise<Socket> {
+  static async open(http: Http, path: string, query: Query, about: Call, opening: Opening = {}): Promise<Socket> {
     const { url, apiKey } = http.config;
     const kind = await webSocket();
+    opening.signal?.throwIfAborted();
     const names = apiKey === null ? [] : [`bay.bearer.${base64url(apiKey)}`];
     const made = new kind(`ws${url.slice("http".length)}${address(get(path, query))}`, [...names, "bay.v1"]);
     made.binaryType = "arraybuffer";
     const socket = new Socket(made, url);
-    await socket.opened(http, about);
+    await socket.opened(http, { ...about, signal: opening.signal }, opening.patienceS ?? OPEN_S);
     return socket;
   }
 
@@ -85,17 +99,19 @@ export class Socket {
     return this.socket.readyState !== 1;
   }
 
-  /** The next frame. Throws why the server hung up, Timeout after `timeoutS`. */
-  async receive(timeoutS?: number): Promise<Frame> {
-    if (!this.frames.length && !this.failed) await this.wait(timeoutS);
+  /** The next frame that no one else has waited for. Throws why the server hung up, Timeout after `timeoutS`. */
+  async receive(timeoutS?: number, signal?: AbortSignal): Promise<Frame> {
+    signal?.throwIfAborted();
     const frame = this.frames.shift();
     if (frame !== undefined) return frame;
-    throw this.failed ?? new Timeout(`${this.url} has sent nothing for ${timeoutS} s`);
+    if (this.failed) throw this.failed;
+    return this.next(timeoutS, signal);
   }
 
   /** Send a frame; waits while the other side takes nothing. */
-  async send(frame: Frame): Promise<void> {
-    while (!this.broken && this.socket.bufferedAmount > BUFFERED_BYTES) await sleep(LOOK_S);
+  async send(frame: Frame, signal?: AbortSignal): Promise<void> {
+    while (!this.broken && this.socket.bufferedAmount > BUFFERED_BYTES) await sleep(LOOK_S, signal);
+    signal?.throwIfAborted();
     if (this.broken) throw this.failed ?? closeError(1006, "", this.url);
     this.socket.send(frame as string | Uint8Array<ArrayBuffer>);
   }
@@ -106,41 +122,66 @@ export class Socket {
     this.socket.close(NORMAL);
   }
 
-  private async opened(http: Http, about: Call): Promise<void> {
+  private async opened(http: Http, about: Call, patienceS: number): Promise<void> {
     const done = new Promise<boolean>((resolve) => {
       this.socket.addEventListener("open", () => resolve(true));
       this.socket.addEventListener("error", () => resolve(false));
       this.socket.addEventListener("close", () => resolve(false));
     });
-    if (await within(done, Math.min(http.config.timeoutS, OPEN_S))) return;
-    this.close();
-    (await http.opened(about)).close();
-    throw closeError(1006, "", this.url);
+    try {
+      if (await within(done, Math.min(http.config.timeoutS, patienceS), about.signal)) return;
+      (await http.opened(about)).close();
+      throw closeError(1006, "", this.url);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   private took(data: string | ArrayBuffer): void {
-    this.frames.push(typeof data === "string" ? data : new Uint8Array(data));
-    this.wake();
+    const frame = typeof data === "string" ? data : new Uint8Array(data);
+    const first = this.waiting.shift();
+    if (first) first.take(frame);
+    else this.frames.push(frame);
   }
 
   private ended(error: BayError): void {
     this.failed ??= error;
-    this.wake();
+    for (const one of this.waiting.splice(0)) one.fail(this.failed);
   }
 
-  private async wait(timeoutS?: number): Promise<void> {
-    const woken = new Promise<void>((resolve) => (this.wake = resolve));
-    await (timeoutS === undefined ? woken : within(woken, timeoutS));
+  private async next(timeoutS: number | undefined, signal: AbortSignal | undefined): Promise<Frame> {
+    let leave = (_: unknown): void => undefined;
+    const frame = new Promise<Frame>((take, fail) => {
+      const own = { take, fail };
+      leave = (error) => {
+        const at = this.waiting.indexOf(own);
+        if (at < 0) return;
+        this.waiting.splice(at, 1);
+        fail(error);
+      };
+      this.waiting.push(own);
+    });
+    const aborted = (): void => leave(signal?.reason);
+    const late = (): void => leave(new Timeout(`${this.url} has sent nothing for ${timeoutS} s`));
+    const timer = timeoutS === undefined ? undefined : setTimeout(late, milliseconds(timeoutS));
+    signal?.addEventListener("abort", aborted, { once: true });
+    try {
+      return await frame;
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", aborted);
+    }
   }
 }
 
-/** What `work` gives; undefined when it takes longer than so many seconds. */
-async function within<T>(work: Promise<T>, seconds: number): Promise<T | undefined> {
+/** What `work` gives; undefined when it takes longer than so many seconds. Throws the reason of the signal. */
+export async function within<T>(work: Promise<T>, seconds: number, signal?: AbortSignal): Promise<T | undefined> {
   const stop = new AbortController();
-  const over = sleep(seconds, stop.signal).then(() => undefined);
+  const over = sleep(seconds, signal ? AbortSignal.any([signal, stop.signal]) : stop.signal);
   over.catch(() => undefined); // it is stopped below
   try {
-    return await Promise.race([work, over]);
+    return await Promise.race([work, over.then(() => undefined)]);
   } finally {
     stop.abort();
   }

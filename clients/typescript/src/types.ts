@@ -9,24 +9,50 @@ type Answered<Name extends keyof Schemas> = Readonly<Required<Schemas[Name]>>;
 /** A request has those that are given. */
 type Asked<Name extends keyof Schemas> = Camel<Partial<Schemas[Name]>>;
 
+export type AuditEntry = Answered<"AuditEntry">;
+export type BrowserBatch = Answered<"BrowserBatch">;
+export type BrowserReplay = Answered<"BrowserReplay">;
+export type BrowserResult = Answered<"BrowserResult">;
+export type BrowserTrace = Answered<"BrowserTrace">;
+export type Cargo = Answered<"Cargo">;
 export type Checkpoint = Answered<"Checkpoint">;
+export type ContainerImage = Answered<"ContainerImage">;
 export type Event = Answered<"Event">;
 export type Exec = Answered<"Exec">;
 export type FileInfo = Answered<"FileInfo">;
+export type GarbageRun = Answered<"GarbageRun">;
+export type GarbageState = Answered<"GarbageState">;
+export type GarbageTask = GarbageState["tasks"][number];
+export type HistoryEntry = Answered<"HistoryEntry">;
 export type Kernel = Answered<"Kernel">;
 export type KernelSpec = Answered<"KernelSpec">;
+export type Key = Answered<"Key">;
 export type NetworkPolicy = Answered<"CurrentPolicy">;
 export type NetworkState = Answered<"NetworkState">;
+/** A key, with its secret. */
+export type NewKey = Answered<"NewKey">;
+export type PoolState = Answered<"PoolState">;
 export type Port = Answered<"Port">;
 export type PortLink = Answered<"PortLink">;
 export type PortSettings = Answered<"PortSettings">;
 export type Process = Answered<"Process">;
 export type Profile = Answered<"ProfileItem">;
+export type RegistryLogin = Answered<"RegistryLogin">;
 export type Sandbox = Answered<"Sandbox">;
 export type SandboxUsage = Answered<"SandboxUsage">;
 export type Screen = Answered<"Screen">;
 export type SearchResult = Answered<"SearchResult">;
+export type Secret = Answered<"Secret">;
 export type Service = Answered<"Service">;
+export type ShellResult = Answered<"ShellResult">;
+export type SkillCandidate = Answered<"SkillCandidate">;
+export type SkillDeletion = Answered<"SkillDeletion">;
+export type SkillEvaluation = Answered<"SkillEvaluation">;
+export type SkillHealth = Answered<"SkillHealth">;
+export type SkillPayload = Answered<"SkillPayload">;
+export type SkillRelease = Answered<"SkillRelease">;
+export type Template = Answered<"Template">;
+export type Webhook = Answered<"Webhook">;
 
 /** A rule of a network policy, as a request has it. */
 export type NetworkRule = Schemas["Rule"];
@@ -36,7 +62,7 @@ export type NetworkPolicySpec = Partial<Schemas["NetworkPolicyBody"]> & { mode: 
 /** The definition of a service, with its name. */
 export type ServiceSpec = Partial<Schemas["ServiceBody"]> & { name: string; argv: string[] };
 
-type CreateFields = Omit<Asked<"CreateSandbox">, "url" | "secrets" | "services" | "fromCheckpoint" | "networkPolicy">;
+type CreateFields = Omit<Asked<"CreateSandbox">, "url" | "secrets" | "services" | "template" | "fromCheckpoint" | "networkPolicy">;
 
 /** The options of `sandboxes.create`; one that is left out is the profile's. */
 export interface CreateOptions extends CreateFields {
@@ -45,6 +71,8 @@ export interface CreateOptions extends CreateFields {
   /** Secrets by name; a text is the variable of that name. */
   secrets?: (string | Schemas["SandboxSecret"])[];
   services?: ServiceSpec[];
+  /** One to start from: a template, or its id, `"name"` or `"name:tag"`. */
+  template?: string | Template | null;
   fromCheckpoint?: string | Checkpoint | null;
   networkPolicy?: NetworkPolicySpec | null;
   /** How many seconds to wait until the sandbox is ready. */

@@ -5,9 +5,13 @@ has the words.
 """
 
 import hashlib
+import io
 import json
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import bay
@@ -401,7 +405,445 @@ def events_until_deleted(stage: Stage, _: Any, step: Json) -> Json:
     return {"types": [event.type for event in stage.client.events("0", sandbox=stage.box.id)]}
 
 
+# What an owner has
+
+
+@word
+def create_box(stage: Stage, _: Any, step: Json) -> bay.Box:
+    return stage.client.sandboxes.create(**step, wait=60)
+
+
+@word
+def create_box_on(stage: Stage, cargo: bay.Cargo, step: Json) -> bay.Box:
+    return stage.client.sandboxes.create(cargo_id=cargo.id, wait=60)
+
+
+@word
+def delete_box(stage: Stage, box: bay.Box, step: Json) -> None:
+    box.delete()
+
+
+@word
+def run_in(stage: Stage, box: bay.Box, step: Json) -> Json:
+    return of_run(box.run(**step))
+
+
+@word
+def set_secret(stage: Stage, _: Any, step: Json) -> Json:
+    return {"name": stage.client.secrets.set(**step).name}
+
+
+@word
+def list_secrets(stage: Stage, _: Any, step: Json) -> Json:
+    return {"names": [secret.name for secret in stage.client.secrets.list()]}
+
+
+@word
+def delete_secret(stage: Stage, _: Any, step: Json) -> None:
+    stage.client.secrets.delete(**step)
+
+
+@word
+def create_key(stage: Stage, _: Any, step: Json) -> bay.NewKey:
+    quotas = step.pop("quotas", None)
+    return stage.client.keys.create(**step, quotas=None if quotas is None else bay.Limits(**quotas))
+
+
+@word
+def of_key(stage: Stage, key: bay.NewKey, step: Json) -> Json:
+    return {
+        "scope": key.scope,
+        "running": key.quotas and key.quotas.running,
+        "has_secret": key.secret is not None,
+        "expires": key.expires_at is not None,
+    }
+
+
+@word
+def create_with_key(stage: Stage, key: bay.NewKey, step: Json) -> None:
+    with bay.Client(stage.url, key.secret) as other:
+        other.sandboxes.create()
+
+
+@word
+def list_keys(stage: Stage, _: Any, step: Json) -> Json:
+    keys = [key for key in stage.client.keys.list(**step) if key.revoked_at is None]
+    return {"scopes": [key.scope for key in keys], "has_secret": any(hasattr(key, "secret") for key in keys)}
+
+
+@word
+def revoke_key(stage: Stage, key: bay.NewKey, step: Json) -> None:
+    stage.client.keys.revoke(key.id)
+
+
+@word
+def create_cargo(stage: Stage, _: Any, step: Json) -> bay.Cargo:
+    return stage.client.cargos.create(**step)
+
+
+@word
+def create_cargo_of(stage: Stage, _: Any, step: Json) -> bay.Cargo:
+    checkpoint = stage.box.get_checkpoint(step["checkpoint"])
+    return stage.client.cargos.create(from_checkpoint=checkpoint)
+
+
+@word
+def get_cargo(stage: Stage, cargo: bay.Cargo, step: Json) -> Json:
+    return {"managed": stage.client.cargos.get(cargo.id).managed}
+
+
+@word
+def update_cargo(stage: Stage, cargo: bay.Cargo, step: Json) -> Json:
+    return {"size_limit_mb": stage.client.cargos.update(cargo.id, **step).size_limit_mb}
+
+
+@word
+def list_cargos(stage: Stage, cargo: bay.Cargo, step: Json) -> Json:
+    found = list(stage.client.cargos.list(**step))
+    return {
+        "is_listed": cargo.id in [one.id for one in found],
+        "managed": sorted({one.managed for one in found}),
+    }
+
+
+@word
+def move_cargo(stage: Stage, cargo: bay.Cargo, step: Json) -> Json:
+    return {"is_its": stage.box.id in stage.client.cargos.move(cargo.id, stage.box.id).sandbox_ids}
+
+
+@word
+def delete_cargo(stage: Stage, cargo: bay.Cargo, step: Json) -> None:
+    stage.client.cargos.delete(cargo.id)
+
+
+@word
+def create_webhook(stage: Stage, _: Any, step: Json) -> bay.Webhook:
+    return stage.client.webhooks.create(**step)
+
+
+@word
+def get_webhook(stage: Stage, hook: bay.Webhook, step: Json) -> Json:
+    found = stage.client.webhooks.get(hook.id)
+    return {"types": list(found.types), "has_secret": found.secret is not None or hook.secret is None}
+
+
+@word
+def list_webhooks(stage: Stage, _: Any, step: Json) -> Json:
+    return {"urls": [hook.url for hook in stage.client.webhooks.list()]}
+
+
+@word
+def delete_webhook(stage: Stage, hook: bay.Webhook, step: Json) -> None:
+    stage.client.webhooks.delete(hook.id)
+
+
+BODY = b'{"id":"1","type":"sandbox.ready","at":"2026-01-01T00:00:00Z","sandbox_id":"sandbox-1","data":{}}'
+
+
+@word
+def verify_webhook(stage: Stage, _: Any, step: Json) -> Json:
+    names = ("id", "timestamp", "signature")
+    headers = {f"Webhook-{name}": step[name] for name in names}
+    return {"type": bay.verify_webhook(step["secret"], headers, BODY, now=step["now"]).type}
+
+
+@word
+def login(stage: Stage, _: Any, step: Json) -> Json:
+    made = stage.client.registries.login(**step)
+    return {"host": made.host, "username": made.username, "has_password": hasattr(made, "password")}
+
+
+@word
+def list_logins(stage: Stage, _: Any, step: Json) -> Json:
+    return {"hosts": [one.host for one in stage.client.registries.list()]}
+
+
+@word
+def logout(stage: Stage, _: Any, step: Json) -> None:
+    stage.client.registries.logout(**step)
+
+
+@word
+def audit(stage: Stage, _: Any, step: Json) -> Json:
+    return {"seen": seen_of(stage.client.audit.list(resource_id=stage.box.id, **step))}
+
+
+@word
+def audit_from_the_last_on(stage: Stage, _: Any, step: Json) -> Json:
+    listed, asked = stage.client.audit.list, {"resource_id": stage.box.id, "method": "PATCH"}
+    *_, last = listed(**asked)
+    before = len(list(listed(**asked, until=last.at)))
+    return {"seen": seen_of(listed(**asked, since=last.at)), "before": before}
+
+
+@word
+def pool(stage: Stage, _: Any, step: Json) -> Json:
+    stage.client.admin.pool()
+    return {"is_list": True}
+
+
+@word
+def collect_garbage(stage: Stage, _: Any, step: Json) -> Json:
+    done = stage.client.admin.collect_garbage(step["tasks"])
+    return {"tasks": [one.task_name for one in done.results], "total_errors": done.total_errors}
+
+
+@word
+def garbage_state(stage: Stage, _: Any, step: Json) -> Json:
+    state = stage.client.admin.garbage_state()
+    return {"is_running": state.is_running, "tasks": [one.task_name for one in state.results]}
+
+
+@word
+def shell(stage: Stage, _: Any, step: Json) -> Json:
+    done = stage.box.shell(**step)
+    return {"success": done.success, "exit_code": done.exit_code, "output": done.output}
+
+
+@word
+def history(stage: Stage, _: Any, step: Json) -> Json:
+    return {"codes": [entry.code for entry in stage.box.history(**step)]}
+
+
+@word
+def last_execution(stage: Stage, _: Any, step: Json) -> None:
+    stage.box.last_execution()
+
+
+@word
+def annotate_last(stage: Stage, _: Any, step: Json) -> Json:
+    last = stage.box.last_execution("shell")
+    noted = stage.box.annotate(last.id, **step)
+    return {"notes": noted.notes, "is_it": stage.box.history_entry(last.id) == noted}
+
+
+@word
+def history_entry(stage: Stage, _: Any, step: Json) -> None:
+    stage.box.history_entry(step["id"])
+
+
+@word
+def keep_payload(stage: Stage, _: Any, step: Json) -> str:
+    return stage.client.skills.keep(**step)
+
+
+@word
+def payload(stage: Stage, ref: str, step: Json) -> Json:
+    found = stage.client.skills.payload(ref)
+    return {"kind": found.kind, "payload": found.payload}
+
+
+@word
+def delete_payload(stage: Stage, ref: str, step: Json) -> None:
+    stage.client.skills.delete_payload(ref)
+
+
+@word
+def create_candidate(stage: Stage, _: Any, step: Json) -> str:
+    source = stage.box.shell("true").execution_id
+    return stage.client.skills.create(step.pop("skill_key"), [source], **step).id
+
+
+@word
+def candidate(stage: Stage, candidate_id: str, step: Json) -> Json:
+    found = stage.client.skills.candidate(candidate_id)
+    return {"status": found.status, "summary": found.summary, "sources": len(found.source_execution_ids)}
+
+
+@word
+def candidates(stage: Stage, _: Any, step: Json) -> Json:
+    return {"statuses": [one.status for one in stage.client.skills.candidates(**step)]}
+
+
+@word
+def evaluate(stage: Stage, candidate_id: str, step: Json) -> Json:
+    made = stage.client.skills.evaluate(candidate_id, **step)
+    return {"score": made.score, "passed": made.passed}
+
+
+@word
+def promote(stage: Stage, candidate_id: str, step: Json) -> str:
+    return stage.client.skills.promote(candidate_id, **step).id
+
+
+@word
+def releases(stage: Stage, _: Any, step: Json) -> Json:
+    # Versions of a key go on counting when its releases are deleted.
+    versions = [one.version for one in stage.client.skills.releases(**step)]
+    return {"back": [versions[0] - version for version in versions]}
+
+
+@word
+def skill_health(stage: Stage, release_id: str, step: Json) -> Json:
+    found = stage.client.skills.health(release_id)
+    return {"samples": found.samples, "stage": found.stage}
+
+
+@word
+def rollback(stage: Stage, release_id: str, step: Json) -> str:
+    return stage.client.skills.rollback(release_id).id
+
+
+@word
+def delete_candidate(stage: Stage, candidate_id: str, step: Json) -> Json:
+    return {"delete_reason": stage.client.skills.delete_candidate(candidate_id, **step).delete_reason}
+
+
+@word
+def delete_release(stage: Stage, release_id: str, step: Json) -> Json:
+    return {"delete_reason": stage.client.skills.delete_release(release_id, **step).delete_reason}
+
+
+@word
+def browser(stage: Stage, box: bay.Box | None, step: Json) -> Json:
+    used = (box or stage.box).browser
+    done = used.exec(**step)
+    trace = used.trace(done.trace_ref).trace["commands"] if done.trace_ref else None
+    return {"success": done.success, "output": done.output, "exit_code": done.exit_code, "trace": trace}
+
+
+@word
+def browser_batch(stage: Stage, box: bay.Box, step: Json) -> Json:
+    done = box.browser.exec_batch(**step)
+    codes = [one.exit_code for one in done.results]
+    return {"success": done.success, "completed_steps": done.completed_steps, "codes": codes}
+
+
+@word
+def run_skill(stage: Stage, box: bay.Box, step: Json) -> None:
+    box.browser.run_skill(**step)
+
+
+@word
+def trace(stage: Stage, box: bay.Box, step: Json) -> None:
+    box.browser.trace(step["ref"])
+
+
+ECHO = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+client, _ = server.accept()
+while data := client.recv(65536):
+    client.sendall(data)
+client.shutdown(socket.SHUT_WR)
+"""
+
+
+@word
+def tunnel(stage: Stage, _: Any, step: Json) -> Json:
+    port = step["port"]
+    if port == "echo":
+        port = int(next(stage.box.spawn(["python3", "-c", ECHO]).output()).data)
+    sent = step["data"].encode() * step.get("times", 1)
+    with stage.box.tunnel(port) as tunnelled:
+        sender = threading.Thread(target=lambda: (tunnelled.send(sent), tunnelled.send_eof()))
+        sender.start()
+        received = b"".join(iter(tunnelled.receive, b""))
+        sender.join()
+    return {"text": received.decode(), "bytes": len(received)}
+
+
+@word
+def pull_image(stage: Stage, _: Any, step: Json) -> tuple[bay.ContainerImage, list[str]]:
+    told: list[str] = []
+    return stage.client.images.pull(**step, progress=lambda image: told.append(image.state)), told
+
+
+@word
+def import_image(stage: Stage, _: Any, step: Json) -> tuple[bay.ContainerImage, list[str]]:
+    return stage.client.images.import_archive(io.BytesIO(step["data"].encode()), step["ref"]), []
+
+
+@word
+def image(stage: Stage, pulled: tuple[bay.ContainerImage, list[str]], step: Json) -> Json:
+    found = stage.client.images.get(pulled[0].id)
+    return {"state": found.state, "ref": found.ref, "source": found.source, "told": pulled[1]}
+
+
+@word
+def get_image(stage: Stage, _: Any, step: Json) -> None:
+    stage.client.images.get(**step)
+
+
+@word
+def delete_image(stage: Stage, _: Any, step: Json) -> None:
+    stage.client.images.delete(**step)
+
+
+@word
+def export_image(stage: Stage, _: Any, step: Json) -> Json:
+    target = io.BytesIO()
+    size = stage.client.images.export(step["ref"], target)
+    data = target.getvalue()
+    return {"is_whole": size == len(data) > 1024 and data.endswith(bytes(1024))}
+
+
+@word
+def list_images(stage: Stage, _: Any, step: Json) -> Json:
+    return {"refs": [found.ref for found in stage.client.images.list(**step)]}
+
+
+@word
+def prune_images(stage: Stage, _: Any, step: Json) -> Json:
+    return {"refs": [found.ref for found in stage.client.images.prune(**step)]}
+
+
+@word
+def get_template(stage: Stage, _: Any, step: Json) -> Json:
+    return of_template(stage.client.templates.get(**step))
+
+
+@word
+def template_log(stage: Stage, _: Any, step: Json) -> None:
+    stage.client.templates.log(**step)
+
+
+@word
+def update_template(stage: Stage, _: Any, step: Json) -> Json:
+    return of_template(stage.client.templates.update(**step))
+
+
+@word
+def tag_template(stage: Stage, _: Any, step: Json) -> Json:
+    return of_template(stage.client.templates.tag(**step))
+
+
+@word
+def delete_template(stage: Stage, _: Any, step: Json) -> None:
+    stage.client.templates.delete(**step)
+
+
+@word
+def list_templates(stage: Stage, _: Any, step: Json) -> Json:
+    return {"names": [found.name for found in stage.client.templates.list(**step)]}
+
+
+@word
+def create_template(stage: Stage, _: Any, step: Json) -> Json:
+    return of_template(stage.client.templates.create(step.pop("name"), stage.box.id, **step))
+
+
+@word
+def build(stage: Stage, _: Any, step: Json) -> Json:
+    log: list[str] = []
+    with tempfile.TemporaryDirectory() as root:
+        for name, text in step.pop("files").items():
+            Path(root, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(root, name).write_text(text)
+        made = stage.client.templates.build(root, **step, log=log.append)
+    return {**of_template(made), "logged": stage.client.templates.log(made.id) == "".join(log) != ""}
+
+
 # What results have
+
+
+def seen_of(entries: Iterable[bay.AuditEntry]) -> list[Any]:
+    return [[entry.status, entry.code or "none"] for entry in entries]
+
+
+def of_template(template: bay.Template) -> Json:
+    return {"name": template.name, "tag": template.tag, "state": template.state}
 
 
 def of_run(result: bay.RunResult) -> Json:

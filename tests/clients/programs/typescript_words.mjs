@@ -3,8 +3,12 @@
 // A result is what a step gives, or `{"fails": CODE}`. The lines are JSON. The first that goes out has the words.
 
 import { createHash } from "node:crypto";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
-import { BayError, Client } from "../../../clients/typescript/dist/index.js";
+import { isDeepStrictEqual } from "node:util";
+import { BayError, Client, verifyWebhook } from "../../../clients/typescript/dist/index.js";
 
 const decoder = new TextDecoder();
 
@@ -156,9 +160,212 @@ const WORDS = {
     await box.delete();
     return { types: (await all(client.events({ since: "0", sandbox: box.id }))).map((event) => event.type) };
   },
+
+  // What an owner has
+
+  create_box: ({ client }, _, step) => client.sandboxes.create({ ...camel(step), wait: 60 }),
+  create_box_on: ({ client }, cargo) => client.sandboxes.create({ cargoId: cargo.id, wait: 60 }),
+  delete_box: (_, box) => box.delete(),
+  run_in: async (_, box, { command }) => ofRun(await box.run(command)),
+  set_secret: async ({ client }, _, { name, value }) => ({ name: (await client.secrets.set(name, value)).name }),
+  list_secrets: async ({ client }) => ({ names: namesOf(await client.secrets.list()) }),
+  delete_secret: ({ client }, _, { name }) => client.secrets.delete(name),
+  create_key: ({ client }, _, { name, ...options }) => client.keys.create(name, camel(options)),
+  of_key: (_, { scope, quotas, secret, expires_at }) => ({
+    scope, running: quotas?.running, has_secret: secret !== null, expires: expires_at !== null,
+  }),
+  create_with_key: async ({ url }, { secret }) => {
+    await new Client({ baseUrl: url, apiKey: secret }).sandboxes.create();
+  },
+  list_keys: async ({ client }, _, step) => {
+    const found = (await all(client.keys.list(step))).filter((key) => key.revoked_at === null);
+    return { scopes: found.map((key) => key.scope), has_secret: found.some((key) => "secret" in key) };
+  },
+  revoke_key: ({ client }, key) => client.keys.revoke(key.id),
+  create_cargo: ({ client }, _, step) => client.cargos.create(camel(step)),
+  create_cargo_of: async ({ client, box }, _, { checkpoint }) =>
+    client.cargos.create({ fromCheckpoint: await box.getCheckpoint(checkpoint) }),
+  get_cargo: async ({ client }, { id }) => ({ managed: (await client.cargos.get(id)).managed }),
+  update_cargo: async ({ client }, { id }, step) => ({
+    size_limit_mb: (await client.cargos.update(id, camel(step))).size_limit_mb,
+  }),
+  list_cargos: async ({ client }, { id }, step) => {
+    const found = await all(client.cargos.list(step));
+    return { is_listed: found.some((one) => one.id === id), managed: [...new Set(found.map((one) => one.managed))] };
+  },
+  move_cargo: async ({ client, box }, { id }) => ({
+    is_its: (await client.cargos.move(id, box.id)).sandbox_ids.includes(box.id),
+  }),
+  delete_cargo: ({ client }, { id }) => client.cargos.delete(id),
+  create_webhook: ({ client }, _, { url, types }) => client.webhooks.create(url, types),
+  get_webhook: async ({ client }, { id, secret }) => {
+    const found = await client.webhooks.get(id);
+    return { types: found.types, has_secret: Boolean(found.secret) || !secret };
+  },
+  list_webhooks: async ({ client }) => ({ urls: (await client.webhooks.list()).map((hook) => hook.url) }),
+  delete_webhook: ({ client }, { id }) => client.webhooks.delete(id),
+  verify_webhook: async (_, __, { secret, now, id, timestamp, signature }) => {
+    const headers = { "Webhook-Id": id, "Webhook-Timestamp": timestamp, "Webhook-Signature": signature };
+    return { type: (await verifyWebhook(secret, headers, BODY, { now })).type };
+  },
+  login: async ({ client }, _, { host, username, password }) => {
+    const made = await client.registries.login(host, username, password);
+    return { host: made.host, username: made.username, has_password: "password" in made };
+  },
+  list_logins: async ({ client }) => ({ hosts: (await client.registries.list()).map((one) => one.host) }),
+  logout: ({ client }, _, { host }) => client.registries.logout(host),
+  audit: async ({ client, box }, _, step) => ({
+    seen: seenOf(await all(client.audit.list({ resourceId: box.id, ...step }))),
+  }),
+  audit_from_the_last_on: async ({ client, box }) => {
+    const asked = { resourceId: box.id, method: "PATCH" };
+    const { at } = (await all(client.audit.list(asked))).at(-1);
+    const before = await all(client.audit.list({ ...asked, until: at }));
+    return { seen: seenOf(await all(client.audit.list({ ...asked, since: at }))), before: before.length };
+  },
+  pool: async ({ client }) => ({ is_list: Array.isArray(await client.admin.pool()) }),
+  collect_garbage: async ({ client }, _, { tasks }) => {
+    const done = await client.admin.collectGarbage(tasks);
+    return { tasks: done.results.map((one) => one.task_name), total_errors: done.total_errors };
+  },
+  garbage_state: async ({ client }) => {
+    const { is_running, results } = await client.admin.garbageState();
+    return { is_running, tasks: results.map((one) => one.task_name) };
+  },
+  shell: async ({ box }, _, { command, ...options }) => {
+    const { success, exit_code, output } = await box.shell(command, camel(options));
+    return { success, exit_code, output };
+  },
+  history: async ({ box }, _, step) => ({ codes: (await box.history(camel(step))).map((entry) => entry.code) }),
+  last_execution: async ({ box }) => void (await box.lastExecution()),
+  annotate_last: async ({ box }, _, step) => {
+    const last = await box.lastExecution({ execType: "shell" });
+    const noted = await box.annotate(last.id, step);
+    return { notes: noted.notes, is_it: isDeepStrictEqual(await box.historyEntry(last.id), noted) };
+  },
+  history_entry: async ({ box }, _, { id }) => void (await box.historyEntry(id)),
+  keep_payload: ({ client }, _, { payload, kind }) => client.skills.keep(payload, { kind }),
+  payload: async ({ client }, ref) => {
+    const { kind, payload } = await client.skills.payload(ref);
+    return { kind, payload };
+  },
+  delete_payload: ({ client }, ref) => client.skills.deletePayload(ref),
+  create_candidate: async ({ client, box }, _, { skill_key, ...options }) => {
+    const source = (await box.shell("true")).execution_id;
+    return (await client.skills.create(skill_key, [source], camel(options))).id;
+  },
+  candidate: async ({ client }, id) => {
+    const { status, summary, source_execution_ids } = await client.skills.candidate(id);
+    return { status, summary, sources: source_execution_ids.length };
+  },
+  candidates: async ({ client }, _, step) => ({
+    statuses: (await all(client.skills.candidates(camel(step)))).map((one) => one.status),
+  }),
+  evaluate: async ({ client }, id, step) => {
+    const { score, passed } = await client.skills.evaluate(id, camel(step));
+    return { score, passed };
+  },
+  promote: async ({ client }, id, step) => (await client.skills.promote(id, camel(step))).id,
+  releases: async ({ client }, _, step) => {
+    const versions = (await all(client.skills.releases(camel(step)))).map((one) => one.version);
+    return { back: versions.map((version) => versions[0] - version) };
+  },
+  skill_health: async ({ client }, id) => {
+    const { samples, stage } = await client.skills.health(id);
+    return { samples, stage };
+  },
+  rollback: async ({ client }, id) => (await client.skills.rollback(id)).id,
+  delete_candidate: async ({ client }, id, step) => ({
+    delete_reason: (await client.skills.deleteCandidate(id, step)).delete_reason,
+  }),
+  delete_release: async ({ client }, id, step) => ({
+    delete_reason: (await client.skills.deleteRelease(id, step)).delete_reason,
+  }),
+  browser: async ({ box }, other, { cmd, ...options }) => {
+    const { browser } = other ?? box;
+    const { success, output, exit_code, trace_ref } = await browser.exec(cmd, camel(options));
+    return { success, output, exit_code, trace: trace_ref && (await browser.trace(trace_ref)).trace.commands };
+  },
+  browser_batch: async (_, box, { commands, ...options }) => {
+    const { success, completed_steps, results } = await box.browser.execBatch(commands, camel(options));
+    return { success, completed_steps, codes: results.map((one) => one.exit_code) };
+  },
+  run_skill: async (_, box, { skill_key }) => void (await box.browser.runSkill(skill_key)),
+  trace: async (_, box, { ref }) => void (await box.browser.trace(ref)),
+  tunnel: async ({ box }, _, { port, data, times = 1 }) => {
+    if (port === "echo") port = Number((await first(await box.spawn(["python3", "-c", ECHO]))).text);
+    const tunnel = await box.tunnel(port);
+    const sending = new Blob([data.repeat(times)]).stream().pipeTo(tunnel.writable);
+    const [received] = await Promise.all([new Response(tunnel.readable).text(), sending]);
+    tunnel.close();
+    return { text: received, bytes: received.length };
+  },
+  pull_image: async ({ client }, _, { ref, ...options }) => {
+    const told = [];
+    const progress = ({ state }) => void told.push(state);
+    return { made: await client.images.pull(ref, { ...camel(options), progress }), told };
+  },
+  import_image: async ({ client }, _, { data, ref }) => ({ made: await client.images.importArchive(data, ref) }),
+  image: async ({ client }, { made, told }) => {
+    const { state, ref, source } = await client.images.get(made.id);
+    return { state, ref, source, told };
+  },
+  get_image: async ({ client }, _, { ref }) => void (await client.images.get(ref)),
+  delete_image: ({ client }, _, { ref }) => client.images.delete(ref),
+  export_image: async ({ client }, _, { ref }) => {
+    const parts = [];
+    const size = await client.images.export(ref, new WritableStream({ write: (part) => void parts.push(part) }));
+    const data = new Uint8Array(await new Blob(parts).arrayBuffer());
+    return { is_whole: size === data.length && size > 1024 && data.subarray(-1024).every((byte) => byte === 0) };
+  },
+  list_images: async ({ client }, _, step) => ({ refs: refsOf(await all(client.images.list(step))) }),
+  prune_images: async ({ client }, _, step) => ({ refs: refsOf(await client.images.prune(camel(step))) }),
+  get_template: async ({ client }, _, { ref }) => ofTemplate(await client.templates.get(ref)),
+  template_log: async ({ client }, _, { ref }) => void (await client.templates.log(ref)),
+  update_template: async ({ client }, _, { ref, ...changes }) =>
+    ofTemplate(await client.templates.update(ref, camel(changes))),
+  tag_template: async ({ client }, _, { ref, target }) => ofTemplate(await client.templates.tag(ref, target)),
+  delete_template: ({ client }, _, { ref }) => client.templates.delete(ref),
+  list_templates: async ({ client }, _, step) => ({ names: namesOf(await all(client.templates.list(step))) }),
+  create_template: async ({ client, box }, _, { name, ...options }) =>
+    ofTemplate(await client.templates.create(name, box.id, camel(options))),
+  build: async ({ client }, _, { files, name, ...options }) => {
+    const root = await mkdtemp(join(tmpdir(), "build-"));
+    let logged = "";
+    try {
+      for (const [file, text] of Object.entries(files)) {
+        await mkdir(dirname(join(root, file)), { recursive: true });
+        await writeFile(join(root, file), text);
+      }
+      const log = (part) => void (logged += part);
+      const made = await client.templates.build(root, name, { ...camel(options), log });
+      return { ...ofTemplate(made), logged: logged !== "" && (await client.templates.log(made.id)) === logged };
+    } finally {
+      await rm(root, { recursive: true });
+    }
+  },
 };
 
+const BODY = '{"id":"1","type":"sandbox.ready","at":"2026-01-01T00:00:00Z","sandbox_id":"sandbox-1","data":{}}';
+const ECHO = `
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+client, _ = server.accept()
+while data := client.recv(65536):
+    client.sendall(data)
+client.shutdown(socket.SHUT_WR)
+`;
+
 // What results have
+
+const seenOf = (entries) => entries.map((entry) => [entry.status, entry.code ?? "none"]);
+const ofTemplate = ({ name, tag, state }) => ({ name, tag, state });
+const refsOf = (images) => images.map((one) => one.ref);
+
+async function first(items) {
+  for await (const item of items) return item;
+}
 
 function ofRun(result) {
   const { stderr, exitCode, signal, timedOut, ok, returncode, outcome, omittedBytes, stdoutBytes } = result;

@@ -1,0 +1,33 @@
+/** The operator's view of a Bay; takes an admin key. */
+
+import { get, type Call, type CallOptions } from "./call.js";
+import { Noun } from "./http.js";
+import { wire } from "./names.js";
+import type { GarbageRun, GarbageState, GarbageTask, PoolState } from "./types.js";
+
+/** How long a collection may take before the client gives it up. */
+const COLLECT_S = 120;
+
+/** The host behind the sandboxes. */
+export class Admin extends Noun {
+  /** How full the pools of profiles and templates are, and what keeps each from being full. */
+  async pool({ signal }: CallOptions = {}): Promise<PoolState[]> {
+    return this.http.all<PoolState>({ ...get("/v1/admin/pool"), signal });
+  }
+
+  /**
+   * Collect now what Bay collects by itself, of every owner; all tasks unless some are named. Answers when it is done.
+   *
+   * `idle_session` gives back the compute of idle sandboxes, frozen ones included; `expired_sandbox` ends those whose
+   * time is over; `orphan_cargo` and `orphan_container` remove what is on the host and belongs to no sandbox.
+   */
+  async collectGarbage(tasks?: readonly GarbageTask[], { signal }: CallOptions = {}): Promise<GarbageRun> {
+    const call: Call = { method: "POST", path: "/v1/admin/gc/run", body: wire({ tasks }), safe: true, waitS: COLLECT_S };
+    return this.http.json<GarbageRun>({ ...call, signal });
+  }
+
+  /** Whether a collection is under way, and what the last one that was asked for did. */
+  async garbageState({ signal }: CallOptions = {}): Promise<GarbageState> {
+    return this.http.json<GarbageState>({ ...get("/v1/admin/gc/status"), signal });
+  }
+}
