@@ -8,6 +8,7 @@ kernel says the rest about it; so this sees also what Bay forgot.
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ _SESSION_ID = re.compile(r"sess-[0-9a-f]{24}")
 class Traces:
     """What the host holds for one live session.
 
-    `ids` are the names that its directories and mounts may carry.
+    `ids` are the names that its directories and mounts may carry, `seen_s` is when it was looked at, in
+    seconds since the host was booted.
     """
 
     namespaces: frozenset[str]
     cgroups: frozenset[Path]
     ids: frozenset[str]
+    seen_s: float
 
 
 def pids_of(argv: list[str]) -> list[int]:
@@ -35,10 +38,14 @@ def pids_of(argv: list[str]) -> list[int]:
 
 def traces_of(pid: int, server_pid: int, ids: set[str]) -> Traces:
     """What `pid`, a process of a sandbox, has that the server has not."""
+    seen_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     cgroups = _cgroups(pid) - _cgroups(server_pid)
     names = {found for path in cgroups for found in _SESSION_ID.findall(str(path))}
     return Traces(
-        frozenset(_namespaces(pid) - _namespaces(server_pid)), frozenset(cgroups), frozenset(ids | names)
+        frozenset(_namespaces(pid) - _namespaces(server_pid)),
+        frozenset(cgroups),
+        frozenset(ids | names),
+        seen_s,
     )
 
 
@@ -46,7 +53,10 @@ def leftovers(traces: Traces, folder: Path, server_pid: int) -> list[str]:
     """What of `traces` is still on the host, each in words; `folder` is where the server keeps its files."""
     return sorted(
         [
-            *(f"namespace {name}" for name in traces.namespaces & _namespaces_in_use(server_pid)),
+            *(
+                f"namespace {name}"
+                for name in traces.namespaces & _held_namespaces(traces, folder, server_pid)
+            ),
             *(f"cgroup {path}" for path in traces.cgroups if path.exists()),
             *(f"mount {point}" for point in _mount_points() if _names(point, traces.ids)),
             *(f"directory {path}" for path in _tree(folder) if _names(path.name, traces.ids)),
@@ -105,11 +115,22 @@ def _namespaces(pid: int) -> set[str]:
     return _links(Path(f"/proc/{pid}/ns"))
 
 
-def _namespaces_in_use(server_pid: int) -> set[str]:
-    """Every namespace that a process is in, a mount holds or the server has open."""
-    used = {name for pid in _pids() for name in _namespaces(pid)}
-    held = {line.split()[3].lstrip("/") for line in _mountinfo() if " - nsfs " in line}
+def _held_namespaces(traces: Traces, folder: Path, server_pid: int) -> set[str]:
+    """Every namespace that a process of that time is in, a mount in `folder` holds or the server has open.
+
+    The kernel gives the number of a namespace that has ended to the next one, which may be another program's.
+    So a process that began after the session was looked at says nothing of it, nor does another's mount.
+    """
+    used = {name for pid in _pids() if _began_s(pid) <= traces.seen_s for name in _namespaces(pid)}
+    mounts = [line.split() for line in _mountinfo() if " - nsfs " in line]
+    held = {fields[3].lstrip("/") for fields in mounts if fields[4].startswith(f"{folder}/")}
     return used | held | _links(Path(f"/proc/{server_pid}/fd"))
+
+
+def _began_s(pid: int) -> float:
+    """When a process began, in seconds since the host was booted, rounded down; never, if it has ended."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK") if fields else float("inf")
 
 
 def _cgroups(pid: int) -> set[Path]:
