@@ -270,6 +270,12 @@ def test_the_skeleton_takes_only_what_is_named_and_readable_by_everyone(tmp_path
     assert "ship:x:1000:1000" in (skeleton / "passwd").read_text()
 
 
+def test_the_login_shells_of_the_skeleton_are_listed_for_programs_that_ask(tmp_path: Path) -> None:
+    etc = host_image.build(tmp_path / "images", etc=tmp_path / "none") / "etc"
+    shells = {line.rpartition(":")[2] for line in (etc / "passwd").read_text().splitlines()}
+    assert shells - {"/usr/sbin/nologin"} <= {*(etc / "shells").read_text().splitlines()}
+
+
 def test_the_skeleton_is_made_again_only_when_the_host_changed(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     first = host_image.build(tmp_path / "images", etc=tmp_path / "etc")

@@ -72,6 +72,9 @@ ship:x:1000:1000:ship:/workspace:/bin/bash
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
 
+# Dropbear lets only those in whose shell is listed; the C library lists no bash where the file is missing.
+_SHELLS = ("/bin/sh", "/bin/bash", "/usr/bin/sh", "/usr/bin/bash")
+
 # Root may become any user without a password; no other user may become anyone, as there are no passwords.
 _PAM = """auth sufficient pam_rootok.so
 auth required pam_unix.so
@@ -86,6 +89,7 @@ _WRITTEN = {
     "etc/profile": _PROFILE,
     "etc/passwd": _USERS,
     "etc/shadow": "".join(f"{line.partition(':')[0]}:*:::::::\n" for line in _USERS.splitlines()),
+    "etc/shells": "".join(f"{shell}\n" for shell in _SHELLS),
     "etc/pam.d/other": _PAM,
     "etc/group": """root:x:0:
 daemon:x:1:
