@@ -4,7 +4,6 @@ written.
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import scripted_model
 from client_programs import ROOT, ClientHost, client_host
+from page_blocks import blocks_of
 
 pytestmark = pytest.mark.long
 
@@ -33,12 +33,9 @@ def test_an_agent_of_the_openai_agents_sdk_works_in_a_sandbox(host: ClientHost) 
     host.execute(PYTHON, str(PROGRAMS / "openai_agents_session.py"))
 
 
-@pytest.mark.parametrize(
-    ("page", "framework"), [("openai-agents.md", "openai-agents"), ("langchain.md", "deepagents")]
-)
-def test_the_program_of_a_page_gets_its_answer(host: ClientHost, page: str, framework: str) -> None:
-    marked = rf"(?ms)^<!-- runnable with {framework} -->\n```python\n(.*?)^```$"
-    [program] = re.findall(marked, (ROOT / "docs" / page).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["docs/openai-agents.md", "docs/langchain.md"])
+def test_the_program_of_a_page_gets_its_answer(host: ClientHost, page: str) -> None:
+    [program] = [block.text for block in blocks_of(page) if block.language == "python"]
     with scripted_model.serving("echo $((6 * 7)); whoami") as (url, asked):
         said = host.execute(
             *(PYTHON, "-c", program, "Say", "it."),

@@ -1,4 +1,6 @@
-"""The documentation is held to the code: routes, settings, errors, commands, links and the Python in it."""
+"""The documentation is held to the code: routes, settings, errors, commands and links. Its blocks are run by
+`tests/docs`.
+"""
 
 import re
 import subprocess
@@ -41,18 +43,6 @@ def documents() -> list[Path]:
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-def fences() -> Iterator[tuple[str, str, str]]:
-    """Each fenced block: where it is, its language, its text."""
-    for path in documents():
-        for number, block in enumerate(FENCE.finditer(path.read_text(encoding="utf-8"))):
-            indent = len(block[1])
-            yield (
-                f"{path.name}-{number}",
-                block[2],
-                "\n".join(line[indent:] for line in block[3].splitlines()),
-            )
 
 
 def nameless(path: str) -> str:
@@ -162,13 +152,6 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("name", commands())
 def test_every_cli_command_is_documented(name: str) -> None:
     assert re.search(rf"(?m)^#+ `?bay {name}\b", read("docs/cli.md"))
-
-
-@pytest.mark.parametrize("block", list(fences()), ids=lambda block: block[0])
-def test_python_in_the_docs_compiles(block: tuple[str, str, str]) -> None:
-    where, language, text = block
-    if language == "python":
-        assert compile(text, where, "exec").co_code
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
