@@ -37,6 +37,11 @@ class Point:
     after_s: float
 
     @property
+    def kind(self) -> str:
+        """Its name without how often it was passed before."""
+        return self.name.rpartition(" #")[0]
+
+    @property
     def is_yield(self) -> bool:
         """Whether the driver has just left something behind."""
         return " yielded " in self.name
@@ -156,6 +161,10 @@ class Row:
     """One line of the table."""
 
     operation: str
+    kinds: int
+    """Of the places that the operation passes, those of different kinds; the rest depends on the load: writes
+    that nobody waits for are gathered in more or fewer batches.
+    """
     outcomes: list[Outcome] = field(default_factory=list[Outcome])
 
     @property
@@ -164,11 +173,12 @@ class Row:
         return [str(outcome) for outcome in self.outcomes if outcome.verdict.faults]
 
     def cells(self) -> list[str]:
-        """Its cells: how many places, what was lost, leaked and doubled, how many recovered, and the longest
-        time that took.
+        """Its cells: how many places of different kinds there are, how many places were tried, what was lost,
+        leaked and doubled, how many recovered, and the longest time that took.
         """
         verdicts = [outcome.verdict for outcome in self.outcomes]
         counts = [
+            self.kinds,
             len(verdicts),
             sum(len(verdict.lost) for verdict in verdicts),
             sum(len(verdict.leaked) for verdict in verdicts),
@@ -207,7 +217,25 @@ async def run_operation(
         return outcome
 
     chosen = every(points, every_nth, offset)
-    return Row(operation, [last, *await asyncio.gather(*map(case, chosen))])
+    return Row(operation, kinds(points), [last, *await asyncio.gather(*map(case, chosen))])
+
+
+def kinds(points: Iterable[Point]) -> int:
+    """The number of places, where one that is passed again counts once."""
+    return len({point.kind for point in points})
+
+
+async def count_kinds(operation: str, cache: Path) -> int:
+    """That number by a run of its own, with a kill behind the last place alone."""
+    async with lane(cache) as one:
+        return kinds((await one.count(operation))[0])
+
+
+def documented_kinds() -> dict[str, int]:
+    """That number of each operation as the table in the documentation has it."""
+    shown = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    cells = [line.strip("| ").split(" | ") for line in shown.strip().splitlines()[2:]]
+    return {name: int(number) for name, number, *_ in cells}
 
 
 async def run_all(
@@ -227,7 +255,7 @@ async def run_all(
 
 def table(rows: Iterable[Row]) -> str:
     """The table, in Markdown."""
-    head = ["operation", "places", "lost", "leaked", "doubled", "recovered", "longest recovery"]
+    head = ["operation", "kinds", "places", "lost", "leaked", "doubled", "recovered", "longest recovery"]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *(row.cells() for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
