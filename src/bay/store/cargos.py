@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, insert, literal, select, text, update
+from sqlalchemy import ColumnElement, bindparam, insert, literal, select, update
 
 from bay.store.connection import StoreConnection
+from bay.store.dialects import HasElements, elements, member_text
 from bay.store.records import CargoRecord, Page
 from bay.store.rows import columns_of, page_of, without_seq
 from bay.store.schema import cargos, sandboxes
@@ -79,11 +80,11 @@ async def page(
 async def users(db: StoreConnection, cargo_ids: list[str]) -> dict[str, tuple[str, ...]]:
     """Of each cargo the ids of the sandboxes that have it as their workspace or as a volume, oldest first."""
     c = sandboxes.c
-    each = func.json_each(c.volumes).table_valued("value", name="volume")
-    mounted = func.json_extract(each.c.value, "$.cargo")
+    each = elements(c.volumes, "volume")
+    mounted = member_text(each.c.value, "cargo")
     workspaces = select(c.seq, c.cargo_id, c.id).where(c.cargo_id.in_(cargo_ids), c.deleted_at.is_(None))
     volumes = select(c.seq, mounted, c.id).join(each, literal(True))
-    volumes = volumes.where(text("sandboxes.volumes != '[]'"), c.deleted_at.is_(None), mounted.in_(cargo_ids))
+    volumes = volumes.where(HasElements(c.volumes), c.deleted_at.is_(None), mounted.in_(cargo_ids))
     found: dict[str, tuple[str, ...]] = {}
     rows = [*await db.execute(workspaces), *await db.execute(volumes)]
     for _, cargo_id, sandbox_id in sorted(tuple(row) for row in rows):

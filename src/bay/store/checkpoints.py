@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from bay.store.connection import StoreConnection
+from bay.store.dialects import whole_sum
 from bay.store.records import CheckpointRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import cargos, checkpoints, sandboxes, templates
@@ -166,7 +167,7 @@ async def stale_steps(db: StoreConnection, before: datetime, most: int, most_byt
     """Ids of snapshots after steps that no build has used since `before`, or that the owner's newest `most`,
     or `most_bytes`, leave behind. Blocks that snapshots share count for each of them.
     """
-    newest = (_C.used_at.desc(), _C.seq.desc())
+    newest = (_C.used_at.desc().nulls_last(), _C.seq.desc())
     rank = func.row_number().over(partition_by=_C.owner, order_by=newest)
     size = func.sum(func.coalesce(_C.size_bytes, 0))
     total = size.over(partition_by=_C.owner, order_by=newest, rows=(None, 0))
@@ -178,7 +179,7 @@ async def stale_steps(db: StoreConnection, before: datetime, most: int, most_byt
 
 async def step_totals(db: StoreConnection) -> tuple[int, int]:
     """The number of all owners' snapshots after steps, and their bytes, as far as they were measured."""
-    query = select(func.count(), func.coalesce(func.sum(_C.size_bytes), 0)).select_from(checkpoints)
+    query = select(func.count(), func.coalesce(whole_sum(_C.size_bytes), 0)).select_from(checkpoints)
     count, size = (await db.execute(query.where(_IS_STEP))).one()
     return count, size
 

@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from bay.store.connection import StoreConnection
+from bay.store.dialects import insert as upsert
+from bay.store.dialects import member_text
 from bay.store.records import EventRecord, SandboxRecord
 from bay.store.schema import events, facts, sandboxes
 
@@ -84,7 +85,7 @@ async def open_ports(db: StoreConnection, sandbox_id: str, session_id: str) -> d
     query = select(events.c.type, events.c.data).where(
         events.c.sandbox_id == sandbox_id,
         events.c.type.in_(("port.opened", "port.closed")),
-        events.c.data["session_id"].as_string() == session_id,
+        member_text(events.c.data, "session_id") == session_id,
     )
     found: dict[int, str | None] = {}
     for kind, data in await db.execute(query.order_by(events.c.seq)):

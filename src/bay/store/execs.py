@@ -3,12 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, select, update
 
 from bay.models import Exec
 from bay.store import history, skills
 from bay.store.connection import StoreConnection
+from bay.store.dialects import insert, member_text
 from bay.store.records import HistoryNote, Page, SessionRecord, Unfinished
 from bay.store.rows import columns_of, page_of
 from bay.store.schema import execs, sessions
@@ -126,8 +126,7 @@ async def of_process(
 
 
 def _has_label(name: str, value: str) -> ColumnElement[bool]:
-    # A path of JSON in quotes: names may have dots.
-    return func.json_extract(execs.c.labels, f'$."{name}"') == value
+    return member_text(execs.c.labels, name) == value
 
 
 async def any_active(db: StoreConnection, session_id: str) -> bool:

@@ -11,13 +11,11 @@ from typing import Any, Literal
 
 from sqlalchemy import (
     ColumnElement,
-    LargeBinary,
     Row,
     Select,
     Update,
     and_,
     case,
-    cast,
     delete,
     false,
     func,
@@ -33,6 +31,7 @@ from sqlalchemy import (
 from bay.models import ExecType, HistoryEntry, PythonResult, ShellResult
 from bay.store import skills
 from bay.store.connection import StoreConnection
+from bay.store.dialects import ByteLength
 from bay.store.records import HistoryFilters, Keep, RunFigures
 from bay.store.schema import execs, sessions, skill_runs
 
@@ -242,7 +241,7 @@ def _over() -> ColumnElement[bool]:
 
 def _size() -> ColumnElement[int]:
     texts = (_E.argv, _E.code, _E.output, _E.error, _E.description, _E.tags, _E.notes)
-    sizes = [func.coalesce(func.length(cast(column, LargeBinary)), 0) for column in texts]
+    sizes = [func.coalesce(ByteLength(column), 0) for column in texts]
     return sum(sizes[1:], sizes[0])
 
 
@@ -268,7 +267,7 @@ def _conditions(sandbox_id: str, live: str | None, filters: HistoryFilters) -> l
 
 
 def _has_tag(tag: str) -> ColumnElement[bool]:
-    return (literal(",") + _E.tags + ",").icontains(f",{tag},", autoescape=True)
+    return (literal(",", _E.tags.type) + _E.tags + ",").icontains(f",{tag},", autoescape=True)
 
 
 def _entry(row: Row[Any]) -> HistoryEntry:

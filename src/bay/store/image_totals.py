@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from bay.store import checkpoints as checkpoint_queries
 from bay.store import images as image_queries
 from bay.store.connection import StoreConnection
+from bay.store.dialects import whole_sum
 from bay.store.records import NOBODY
 from bay.store.schema import checkpoints, image_layers, images, templates
 
@@ -42,7 +43,7 @@ async def totals(db: StoreConnection, now: datetime) -> ImageTotals:
     ready = (_I.deleted_at.is_(None), _I.state == "ready", _I.source != "template")
     pulling = (_I.deleted_at.is_(None), _I.state == "pulling")
     made = (templates.c.deleted_at.is_(None), templates.c.state == "ready")
-    files = select(func.coalesce(func.sum(checkpoints.c.size_bytes), 0)).where(
+    files = select(func.coalesce(whole_sum(checkpoints.c.size_bytes), 0)).where(
         checkpoints.c.id.in_(select(templates.c.checkpoint_id).where(*made))
     )
     # The profiles' own images are no owner's to prune: they go, like all, when they were unused for long.

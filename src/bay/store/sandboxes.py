@@ -16,7 +16,6 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    text,
     union_all,
     update,
 )
@@ -24,6 +23,7 @@ from sqlalchemy import (
 from bay.clock import expiry
 from bay.models import CheckpointPolicy, Failure, PortSettings, SandboxSecret, Volume, from_wire, to_wire
 from bay.store.connection import StoreConnection
+from bay.store.dialects import HasElements, NextSeq, elements, member_text
 from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
 from bay.store.rows import page_of
 from bay.store.schema import checkpoints, images, sandboxes, sessions
@@ -65,22 +65,20 @@ _FIRST_POOLED = (
     .order_by(_S.seq)
     .limit(1)
 )
-_CLAIM = _CHANGE.values(seq=select(func.max(_S.seq) + 1).scalar_subquery())
+_CLAIM = _CHANGE.values(seq=NextSeq(_S.seq))
 _OTHERS = select(_S.id).where(_S.id != bindparam("of_id"), _S.deleted_at.is_(None))
 _OF_CARGOS: BindParameter[str] = bindparam("of_cargos", expanding=True)
 _RESTORED_ELSEWHERE = _OTHERS.where(_S.cargo_id.in_(_OF_CARGOS), _S.restore_id.is_not(None))
-_VOLUME = func.json_each(_S.volumes).table_valued("value", name="volume")
-_VOLUME_CARGO = func.json_extract(_VOLUME.c.value, "$.cargo")
+_VOLUME = elements(_S.volumes, "volume")
+_VOLUME_CARGO: Any = member_text(_VOLUME.c.value, "cargo")
 _CONTENDED = union_all(
     _RESTORED_ELSEWHERE,
-    _OTHERS.join(_VOLUME, literal(True)).where(
-        text("sandboxes.volumes != '[]'"), _VOLUME_CARGO.in_(_OF_CARGOS)
-    ),
+    _OTHERS.join(_VOLUME, literal(True)).where(HasElements(_S.volumes), _VOLUME_CARGO.in_(_OF_CARGOS)),
 )
 _IS_PULLED = and_(
     sessions.c.id.is_(None), _S.image_id.in_(select(images.c.id).where(images.c.state == "pulling"))
 )
-_HAS_VOLUMES = and_(text("sandboxes.volumes != '[]'"), _S.deleted_at.is_(None))
+_HAS_VOLUMES = and_(HasElements(_S.volumes), _S.deleted_at.is_(None))
 """In the words of the index."""
 _NOW = bindparam("now", type_=_S.expires_at.type)
 _DUE_NOW = _JOINED.where(
@@ -165,7 +163,7 @@ async def counts(db: StoreConnection, owner: str, filters: Filters, now: datetim
 async def with_label(db: StoreConnection, key: str) -> list[SandboxRecord]:
     """The sandboxes of all owners that have a label of that name."""
     query = _JOINED.where(
-        _S.deleted_at.is_(None), _S.target != "deleted", _S.labels[key].as_string().is_not(None)
+        _S.deleted_at.is_(None), _S.target != "deleted", member_text(_S.labels, key).is_not(None)
     )
     return [_record(row) for row in await db.execute(query)]
 
@@ -173,7 +171,7 @@ async def with_label(db: StoreConnection, key: str) -> list[SandboxRecord]:
 async def newest_with_label(db: StoreConnection, key: str, most: int) -> list[tuple[str, str]]:
     """The ids and owners of the newest of them, and nothing else of them."""
     query = select(_S.id, _S.owner).where(
-        _S.deleted_at.is_(None), _S.target != "deleted", _S.labels[key].as_string().is_not(None)
+        _S.deleted_at.is_(None), _S.target != "deleted", member_text(_S.labels, key).is_not(None)
     )
     return [(row[0], row[1]) for row in await db.execute(query.order_by(_S.seq.desc()).limit(most))]
 
@@ -297,7 +295,7 @@ async def longest_idle(db: StoreConnection, phase: Phase) -> SandboxRecord | Non
     """The owned sandbox with a session in `phase` that was idle for longest."""
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.phase == phase)
     query = query.where(_S.target == ("paused" if phase == "paused" else "running"))
-    return await _first(db, query.order_by(_S.last_active_at, _S.seq).limit(1))
+    return await _first(db, query.order_by(_S.last_active_at.nulls_first(), _S.seq).limit(1))
 
 
 async def sharing(db: StoreConnection, cargo_id: str) -> list[SandboxRecord]:
@@ -417,8 +415,7 @@ def compute_expression() -> ColumnElement[str]:
 
 def has_volume(cargo_id: str | ColumnElement[str]) -> ColumnElement[bool]:
     """Whether a sandbox has the cargo as a volume; of those that are removed nothing is known."""
-    mounted = func.json_extract(_VOLUME.c.value, "$.cargo")
-    found = select(literal(1)).select_from(_VOLUME).where(mounted == cargo_id)
+    found = select(literal(1)).select_from(_VOLUME).where(cargo_id == _VOLUME_CARGO)
     return and_(_HAS_VOLUMES, found.correlate_except(_VOLUME).exists())
 
 
@@ -431,14 +428,14 @@ def _conditions(filters: Filters, now: datetime) -> list[ColumnElement[bool]]:
     if filters.profile:
         wanted.append(_S.profile == filters.profile)
     if filters.name_prefix:
-        wanted.append(_S.name.startswith(filters.name_prefix, autoescape=True))
+        wanted.append(_S.name.istartswith(filters.name_prefix, autoescape=True))
     if filters.named:
         wanted.append(_S.name.is_not(None))
     if filters.paused is not None:
         wanted.append(_S.paused_at.is_not(None) if filters.paused else _S.paused_at.is_(None))
     if filters.since is not None:
         wanted.append(_S.created_at >= filters.since)
-    wanted += [_S.labels[key].as_string() == value for key, value in filters.labels]
+    wanted += [member_text(_S.labels, key) == value for key, value in filters.labels]
     return wanted
 
 

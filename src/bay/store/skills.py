@@ -17,6 +17,7 @@ from bay.models import (
     SkillStage,
 )
 from bay.store.connection import StoreConnection
+from bay.store.dialects import whole_sum
 from bay.store.schema import (
     execs,
     sandboxes,
@@ -58,7 +59,9 @@ ROW_BYTES = 512
 async def used_bytes(db: StoreConnection, owner: str) -> int:
     """The bytes that the owner's skills count for. Read from indexes alone."""
     sums = [
-        select(func.coalesce(func.sum(table.c.size_bytes), 0)).where(table.c.owner == owner).scalar_subquery()
+        select(func.coalesce(whole_sum(table.c.size_bytes), 0))
+        .where(table.c.owner == owner)
+        .scalar_subquery()
         for table in _SIZED
     ]
     return (await db.execute(select(sums[0] + sums[1] + sums[2] + sums[3]))).scalar_one()

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from bay.store.connection import StoreConnection
+from bay.store.dialects import Larger, whole_sum
 from bay.store.records import NOBODY
 from bay.store.sandboxes import has_volume
 from bay.store.schema import cargos, checkpoints, image_layers, images, sandboxes, sessions, templates
@@ -69,7 +70,7 @@ async def by_profile(
 
 async def pools(db: StoreConnection, whose: UsageScope, besides: str | None) -> list[ProfileUsage]:
     """The pools of templates, as if each were full; without that of the template `besides`."""
-    size = func.sum(func.coalesce(_T.pool_max, _T.pool_size))
+    size = whole_sum(func.coalesce(_T.pool_max, _T.pool_size))
     sizes = _T.cpus, _T.memory_mb
     query = (
         select(_T.profile, *sizes, *sizes, size, size, size)
@@ -84,9 +85,9 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     checkpoints hold, as measured, and of an owner's images. A layer of two images counts once, and an archive
     until it is an image.
     """
-    held = func.max(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
-    files = select(func.coalesce(func.sum(held), 0)).where(cargos.c.deleted_at.is_(None))
-    copies = select(func.coalesce(func.sum(checkpoints.c.exclusive_bytes), 0))
+    held = Larger(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
+    files = select(func.coalesce(whole_sum(held), 0)).where(cargos.c.deleted_at.is_(None))
+    copies = select(func.coalesce(whole_sum(checkpoints.c.exclusive_bytes), 0))
     # The figure of a cargo with an enforced limit includes its checkpoints.
     counted = select(_S.id).join(cargos, cargos.c.id == _S.cargo_id)
     counted = counted.where(cargos.c.charged_bytes.is_not(None))
@@ -98,9 +99,9 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
         images.c.owner == (whose.owner if whose.key_id is None else None), images.c.deleted_at.is_(None)
     )
     layers = layers.where(own)
-    archives = select(func.coalesce(func.sum(images.c.size_bytes), 0)).where(own, images.c.state != "ready")
+    archives = select(func.coalesce(whole_sum(images.c.size_bytes), 0)).where(own, images.c.state != "ready")
     each = layers.group_by(image_layers.c.diff_id).subquery()
-    kept = select(func.coalesce(func.sum(each.c.size), 0))
+    kept = select(func.coalesce(whole_sum(each.c.size), 0))
     if whose.key_id is None:
         files = files.where(cargos.c.owner == whose.owner)
         copies = copies.where(checkpoints.c.owner == whose.owner)
@@ -110,7 +111,7 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
         copies = copies.where(checkpoints.c.sandbox_id.in_(select(_S.id).where(its)))
     its_images = select(_T.image_id).where(*_pools_of(whose), _T.image_id.is_not(None))
     in_pools = select(_S.id).where(_S.owner == NOBODY, _S.pool.is_not(None), _S.image_id.in_(its_images))
-    waiting = select(func.coalesce(func.sum(held), 0))
+    waiting = select(func.coalesce(whole_sum(held), 0))
     waiting = waiting.where(cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.in_(in_pools))
     return sum([(await db.execute(query)).scalar_one() for query in (files, waiting, copies, kept, archives)])
 
@@ -146,7 +147,7 @@ async def unmeasured(db: StoreConnection, stale: datetime) -> list[str]:
     its = or_(_S.cargo_id == cargos.c.id, has_volume(cargos.c.id))
     using = using.where(its, _S.deleted_at.is_(None), changed)
     query = select(cargos.c.id).where(cargos.c.deleted_at.is_(None), or_(at.is_(None), using.exists()))
-    return list((await db.execute(query.order_by(at))).scalars())
+    return list((await db.execute(query.order_by(at.nulls_first()))).scalars())
 
 
 def _of(whose: UsageScope) -> list[ColumnElement[bool]]:

@@ -4,16 +4,16 @@ A row has one name and tag, and its aliases have rows of their own. When it lose
 oldest of the latter in its place: so a template without a tag has no name at all.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, text, update
 
 from bay.ids import is_id
 from bay.models import Failure, from_wire, to_wire
 from bay.store.connection import StoreConnection
+from bay.store.dialects import JsonRows
 from bay.store.records import Page, TemplateRecord
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import checkpoints, sandboxes, template_aliases, templates
@@ -22,7 +22,7 @@ _T = templates.c
 _MANY = 500
 _A = template_aliases.c
 _ALIASES = (
-    select(func.json_group_array(func.json_array(_A.seq, _A.name + ":" + _A.tag)))
+    select(JsonRows(_A.seq, _A.name + ":" + _A.tag))
     .where(_A.template_id == _T.id)
     .correlate(templates)
     .scalar_subquery()
@@ -198,7 +198,7 @@ def _record(row: Row[Any]) -> TemplateRecord:
     values = without_seq(row)
     for name in ("start_command", "ready_command"):
         values[name] = values[name] and tuple(values[name])
-    values["aliases"] = tuple(alias for _, alias in sorted(json.loads(values["aliases"])))
+    values["aliases"] = tuple(alias for _, alias in sorted(values["aliases"]))
     error = values.pop("error")
     return TemplateRecord(**values, error=from_wire(Failure, error) if error else None)
 

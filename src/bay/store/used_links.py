@@ -3,9 +3,9 @@
 from datetime import datetime
 
 from sqlalchemy import delete
-from sqlalchemy.dialects.sqlite import insert
 
 from bay.store.connection import StoreConnection
+from bay.store.dialects import insert
 from bay.store.schema import used_links
 
 _L = used_links.c
