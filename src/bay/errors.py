@@ -15,6 +15,7 @@ __all__ = [
     "CapabilityNotSupported",
     "Conflict",
     "ConnectionFailed",
+    "DatabaseUnavailable",
     "DriverUnavailable",
     "FileMissing",
     "Forbidden",
@@ -201,6 +202,12 @@ class DriverUnavailable(HostError, code="driver_unavailable", status=503):
 
 class StorageFull(HostError, code="storage_full", status=507):
     """The disk, or the sandbox's share of it, is full. Free space and try again."""
+
+
+class DatabaseUnavailable(HostError, code="database_unavailable", status=503):
+    """Bay's database cannot be reached or used. Try again later with the same idempotency key: the call may
+    have taken effect. Bay's log has the reason.
+    """
 
 
 class RegistryUnavailable(HostError, code="registry_unavailable", status=503):

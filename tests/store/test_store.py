@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from blockbuster import blockbuster_ctx
-from sqlalchemy import create_engine, event, insert, text
+from sqlalchemy import create_engine, delete, event, insert, select, update
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from bay.errors import DriverUnavailable, StorageFull
@@ -24,10 +24,13 @@ from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions
 from bay.store import connection as store_connection
 from bay.store import metadata as store_metadata
 from bay.store.connection import StoreConnection
-from bay.store.engine import Store
+from bay.store.engine import Database, Store
 from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
+from bay.store.schema import events as events_table
 from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
+from bay.store.schema import sandboxes as sandboxes_table
+from bay.store.schema import sessions as sessions_table
 from bay.store.sqlite import SqliteDatabase, migrate
 from bay.store.upgrade import upgrade
 from bay.store.versions import MIGRATIONS, newest_version
@@ -51,8 +54,8 @@ EXEC = Exec(
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncGenerator[Store]:
-    made = Store(SqliteDatabase(tmp_path / "bay.db"))
+async def store(database: Database) -> AsyncGenerator[Store]:
+    made = Store(database)
     await made.open()
     with blockbuster_ctx(["bay.store"]):
         yield made
@@ -319,7 +322,7 @@ async def test_rows_are_due_once_their_time_has_come(store: Store) -> None:
     )
     async with store.read() as db:
         assert await sandboxes.due(db, early, timedelta(0)) == []
-        assert [r.id for r in await sandboxes.due(db, NOW, timedelta(0))] == ["sandbox-1", "idle"]
+        assert sorted(r.id for r in await sandboxes.due(db, NOW, timedelta(0))) == ["idle", "sandbox-1"]
         assert [r.id for r in await sandboxes.due(db, NOW, timedelta(minutes=1))] == ["idle"]
         assert {r.id for r in await sandboxes.unsettled(db)} == {"sandbox-1", "idle", "forever"}
 
@@ -378,8 +381,8 @@ async def test_events_keep_their_order(store: Store) -> None:
     async with store.write() as db:
         for number in range(3):
             await events.add(db, SANDBOX, "sandbox.started", NOW, number=number)
-        rows = (await db.execute(text("SELECT seq, data FROM events ORDER BY seq"))).all()
-    assert [tuple(r) for r in rows] == [(n + 1, f'{{"number": {n}}}') for n in range(3)]
+        rows = (await db.execute(select(events_table.c.seq, events_table.c.data).order_by("seq"))).all()
+    assert [tuple(r) for r in rows] == [(n + 1, {"number": n}) for n in range(3)]
 
 
 # Transactions
@@ -439,6 +442,7 @@ async def test_writers_queue_and_readers_do_not_wait_for_them(store: Store) -> N
     assert (found.generation, found.name) == (50, "changed")
 
 
+@pytest.mark.sqlite
 async def test_a_full_disk_is_storage_full_and_passes(store: Store) -> None:
     async with store.write() as db:
         pages = (await db.exec_driver_sql("PRAGMA page_count")).scalar_one()
@@ -456,6 +460,28 @@ async def test_other_faults_of_the_database_are_not_called_full(store: Store) ->
     with pytest.raises(DatabaseError):
         async with store.write() as db:
             await db.exec_driver_sql("SELECT * FROM nothing")
+
+
+async def test_changed_sandboxes_are_told_after_the_commit_whatever_changed_of_them(store: Store) -> None:
+    told: list[set[str]] = []
+    store.on_change.append(told.append)
+    box, *others = [replace(SANDBOX, seq=n, id=f"sandbox-{n}", name=None) for n in range(1, 4)]
+    await add_sandbox(store, box, *others)
+    async with store.write() as db:
+        await sessions.add(db, SESSION)
+        await sandboxes.change(db, "sandbox-2", name="two")
+        assert told == [{"sandbox-1", "sandbox-2", "sandbox-3"}]
+    async with store.write() as db:
+        await events.add(db, box, "sandbox.started", NOW)
+    async with store.write() as db:
+        await db.execute(delete(sessions_table))
+    async with store.write() as db:
+        await db.execute(update(sandboxes_table).values(idle_timeout=9))
+    async with store.write() as db:
+        await store_metadata.set(db, "fact", {})
+    assert told[1:] == [
+        {"sandbox-1", "sandbox-2"}, {"sandbox-1"}, {"sandbox-1"}, {"sandbox-1", "sandbox-2", "sandbox-3"},
+    ]  # fmt: skip
 
 
 async def count(store: Store, table: str) -> int:
@@ -495,6 +521,7 @@ async def add_thing(store: Store, thing: int, other: sqlite3.Connection | None =
             raise ValueError("refused")
 
 
+@pytest.mark.sqlite
 async def test_a_transaction_that_could_not_begin_does_not_spoil_the_next_ones(
     store: Store, tmp_path: Path
 ) -> None:
@@ -511,6 +538,7 @@ async def test_a_transaction_that_could_not_begin_does_not_spoil_the_next_ones(
         assert other.execute("SELECT thing FROM things").fetchall() == []
 
 
+@pytest.mark.sqlite
 async def test_a_commit_that_failed_leaves_no_transaction_open(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,7 +563,7 @@ async def test_a_host_that_refuses_a_thread_is_asked_again(
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
-    connection = StoreConnection(store._writer._engine)
+    connection = StoreConnection(store._readers[0]._engine)
     with monkeypatch.context() as patch:
         patch.setattr(store_connection, "Thread", Refused)
         with pytest.raises(RuntimeError):

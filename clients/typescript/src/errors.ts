@@ -208,6 +208,12 @@ export class StorageFull extends HostError {
   static override readonly status = 507;
 }
 
+/** Bay's database cannot be reached or used; the call may have taken effect. */
+export class DatabaseUnavailable extends HostError {
+  static override readonly code = "database_unavailable";
+  static override readonly status = 503;
+}
+
 /** The registry cannot be reached, is too slow, or fails. */
 export class RegistryUnavailable extends HostError {
   static override readonly code = "registry_unavailable";
@@ -245,7 +251,7 @@ export const ERRORS = [
   MethodNotAllowed, CapabilityNotSupported, Conflict, SandboxExpired, SandboxTtlInfinite, SecretMissing,
   OutputGone, RangeNotSatisfiable, ImageNotFound, ImageDenied, ImageInvalid, ImagePlatform, ImageTooLarge,
   BuildFailed, RequestTimeout, QuotaExceeded, SandboxNotReady, DriverUnavailable, StorageFull,
-  RegistryUnavailable, ShipError, PortClosed, Timeout, InternalError,
+  DatabaseUnavailable, RegistryUnavailable, ShipError, PortClosed, Timeout, InternalError,
 ] as const;
 
 const BY_CODE = new Map<string, typeof BayError>(ERRORS.map((kind) => [kind.code, kind]));

@@ -48,22 +48,24 @@ class StoreConnection:
     ) -> "CursorResult[*tuple[Any, ...]]":
         """The result of one statement, whose rows are in memory. Raises what SQLAlchemy does."""
         options = {"preserve_rowcount": True} if preserve_rowcount else None
-        return await self._trip(
-            lambda: self._opened().execute(statement, parameters, execution_options=options)
-        )
+        return await self.run_sync(lambda db: db.execute(statement, parameters, execution_options=options))
 
     async def exec_driver_sql(
         self, statement: str, parameters: tuple[Any, ...] | None = None
     ) -> "CursorResult[*tuple[Any, ...]]":
         """The same of a statement in the database's own words."""
-        return await self._trip(lambda: self._opened().exec_driver_sql(statement, parameters))
+        return await self.run_sync(lambda db: db.exec_driver_sql(statement, parameters))
+
+    async def run_sync(self, act: Callable[[Connection], T]) -> T:
+        """The result of `act`, called in the thread with the connection itself."""
+        return await self._trip(lambda: self._run(act))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[None]:
         """A transaction of the block's statements: committed at its end, rolled back on any error."""
         try:
             yield
-            await self._trip(lambda: self._opened().commit())
+            await self._trip(self._commit)
         except BaseException:
             # When this is cancelled, too, it still comes before the next transaction's statements.
             await asyncio.shield(self._trip(self._undo))
@@ -75,6 +77,12 @@ class StoreConnection:
             await self._trip(self._close)
             self._trips.put(None)
             self._trips = None
+
+    def _run(self, act: Callable[[Connection], T]) -> T:
+        return act(self._opened())
+
+    def _commit(self) -> None:
+        self._opened().commit()
 
     def _opened(self) -> Connection:
         if self._connection is None:

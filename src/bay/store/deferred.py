@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from bay.errors import StorageFull
+from bay.errors import DatabaseUnavailable, StorageFull
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 
@@ -38,7 +38,7 @@ class DeferredWrites:
         self._writing = asyncio.Lock()
 
     def put(self, write: Write) -> None:
-        """Write this soon. With a disk that is full for long, the oldest are given up for the newest."""
+        """Write this soon. If none can be written for long, the oldest are given up for the newest."""
         if len(self._waiting) >= _MAX_WAITING:
             self._waiting.popleft()
             log.error("store.write_lost", waiting=_MAX_WAITING)
@@ -46,7 +46,7 @@ class DeferredWrites:
         self._some.set()
 
     async def flush(self) -> None:
-        """Return once everything put before this call is written. Raises StorageFull when it cannot be."""
+        """Return once all that was put before is written. Raises StorageFull or DatabaseUnavailable."""
         if not self._waiting and not self._writing.locked():
             return
         async with self._writing:
@@ -61,8 +61,10 @@ class DeferredWrites:
             self._some.clear()
             try:
                 await self.flush()
-            except StorageFull as error:
-                log.warning("store.full", error=error.message)
+            except (StorageFull, DatabaseUnavailable) as error:
+                log.warning(
+                    "store.full" if isinstance(error, StorageFull) else "store.waits", error=error.message
+                )
                 await asyncio.sleep(_RETRY_S)
                 self._some.set()
             except Exception:  # such as a damaged database, which every call reports as well
@@ -72,7 +74,7 @@ class DeferredWrites:
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         try:
             await self._write(batch)
-        except (StorageFull, asyncio.CancelledError):
+        except (StorageFull, DatabaseUnavailable, asyncio.CancelledError):
             self._waiting.extendleft(reversed(batch))
             raise
         except SQLAlchemyError:

@@ -6,7 +6,7 @@ connection to the query functions; reads outside a transaction take `Store.read(
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from sqlalchemy.exc import DBAPIError
@@ -36,6 +36,12 @@ class Database(Protocol):
     def writer(self, note_change: Callable[[str], None], /) -> StoreConnection:
         """The connection for transactions. `note_change` hears the id of each sandbox whose rows a
         transaction changed, in the connection's thread, before the commit.
+        """
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[StoreConnection]:
+        """A connection for a tool, which can only read, also while a Bay uses the database; nothing is made
+        or migrated. Raises DriverUnavailable or DatabaseUnavailable, also for one of another version.
         """
         ...
 

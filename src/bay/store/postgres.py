@@ -1,0 +1,396 @@
+"""PostgreSQL: its connections, its schema, its words for trouble, and the lock that one Bay at a time holds.
+
+Readers commit each statement by itself and cannot write. The writer's connection holds an advisory lock for
+as long as it lives, so a Bay that lost the connection writes nothing until it has the lock again. A statement
+is sent again over a new connection where none of its transaction can be lost: a reader's, and the first of a
+transaction.
+
+Changed sandboxes are noted by triggers in a setting that the transaction alone sees, and read before its
+commit. Rejected: NOTIFY, which tells after the commit, when a reader may already have seen an older row in
+memory; and temporary triggers as in SQLite, which PostgreSQL lacks for ordinary tables.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from bay.errors import BayError, DatabaseUnavailable, InternalError, InvalidArgument, StorageFull
+from bay.store import versions
+from bay.store.connection import StoreConnection, first_line
+
+T = TypeVar("T")
+
+OLDEST = 14
+"""The oldest major version of the server: it is the first that replaces a trigger in one statement."""
+
+_LOCK = (6_447_481, 1)
+"""The advisory lock of the writer: `bay` in ASCII, and 1. Locks of other databases are other locks."""
+
+_LOCK_S = 3
+_CONNECT_S = 10
+_STATEMENT_S = 60
+_AGAIN_S = 0.5
+"""Seconds in which a refused connection is not tried again: callers that queued are answered at once."""
+
+_FULL = "53100"
+_DAMAGED = {"XX001", "XX002"}
+_LOCKED = "55P03"
+_FORBIDDEN = "42501"
+_LOST_CLASSES = ("08",)
+_LOST = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
+_UNUSABLE_CLASSES = ("08", "53", "57", "58")
+_UNUSABLE = {"25006", "25P03", "25P04", "28000", "28P01", "3D000", "40001", "40P01", _FORBIDDEN, _LOCKED}
+"""SQLSTATEs of a database that cannot serve now: see "PostgreSQL Error Codes" in its manual."""
+
+_SESSION = (
+    "SET timezone = 'UTC'",
+    f"SET statement_timeout = '{_STATEMENT_S}s'",
+    # A server that no longer hears from this host gives the lock to others after half a minute.
+    "SET tcp_keepalives_idle = 10",
+    "SET tcp_keepalives_interval = 5",
+    "SET tcp_keepalives_count = 3",
+)
+_CONNECT = {
+    "connect_timeout": _CONNECT_S,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "client_encoding": "utf8",
+    "application_name": "bay",
+}
+
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+_CHANGED = "SELECT current_setting('bay.changed', true)"
+_NOTE = (
+    "PERFORM set_config('bay.changed', concat_ws(chr(10), current_setting('bay.changed', true), ids), true) "
+    "FROM (SELECT string_agg(DISTINCT {column}, chr(10)) AS ids FROM {rows}) AS found WHERE ids IS NOT NULL"
+)
+_NOTERS = {
+    "bay_changed_sandboxes": _NOTE.format(column="id", rows="changed"),
+    "bay_changed_rows": _NOTE.format(column="sandbox_id", rows="changed"),
+    "bay_changed_image": _NOTE.format(
+        column="id", rows="sandboxes WHERE image_id = NEW.id AND deleted_at IS NULL"
+    ),
+}
+_NOTER_OF = {
+    "sandboxes": "bay_changed_sandboxes",
+    **dict.fromkeys(("sessions", "checkpoints", "services"), "bay_changed_rows"),
+}
+_ROWS_OF = {"insert": "NEW", "update": "NEW", "delete": "OLD"}
+_IMAGE_STATE = (
+    "CREATE OR REPLACE TRIGGER bay_state AFTER UPDATE OF state ON images "
+    "FOR EACH ROW EXECUTE FUNCTION bay_changed_image()"
+)
+_TRIGGERS = (
+    *(
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$BEGIN {noting}; RETURN NULL; END$$"
+        for name, noting in _NOTERS.items()
+    ),
+    *(
+        f"CREATE OR REPLACE TRIGGER bay_{change} AFTER {change} ON {table} REFERENCING {rows} TABLE AS changed "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {noter}()"
+        for table, noter in (*_NOTER_OF.items(), ("events", "bay_changed_rows"))
+        for change, rows in _ROWS_OF.items()
+        if table != "events" or change == "insert"
+    ),
+    _IMAGE_STATE,
+)
+"""They report each row that a statement changes, once for all of them: one at a time would be quadratic."""
+
+log = structlog.get_logger("bay.store")
+
+
+class PostgresDatabase:
+    """The database at a URL `postgresql://…`. Raises InvalidArgument for one that cannot be read."""
+
+    def __init__(self, url: str) -> None:
+        self._url = _parsed(url)
+        self.name = _shown(self._url)
+        self._reading = self._engine(_begin_reader, isolation_level="AUTOCOMMIT")
+        told = self.name, self._url
+        self._trouble, self._writers_trouble = _Trouble("readers", *told), _Trouble("writer", *told)
+
+    async def open(self, writer: StoreConnection) -> None:
+        """Take the lock, and make or migrate the tables. Raises DatabaseUnavailable, also beside another
+        Bay, and DriverUnavailable for the tables of a newer one.
+        """
+        self._writers_trouble.is_told = True
+        try:
+            async with writer.transaction():
+                await writer.run_sync(self._bring_up_to_date)
+        except DBAPIError as error:
+            raise self._writers_trouble.unusable(error) from None
+        finally:
+            self._writers_trouble.is_told = False
+
+    def reader(self) -> StoreConnection:
+        """A connection that cannot write."""
+        return _PostgresConnection(self._reading, self._trouble)
+
+    def writer(self, note_change: Callable[[str], None]) -> StoreConnection:
+        """The connection for transactions, which holds the lock."""
+        engine = self._engine(_begin_writer, isolation_level="READ COMMITTED")
+        return _PostgresConnection(engine, self._writers_trouble, note_change)
+
+    def error_of(self, error: DBAPIError) -> BayError | None:
+        """The reason is in the log only: addresses and names of the operator's hosts are no tenant's."""
+        state = _state(error)
+        if state == _FULL:
+            return StorageFull("the disk of Bay's database is full; free space on its server")
+        if state in _DAMAGED:
+            log.error("store.damaged", database=self.name, error=first_line(error))
+            return InternalError("Bay's database is damaged; the operator has to restore a backup")
+        if _is_lost(error) or state in _UNUSABLE or state.startswith(_UNUSABLE_CLASSES):
+            return self._trouble.unusable(error)
+        return None
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[StoreConnection]:
+        """A connection that can only read, also while a Bay uses the database; nothing is made or migrated.
+        Raises DatabaseUnavailable, and DriverUnavailable for a database of another version.
+        """
+        self._trouble.is_told = True
+        connection = self.reader()
+        try:
+            await versions.check_newest(connection, self.name)
+            yield connection
+        except DBAPIError as error:
+            raise self._trouble.unusable(error) from None
+        finally:
+            await connection.aclose()
+
+    def _engine(self, begin: Callable[[Any, object], None], **options: Any) -> Engine:
+        given = {name: value for name, value in _CONNECT.items() if name not in self._url.query}
+        try:
+            engine = create_engine(
+                self._url,
+                poolclass=NullPool,
+                connect_args=given,
+                hide_parameters=True,  # rows of tenants are no words for a log
+                use_native_hstore=False,
+                **options,
+            )
+        except ModuleNotFoundError:
+            raise InvalidArgument(
+                "the store on PostgreSQL needs psycopg; install it with: pip install 'bay-sandbox[postgres]'"
+            ) from None
+        event.listen(engine, "connect", begin)
+        return engine
+
+    def _bring_up_to_date(self, connection: Connection) -> None:
+        version = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10_000
+        if version < OLDEST:
+            raise DatabaseUnavailable(
+                f"the server of {self.name} is PostgreSQL {version}; Bay needs {OLDEST} or newer"
+            )
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+        if encoding != "UTF8":
+            raise DatabaseUnavailable(
+                f"the database {self.name} has the encoding {encoding}; make it with ENCODING 'UTF8'"
+            )
+        tables = connection.exec_driver_sql(_TABLES).scalars().all()
+        if tables and "alembic_version" not in tables:
+            raise DatabaseUnavailable(
+                f"the database {self.name} has tables that are not Bay's, such as {min(tables)}; "
+                "give Bay a database of its own"
+            )
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        versions.bring_up_to_date(connection, tables, self.name)
+        for statement in _TRIGGERS:
+            connection.exec_driver_sql(statement)
+
+
+class _Trouble:
+    """The words for a database that cannot serve: to the log once, and to callers without the reason."""
+
+    def __init__(self, part: str, name: str, url: URL) -> None:
+        self._part = part
+        self._name = name
+        self._password, self._role = _password(url), url.username
+        self._logged: str | None = None
+        self._until = 0.0
+        self.is_told = False
+        """Whether the reason goes to the caller, who is the operator, and not into the log."""
+
+    def unusable(self, error: DBAPIError) -> DatabaseUnavailable:
+        """The error for one who could not use the database."""
+        reason = self._reason(error)
+        if self.is_told:
+            return DatabaseUnavailable(f"cannot use the database {self._name}: {reason}")
+        if reason != self._logged:
+            self._logged = reason
+            log.error("store.unavailable", database=self._name, part=self._part, reason=reason)
+        return _generic()
+
+    def refused(self, error: DBAPIError) -> DatabaseUnavailable:
+        """The same for a connection that could not be made; for a moment the next are refused at once."""
+        self._until = time.monotonic() + _AGAIN_S
+        return self.unusable(error)
+
+    def check(self) -> None:
+        """Raises DatabaseUnavailable just after a refused connection."""
+        if not self.is_told and time.monotonic() < self._until:
+            raise _generic()
+
+    def over(self) -> None:
+        """A connection was made."""
+        if self._logged is not None:
+            self._logged = None
+            log.info("store.available", database=self._name, part=self._part)
+
+    def _reason(self, error: DBAPIError) -> str:
+        if _state(error) == _LOCKED:
+            return (
+                "another Bay uses it (its writer's lock is held); stop that one, or give each a database of "
+                "its own"
+            )
+        said = first_line(error)
+        if _state(error) == _FORBIDDEN:
+            said += f"; make {self._role or 'the role'} the owner of the database"
+        return said.replace(self._password, "***") if self._password else said
+
+
+class _PostgresConnection(StoreConnection):
+    """A connection that is made again when it was lost. `note_change` is the writer's."""
+
+    # All fields are the thread's alone.
+
+    def __init__(
+        self, engine: Engine, trouble: _Trouble, note_change: Callable[[str], None] | None = None
+    ) -> None:
+        super().__init__(engine)
+        self._trouble = trouble
+        self._note_change = note_change
+        self._is_inside = False
+        """Whether the transaction under way has sent a statement."""
+        self._lost: DBAPIError | None = None
+        """The loss of a connection inside a transaction, which ends it: no later statement may begin anew."""
+
+    def _run(self, act: Callable[[Connection], T]) -> T:
+        if self._lost is not None:
+            raise self._lost
+        connection = self._opened()
+        was_inside, self._is_inside = self._is_inside, self._note_change is not None
+        try:
+            return act(connection)
+        except DBAPIError as error:
+            if not _is_lost(error):
+                raise
+            self._drop()
+            if was_inside:
+                self._lost = error
+                raise
+        return act(self._opened())
+
+    def _commit(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        if not self._is_inside:
+            return
+        connection = self._opened()
+        if self._note_change is not None:
+            for sandbox_id in (connection.exec_driver_sql(_CHANGED).scalar() or "").split("\n"):
+                if sandbox_id:
+                    self._note_change(sandbox_id)
+        connection.commit()
+        self._is_inside = False
+
+    def _undo(self) -> None:
+        self._is_inside, self._lost = False, None
+        if self._connection is None:
+            return
+        try:
+            self._connection.rollback()
+            # After a commit that failed, SQLAlchemy sends none; a connection that was lost is none of ours.
+            if not self._connection.invalidated:
+                self._connection.connection.rollback()
+        except DBAPIError:
+            self._drop()
+            return
+        if self._connection.invalidated:
+            self._drop()
+
+    def _opened(self) -> Connection:
+        if self._connection is None:
+            self._trouble.check()
+            try:
+                self._connection = self._engine.connect()
+            except DBAPIError as error:
+                # Without its cause: a trace of the driver's has the address, and the password near it.
+                raise self._trouble.refused(error) from None
+            self._trouble.over()
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(DBAPIError):
+                connection.invalidate()
+            with suppress(DBAPIError):
+                connection.close()
+
+
+def _generic() -> DatabaseUnavailable:
+    return DatabaseUnavailable("Bay's database cannot be used just now; try again later")
+
+
+def _begin_reader(connection: Any, _record: object) -> None:
+    _begin(connection, (*_SESSION, "SET default_transaction_read_only = on"))
+
+
+def _begin_writer(connection: Any, _record: object) -> None:
+    # It waits a little: the lock of a connection that was cut is let go of a moment later.
+    lock = f"SELECT pg_advisory_lock({_LOCK[0]}, {_LOCK[1]})"
+    _begin(connection, (*_SESSION, f"SET lock_timeout = '{_LOCK_S}s'", lock, "SET lock_timeout = 0"))
+
+
+def _begin(connection: Any, statements: tuple[str, ...]) -> None:
+    try:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _state(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _is_lost(error: DBAPIError) -> bool:
+    """Whether the connection is gone, and no fault of the statement."""
+    state = _state(error)
+    return error.connection_invalidated or state in _LOST or state.startswith(_LOST_CLASSES)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url).set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError):
+        # Without its cause, which has the URL and so the password.
+        raise InvalidArgument(
+            "setting database_url: must be a URL such as postgresql://bay:PASSWORD@db.example.com/bay"
+        ) from None
+
+
+def _password(url: URL) -> str | None:
+    given = url.password or url.query.get("password")
+    return given if isinstance(given, str) else None
+
+
+def _shown(url: URL) -> str:
+    """The URL for logs and errors: without password and options, but with the host in them."""
+    host = url.host or url.query.get("host") or ""
+    place = host if isinstance(host, str) else ",".join(host)
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{user}{place}{port}/{url.database or ''}"
