@@ -160,12 +160,12 @@ class ServiceSyncer:
             if (peer := kept.peer) is None:
                 return
             kept.dirty.clear()
-            async with self._store.read() as db:
-                sandbox = await sandboxes.get(db, kept.sandbox_id)
-                specs = await services.all_of(db, kept.sandbox_id)
-            profile = self._profiles.get(sandbox.profile) if sandbox else None
-            env = {**(profile.env if profile else {}), **(sandbox.env if sandbox else {})}
             try:
+                async with self._store.read() as db:
+                    sandbox = await sandboxes.get(db, kept.sandbox_id)
+                    specs = await services.all_of(db, kept.sandbox_id)
+                profile = self._profiles.get(sandbox.profile) if sandbox else None
+                env = {**(profile.env if profile else {}), **(sandbox.env if sandbox else {})}
                 env |= await self._bring_secrets(sandbox, peer) if sandbox else {}
                 await self._ship.put(peer, env, specs)
             except BayError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bay.drivers.base import Handle, ImageRoot, MountedVolume, SessionSpec
-from bay.errors import BayError, Conflict, DriverUnavailable, ImageInvalid, Timeout
+from bay.errors import BayError, Conflict, DatabaseUnavailable, DriverUnavailable, ImageInvalid, Timeout
 from bay.ids import new_id
 from bay.images.accounts import WORKSPACE
 from bay.models import Failure, Profile
@@ -133,6 +133,8 @@ class Starter:
             peer = peer_of(live)
             if peer is not None:
                 await self.secrets.bring(replace(sandbox, session=live), peer)
+        except DatabaseUnavailable:
+            raise  # no fault of the start, which goes on from its last handle
         except BayError as error:
             await self.give_up(sandbox, session, error)
             return

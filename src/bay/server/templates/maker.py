@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from bay.builds.steps import SHELL
-from bay.errors import BayError, InternalError, NotFound, Timeout
+from bay.errors import BayError, DatabaseUnavailable, InternalError, NotFound, Timeout
 from bay.models import Failure
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.images.puller import Puller
@@ -32,6 +32,7 @@ _AT_ONCE = 2
 _BUILDS_OF_OWNER = 2
 """Builds of one owner at once; more wait. Their sandboxes count against the owner's quotas."""
 _AGAIN_S = 60.0
+_RETRY_S = 5.0
 _CONTEXT_WITHIN = timedelta(hours=1)
 
 
@@ -174,6 +175,15 @@ class TemplateMaker:
         return False
 
     async def _make(self, known: TemplateRecord) -> None:
+        try:
+            await self._try_to_make(known)
+        except Exception:
+            # Such as a database that cannot be used just now: the row is as it was, and begins again.
+            log.exception("template.end_not_written", id=known.id)
+            await asyncio.sleep(_RETRY_S)
+        self.poke()  # it may have taken the tag of another
+
+    async def _try_to_make(self, known: TemplateRecord) -> None:
         async with self.core.store.read() as db:  # the row may be older than a delete, or than its own end
             template = await templates.get(db, known.id)
         if template is None or not template.is_building:
@@ -181,12 +191,13 @@ class TemplateMaker:
         try:
             async with self._source(template) as source:
                 await self._freeze(template, source)
+        except DatabaseUnavailable:
+            raise  # no fault of the template
         except BayError as error:
             await self.fail(template, error)
         except Exception:
             log.exception("template.making_failed", id=template.id)
             await self.fail(template, InternalError("Bay failed on an internal error; see its log"))
-        self.poke()  # it may have taken the tag of another
 
     @asynccontextmanager
     async def _source(self, template: TemplateRecord) -> AsyncGenerator[Source]:
