@@ -9,10 +9,18 @@ import pytest
 import structlog
 from blockbuster import blockbuster_ctx
 from lying_ship import DEADLINE_S, Liar, Lie, Script
-from server_harness import WAIT_S, Served, World, clear, served, ships, short_dir, world
+from server_harness import IS_POSTGRES, WAIT_S, Served, World, clear, served, ships, short_dir, world
 
 from bay.server import logs
 from bay.server.ship.client import ShipClient
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With BAY_TEST_DATABASE=postgresql, tests about SQLite's own words are left out."""
+    if IS_POSTGRES:
+        for item in items:
+            if item.get_closest_marker("sqlite"):
+                item.add_marker(pytest.mark.skip("is about SQLite"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import httpx
+import postgres_databases
 from blockbuster import blockbuster_ctx
 from fastapi import FastAPI
 from sqlalchemy import insert
@@ -44,6 +45,9 @@ WAIT_S = 20.0
 IN_MEMORY = Path("/dev/shm")
 """Databases that are synced to a disk would have each test wait for it."""
 
+IS_POSTGRES = os.environ.get("BAY_TEST_DATABASE") == "postgresql"
+"""Whether the Bays of the tests have their rows in PostgreSQL."""
+
 PROFILES = {
     "python-default": ProfileSettings.model_validate({"start": "lazy", "env": {"FROM_PROFILE": "yes"}}),
     "eager": ProfileSettings.model_validate({"start": "eager"}),
@@ -62,6 +66,7 @@ def short_dir() -> Generator[Path]:
     try:
         yield path
     finally:
+        postgres_databases.drop(path)
         shutil.rmtree(path)
 
 
@@ -77,7 +82,9 @@ def settings_in(root: Path, **given: Any) -> Settings:
     """Settings for a Bay below `root` with the `fake` driver. Its database is migrated already."""
     (root / "data").mkdir(exist_ok=True)
     database = root / "data" / DATABASE
-    if not database.exists():
+    if IS_POSTGRES:
+        given.setdefault("database_url", postgres_databases.url_for(root))
+    elif not database.exists():
         database.write_bytes(empty_database())
     values: Json = {
         "data_dir": root / "data", "run_dir": root / "run", "driver": "fake", "stop_grace": 1,

@@ -37,7 +37,8 @@ from bay.server.compat.mcp.messages import McpMessages
 from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.compat.sprites.files_service import SpriteFiles
 from bay.server.compat.sprites.services_service import SpriteServices
-from bay.server.data_dir import BUILDS, DATABASE, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
+from bay.server.data_dir import BUILDS, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
+from bay.server.database import check_belongs, make_database
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
 from bay.server.events.webhook_delivery import Deliverer, Poster
@@ -60,6 +61,7 @@ from bay.server.kernels.ship_client import KernelClient
 from bay.server.keys.service import ApiKeys, Audits
 from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.maintenance.metrics import Metrics
+from bay.server.maintenance.readiness import Readiness
 from bay.server.maintenance.retention import Housekeeping, Retention
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceClient
@@ -116,7 +118,6 @@ from bay.server.web.upload_spool import Spool
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import Keep
-from bay.store.sqlite import SqliteDatabase
 from bay.units import GIB, MIB
 
 
@@ -134,7 +135,8 @@ class ControlPlane:
         self.settings = settings
         self.clock = clock
         self.driver = driver
-        self.store = Store(SqliteDatabase(settings.data_dir / DATABASE))
+        self.database = make_database(settings)
+        self.store = Store(self.database)
         self.keys = Keys(self.store, clock)
         self._cargo_kind: backend_detection.Kind = choose_cargo(settings)
         self.cargo: CargoBackend = backend_detection.make(
@@ -551,6 +553,7 @@ class ControlPlane:
             self.pool,
             Garbage(core=self.core, waker=self.waker, sweep=self.sweep, orphans=self.reconciler.orphans),
             Metrics(store=self.store, clock=self.clock),
+            Readiness(store=self.store),
         )
         return {type(one): one for one in made}
 
@@ -560,8 +563,9 @@ class ControlPlane:
         Raises DriverUnavailable or StorageFull, with the way to mend it, before anything is half done.
         """
         async with AsyncExitStack() as stack:
-            await self.store.open()
             stack.push_async_callback(self.store.aclose)
+            await self.store.open()
+            await check_belongs(self.store, self.settings, self.database.name)
             if isinstance(self.clock, BootClock):
                 await self.clock.open(self.store)
             await self.keys.open()

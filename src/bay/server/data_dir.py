@@ -19,6 +19,9 @@ UNFINISHED = "restore.unfinished"
 """Stands in the data directory while a restore puts things in place."""
 
 DATABASE = "bay.db"
+DATABASE_ID = "database.id"
+"""Names the PostgreSQL database that this directory belongs to, where it does."""
+
 KEY_FILE = "admin.key"
 PORTS_KEY_FILE = "ports.key"
 SECRETS_KEY_FILE = "secrets.key"
@@ -31,13 +34,22 @@ def configured(given: Path | None) -> Path:
     return given or Path(os.environ.get("BAY_DATA_DIR") or Settings.model_fields["data_dir"].default)
 
 
-def check(data_dir: Path, database: Path) -> None:
-    """Raises DriverUnavailable after an interrupted restore, or for workspaces that the database lacks."""
+def check(data_dir: Path, database: Path | None) -> None:
+    """Raises DriverUnavailable after an interrupted restore, for workspaces that the SQLite file `database`
+    lacks (None: the rows are in PostgreSQL), and for a file in place of the PostgreSQL database.
+    """
     if (data_dir / UNFINISHED).exists():
         raise DriverUnavailable(
             f"a restore into {data_dir} was interrupted; run `bay admin restore --force` with the backup again"
         )
-    if not _knows_workspaces(database) and _has_workspaces(data_dir):
+    if database is None:
+        return
+    if (data_dir / DATABASE_ID).exists():
+        raise DriverUnavailable(
+            f"the rows of {data_dir} are in a PostgreSQL database; set BAY_DATABASE_URL to it, or remove "
+            f"{data_dir / DATABASE_ID} to go on with what {database} has"
+        )
+    if not _knows_workspaces(database) and has_workspaces(data_dir):
         raise DriverUnavailable(
             f"the database {database} is missing or empty, and {data_dir / 'cargo'} has workspaces that a "
             "new one "
@@ -45,7 +57,8 @@ def check(data_dir: Path, database: Path) -> None:
         )
 
 
-def _has_workspaces(data_dir: Path) -> bool:
+def has_workspaces(data_dir: Path) -> bool:
+    """Whether it has the files of any cargo."""
     with backend_detection.files_of(data_dir) as cargo:
         return cargo.is_dir() and any(is_id(path.name) for path in cargo.iterdir())
 

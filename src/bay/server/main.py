@@ -22,8 +22,9 @@ from bay.errors import BayError, Conflict, DriverUnavailable
 from bay.server import logs, settings
 from bay.server.app import build_app
 from bay.server.control_plane import ControlPlane
-from bay.server.data_dir import DATABASE, KEY_FILE
+from bay.server.data_dir import KEY_FILE
 from bay.server.data_dir import check as check_data_dir
+from bay.server.database import sqlite_file
 from bay.server.settings import Settings
 from bay.server.web.connection_limits import ConnectionBounds, Connections
 from bay.server.web.uvicorn_http import http_among
@@ -72,7 +73,7 @@ def run(
         lock = lock_data_dir(loaded.data_dir)
         stack.callback(os.close, lock)
         stack.callback(os.ftruncate, lock, 0)
-        check_data_dir(loaded.data_dir, loaded.data_dir / DATABASE)
+        check_data_dir(loaded.data_dir, sqlite_file(loaded))
 
         def ready(url: str, bay: ControlPlane) -> None:
             os.write(lock, url.encode())  # where `bay` on this machine finds it

@@ -287,6 +287,11 @@ class Settings(SettingFields, BaseSettings):
         None,
         description="admin key, for automation, 16 characters or more; when unset Bay creates one and shows it once",
     )
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL for Bay's rows, such as `postgresql://bay:PASSWORD@db.example.com/bay`; "
+        "unset = a SQLite file in `data_dir`",
+    )
     driver: Literal["oci", "fake"] = Field(
         "oci", description="runs sessions; `fake` isolates nothing and is for tests"
     )
@@ -436,6 +441,13 @@ class Settings(SettingFields, BaseSettings):
                 f"BAY_API_KEY has fewer than {MIN_CHOSEN} characters and can be guessed; "
                 "use the output of: openssl rand -hex 32"
             )
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql_alone(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("BAY_DATABASE_URL is no URL of PostgreSQL; it begins with postgresql://")
         return value
 
     @field_validator("webhook_ports")

@@ -694,6 +694,7 @@ async def test_a_persistent_machine_is_refused_where_the_driver_has_none(root: A
     assert settings_in(root).profiles["eager"].persist == "workspace"
 
 
+@pytest.mark.sqlite
 async def test_a_sandbox_has_a_thousand_checkpoints_at_most(bay: World, alice: httpx.AsyncClient) -> None:
     box = (await create(alice))["id"]
     made = (await checkpoint(alice, box))["id"]

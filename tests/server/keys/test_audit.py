@@ -134,6 +134,7 @@ def killed_in_a_call(root: Path) -> str:
             process.wait(WAIT_S)
 
 
+@pytest.mark.sqlite
 async def test_a_call_in_which_bay_was_killed_stays_without_a_result(root: Path) -> None:
     sandbox_id = await asyncio.to_thread(killed_in_a_call, root)
     try:
@@ -159,6 +160,7 @@ async def test_calls_at_once_have_their_own_results(alice: httpx.AsyncClient) ->
     assert len(found) == 30
 
 
+@pytest.mark.sqlite
 async def test_a_transaction_that_is_rolled_back_takes_no_other_calls_row(bay: World) -> None:
     """The number of a row that was rolled back is given out again."""
     calls = [

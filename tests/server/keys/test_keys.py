@@ -16,7 +16,7 @@ from bay.server.web.auth import hash_secret
 pytestmark = pytest.mark.anyio
 
 KEY_FIELDS = {"id", "name", "owner", "scope", "quotas", "created_at", "expires_at", "revoked_at"}
-OPEN = {"/health", "/v1/profiles"}
+OPEN = {"/health", "/health/ready", "/v1/profiles"}
 
 
 @pytest.fixture

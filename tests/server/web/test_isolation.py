@@ -41,7 +41,7 @@ NOBODY.update(image_ref=f"img-{RANDOM}", template_ref=f"tmpl-{RANDOM}", registry
 NOBODY.update(payload_ref=f"blob:blob-{RANDOM}", candidate_id=f"cand-{RANDOM}", release_id=f"rel-{RANDOM}")
 NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id", "trace_ref")
 """What stands below a sandbox."""
-OPEN = {"/health", "/v1/profiles"}
+OPEN = {"/health", "/health/ready", "/v1/profiles"}
 ADMIN = ("/v1/keys", "/v1/admin", "/metrics")
 """What stands below is of no owner, and closed to all but admin keys: `test_keys` tries every route."""
 OWN_LISTS = {

@@ -1,4 +1,4 @@
-"""The routes `/health` and `/v1/profiles`, which need no key."""
+"""The routes `/health`, `/health/ready` and `/v1/profiles`, which need no key."""
 
 from typing import Annotated, Any
 
@@ -7,11 +7,14 @@ from pydantic import BaseModel
 
 from bay import __version__
 from bay.models import Persist, Profile, to_wire
+from bay.server.maintenance.readiness import Readiness
 from bay.server.sessions.sizes import most_of
-from bay.server.web.dependencies import noun_router
+from bay.server.web.dependencies import noun_router, service
 from bay.server.web.replies import WireResponse
 
 router = noun_router()
+
+ReadinessDep = Annotated[Readiness, service(Readiness)]
 
 
 class HealthReply(BaseModel):
@@ -48,6 +51,13 @@ class ProfileList(BaseModel):
 @router.get("/health", response_model=HealthReply, tags=["health"])
 async def health() -> WireResponse:
     """Whether Bay answers, and which version."""
+    return WireResponse({"status": "ok", "version": __version__})
+
+
+@router.get("/health/ready", response_model=HealthReply, tags=["health"])
+async def ready(readiness: ReadinessDep) -> WireResponse:
+    """Whether Bay can serve: 503 while its database cannot be used."""
+    await readiness.check()
     return WireResponse({"status": "ok", "version": __version__})
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from bay.clock import utc_now
 from bay.drivers.oci import probe
 from bay.drivers.oci.probe import HostCheck
-from bay.errors import DriverUnavailable
+from bay.errors import BayError, DriverUnavailable
 from bay.images import fetch_cage
 from bay.images.fetch_probe import caged_version
 from bay.images.layer_store import LayerLimits
 from bay.images.library import ImageLimits
 from bay.server.backends import choose_cargo
-from bay.server.data_dir import DATABASE
+from bay.server.database import make_database, sqlite_file
 from bay.server.settings import Settings
+from bay.store.engine import Database
 from bay.store.image_totals import ImageTotals, totals
-from bay.store.sqlite import SqliteDatabase
 from bay.units import GIB, MIB
 
 _STORES = {
@@ -59,20 +59,20 @@ def _fetching(settings: Settings) -> Iterator[HostCheck]:
 
 def _images(settings: Settings) -> Iterator[HostCheck]:
     yield _limits(settings)
-    database = settings.data_dir / DATABASE
-    if not database.exists():
-        yield HostCheck("images", True, False, f"none: there is no database {database}", "-")
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        yield HostCheck("images", True, False, f"none: there is no database {file}", "-")
         return
     try:
-        found = asyncio.run(_totals(database))
-    except DriverUnavailable as error:
+        found = asyncio.run(_totals(make_database(settings)))
+    except BayError as error:
         yield HostCheck("images", False, False, error.message, "mend the database, or start `bay serve` once")
         return
     yield HostCheck("images", True, False, _in_words(found), "-", numbers=asdict(found))
 
 
-async def _totals(database: Path) -> ImageTotals:
-    async with SqliteDatabase(database).reading() as db:
+async def _totals(database: Database) -> ImageTotals:
+    async with database.reading() as db:
         return await totals(db, utc_now())
 
 
