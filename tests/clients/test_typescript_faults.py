@@ -15,7 +15,7 @@ def test_the_typescript_sdk_bears_faults() -> None:
     with real_bay.running() as live, fault_proxy.before(live.url) as proxy:
         given = kept | {"BAY_URL": live.url, "BAY_API_KEY": real_bay.KEY, "FAULTS": proxy.url}
         done = subprocess.run(
-            ["node", "--test-reporter=tap", PROGRAM],
+            ["node", "--unhandled-rejections=strict", "--test-reporter=tap", PROGRAM],
             env=given,
             capture_output=True,
             text=True,

@@ -1,11 +1,11 @@
 /** Attachments: the output of a command live, and its input, over one WebSocket. */
 
 import { toBytes } from "./bytes.js";
-import { get, sandboxPath, type Call, type Query } from "./call.js";
+import { get, sandboxPath, type Call, type CallOptions, type Query } from "./call.js";
 import { BayError, Conflict, ConnectionFailed, HostError, OutputGone, Timeout } from "./errors.js";
 import type { Http } from "./http.js";
 import { ended, OutputChunk, OutputPlace, type Stream } from "./output.js";
-import { sleep } from "./retries.js";
+import { sleep, unlessAborted } from "./retries.js";
 import { frameObject, Socket, type Frame } from "./socket.js";
 import type { Exec } from "./types.js";
 
@@ -16,7 +16,7 @@ const END_OF_STDIN = 4;
 /** The input in one frame. */
 const INPUT_BYTES = 16 << 10;
 
-export interface AttachOptions {
+export interface AttachOptions extends CallOptions {
   /** A byte offset; without, the start for a first reader, else the oldest byte still kept. */
   since?: number | undefined;
   /** Begin with what redraws the last screen of its terminal. */
@@ -58,9 +58,15 @@ export class Attachment implements AsyncDisposable {
     this.place = new OutputPlace(since, http.config.retryS, since !== undefined && !door.repaint);
   }
 
-  static async open(http: Http, door: Door, info: Exec | null, since?: number): Promise<Attachment> {
+  static async open(
+    http: Http,
+    door: Door,
+    info: Exec | null,
+    since?: number,
+    signal?: AbortSignal,
+  ): Promise<Attachment> {
     const made = new Attachment(http, door, info, since);
-    await made.mend(null, null);
+    await made.reconnect(null, null, signal);
     return made;
   }
 
@@ -85,35 +91,35 @@ export class Attachment implements AsyncDisposable {
   }
 
   /** The next output, null after its end. Throws Timeout when nothing comes for `timeoutS` seconds. */
-  async read(timeoutS?: number): Promise<OutputChunk | null> {
+  async read(timeoutS?: number, { signal }: CallOptions = {}): Promise<OutputChunk | null> {
     while (!this.place.ended && !this.closed) {
-      const chunk = await this.next(timeoutS);
+      const chunk = await this.next(timeoutS, signal);
       if (chunk !== undefined) return chunk;
     }
     return null;
   }
 
   /** Give it input; waits while the way to it is full. Throws Conflict when it has ended. */
-  async write(data: string | Uint8Array): Promise<void> {
+  async write(data: string | Uint8Array, { signal }: CallOptions = {}): Promise<void> {
     const whole = toBytes(data);
     for (let start = 0; start < whole.length; start += INPUT_BYTES) {
-      await this.send(framed(STDIN, whole.subarray(start, start + INPUT_BYTES)));
+      await this.send(framed(STDIN, whole.subarray(start, start + INPUT_BYTES)), signal);
     }
   }
 
   /** Close its input, after what was written before. */
-  async sendEof(): Promise<void> {
-    await this.send(Uint8Array.of(END_OF_STDIN));
+  async sendEof({ signal }: CallOptions = {}): Promise<void> {
+    await this.send(Uint8Array.of(END_OF_STDIN), signal);
   }
 
   /** Say how large its terminal is now. */
-  async resize(rows: number, cols: number): Promise<void> {
-    await this.send(JSON.stringify({ type: "resize", rows, cols }));
+  async resize(rows: number, cols: number, { signal }: CallOptions = {}): Promise<void> {
+    await this.send(JSON.stringify({ type: "resize", rows, cols }), signal);
   }
 
   /** Send it a signal, by name (`"INT"`) or number. */
-  async signal(signal: string | number): Promise<void> {
-    await this.send(JSON.stringify({ type: "signal", signal }));
+  async signal(signal: string | number, options: CallOptions = {}): Promise<void> {
+    await this.send(JSON.stringify({ type: "signal", signal }), options.signal);
   }
 
   /** Leave. Iterations over it end. Again is no error. */
@@ -126,25 +132,28 @@ export class Attachment implements AsyncDisposable {
     this.close();
   }
 
-  private async next(timeoutS?: number): Promise<OutputChunk | undefined> {
+  private async next(timeoutS?: number, signal?: AbortSignal): Promise<OutputChunk | undefined> {
     const socket = this.open();
     try {
-      return this.accept(await socket.receive(timeoutS));
+      return this.accept(await socket.receive(timeoutS, signal));
     } catch (error) {
-      if (this.closed) return undefined;
+      // Of several readers one has heard of the end.
+      if (this.closed || this.place.ended) return undefined;
       if ((timeoutS !== undefined && error instanceof Timeout) || !mayComeBack(error)) throw error;
-      await this.mend(socket, error);
+      await this.mend(socket, error, signal);
       return undefined;
     }
   }
 
-  private async send(frame: Frame): Promise<void> {
+  private async send(frame: Frame, signal?: AbortSignal): Promise<void> {
     if (this.closed || this.place.ended) {
       throw new Conflict(`${this.info.id} has ended, or the attachment is closed; nothing more can be sent`);
     }
     const broken = this.open();
-    if (broken.broken) await this.mend(broken, new ConnectionFailed(`the connection to ${this.info.id} broke`));
-    await this.open().send(frame);
+    if (broken.broken) {
+      await this.mend(broken, new ConnectionFailed(`the connection to ${this.info.id} broke`), signal);
+    }
+    await this.open().send(frame, signal);
   }
 
   private open(): Socket {
@@ -153,17 +162,17 @@ export class Attachment implements AsyncDisposable {
   }
 
   /** A new connection in place of `broken`, unless another call makes or has made one. */
-  private async mend(broken: Socket | null, error: unknown): Promise<void> {
+  private async mend(broken: Socket, error: unknown, signal: AbortSignal | undefined): Promise<void> {
     if (this.socket !== broken) return;
     this.mending ??= this.reconnect(broken, error).finally(() => (this.mending = null));
-    await this.mending;
+    await unlessAborted(this.mending, signal); // others may wait for it too
   }
 
-  private async reconnect(broken: Socket | null, first: unknown): Promise<void> {
+  private async reconnect(broken: Socket | null, first: unknown, signal?: AbortSignal): Promise<void> {
     for (let error = first; this.socket === broken && !this.closed; ) {
-      if (error !== null) await sleep(this.pause(error));
+      if (error !== null) await sleep(this.pause(error), signal);
       try {
-        this.socket = await this.connect();
+        this.socket = await this.connect(signal);
       } catch (failed) {
         if (!mayComeBack(failed) || this.mayHaveStarted(failed)) throw failed;
         error = failed;
@@ -173,12 +182,12 @@ export class Attachment implements AsyncDisposable {
     if (this.closed) this.close();
   }
 
-  private async connect(): Promise<Socket> {
+  private async connect(signal: AbortSignal | undefined): Promise<Socket> {
     const { door } = this;
     const about = aboutDoor(door, this.since);
-    const socket = await Socket.open(this.http, doorPath(door), doorQuery(door, this.since), about);
+    const socket = await Socket.open(this.http, doorPath(door), doorQuery(door, this.since), about, { signal });
     try {
-      this.attached(frameObject(await socket.receive(this.http.config.timeoutS)));
+      this.attached(frameObject(await socket.receive(this.http.config.timeoutS, signal)));
       return socket;
     } catch (error) {
       socket.close();

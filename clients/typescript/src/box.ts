@@ -23,12 +23,17 @@ import type {
 /** The server's default wait for a resume. */
 const RESUME_S = 60;
 
-export interface TerminalOptions {
+export interface TerminalOptions extends CallOptions {
   /** 24 and 80 unless given. */
   rows?: number;
   cols?: number;
   /** One that was left: its last screen comes first. */
   execId?: string;
+}
+
+export interface WaitOptions extends CallOptions {
+  /** How many seconds to wait until it runs. */
+  wait?: number;
 }
 
 export interface ShellOptions extends CallOptions {
@@ -86,8 +91,8 @@ export class Box extends Checkpoints implements AsyncDisposable {
   }
 
   /** Ask the server how it is; sets and returns `info`. */
-  async refresh(): Promise<Sandbox> {
-    return this.ask(get(this.path()));
+  async refresh({ signal }: CallOptions = {}): Promise<Sandbox> {
+    return this.ask({ ...get(this.path()), signal });
   }
 
   /**
@@ -107,9 +112,9 @@ export class Box extends Checkpoints implements AsyncDisposable {
   }
 
   /** A login shell on a terminal of its own; leaving it leaves the shell running. Needs a WebSocket. */
-  async terminal({ rows, cols, execId }: TerminalOptions = {}): Promise<Attachment> {
+  async terminal({ rows, cols, execId, signal }: TerminalOptions = {}): Promise<Attachment> {
     const door = { sandboxId: this.id, execId, repaint: true, size: { rows, cols } };
-    return Attachment.open(this.http, door, null);
+    return Attachment.open(this.http, door, null, undefined, signal);
   }
 
   /** A TCP connection to what listens on a port of it; wakes it. Throws PortClosed when nothing listens there. */
@@ -121,15 +126,15 @@ export class Box extends Checkpoints implements AsyncDisposable {
    * Where a browser reaches a port of it; without one the port that its `url` setting names. A port with access
    * `owner` needs the key, or a link (`ports.link`), all the same. Throws NotFound without a listener.
    */
-  async url(port?: number): Promise<string> {
-    const found = port === undefined ? (await this.refresh()).url?.href : (await this.listener(port))?.url;
+  async url(port?: number, options: CallOptions = {}): Promise<string> {
+    const found = port === undefined ? (await this.refresh(options)).url?.href : await this.urlOf(port, options);
     if (found) return found;
     const lack = port === undefined ? "no port that its URL leads to" : `nothing that listens on port ${port}`;
     throw new NotFound(`${this.name ?? this.id} has ${lack}`);
   }
 
   /** The listener on a port, once there is one. Throws Timeout after `timeoutS` seconds without. */
-  async waitFor(port: number, options: { timeoutS?: number } = {}): Promise<Port> {
+  async waitFor(port: number, options: CallOptions & { timeoutS?: number } = {}): Promise<Port> {
     return this.ports.waitFor(port, options);
   }
 
@@ -139,18 +144,19 @@ export class Box extends Checkpoints implements AsyncDisposable {
   }
 
   /** The processor time, memory, processes and disk that it uses now; with `over` measured for so many seconds. */
-  async usage({ over }: { over?: number } = {}): Promise<SandboxUsage> {
-    return this.http.json<SandboxUsage>(get(this.path("usage"), { over }, over ?? 0));
+  async usage({ over, signal }: CallOptions & { over?: number } = {}): Promise<SandboxUsage> {
+    return this.http.json<SandboxUsage>({ ...get(this.path("usage"), { over }, over ?? 0), signal });
   }
 
   /** Its running processes. Never starts compute. */
-  async processes(): Promise<Process[]> {
-    return this.http.all<Process>(get(this.path("processes")));
+  async processes({ signal }: CallOptions = {}): Promise<Process[]> {
+    return this.http.all<Process>({ ...get(this.path("processes")), signal });
   }
 
   /** Send a process a signal, by name or number. Throws NotFound when there is none of that `pid`. */
-  async signalProcess(pid: number, signal: string | number = "TERM"): Promise<void> {
-    await this.http.json({ method: "POST", path: this.path("processes", String(pid), "signal"), body: { signal } });
+  async signalProcess(pid: number, signal: string | number = "TERM", options: CallOptions = {}): Promise<void> {
+    const path = this.path("processes", String(pid), "signal");
+    await this.http.json({ method: "POST", path, body: { signal }, signal: options.signal });
   }
 
   /**
@@ -164,58 +170,59 @@ export class Box extends Checkpoints implements AsyncDisposable {
   }
 
   /** Ask for compute, and wait up to `wait` seconds until it is there. */
-  async start({ wait }: { wait?: number } = {}): Promise<Sandbox> {
-    return this.ask({ method: "POST", path: this.path("start"), query: { wait }, safe: true, waitS: wait ?? 0 });
+  async start({ wait, signal }: WaitOptions = {}): Promise<Sandbox> {
+    const call: Call = { method: "POST", path: this.path("start"), query: { wait }, safe: true, waitS: wait ?? 0 };
+    return this.ask({ ...call, signal });
   }
 
   /** Freeze it in memory with all that runs in it; answers once it is frozen. Again is no error. */
-  async pause(): Promise<Sandbox> {
-    return this.ask({ method: "POST", path: this.path("pause"), safe: true });
+  async pause({ signal }: CallOptions = {}): Promise<Sandbox> {
+    return this.ask({ method: "POST", path: this.path("pause"), safe: true, signal });
   }
 
   /** Let it run again, and wait up to `wait` seconds (60) until it does. One that is cold is started. */
-  async resume({ wait }: { wait?: number } = {}): Promise<Sandbox> {
+  async resume({ wait, signal }: WaitOptions = {}): Promise<Sandbox> {
     const call: Call = { method: "POST", path: this.path("resume"), query: { wait }, safe: true };
-    return this.ask({ ...call, waitS: wait ?? RESUME_S });
+    return this.ask({ ...call, waitS: wait ?? RESUME_S, signal });
   }
 
   /** Change the given fields. Null takes a name or a URL away; of a timeout it means never. */
-  async update({ url, ...rest }: UpdateOptions): Promise<Sandbox> {
+  async update({ url, signal, ...rest }: UpdateOptions): Promise<Sandbox> {
     const body = wire({ ...rest, url: typeof url === "number" ? { port: url } : url });
-    return this.ask({ method: "PATCH", path: this.path(), body, safe: true });
+    return this.ask({ method: "PATCH", path: this.path(), body, safe: true, signal });
   }
 
   /** Put the files back as they were; the present ones are gone unless a checkpoint has them. */
-  async restore(checkpoint: string | Checkpoint): Promise<Sandbox> {
-    return this.ask({ method: "POST", path: this.of(checkpoint, "restore"), waitS: COPY_S });
+  async restore(checkpoint: string | Checkpoint, { signal }: CallOptions = {}): Promise<Sandbox> {
+    return this.ask({ method: "POST", path: this.of(checkpoint, "restore"), waitS: COPY_S, signal });
   }
 
   /** New sandboxes with files of their own that begin as those of a checkpoint, or as they are now. */
-  async fork({ checkpoint, ...rest }: ForkOptions = {}): Promise<Box[]> {
+  async fork({ checkpoint, signal, ...rest }: ForkOptions = {}): Promise<Box[]> {
     const body = wire({ ...rest, checkpoint: checkpoint && ref(checkpoint) });
-    const made = await this.http.all<Sandbox>(once(this.path("fork"), body, undefined, { waitS: COPY_S }));
+    const made = await this.http.all<Sandbox>(once(this.path("fork"), body, undefined, { waitS: COPY_S, signal }));
     return made.map((info) => new Box(this.http, info));
   }
 
   /** Give the compute back; files stay, processes end. Again is no error. */
-  async stop(): Promise<void> {
-    await this.http.json({ method: "POST", path: this.path("stop"), safe: true });
+  async stop({ signal }: CallOptions = {}): Promise<void> {
+    await this.http.json({ method: "POST", path: this.path("stop"), safe: true, signal });
   }
 
   /** Remove the sandbox and its own files for good. Again is no error. */
-  async delete(): Promise<void> {
+  async delete({ signal }: CallOptions = {}): Promise<void> {
     this.http.leases.drop(this.id);
-    await this.http.json({ method: "DELETE", path: this.path(), safe: true });
+    await this.http.json({ method: "DELETE", path: this.path(), safe: true, signal });
   }
 
   /** Put `expires_at` off by `seconds` (or text such as `"10m"`), counted from now if it has passed. */
-  async extendTtl(seconds: number | string): Promise<Sandbox> {
-    return this.ask(once(this.path("extend_ttl"), { extend_by: seconds }));
+  async extendTtl(seconds: number | string, { signal }: CallOptions = {}): Promise<Sandbox> {
+    return this.ask(once(this.path("extend_ttl"), { extend_by: seconds }, undefined, { signal }));
   }
 
   /** Count as activity: its idle timeout, or a frozen one's warm timeout, starts anew. Wakes nothing. */
-  async keepalive(): Promise<void> {
-    await this.http.json({ method: "POST", path: this.path("keepalive"), safe: true });
+  async keepalive({ signal }: CallOptions = {}): Promise<void> {
+    await this.http.json({ method: "POST", path: this.path("keepalive"), safe: true, signal });
   }
 
   /** The events of this sandbox, until it is deleted; see `Client.events`. */
@@ -223,8 +230,8 @@ export class Box extends Checkpoints implements AsyncDisposable {
     return events(this.http, this.path("events"), options, true);
   }
 
-  private async listener(port: number): Promise<Port | undefined> {
-    return (await this.ports.list()).find((one) => one.port === port);
+  private async urlOf(port: number, options: CallOptions): Promise<string | undefined> {
+    return (await this.ports.list(options)).find((one) => one.port === port)?.url ?? undefined;
   }
 
   private async ask(call: Call): Promise<Sandbox> {

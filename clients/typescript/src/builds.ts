@@ -5,7 +5,7 @@ import { contextOf, type BuildContext } from "./context.js";
 import { BayError, InvalidArgument } from "./errors.js";
 import type { Http } from "./http.js";
 import { wire, type Json } from "./names.js";
-import { Patience, sleep } from "./retries.js";
+import { cleanUp, Patience, sleep } from "./retries.js";
 import type { components } from "./schema.js";
 import type { Template } from "./types.js";
 
@@ -98,9 +98,9 @@ export async function cancelBuild(http: Http, templateId: string, why: unknown):
   if (!(why instanceof BayError)) await deleted(http, templateId);
 }
 
-// The caller's own error is told, not what becomes of this.
 async function deleted(http: Http, templateId: string): Promise<void> {
-  await http.json({ method: "DELETE", path: nounPath("templates", templateId) }).catch(() => undefined);
+  const path = nounPath("templates", templateId);
+  await cleanUp((signal) => http.json({ method: "DELETE", path, signal }));
 }
 
 async function isBuilding(http: Http, ref: string, signal: AbortSignal | undefined): Promise<boolean> {

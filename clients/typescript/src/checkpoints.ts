@@ -1,12 +1,12 @@
 /** Checkpoints of a sandbox: copies of its files at one moment. Each is called by its id or its name. */
 
 import type { Source } from "./bytes.js";
-import { COPY_S, get, once, type Call } from "./call.js";
+import { COPY_S, get, once, type Call, type CallOptions } from "./call.js";
 import { History } from "./history.js";
 import { wire } from "./names.js";
 import type { Checkpoint } from "./types.js";
 
-export interface CheckpointOptions {
+export interface CheckpointOptions extends CallOptions {
   name?: string;
   comment?: string;
 }
@@ -19,31 +19,34 @@ export function ref(checkpoint: string | Checkpoint): string {
 /** What a box can do with checkpoints, and with its history. None of this starts compute. */
 export class Checkpoints extends History {
   /** Make a checkpoint of the present files. Programs go on; they are frozen only for that moment. */
-  async checkpoint(options: CheckpointOptions = {}): Promise<Checkpoint> {
-    const call = once(this.path("checkpoints"), wire(options), undefined, { waitS: COPY_S });
+  async checkpoint({ signal, ...options }: CheckpointOptions = {}): Promise<Checkpoint> {
+    const call = once(this.path("checkpoints"), wire(options), undefined, { waitS: COPY_S, signal });
     return this.http.json<Checkpoint>(call);
   }
 
   /** Its checkpoints, oldest first: all, or those made by its policy (`auto: true`), or by request. */
-  async checkpoints({ auto }: { auto?: boolean } = {}): Promise<Checkpoint[]> {
+  async checkpoints({ auto, signal }: CallOptions & { auto?: boolean } = {}): Promise<Checkpoint[]> {
     const found: Checkpoint[] = [];
-    for await (const one of this.http.paged<Checkpoint>(this.path("checkpoints"), { auto })) found.push(one);
+    for await (const one of this.http.paged<Checkpoint>(this.path("checkpoints"), { auto }, signal)) found.push(one);
     return found;
   }
 
   /** The checkpoint of that id or name. Throws NotFound. */
-  async getCheckpoint(checkpoint: string): Promise<Checkpoint> {
-    return this.http.json<Checkpoint>(get(this.of(checkpoint)));
+  async getCheckpoint(checkpoint: string, { signal }: CallOptions = {}): Promise<Checkpoint> {
+    return this.http.json<Checkpoint>({ ...get(this.of(checkpoint)), signal });
   }
 
   /** Remove a checkpoint for good. Forks of it stay. */
-  async deleteCheckpoint(checkpoint: string | Checkpoint): Promise<void> {
-    await this.http.json({ method: "DELETE", path: this.of(checkpoint) });
+  async deleteCheckpoint(checkpoint: string | Checkpoint, { signal }: CallOptions = {}): Promise<void> {
+    await this.http.json({ method: "DELETE", path: this.of(checkpoint), signal });
   }
 
   /** A checkpoint as a tar in zstd, which streams. Read once; `importCheckpoint` looks at its checksums. */
-  async *exportCheckpoint(checkpoint: string | Checkpoint): AsyncGenerator<Uint8Array, void> {
-    const answer = await this.http.opened(get(this.of(checkpoint, "export"), {}, COPY_S));
+  async *exportCheckpoint(
+    checkpoint: string | Checkpoint,
+    { signal }: CallOptions = {},
+  ): AsyncGenerator<Uint8Array, void> {
+    const answer = await this.http.opened({ ...get(this.of(checkpoint, "export"), {}, COPY_S), signal });
     try {
       yield* answer.chunks();
     } finally {
@@ -52,11 +55,11 @@ export class Checkpoints extends History {
   }
 
   /** Make a checkpoint of what an export gave, here or on another machine. */
-  async importCheckpoint(source: Source, options: CheckpointOptions = {}): Promise<Checkpoint> {
+  async importCheckpoint(source: Source, { signal, ...options }: CheckpointOptions = {}): Promise<Checkpoint> {
     const headers = { "Content-Type": "application/zstd" };
     const path = this.path("checkpoints", "import");
     const call: Call = { method: "POST", path, query: { ...options }, content: source, headers, waitS: COPY_S };
-    return this.http.json<Checkpoint>(call);
+    return this.http.json<Checkpoint>({ ...call, signal });
   }
 
   protected of(checkpoint: string | Checkpoint, ...rest: string[]): string {

@@ -3,10 +3,10 @@
 import { Admin } from "./admin.js";
 import { Audit } from "./audit.js";
 import type { Box } from "./box.js";
-import { get, sandboxPath, type Call } from "./call.js";
+import { get, sandboxPath, type Call, type CallOptions } from "./call.js";
 import { Cargos } from "./cargos.js";
 import { resolve, type ClientOptions } from "./config.js";
-import { BayError, CallerError, DriverUnavailable, InvalidArgument, SandboxNotReady } from "./errors.js";
+import { CallerError, DriverUnavailable, InvalidArgument, SandboxNotReady } from "./errors.js";
 import { events, type EventOptions } from "./events.js";
 import { Http } from "./http.js";
 import { Images } from "./images.js";
@@ -14,6 +14,7 @@ import { Keys } from "./keys.js";
 import { LEASE_S } from "./leases.js";
 import { newId } from "./names.js";
 import { Registries } from "./registries.js";
+import { cleanUp } from "./retries.js";
 import { Sandboxes } from "./sandboxes.js";
 import { Secrets } from "./secrets.js";
 import { Skills } from "./skills.js";
@@ -69,13 +70,13 @@ export class Client implements Disposable {
   }
 
   /** `{ status: "ok", version }`; needs no key. */
-  async health(): Promise<{ status: string; version: string }> {
-    return this.http.json(get("/health"));
+  async health({ signal }: CallOptions = {}): Promise<{ status: string; version: string }> {
+    return this.http.json({ ...get("/health"), signal });
   }
 
   /** The kinds of sandbox there are; needs no key. */
-  async profiles(): Promise<Profile[]> {
-    return this.http.all<Profile>(get("/v1/profiles"));
+  async profiles({ signal }: CallOptions = {}): Promise<Profile[]> {
+    return this.http.all<Profile>({ ...get("/v1/profiles"), signal });
   }
 
   /** The answer to any call of the API that this client has no method for. */
@@ -131,18 +132,17 @@ export class Client implements Disposable {
     try {
       return await this.sandboxes.create(keyed);
     } catch (error) {
-      if (!(error instanceof CallerError)) await this.takeBack({ ...keyed, wait: undefined, signal: undefined });
+      if (!(error instanceof CallerError)) {
+        await cleanUp((signal) => this.takeBack({ ...keyed, wait: undefined, signal }));
+      }
       throw error;
     }
   }
 
   // The same key gives the same sandbox, which is how its id is learnt.
   private async takeBack(options: CreateOptions): Promise<void> {
-    try {
-      await (await this.sandboxes.create(options)).delete();
-    } catch (error) {
-      if (!(error instanceof BayError)) throw error;
-    }
+    const box = await this.sandboxes.create(options);
+    await box.delete({ signal: options.signal });
   }
 }
 

@@ -1,6 +1,6 @@
 /** Events of all sandboxes or of one, past and live. */
 
-import { get, type Call } from "./call.js";
+import { get, type Call, type CallOptions } from "./call.js";
 import { BayError } from "./errors.js";
 import type { Followed, Http } from "./http.js";
 import { jsonOrUndefined } from "./lines.js";
@@ -9,12 +9,11 @@ import type { Event } from "./types.js";
 
 const LAST = "sandbox.deleted";
 
-export interface EventOptions {
+export interface EventOptions extends CallOptions {
   /** The id of the event to go on behind; `"0"` begins with the oldest still kept. */
   since?: string;
   /** False: what is kept now, without the future. */
   follow?: boolean;
-  signal?: AbortSignal;
 }
 
 /** The events at one path of the API. Live ones come across reconnects, and end only with the one sandbox. */
@@ -24,7 +23,7 @@ export function events(
   { since, follow = true, signal }: EventOptions,
   oneSandbox: boolean,
 ): AsyncGenerator<Event, void> {
-  if (!follow) return http.paged<Event>(path, { limit: 200, cursor: since });
+  if (!follow) return http.paged<Event>(path, { limit: 200, cursor: since }, signal);
   return http.followed(new EventPlace(path, since, http.config.retryS, oneSandbox, signal));
 }
 

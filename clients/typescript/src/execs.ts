@@ -2,13 +2,14 @@
 
 import { Attachment, type AttachOptions } from "./attach.js";
 import { toBase64, type Source } from "./bytes.js";
-import { get, once, SLICE_S, type Call } from "./call.js";
+import { get, once, SLICE_S, type Call, type CallOptions } from "./call.js";
 import { BayError, Conflict, NotFound, Timeout } from "./errors.js";
 import { SandboxNoun, type Http } from "./http.js";
 import { newId, wire, type Json } from "./names.js";
 import { ended, Lined, type LinedOptions, type OutputChunk } from "./output.js";
 import { Collected, chunksOf, type RunResult } from "./results.js";
-import { Limit, now, sleep } from "./retries.js";
+import { cleanUp, Limit, now, sleep } from "./retries.js";
+import { within } from "./socket.js";
 import type { Exec, RunOptions, Screen, SpawnOptions } from "./types.js";
 
 /** A text is run by a shell, a list is run as it is. */
@@ -24,7 +25,7 @@ const BETWEEN_S = 0.02;
 /** How much input a start carries; more is fed while the command runs. */
 const STDIN_BYTES = 4 << 20;
 
-export interface OutputOptions {
+export interface OutputOptions extends CallOptions {
   /** A byte offset; without, the start, or for a second reader the oldest byte still kept. */
   since?: number;
   /** False: end with the output of now. */
@@ -33,7 +34,6 @@ export interface OutputOptions {
   timeoutS?: number;
   /** Have the command wait for this reader. */
   waitForReader?: boolean;
-  signal?: AbortSignal;
 }
 
 /**
@@ -45,6 +45,8 @@ export interface OutputOptions {
 export class Proc extends SandboxNoun {
   private collected: Collected | null;
   private wasRead = false;
+  /** Over when no `wait` reads into `collected`: two at once would read everything twice. */
+  private collecting: Promise<unknown> = Promise.resolve();
 
   constructor(
     http: Http,
@@ -63,13 +65,13 @@ export class Proc extends SandboxNoun {
   }
 
   /** Ask the server how it is; sets and returns `info`. */
-  async refresh(): Promise<Exec> {
-    return this.ask(get(this.path()));
+  async refresh({ signal }: CallOptions = {}): Promise<Exec> {
+    return this.ask({ ...get(this.path()), signal });
   }
 
   /** End it and all it started: terminate, then kill. Answers after its end; again is no error. */
-  async kill(): Promise<Exec> {
-    return this.ask({ method: "DELETE", path: this.path(), safe: true, waitS: GRACE_S });
+  async kill({ signal }: CallOptions = {}): Promise<Exec> {
+    return this.ask({ method: "DELETE", path: this.path(), safe: true, waitS: GRACE_S, signal });
   }
 
   /**
@@ -78,7 +80,7 @@ export class Proc extends SandboxNoun {
    * Of a command that was started here, and whose output is not read otherwise, that is all up to 16 MiB, else
    * what the server still keeps. Throws Timeout when it still runs then; it is left running.
    */
-  async wait({ timeoutS, signal }: { timeoutS?: number; signal?: AbortSignal } = {}): Promise<RunResult> {
+  async wait({ timeoutS, signal }: CallOptions & { timeoutS?: number | undefined } = {}): Promise<RunResult> {
     const limit = new Limit(timeoutS, () => this.stillRunning(timeoutS));
     if (this.collected) return this.collect(this.collected, limit, signal);
     for (;;) {
@@ -110,41 +112,41 @@ export class Proc extends SandboxNoun {
   }
 
   /** Attach to it: live output, input, size and signals over one WebSocket. */
-  async attach({ since, repaint = false }: AttachOptions = {}): Promise<Attachment> {
+  async attach({ since, repaint = false, signal }: AttachOptions = {}): Promise<Attachment> {
     const begun = this.begin(since);
     const claims = this.info.wait_for_reader;
     const door = { sandboxId: this.sandboxId, execId: this.id, repaint, claims };
-    return Attachment.open(this.http, door, this.info, repaint ? since : begun);
+    return Attachment.open(this.http, door, this.info, repaint ? since : begun, signal);
   }
 
   /** Give it input; returns when it, or the pipe to it, has taken all. Throws Conflict when it has ended. */
-  async write(data: string | Uint8Array): Promise<void> {
-    if (data.length) await this.http.json(this.stdin(false, data));
+  async write(data: string | Uint8Array, options: CallOptions = {}): Promise<void> {
+    if (data.length) await this.http.json(this.stdin(false, options, data));
   }
 
   /** Give it all of a stream by one request, as fast as it takes it. Its stdin stays open. */
-  async feed(source: Source): Promise<void> {
-    await this.http.json(this.stdin(false, source));
+  async feed(source: Source, options: CallOptions = {}): Promise<void> {
+    await this.http.json(this.stdin(false, options, source));
   }
 
   /** Close its input, after what was written before. */
-  async closeStdin(): Promise<void> {
-    await this.http.json(this.stdin(true));
+  async closeStdin(options: CallOptions = {}): Promise<void> {
+    await this.http.json(this.stdin(true, options));
   }
 
   /** Send its process group, or its terminal's, a signal: `"INT"` or a number. Conflict once it is over. */
-  async signal(signal: string | number): Promise<Exec> {
-    return this.ask({ method: "POST", path: this.path("signal"), body: { signal } });
+  async signal(signal: string | number, options: CallOptions = {}): Promise<Exec> {
+    return this.ask({ method: "POST", path: this.path("signal"), body: { signal }, signal: options.signal });
   }
 
   /** Say how large its terminal is now. Throws Conflict when it has none. */
-  async resize(rows: number, cols: number): Promise<Exec> {
-    return this.ask({ method: "POST", path: this.path("resize"), body: { rows, cols }, safe: true });
+  async resize(rows: number, cols: number, { signal }: CallOptions = {}): Promise<Exec> {
+    return this.ask({ method: "POST", path: this.path("resize"), body: { rows, cols }, safe: true, signal });
   }
 
   /** Its terminal's screen, and up to `scrollback` lines above. */
-  async screen(scrollback = 0): Promise<Screen> {
-    return this.http.json<Screen>(get(this.path("screen"), { scrollback }));
+  async screen(scrollback = 0, { signal }: CallOptions = {}): Promise<Screen> {
+    return this.http.json<Screen>({ ...get(this.path("screen"), { scrollback }), signal });
   }
 
   /** Where a reader begins that asks for `since`. */
@@ -155,12 +157,26 @@ export class Proc extends SandboxNoun {
     return since === undefined && isFirst ? 0 : since;
   }
 
+  /** Read its output into `collected` until it ends, once no other `wait` does. */
   private async collect(collected: Collected, limit: Limit, signal?: AbortSignal): Promise<RunResult> {
+    const before = this.collecting;
+    let done = (): void => undefined;
+    this.collecting = Promise.all([before, new Promise<void>((resolve) => (done = resolve))]);
+    try {
+      await within(before, limit.leftS() ?? Infinity, signal);
+      limit.leftS();
+      return await this.read(collected, limit, signal);
+    } finally {
+      done();
+    }
+  }
+
+  private async read(collected: Collected, limit: Limit, signal?: AbortSignal): Promise<RunResult> {
     const place = this.place(true, { limit }, signal);
     place.next = collected.nextOffset;
     for await (const chunk of this.http.followed(place)) collected.add(chunk);
     this.info = ended(this.info, place.end, place.next);
-    await this.refresh().catch(unless(NotFound)); // it has ended long ago
+    await this.refresh({ signal }).catch(unless(NotFound)); // it has ended long ago
     return collected.result(this.info);
   }
 
@@ -177,9 +193,9 @@ export class Proc extends SandboxNoun {
     return new Lined(this.id, this.http.config.retryS, callFrom, options);
   }
 
-  private stdin(eof: boolean, content?: Source): Call {
+  private stdin(eof: boolean, { signal }: CallOptions, content?: Source): Call {
     const headers = { "Content-Type": "application/octet-stream" };
-    const call: Call = { method: "POST", path: this.path("stdin"), query: eof ? { eof } : {}, waitS: TAKING_S };
+    const call: Call = { method: "POST", path: this.path("stdin"), query: eof ? { eof } : {}, waitS: TAKING_S, signal };
     return content === undefined ? call : { ...call, headers, content };
   }
 
@@ -200,13 +216,13 @@ export class Execs extends SandboxNoun {
   }
 
   /** The command with that id. Throws NotFound 10 minutes after its end. */
-  async get(execId: string): Promise<Proc> {
-    return this.proc(await this.http.json<Exec>(get(this.path(execId))));
+  async get(execId: string, { signal }: CallOptions = {}): Promise<Proc> {
+    return this.proc(await this.http.json<Exec>({ ...get(this.path(execId)), signal }));
   }
 
   /** All of them, page by page as they are taken. */
-  async *list(): AsyncGenerator<Proc, void> {
-    for await (const info of this.http.paged<Exec>(this.path())) yield this.proc(info);
+  async *list({ signal }: CallOptions = {}): AsyncGenerator<Proc, void> {
+    for await (const info of this.http.paged<Exec>(this.path(), {}, signal)) yield this.proc(info);
   }
 
   /** Start a command and return at once. When the call is aborted the command is ended. */
@@ -230,8 +246,8 @@ export class Execs extends SandboxNoun {
   }
 
   /** End a command by its id, and all it started; also one that is starting just now. */
-  async end(execId: string): Promise<void> {
-    const call: Call = { method: "DELETE", path: this.path(execId), safe: true, waitS: GRACE_S };
+  async end(execId: string, { signal }: CallOptions = {}): Promise<void> {
+    const call: Call = { method: "DELETE", path: this.path(execId), safe: true, waitS: GRACE_S, signal };
     const until = now() + ENDING_S;
     for (;;) {
       try {
@@ -240,7 +256,7 @@ export class Execs extends SandboxNoun {
       } catch (error) {
         if (!(error instanceof NotFound) || now() > until) throw error;
       }
-      await sleep(ENDING_S / 20);
+      await sleep(ENDING_S / 20, signal);
     }
   }
 
@@ -268,19 +284,19 @@ export class Execs extends SandboxNoun {
   private async fed(
     proc: Proc,
     stdin: string | Uint8Array,
-    waiting: { timeoutS?: number | undefined; signal?: AbortSignal | undefined },
+    waiting: CallOptions & { timeoutS?: number | undefined },
   ): Promise<RunResult> {
-    const feeding = this.giveAll(this.proc(proc.info), stdin);
+    const feeding = this.giveAll(this.proc(proc.info), stdin, waiting);
     feeding.catch(() => undefined); // it is awaited below
-    const result = await proc.wait(waiting as { timeoutS?: number; signal?: AbortSignal });
+    const result = await proc.wait(waiting);
     await feeding;
     return result;
   }
 
-  private async giveAll(proc: Proc, stdin: string | Uint8Array): Promise<void> {
+  private async giveAll(proc: Proc, stdin: string | Uint8Array, { signal }: CallOptions): Promise<void> {
     try {
-      await proc.write(stdin);
-      await proc.closeStdin();
+      await proc.write(stdin, { signal });
+      await proc.closeStdin({ signal });
     } catch (error) {
       if (error instanceof Conflict || error instanceof NotFound) return; // it has ended, or closed its input
       await proc.kill().catch(unless(BayError)); // it would wait for the rest for ever
@@ -296,7 +312,7 @@ export class Execs extends SandboxNoun {
     try {
       return await work();
     } catch (error) {
-      if (signal?.aborted) await this.end(execId).catch(unless(BayError));
+      if (signal?.aborted) await cleanUp((own) => this.end(execId, { signal: own }));
       throw error;
     }
   }
@@ -309,7 +325,7 @@ export class Execs extends SandboxNoun {
     } catch (error) {
       if (!(error instanceof Conflict)) throw error;
       // The first answer may have been lost.
-      return (await this.get(id).catch(() => Promise.reject(error))).info;
+      return (await this.get(id, { signal }).catch(() => Promise.reject(error))).info;
     }
   }
 

@@ -1,7 +1,7 @@
 /** The files of a sandbox. A path is absolute, or relative to /workspace. */
 
 import { joined, toText, type Source } from "./bytes.js";
-import { COPY_S, get, type Call } from "./call.js";
+import { COPY_S, get, type Call, type CallOptions } from "./call.js";
 import { Fetch } from "./content.js";
 import { BayError, FileMissing, InvalidArgument, PayloadTooLarge } from "./errors.js";
 import { SandboxNoun, type Http } from "./http.js";
@@ -17,19 +17,17 @@ const LISTED_ENTRIES = 200_000;
 const SEARCH_S = 60;
 const BYTES = { "Content-Type": "application/octet-stream" };
 
-export interface ReadOptions {
+export interface ReadOptions extends CallOptions {
   offset?: number;
   length?: number;
-  signal?: AbortSignal;
 }
 
-export interface WriteOptions {
+export interface WriteOptions extends CallOptions {
   /** Permissions, `0o644` or `"0644"`; a file that was there keeps its own. */
   mode?: number | string;
-  signal?: AbortSignal;
 }
 
-export interface ListFilesOptions {
+export interface ListFilesOptions extends CallOptions {
   /** 1 unless given, 64 at most. */
   depth?: number;
   /** `*`, `?`, `[…]` and `**`, matched against the path relative to the directory. */
@@ -38,7 +36,7 @@ export interface ListFilesOptions {
   limit?: number;
 }
 
-export interface SearchOptions {
+export interface SearchOptions extends CallOptions {
   path?: string;
   glob?: string;
   /** An expression of Python's `re`. */
@@ -49,9 +47,13 @@ export interface SearchOptions {
   limit?: number;
 }
 
-export interface ArchiveOptions {
+export interface ArchiveOptions extends CallOptions {
   gzip?: boolean;
-  signal?: AbortSignal;
+}
+
+/** The options of what puts something at another path. */
+export interface MoveOptions extends CallOptions {
+  overwrite?: boolean;
 }
 
 /**
@@ -73,8 +75,8 @@ export class Files extends SandboxNoun {
   }
 
   /** A file as UTF-8 text; undecodable bytes are replaced. */
-  async readText(path: string): Promise<string> {
-    return toText(await this.read(path));
+  async readText(path: string, options: CallOptions = {}): Promise<string> {
+    return toText(await this.read(path, { signal: options.signal }));
   }
 
   /** A file piece by piece, in constant memory. A broken connection is taken up where it broke. */
@@ -105,20 +107,25 @@ export class Files extends SandboxNoun {
   }
 
   /** Put `replacement` in place of `old` in a text file; gives how many times. */
-  async edit(path: string, old: string, replacement: string, { all = false } = {}): Promise<number> {
+  async edit(
+    path: string,
+    old: string,
+    replacement: string,
+    { all = false, signal }: CallOptions & { all?: boolean } = {},
+  ): Promise<number> {
     const body = { path, old, new: replacement, all };
-    return (await this.post<{ replaced: number }>("edit", body)).replaced;
+    return (await this.post<{ replaced: number }>("edit", body, signal)).replaced;
   }
 
   /** The file at a path; of a symbolic link its target, unless `follow` is false. */
-  async stat(path: string, { follow = true } = {}): Promise<FileInfo> {
-    return this.http.json<FileInfo>(get(this.path("stat"), { path, follow }));
+  async stat(path: string, { follow = true, signal }: CallOptions & { follow?: boolean } = {}): Promise<FileInfo> {
+    return this.http.json<FileInfo>({ ...get(this.path("stat"), { path, follow }), signal });
   }
 
   /** Whether there is something at a path. A link that leads nowhere is nothing. */
-  async exists(path: string): Promise<boolean> {
+  async exists(path: string, options: CallOptions = {}): Promise<boolean> {
     try {
-      await this.stat(path);
+      await this.stat(path, { signal: options.signal });
       return true;
     } catch (error) {
       if (error instanceof FileMissing) return false;
@@ -135,10 +142,10 @@ export class Files extends SandboxNoun {
 
   /** As `list`, but everything below, one after the other as it comes, in constant memory. */
   async *walk(path = ".", options: ListFilesOptions = {}): AsyncGenerator<FileInfo, void> {
-    const { depth = LISTED_DEPTH, glob, limit } = options;
+    const { depth = LISTED_DEPTH, glob, limit, signal } = options;
     const query = { path, depth, glob, limit: limit ?? LISTED_ENTRIES };
     let truncated: unknown = null;
-    for await (const entry of this.lines(get(this.path("list"), query))) {
+    for await (const entry of this.lines({ ...get(this.path("list"), query), signal })) {
       if ("truncated" in entry && !("name" in entry)) truncated = entry["truncated"];
       else yield entry as unknown as FileInfo;
     }
@@ -147,21 +154,24 @@ export class Files extends SandboxNoun {
   }
 
   /** The paths below `path` that match: `*.py` in it, `**` + `/*.py` at any depth. */
-  async glob(pattern: string, path = "."): Promise<FileInfo[]> {
-    return this.list(path, { depth: LISTED_DEPTH, glob: pattern });
+  async glob(pattern: string, path = ".", { signal }: CallOptions = {}): Promise<FileInfo[]> {
+    return this.list(path, { depth: LISTED_DEPTH, glob: pattern, signal });
   }
 
   /** Lines of text files that contain `query`; without a query, names that match `glob`. */
   async search(query: string | null, options: SearchOptions = {}): Promise<SearchResult> {
-    const { path = ".", ignoreCase, ...rest } = options;
+    const { path = ".", ignoreCase, signal, ...rest } = options;
     const asked = { path, query, ignore_case: ignoreCase, ...rest };
-    return this.http.json<SearchResult>(get(this.path("search"), asked, SEARCH_S));
+    return this.http.json<SearchResult>({ ...get(this.path("search"), asked, SEARCH_S), signal });
   }
 
-  /** Watch a file, or a directory and all below it; iterate it for the events. Needs a WebSocket. */
-  async watch(path = ".", { recursive = true } = {}): Promise<Watch> {
+  /** Watch a file, or a directory and all below it; iterate it for the events. Needs a WebSocket. The signal ends it. */
+  async watch(
+    path = ".",
+    { recursive = true, signal }: CallOptions & { recursive?: boolean } = {},
+  ): Promise<Watch> {
     const about = get(this.path("stat"), { path });
-    return Watch.open(this.http, { path: this.path("watch"), query: { path, recursive }, about });
+    return Watch.open(this.http, { path: this.path("watch"), query: { path, recursive }, about, signal });
   }
 
   /** A directory with everything in it, or a file, as a tar that streams. Read once. */
@@ -182,32 +192,55 @@ export class Files extends SandboxNoun {
   }
 
   /** Give it another path. Throws Conflict when something is there, unless `overwrite`. */
-  async move(source: string, destination: string, { overwrite = false } = {}): Promise<FileInfo> {
-    return this.post<FileInfo>("move", { source, destination, overwrite });
+  async move(
+    source: string,
+    destination: string,
+    { overwrite = false, signal }: MoveOptions = {},
+  ): Promise<FileInfo> {
+    return this.post<FileInfo>("move", { source, destination, overwrite }, signal);
   }
 
   /** Copy a file, or a directory with everything in it. Throws Conflict as `move` does. */
-  async copy(source: string, destination: string, { overwrite = false } = {}): Promise<FileInfo> {
-    return this.post<FileInfo>("copy", { source, destination, overwrite });
+  async copy(
+    source: string,
+    destination: string,
+    { overwrite = false, signal }: MoveOptions = {},
+  ): Promise<FileInfo> {
+    return this.post<FileInfo>("copy", { source, destination, overwrite }, signal);
   }
 
   /** Make a directory. One that is there already is no error. */
-  async mkdir(path: string, { mode = 0o755, parents = true }: { mode?: number | string; parents?: boolean } = {}) {
-    return this.post<FileInfo>("mkdir", { path, mode: octal(mode), parents }, true);
+  async mkdir(
+    path: string,
+    { mode = 0o755, parents = true, signal }: WriteOptions & { parents?: boolean } = {},
+  ): Promise<FileInfo> {
+    return this.post<FileInfo>("mkdir", { path, mode: octal(mode), parents }, signal, true);
   }
 
   /** Change the permissions: `0o755`, or `"0755"`. */
-  async chmod(path: string, mode: number | string, { recursive = false } = {}): Promise<FileInfo> {
-    return this.post<FileInfo>("chmod", { path, mode: octal(mode), recursive }, true);
+  async chmod(
+    path: string,
+    mode: number | string,
+    { recursive = false, signal }: CallOptions & { recursive?: boolean } = {},
+  ): Promise<FileInfo> {
+    return this.post<FileInfo>("chmod", { path, mode: octal(mode), recursive }, signal, true);
   }
 
   /** Remove a file, or a directory with its content; Conflict if not empty and not `recursive`. */
-  async delete(path: string, { recursive = true } = {}): Promise<void> {
-    await this.http.json({ method: "DELETE", path: this.path(), query: { path, recursive } });
+  async delete(
+    path: string,
+    { recursive = true, signal }: CallOptions & { recursive?: boolean } = {},
+  ): Promise<void> {
+    await this.http.json({ method: "DELETE", path: this.path(), query: { path, recursive }, signal });
   }
 
-  private async post<T>(what: string, body: Record<string, unknown>, safe = false): Promise<T> {
-    return this.http.json<T>({ method: "POST", path: this.path(what), body, safe, waitS: COPY_S });
+  private async post<T>(
+    what: string,
+    body: Record<string, unknown>,
+    signal: AbortSignal | undefined,
+    safe = false,
+  ): Promise<T> {
+    return this.http.json<T>({ method: "POST", path: this.path(what), body, safe, waitS: COPY_S, signal });
   }
 
   /** The new bytes of one answer; returns when it has ended, or another should be asked for. */

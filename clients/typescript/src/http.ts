@@ -7,7 +7,7 @@ import { headersOf, type Config } from "./config.js";
 import { ConnectionFailed, HostError, NotFound, OutputGone, Timeout } from "./errors.js";
 import { Leases } from "./leases.js";
 import { Lines } from "./lines.js";
-import { Attempts, sleep } from "./retries.js";
+import { Attempts, now, sleep } from "./retries.js";
 import { Silence } from "./silence.js";
 
 /** A place in a stream that is followed over as many connections as it takes. */
@@ -25,6 +25,8 @@ export interface Followed<Item> {
   opened?(response: Response): void;
   /** An answer came to its end. */
   closed?(): void;
+  /** The reader was busy with an item for so long. */
+  away?(seconds: number): void;
   /** For how long nothing may come; throws when the time of the reader is over. */
   silenceS?(): number | undefined;
   /** How long to wait before connecting again; throws `error` when that cannot help. */
@@ -43,7 +45,9 @@ export class Answer {
     readonly response: Response,
     private readonly silence: Silence,
     private readonly url: string,
-  ) {}
+  ) {
+    silence.pause();
+  }
 
   /** Its body, once. */
   async *chunks(): AsyncGenerator<Uint8Array, void> {
@@ -59,6 +63,7 @@ export class Answer {
 
   /** All of it, as JSON. */
   async json<T>(): Promise<T> {
+    this.silence.resume();
     try {
       return await decode<T>(this.response, this.url);
     } catch (error) {
@@ -76,11 +81,13 @@ export class Answer {
   }
 
   private async next(data: AsyncGenerator<Uint8Array, void>): Promise<Uint8Array | undefined> {
-    this.silence.touch();
+    this.silence.resume();
     try {
       return (await data.next()).value ?? undefined;
     } catch (error) {
       throw failure(error, this.url, this.silence.signal);
+    } finally {
+      this.silence.pause();
     }
   }
 }
@@ -129,14 +136,16 @@ export class Http {
   async open(call: Call, silenceS = Infinity): Promise<Answer> {
     const longest = this.config.timeoutS + (call.waitS ?? 0);
     const silence = new Silence(this.config.url, Math.min(longest, silenceS), call.signal);
-    const answer = new Answer(await this.send(call, silence), silence, this.config.url);
+    const response = await this.send(call, silence);
     try {
-      await check(answer.response, this.config.url);
-      return answer;
+      await check(response, this.config.url);
     } catch (error) {
-      answer.close();
-      throw failure(error, this.config.url, silence.signal);
+      const found = failure(error, this.config.url, silence.signal);
+      void response.body?.cancel().catch(() => undefined);
+      silence.leave(found); // else what is not sent yet of an upload would go on
+      throw found;
     }
+    return new Answer(response, silence, this.config.url);
   }
 
   /** The answer of an app in a sandbox, whatever its status; Bay's own error in its place is thrown. */
@@ -169,9 +178,10 @@ export class Http {
     try {
       return await fetch(this.config.url + address(call), this.request(call, silence, upload));
     } catch (error) {
-      silence.end();
+      const found = failure(error, this.config.url, silence.signal);
+      silence.leave(found);
       upload?.check();
-      throw failure(error, this.config.url, silence.signal);
+      throw found;
     }
   }
 
@@ -187,29 +197,38 @@ export class Http {
   /** The items of one connection; returns when a new one should be made. */
   private async *connection<Item>(place: Followed<Item>): AsyncGenerator<Item, void> {
     let connected = false;
+    const call = place.call();
     try {
-      const answer = await this.open(place.call(), place.silenceS?.());
+      const answer = await this.open(call, place.silenceS?.());
       connected = true;
-      yield* accepted(answer, place);
+      yield* accepted(answer, place, call.signal);
       place.closed?.();
       if (!place.ended) throw new ConnectionFailed(place.early);
     } catch (error) {
       if (!mayConnectAgain(error)) throw error;
       // A stream that is silent for a while looks like a timeout: ask again, it costs nothing.
       if (error instanceof Timeout) place.silenceS?.();
-      if (!(error instanceof Timeout && connected)) await sleep(place.pause(error));
+      if (!(error instanceof Timeout && connected)) await sleep(place.pause(error), call.signal);
     }
   }
 }
 
-async function* accepted<Item>(answer: Answer, place: Followed<Item>): AsyncGenerator<Item, void> {
+async function* accepted<Item>(
+  answer: Answer,
+  place: Followed<Item>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Item, void> {
   const lines = new Lines(place.separator);
   try {
     place.opened?.(answer.response);
     for await (const data of answer.chunks()) {
       for (const line of lines.feed(data)) {
         const item = place.accept(line);
-        if (item !== undefined) yield item;
+        if (item === undefined) continue;
+        const given = now();
+        yield item;
+        place.away?.(now() - given);
+        signal?.throwIfAborted();
       }
       if (place.ended) return;
     }
@@ -222,20 +241,30 @@ function mayConnectAgain(error: unknown): boolean {
   return [NotFound, OutputGone, HostError, ConnectionFailed].some((kind) => error instanceof kind);
 }
 
-/** The body of a request that is sent piece by piece; each piece is a sign of life. */
+/**
+ * The body of a request that is sent piece by piece. How long its source takes is not the server's silence.
+ *
+ * Node asks for more of it even after an answer has refused it: the end of the request is the end of it.
+ */
 class Upload {
   private failed: { error: unknown } | null = null;
+  private left = false;
+  private readonly data: AsyncGenerator<Uint8Array, void>;
 
   constructor(
-    private readonly source: Source,
+    source: Source,
     private readonly silence: Silence,
-  ) {}
+  ) {
+    this.data = pieces(source);
+  }
 
   stream(): ReadableStream<Uint8Array> {
-    const data = pieces(this.source);
     return new ReadableStream<Uint8Array>({
-      pull: (controller) => this.pull(data, controller),
-      cancel: async () => void (await data.return()),
+      start: (controller) => {
+        this.silence.signal.addEventListener("abort", () => this.leave(controller), { once: true });
+      },
+      pull: (controller) => this.pull(controller),
+      cancel: () => this.leave(),
     });
   }
 
@@ -244,20 +273,35 @@ class Upload {
     if (this.failed) throw this.failed.error;
   }
 
-  private async pull(
-    data: AsyncGenerator<Uint8Array, void>,
-    controller: ReadableStreamDefaultController<Uint8Array>,
-  ): Promise<void> {
+  private async pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
     try {
-      const next = await data.next();
-      this.silence.touch();
+      let next = await this.next();
+      while (!next.done && !next.value.length) next = await this.next();
+      if (this.left) return;
       if (next.done) controller.close();
-      else if (next.value.length) controller.enqueue(next.value);
-      else await this.pull(data, controller);
+      else controller.enqueue(next.value);
     } catch (error) {
+      if (this.left) return;
       this.failed = { error };
       controller.error(error);
     }
+  }
+
+  private async next(): Promise<IteratorResult<Uint8Array, void>> {
+    this.silence.pause();
+    try {
+      return await this.data.next();
+    } finally {
+      this.silence.resume();
+    }
+  }
+
+  private leave(controller?: ReadableStreamDefaultController<Uint8Array>): void {
+    if (this.left) return;
+    this.left = true;
+    controller?.error(this.silence.signal.reason);
+    // The source may be in the middle of a piece, and may fail at its end: neither is waited for.
+    void this.data.return().catch(() => undefined);
   }
 }
 

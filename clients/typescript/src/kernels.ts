@@ -1,6 +1,6 @@
 /** Kernels in a sandbox, which keep their variables, and the cells run in them. */
 
-import { get, once, sandboxPath, type Call } from "./call.js";
+import { get, once, sandboxPath, type Call, type CallOptions } from "./call.js";
 import { CellResult, Shown } from "./cells.js";
 import { NotFound } from "./errors.js";
 import { SandboxNoun, type Followed, type Http } from "./http.js";
@@ -12,8 +12,6 @@ import type { CellEvent, CellOptions, Kernel, KernelOptions, KernelSpec } from "
 /** How much longer than other calls a kernel may take to start. */
 const START_S = 60;
 const LOST = "its kernel no longer exists: the sandbox was stopped, or the cell ended too long ago";
-
-type Running = CellOptions & { signal?: AbortSignal };
 
 /** Runs code in one kernel of a sandbox. */
 export class KernelRuns extends SandboxNoun {
@@ -27,7 +25,7 @@ export class KernelRuns extends SandboxNoun {
    * After `timeoutS` seconds of running it is interrupted, and the result says so. Calls at the same time run one
    * after the other. An aborted call leaves the code running until its time limit, unless it is `attached`.
    */
-  async run(code: string, options: Running = {}): Promise<CellResult> {
+  async run(code: string, options: CellOptions = {}): Promise<CellResult> {
     const cell = this.cell(code, options);
     const shown = new Shown();
     for await (const event of this.events(cell)) shown.take(event);
@@ -35,11 +33,11 @@ export class KernelRuns extends SandboxNoun {
   }
 
   /** Run code and yield what it does as it happens, also over broken connections; the last event is its end. */
-  stream(code: string, options: Running = {}): AsyncGenerator<CellEvent, void> {
+  stream(code: string, options: CellOptions = {}): AsyncGenerator<CellEvent, void> {
     return this.events(this.cell(code, options));
   }
 
-  private cell(code: string, { signal, timeoutS = 300, ...rest }: Running): CellPlace {
+  private cell(code: string, { signal, timeoutS = 300, ...rest }: CellOptions): CellPlace {
     return new CellPlace(this.path(), wire({ code, timeoutS, ...rest }), this.http.config.retryS, signal);
   }
 
@@ -65,23 +63,23 @@ export class Repl extends KernelRuns {
   }
 
   /** Ask the server how it is; sets and returns `info`. Throws NotFound after its session's end. */
-  async refresh(): Promise<Kernel> {
-    return this.ask(get(this.path(), {}, START_S));
+  async refresh({ signal }: CallOptions = {}): Promise<Kernel> {
+    return this.ask({ ...get(this.path(), {}, START_S), signal });
   }
 
   /** Interrupt the cell that runs, which then ends as `interrupted`. */
-  async interrupt(): Promise<Kernel> {
-    return this.ask({ method: "POST", path: this.path("interrupt"), waitS: START_S });
+  async interrupt({ signal }: CallOptions = {}): Promise<Kernel> {
+    return this.ask({ method: "POST", path: this.path("interrupt"), waitS: START_S, signal });
   }
 
   /** Begin anew under the same id, without variables. */
-  async restart(): Promise<Kernel> {
-    return this.ask({ method: "POST", path: this.path("restart"), waitS: START_S });
+  async restart({ signal }: CallOptions = {}): Promise<Kernel> {
+    return this.ask({ method: "POST", path: this.path("restart"), waitS: START_S, signal });
   }
 
   /** End it and everything it started. */
-  async delete(): Promise<void> {
-    await this.http.json({ method: "DELETE", path: this.path(), waitS: START_S });
+  async delete({ signal }: CallOptions = {}): Promise<void> {
+    await this.http.json({ method: "DELETE", path: this.path(), waitS: START_S, signal });
   }
 
   private async ask(call: Call): Promise<Kernel> {
@@ -97,24 +95,25 @@ export class Kernels extends SandboxNoun {
   }
 
   /** A kernel of its own, beside the default one; `spec` is one of `specs`, python3 unless named. */
-  async create(options: KernelOptions = {}): Promise<Repl> {
-    const call = once(this.path(), wire(options), undefined, { waitS: START_S });
+  async create({ signal, ...options }: KernelOptions = {}): Promise<Repl> {
+    const call = once(this.path(), wire(options), undefined, { waitS: START_S, signal });
     return this.repl(await this.http.json<Kernel>(call));
   }
 
   /** The kernel of that id. Throws NotFound when it ended with its session. */
-  async get(kernelId: string): Promise<Repl> {
-    return this.repl(await this.http.json<Kernel>(get(this.path(kernelId))));
+  async get(kernelId: string, { signal }: CallOptions = {}): Promise<Repl> {
+    return this.repl(await this.http.json<Kernel>({ ...get(this.path(kernelId)), signal }));
   }
 
   /** All there are: none in a sandbox without compute, which is not started for that. */
-  async list(): Promise<Repl[]> {
-    return (await this.http.all<Kernel>(get(this.path()))).map((info) => this.repl(info));
+  async list({ signal }: CallOptions = {}): Promise<Repl[]> {
+    return (await this.http.all<Kernel>({ ...get(this.path()), signal })).map((info) => this.repl(info));
   }
 
   /** The kinds of kernel that the sandbox's image has. */
-  async specs(): Promise<KernelSpec[]> {
-    return this.http.all<KernelSpec>(get(sandboxPath(this.sandboxId, "kernelspecs"), {}, START_S));
+  async specs({ signal }: CallOptions = {}): Promise<KernelSpec[]> {
+    const path = sandboxPath(this.sandboxId, "kernelspecs");
+    return this.http.all<KernelSpec>({ ...get(path, {}, START_S), signal });
   }
 
   private repl(info: Kernel): Repl {

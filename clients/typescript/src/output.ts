@@ -128,6 +128,10 @@ export class Lined extends OutputPlace implements Followed<OutputChunk> {
     return this.limit?.leftS();
   }
 
+  away(seconds: number): void {
+    this.limit?.extend(seconds);
+  }
+
   opened(): void {
     this.patience.opened();
   }

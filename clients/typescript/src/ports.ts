@@ -1,7 +1,7 @@
 /** The ports of a sandbox, and their access. */
 
 import type { Source } from "./bytes.js";
-import { get, type Call } from "./call.js";
+import { get, type Call, type CallOptions } from "./call.js";
 import { InvalidArgument, Timeout } from "./errors.js";
 import { SandboxNoun, type Http } from "./http.js";
 import { now, sleep } from "./retries.js";
@@ -9,13 +9,17 @@ import type { Port, PortLink, PortSettings } from "./types.js";
 
 const POLL_S = 0.2;
 
-export interface FetchOptions {
+export interface FetchOptions extends CallOptions {
   method?: Call["method"];
   headers?: Record<string, string>;
   content?: Source;
   /** The body as JSON. */
   json?: Record<string, unknown>;
-  signal?: AbortSignal;
+}
+
+export interface LinkOptions extends CallOptions {
+  expiresIn?: number | string;
+  once?: boolean;
 }
 
 export class Ports extends SandboxNoun {
@@ -24,14 +28,14 @@ export class Ports extends SandboxNoun {
   }
 
   /** Where something listens now, with a URL that leads there; empty for a sandbox that does not run. */
-  async list(): Promise<Port[]> {
-    return this.http.all<Port>(get(this.path()));
+  async list({ signal }: CallOptions = {}): Promise<Port[]> {
+    return this.http.all<Port>({ ...get(this.path()), signal });
   }
 
   /** The listener on a port, once there is one. Wakes nothing; throws Timeout after `timeoutS` seconds. */
-  async waitFor(port: number, { timeoutS = 60 } = {}): Promise<Port> {
-    for (const deadline = now() + timeoutS; ; await sleep(POLL_S)) {
-      const found = (await this.list()).find((one) => one.port === port);
+  async waitFor(port: number, { timeoutS = 60, signal }: CallOptions & { timeoutS?: number } = {}): Promise<Port> {
+    for (const deadline = now() + timeoutS; ; await sleep(POLL_S, signal)) {
+      const found = (await this.list({ signal })).find((one) => one.port === port);
       if (found) return found;
       if (now() > deadline) throw new Timeout(`nothing listens on port ${port} after ${timeoutS} s`);
     }
@@ -49,20 +53,24 @@ export class Ports extends SandboxNoun {
   }
 
   /** A URL that opens the port to its bearer, for `expiresIn` seconds (or `"10m"`); with `once` it opens once. */
-  async link(port: number, { expiresIn = 3600, once = false }: { expiresIn?: number | string; once?: boolean } = {}) {
+  async link(port: number, { expiresIn = 3600, once = false, signal }: LinkOptions = {}): Promise<PortLink> {
     const body = { expires_in: expiresIn, once };
-    return this.http.json<PortLink>({ method: "POST", path: this.path(checkedPort(port), "links"), body });
+    return this.http.json<PortLink>({ method: "POST", path: this.path(checkedPort(port), "links"), body, signal });
   }
 
   /** Say who may reach it: its `"owner"`, or everybody (`"public"`). */
-  async setAccess(port: number, access: PortSettings["access"]): Promise<PortSettings> {
+  async setAccess(
+    port: number,
+    access: PortSettings["access"],
+    { signal }: CallOptions = {},
+  ): Promise<PortSettings> {
     const call: Call = { method: "PUT", path: this.path(checkedPort(port)), body: { access }, safe: true };
-    return this.http.json<PortSettings>(call);
+    return this.http.json<PortSettings>({ ...call, signal });
   }
 
   /** Undo its settings: it is its owner's again, listed only while something listens. */
-  async forget(port: number): Promise<void> {
-    await this.http.json({ method: "DELETE", path: this.path(checkedPort(port)), safe: true });
+  async forget(port: number, { signal }: CallOptions = {}): Promise<void> {
+    await this.http.json({ method: "DELETE", path: this.path(checkedPort(port)), safe: true, signal });
   }
 }
 

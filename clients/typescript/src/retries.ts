@@ -39,6 +39,36 @@ export async function sleep(seconds: number, signal?: AbortSignal): Promise<void
   });
 }
 
+/** What `work` gives; throws the reason of the signal when that comes first. The work itself goes on. */
+export async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  work.catch(() => undefined); // its failure may come when no one waits for it any more
+  signal.throwIfAborted();
+  let stop = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    stop = () => reject(signal.reason);
+    signal.addEventListener("abort", stop, { once: true });
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+/** How long giving something back may take when the caller is already leaving. */
+const CLEANUP_S = 10;
+
+/** Gives something back for a caller who is leaving, and whose own error is told, not what becomes of this. */
+export async function cleanUp(work: (signal: AbortSignal) => Promise<unknown>): Promise<void> {
+  const signal = AbortSignal.timeout(milliseconds(CLEANUP_S));
+  try {
+    await work(signal);
+  } catch (error) {
+    if (!(error instanceof BayError) && !signal.aborted) throw error;
+  }
+}
+
 /** The pause after so many failures in a row: none at first, then growing. */
 function backoff(failures: number): number {
   return failures ? Math.min(FIRST_S * 2 ** (failures - 1), LONGEST_S) : 0;

@@ -1,11 +1,11 @@
 /** The sandboxes of the key's owner. */
 
 import { Box } from "./box.js";
-import { COPY_S, get, once, sandboxPath } from "./call.js";
+import { COPY_S, get, once, sandboxPath, type CallOptions } from "./call.js";
 import { ref } from "./checkpoints.js";
 import { Conflict, InvalidArgument, NotFound } from "./errors.js";
 import type { Http } from "./http.js";
-import { newId, wire, type Json } from "./names.js";
+import { filters, newId, wire, type Json } from "./names.js";
 import type { CreateOptions, ListOptions, Sandbox } from "./types.js";
 
 /** How often `getOrCreate` looks, while others make and delete the sandbox of that name. */
@@ -30,7 +30,7 @@ export class Sandboxes {
   /** The sandbox of that name as it is, or a new one that is as the options say. An expired one is removed first. */
   async getOrCreate(name: string, options: CreateOptions = {}): Promise<Box> {
     for (let attempt = 1; ; attempt += 1) {
-      const box = await this.usable(name, options.wait);
+      const box = await this.usable(name, options);
       if (box) return box;
       try {
         return await this.create({ ...options, name, existOk: false });
@@ -42,28 +42,27 @@ export class Sandboxes {
   }
 
   /** The sandbox of that id or name. Throws NotFound. */
-  async get(idOrName: string): Promise<Box> {
-    return new Box(this.http, await this.http.json<Sandbox>(get(sandboxPath(idOrName))));
+  async get(idOrName: string, { signal }: CallOptions = {}): Promise<Box> {
+    return new Box(this.http, await this.http.json<Sandbox>({ ...get(sandboxPath(idOrName)), signal }));
   }
 
   /** All that match, oldest first, page by page as they are taken. */
-  async *list(options: ListOptions = {}): AsyncGenerator<Box, void> {
-    const { namePrefix, ...rest } = options;
-    const found = this.http.paged<Sandbox>("/v1/sandboxes", { ...rest, name_prefix: namePrefix });
+  async *list({ signal, ...options }: ListOptions = {}): AsyncGenerator<Box, void> {
+    const found = this.http.paged<Sandbox>("/v1/sandboxes", filters(options), signal);
     for await (const info of found) yield new Box(this.http, info);
   }
 
   /** Remove the sandbox of that id or name with its files. Again is no error. */
-  async delete(idOrName: string): Promise<void> {
+  async delete(idOrName: string, { signal }: CallOptions = {}): Promise<void> {
     this.http.leases.drop(idOrName);
-    await this.http.json({ method: "DELETE", path: sandboxPath(idOrName), safe: true });
+    await this.http.json({ method: "DELETE", path: sandboxPath(idOrName), safe: true, signal });
   }
 
-  private async usable(name: string, wait: number | undefined): Promise<Box | null> {
+  private async usable(name: string, { wait, signal }: CreateOptions): Promise<Box | null> {
     try {
-      const box = await this.get(name);
-      if (box.info.status === "expired") await box.delete();
-      else if (wait) await box.start({ wait });
+      const box = await this.get(name, { signal });
+      if (box.info.status === "expired") await box.delete({ signal });
+      else if (wait) await box.start({ wait, signal });
       return box.info.status === "expired" ? null : box;
     } catch (error) {
       if (error instanceof NotFound) return null;

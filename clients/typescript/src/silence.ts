@@ -1,13 +1,14 @@
-/** Gives a request up when nothing moves for too long. */
+/** Gives a request up when the server says and takes nothing for too long. */
 
 import { Timeout } from "./errors.js";
-import { now } from "./retries.js";
+import { milliseconds, now } from "./retries.js";
 
 export class Silence {
   /** Ends the request: when it was silent for too long, or the caller's own signal says so. */
   readonly signal: AbortSignal;
   private readonly own = new AbortController();
   private last = now();
+  private paused = false;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -19,9 +20,21 @@ export class Silence {
     this.look();
   }
 
-  /** Something moved. */
-  touch(): void {
+  /** The time until `resume` is the caller's own: nothing is asked of the server. */
+  pause(): void {
+    this.paused = true;
+  }
+
+  /** From now on the server is waited for. */
+  resume(): void {
+    this.paused = false;
     this.last = now();
+  }
+
+  /** Nobody waits for the request any more, whatever is left of it. */
+  leave(why: unknown): void {
+    this.end();
+    this.own.abort(why);
   }
 
   /** The request is over. */
@@ -31,8 +44,8 @@ export class Silence {
 
   // One timer that looks at the clock, since a timer of each chunk would cost more than the chunk.
   private look(): void {
-    const left = this.last + this.seconds - now();
-    if (left > 0) this.timer = setTimeout(() => this.look(), Math.ceil(left * 1000));
+    const left = this.paused ? this.seconds : this.last + this.seconds - now();
+    if (left > 0) this.timer = setTimeout(() => this.look(), milliseconds(left));
     else this.own.abort(new Timeout(this.words()));
   }
 

@@ -1,5 +1,6 @@
 /** The data of Bay, as the wire has it. The shapes are generated from its OpenAPI document. */
 
+import type { CallOptions } from "./call.js";
 import type { Camel } from "./names.js";
 import type { components } from "./schema.js";
 
@@ -65,7 +66,7 @@ export type ServiceSpec = Partial<Schemas["ServiceBody"]> & { name: string; argv
 type CreateFields = Omit<Asked<"CreateSandbox">, "url" | "secrets" | "services" | "template" | "fromCheckpoint" | "networkPolicy">;
 
 /** The options of `sandboxes.create`; one that is left out is the profile's. */
-export interface CreateOptions extends CreateFields {
+export interface CreateOptions extends CreateFields, CallOptions {
   /** Which port its URL leads to: a number, or settings that make it public. */
   url?: number | Schemas["PortBody"] | null;
   /** Secrets by name; a text is the variable of that name. */
@@ -81,15 +82,14 @@ export interface CreateOptions extends CreateFields {
   existOk?: boolean;
   /** Has a repeated create give the same sandbox; one is made up for each call unless you name it. */
   idempotencyKey?: string;
-  signal?: AbortSignal;
 }
 
 /** The options of `box.update`; one that is left out stays as it is, and null is a value like any other. */
-export interface UpdateOptions extends Omit<Asked<"UpdateSandbox">, "url"> {
+export interface UpdateOptions extends Omit<Asked<"UpdateSandbox">, "url">, CallOptions {
   url?: number | Schemas["PortBody"] | null;
 }
 
-export interface ListOptions {
+export interface ListOptions extends CallOptions {
   status?: Sandbox["status"];
   compute?: Sandbox["compute"];
   profile?: string;
@@ -104,9 +104,8 @@ export interface ListOptions {
 type ExecFields = Omit<Asked<"CreateExec">, "command" | "argv" | "stdin" | "stdinBase64" | "id">;
 
 /** The options of `box.spawn` beside the command; one that is left out is the server's. */
-export interface SpawnOptions extends ExecFields {
+export interface SpawnOptions extends ExecFields, CallOptions {
   stdin?: string | Uint8Array;
-  signal?: AbortSignal;
 }
 
 /** Which part of too much output is kept: the first bytes, the last ones, or half of each. */
@@ -132,14 +131,16 @@ export interface RunOptions {
   /** Its id, `exec-` and 24 hexadecimal digits, where the caller chooses one. */
   execId?: string;
   /** Ends the command when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
-export type KernelOptions = Asked<"CreateKernel">;
-export type ForkOptions = Omit<Asked<"ForkSandbox">, "checkpoint"> & { checkpoint?: string | Checkpoint };
+export type KernelOptions = Asked<"CreateKernel"> & CallOptions;
+export type ForkOptions = Omit<Asked<"ForkSandbox">, "checkpoint"> & {
+  checkpoint?: string | Checkpoint;
+} & CallOptions;
 
 /** The options of `box.python.run` beside the code. */
-export interface CellOptions {
+export interface CellOptions extends CallOptions {
   /** 300 seconds of running. */
   timeoutS?: number;
   /** Set while this code runs. */

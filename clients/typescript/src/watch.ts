@@ -1,14 +1,14 @@
 /** A watch reports changes of files live. */
 
-import type { Call, Query } from "./call.js";
+import type { Call, CallOptions, Query } from "./call.js";
 import { BayError, ConnectionFailed, HostError } from "./errors.js";
 import type { Http } from "./http.js";
-import { Patience, sleep } from "./retries.js";
+import { Patience, sleep, unlessAborted } from "./retries.js";
 import { frameObject, isEnd, Socket } from "./socket.js";
 import type { FileEvent } from "./types.js";
 
 /** The watch that is asked for, and a call that says why it cannot be. */
-export interface Watched {
+export interface Watched extends CallOptions {
   path: string;
   query: Query;
   about: Call;
@@ -17,12 +17,13 @@ export interface Watched {
 /**
  * A directory or a file that is watched; iterate it for the events.
  *
- * Changes after it was opened are reported, until the watched path is removed. An event of type `overflow` says
+ * Changes after it was opened are reported, until the watched path is removed. Leaving the loop closes it. An event of type `overflow` says
  * that others were lost: look again. It also comes after a reconnect, for which the client's `retryS` is the limit.
  */
 export class Watch implements AsyncDisposable {
   private readonly patience: Patience;
   private closed = false;
+  private mending: Promise<FileEvent | null> | null = null;
 
   private constructor(
     private readonly http: Http,
@@ -37,9 +38,13 @@ export class Watch implements AsyncDisposable {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<FileEvent, void> {
-    while (!this.closed) {
-      const event = await this.next();
-      if (event) yield event;
+    try {
+      while (!this.closed) {
+        const event = await this.next();
+        if (event) yield event;
+      }
+    } finally {
+      this.close();
     }
   }
 
@@ -54,36 +59,43 @@ export class Watch implements AsyncDisposable {
   }
 
   private async next(): Promise<FileEvent | null> {
+    const { socket } = this;
+    const { signal } = this.watched;
     try {
-      const found = frameObject(await this.socket.receive()) as unknown as FileEvent;
+      const found = frameObject(await socket.receive(undefined, signal)) as unknown as FileEvent;
       this.patience.renew();
       return found;
     } catch (error) {
       this.closed ||= isEnd(error);
-      return this.closed ? null : this.again(error);
+      if (this.closed || this.socket !== socket) return null;
+      this.mending ??= this.again(error).finally(() => (this.mending = null));
+      return unlessAborted(this.mending, signal);
     }
   }
 
   /** A new connection in place of one that broke. Changes meanwhile are unknown. */
-  private async again(first: unknown): Promise<FileEvent> {
-    for (let error = first; ; ) {
+  private async again(first: unknown): Promise<FileEvent | null> {
+    for (let error = first; !this.closed; ) {
       if (!(error instanceof HostError || error instanceof ConnectionFailed)) throw error;
-      await sleep(this.patience.pause(error));
+      await sleep(this.patience.pause(error), this.watched.signal);
       try {
         this.socket = await connected(this.http, this.watched);
         this.patience.opened();
-        return { type: "overflow" };
+        // It may have been closed meanwhile.
+        if (this.closed) this.close();
+        else return { type: "overflow" };
       } catch (failed) {
         error = failed;
       }
     }
+    return null;
   }
 }
 
-async function connected(http: Http, { path, query, about }: Watched): Promise<Socket> {
-  const socket = await Socket.open(http, path, query, about);
+async function connected(http: Http, { path, query, about, signal }: Watched): Promise<Socket> {
+  const socket = await Socket.open(http, path, query, about, { signal });
   try {
-    if (frameObject(await socket.receive(http.config.timeoutS))["type"] === "watching") return socket;
+    if (frameObject(await socket.receive(http.config.timeoutS, signal))["type"] === "watching") return socket;
   } catch (error) {
     socket.close();
     throw error;

@@ -2,10 +2,10 @@
 // whose first part of a path names a fault.
 
 import assert from "node:assert/strict";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { after, before, test } from "node:test";
 import {
-  BayError, Client, ConnectionFailed, InvalidArgument, NotFound, StorageFull, Timeout,
+  BayError, Box, Client, ConnectionFailed, InvalidArgument, NotFound, Proc, StorageFull, Timeout,
 } from "../../../clients/typescript/dist/index.js";
 
 const client = new Client();
@@ -22,7 +22,9 @@ after(async () => {
 
 /** Resolves once the condition holds, looked at again and again. */
 async function until(condition) {
-  for (const end = Date.now() + 30_000; !(await condition()); ) assert.ok(Date.now() < end, "it never held");
+  for (const end = Date.now() + 30_000; !(await condition()); await new Promise(setImmediate)) {
+    assert.ok(Date.now() < end, "it never held");
+  }
 }
 
 async function running() {
@@ -124,4 +126,262 @@ test("a sandbox of its own has a lease unless it has a ttl, and is deleted at th
   assert.equal(lasting.info.expires_at, null);
   await lasting[Symbol.asyncDispose]();
   await assert.rejects(client.sandboxes.get(lasting.id), NotFound);
+});
+
+// The caller's own time
+
+/** How long the server may be silent in these tests. */
+const QUIET_S = 1;
+
+/** Resolves once a server may be silent no longer. */
+async function silence() {
+  await assert.rejects(behind("mute", { timeoutS: QUIET_S }).health(), Timeout);
+}
+
+test("a reader who is slow is not the server's silence", async () => {
+  const hasty = await new Client({ timeoutS: QUIET_S }).sandboxes.get(box.id);
+  await box.run("mkdir wide; head -c 16000000 /dev/urandom > wide/file", { check: true });
+  let bytes = 0;
+  for await (const piece of hasty.files.archive("wide")) {
+    if (!bytes) await silence();
+    bytes += piece.length;
+  }
+  assert.ok(bytes > 16_000_000);
+  const proc = await hasty.spawn("head -c 16000000 /dev/zero");
+  bytes = 0;
+  for await (const chunk of proc.output({ timeoutS: QUIET_S })) {
+    if (!bytes) await silence();
+    bytes += chunk.data.length;
+  }
+  assert.equal(bytes, 16_000_000);
+});
+
+test("a source that is slow is not the server's silence", async () => {
+  const hasty = await new Client({ timeoutS: QUIET_S }).sandboxes.get(box.id);
+  const source = (async function* () {
+    yield new Uint8Array(1 << 10);
+    await silence();
+    yield new Uint8Array(1 << 10);
+  })();
+  assert.equal(await hasty.files.upload(source, "slow"), 2 << 10);
+});
+
+test("a time limit of any length is one", async () => {
+  const patient = await new Client({ timeoutS: 1e9, retryS: 1e9 }).sandboxes.get(box.id);
+  assert.equal((await patient.run("echo hello", { timeoutS: null })).stdout, "hello\n");
+  const proc = await patient.spawn("echo hello");
+  assert.equal((await proc.wait({ timeoutS: 1e9 })).stdout, "hello\n");
+  const shown = await (await patient.spawn("echo hello")).attach();
+  assert.equal((await shown.read(1e9)).text, "hello\n");
+  shown.close();
+});
+
+// Sources, sockets and readers
+
+test("a source that fails once it is left harms nobody", { timeout: 60_000 }, async () => {
+  const sourceOf = (next) => {
+    const pieces = { next, return: () => Promise.reject(new RangeError("too late")) };
+    return { [Symbol.asyncIterator]: () => pieces };
+  };
+  const endless = sourceOf(async () => ({ done: false, value: new Uint8Array(1 << 16) }));
+  await assert.rejects(boxOf(behind("full")).files.upload(endless, "left"), StorageFull);
+  const abort = new AbortController();
+  const late = sourceOf(async () => {
+    abort.abort(new RangeError("enough"));
+    return { done: false, value: new Uint8Array(1 << 16) };
+  });
+  await assert.rejects(box.files.upload(late, "left", { signal: abort.signal }), { message: "enough" });
+  await box.refresh(); // what is rejected unheard would be told by now
+});
+
+/** Everything that is read. */
+async function all(items) {
+  const found = [];
+  for await (const item of items) found.push(item);
+  return found;
+}
+
+const boxOf = (client) => new Box(client.http, box.info);
+const textOf = (chunks) => chunks.map((chunk) => chunk.text).join("");
+
+test("two waits at once each have all of the output, once", async () => {
+  const proc = await box.spawn("seq 20000");
+  const [one, two] = await Promise.all([proc.wait(), proc.wait()]);
+  const after = await proc.wait();
+  assert.equal(one.stdout.length, 108_894);
+  assert.deepEqual([two.stdout, after.stdout], [one.stdout, one.stdout]);
+  assert.ok(one.ok && two.ok);
+});
+
+test("who waits beside another has a time limit of its own", async () => {
+  const proc = await box.spawn("sleep 600");
+  const abort = new AbortController();
+  const first = proc.wait({ signal: abort.signal });
+  await assert.rejects(proc.wait({ timeoutS: 0.1 }), Timeout);
+  abort.abort();
+  await assert.rejects(first, { name: "AbortError" });
+  await proc.kill();
+  assert.equal((await proc.wait()).signal, 15);
+});
+
+test("two readers of an attachment share its output, and both come to its end", { timeout: 60_000 }, async () => {
+  const proc = await box.spawn(["cat"], { stdinOpen: true });
+  const attached = await proc.attach();
+  const reading = [all(attached), all(attached)];
+  for (const word of ["one\n", "two\n", "three\n"]) await attached.write(word);
+  await attached.sendEof();
+  const [one, two] = await Promise.all(reading);
+  const chunks = [...one, ...two].sort((a, b) => a.offset - b.offset);
+  assert.equal(textOf(chunks), "one\ntwo\nthree\n");
+  assert.equal(attached.exit.exit_code, 0);
+  attached.close();
+});
+
+/** A way to the server that can be cut, and held up. `open` has the connections that are WebSockets. */
+async function relay() {
+  const { hostname, port } = new URL(process.env.BAY_URL);
+  const open = new Set();
+  const way = { open, held: null, cut: () => open.forEach((socket) => socket.destroy()) };
+  const server = createServer((socket) => {
+    socket.on("error", () => undefined);
+    socket.once("data", async (head) => {
+      if (/upgrade: websocket/i.test(head)) {
+        open.add(socket);
+        await way.held;
+      }
+      const upstream = connect(Number(port), hostname);
+      upstream.on("error", () => socket.destroy());
+      upstream.on("close", () => socket.destroy());
+      upstream.write(head);
+      socket.pipe(upstream).pipe(socket);
+    });
+    socket.on("close", () => open.delete(socket));
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  way.client = new Client({ baseUrl: `http://127.0.0.1:${server.address().port}` });
+  way.close = () => server.close();
+  return way;
+}
+
+test("a watch has no connection once its reader has left", { timeout: 60_000 }, async () => {
+  const way = await relay();
+  await box.files.mkdir("seen");
+  const watch = await boxOf(way.client).files.watch("seen");
+  await box.files.write("seen/one", "1");
+  for await (const event of watch) {
+    assert.equal(event.type, "created");
+    break;
+  }
+  await until(() => way.open.size === 0);
+  way.close();
+});
+
+test("a watch that is closed while it connects again has no connection", { timeout: 60_000 }, async () => {
+  const way = await relay();
+  const watch = await boxOf(way.client).files.watch("seen");
+  const reading = all(watch);
+  let release;
+  way.held = new Promise((resolve) => (release = resolve));
+  const before = new Set(way.open);
+  way.cut();
+  await until(() => [...way.open].some((socket) => !before.has(socket)));
+  watch.close();
+  release();
+  await reading;
+  await until(() => way.open.size === 0);
+  way.close();
+});
+
+test("two readers of a watch connect again once", { timeout: 60_000 }, async () => {
+  const way = await relay();
+  const watch = await boxOf(way.client).files.watch("seen");
+  const types = new Set();
+  const reading = [0, 1].map(async () => {
+    for await (const event of watch) types.add(event.type);
+  });
+  way.cut();
+  await until(() => types.has("overflow"));
+  await until(() => way.open.size === 1);
+  watch.close();
+  await Promise.all(reading);
+  await until(() => way.open.size === 0);
+  way.close();
+});
+
+// Signals
+
+/** Calls that would wait for ever, each of which a signal ends. */
+const WAITING = {
+  "an answer": (deaf, signal) => deaf.refresh({ signal }),
+  "a page": (deaf, signal) => all(deaf.execs.list({ signal })),
+  "past events": (deaf, signal) => all(deaf.events({ follow: false, signal })),
+  "live events": (deaf, signal) => all(deaf.events({ signal })),
+  "a file": (deaf, signal) => deaf.files.readText("file", { signal }),
+  "a listing": (deaf, signal) => all(deaf.files.walk(".", { signal })),
+  "a start": (deaf, signal) => deaf.start({ wait: 600, signal }),
+  "an archive": (deaf, signal) => all(deaf.exportCheckpoint("one", { signal })),
+  "a service": (deaf, signal) => deaf.services.waitReady("web", { signal }),
+  "input that is taken": (deaf, signal) => new Proc(deaf.http, deaf.id, { id: "exec-1" }).write("x", { signal }),
+  "an attachment": (deaf, signal) => deaf.terminal({ signal }),
+  "a watch": (deaf, signal) => deaf.files.watch(".", { signal }),
+  "a tunnel": (deaf, signal) => deaf.tunnel(80, { signal }),
+};
+
+for (const [name, call] of Object.entries(WAITING)) {
+  test(`a signal ends the wait for ${name}`, { timeout: 60_000 }, async () => {
+    const abort = new AbortController();
+    const waiting = call(boxOf(behind("mute")), abort.signal);
+    waiting.catch(() => undefined);
+    await new Promise(setImmediate);
+    abort.abort(new RangeError("enough"));
+    await assert.rejects(waiting, { message: "enough" });
+  });
+}
+
+test("a signal ends a wait that asks again and again", { timeout: 60_000 }, async () => {
+  const abort = new AbortController();
+  const waiting = [
+    box.waitFor(1, { timeoutS: 600, signal: abort.signal }),
+    all(behind("", { retryS: 600, baseUrl: "http://127.0.0.1:1" }).events({ signal: abort.signal })),
+  ];
+  for (const one of waiting) one.catch(() => undefined);
+  await box.refresh();
+  abort.abort(new RangeError("enough"));
+  for (const one of waiting) await assert.rejects(one, { message: "enough" });
+});
+
+test("a signal ends one read of an attachment, and the next goes on", { timeout: 60_000 }, async () => {
+  const proc = await box.spawn(["cat"], { stdinOpen: true });
+  const attached = await proc.attach();
+  const abort = new AbortController();
+  const reading = attached.read(undefined, { signal: abort.signal });
+  abort.abort(new RangeError("enough"));
+  await assert.rejects(reading, { message: "enough" });
+  await attached.write("still here");
+  assert.equal((await attached.read()).text, "still here");
+  await assert.rejects(attached.write("x", { signal: abort.signal }), { message: "enough" });
+  attached.close();
+  await proc.kill();
+});
+
+test("a signal ends a watch", { timeout: 60_000 }, async () => {
+  const abort = new AbortController();
+  const watch = await box.files.watch(".", { signal: abort.signal });
+  const reading = all(watch);
+  abort.abort(new RangeError("enough"));
+  await assert.rejects(reading, { message: "enough" });
+});
+
+test("a reader whose signal was aborted gets nothing more", { timeout: 60_000 }, async () => {
+  const proc = await box.spawn("seq 100000");
+  const abort = new AbortController();
+  let chunks = 0;
+  const reading = async () => {
+    for await (const _ of proc.output({ signal: abort.signal })) {
+      chunks += 1;
+      abort.abort(new RangeError("enough"));
+    }
+  };
+  await assert.rejects(reading, { message: "enough" });
+  assert.equal(chunks, 1);
 });
