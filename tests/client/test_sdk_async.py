@@ -32,6 +32,42 @@ async def test_a_sandbox_runs_keeps_files_and_goes(aclient: bay.AsyncClient) -> 
         await aclient.sandboxes.get("async")
 
 
+async def test_two_waits_at_once_each_have_all_of_the_output_once(aclient: bay.AsyncClient) -> None:
+    results: list[bay.RunResult] = []
+
+    async def wait(proc: bay.AsyncProc) -> None:
+        results.append(await proc.wait(60))
+
+    async with aclient.sandbox() as box:
+        proc = await box.spawn("seq 20000")
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait, proc)
+            group.start_soon(wait, proc)
+    whole = "".join(f"{number}\n" for number in range(1, 20001))
+    assert [(result.stdout, result.ok) for result in results] == [(whole, True)] * 2
+
+
+async def test_a_wait_that_is_cancelled_leaves_the_rest_to_the_other(aclient: bay.AsyncClient) -> None:
+    async with aclient.sandbox() as box:
+        proc = await box.spawn("echo one; read line; echo $line", stdin_open=True)
+        results: list[bay.RunResult] = []
+
+        async def wait() -> None:
+            results.append(await proc.wait(60))
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as first:
+                    first.start_soon(wait)
+                    await proc.refresh()
+                    group.start_soon(wait)
+                    with pytest.raises(bay.Timeout, match="still runs"):
+                        await proc.wait(0.1)
+                    scope.cancel()
+            await proc.write("two\n")
+        assert [result.stdout for result in results] == ["one\ntwo\n"]
+
+
 async def test_output_is_followed(aclient: bay.AsyncClient) -> None:
     async with aclient.sandbox() as box:
         proc = await box.spawn("echo one; sleep 0.05; echo two; exit 3")

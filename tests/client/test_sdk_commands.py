@@ -154,6 +154,26 @@ def test_wait_that_is_too_short_is_a_timeout_and_leaves_the_command(box: bay.Box
     assert proc.kill().signal == 15
 
 
+def test_two_waits_at_once_each_have_all_of_the_output_once(box: bay.Box) -> None:
+    proc = box.spawn("seq 20000")
+    with ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(proc.wait, 60) for _ in range(2)]
+        one, two = (wait.result(60) for wait in waiting)
+    assert one.stdout == "".join(f"{number}\n" for number in range(1, 20001))
+    assert (two.stdout, proc.wait(60).stdout) == (one.stdout, one.stdout)
+    assert (one.ok, two.ok) == (True, True)
+
+
+def test_a_wait_beside_another_has_a_time_limit_of_its_own(box: bay.Box) -> None:
+    proc = box.spawn("echo begun; sleep 600")
+    with ThreadPoolExecutor() as threads:
+        longer = threads.submit(proc.wait, 60)
+        with pytest.raises(bay.Timeout, match="still runs"):
+            proc.wait(0.1)
+        proc.kill()
+        assert longer.result(60).stdout == "begun\n"
+
+
 def test_kill_of_an_ended_command_is_no_error(box: bay.Box) -> None:
     proc = box.spawn("true")
     proc.wait()

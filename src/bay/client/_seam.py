@@ -19,6 +19,9 @@ T = TypeVar("T")
 CLEANUP_S = 10.0
 """How long giving a sandbox or a temporary file back may take when the caller is already leaving."""
 
+_LONGEST_S = threading.TIMEOUT_MAX
+"""The longest time that a thread can wait for a lock."""
+
 
 async def async_sleep(seconds: float) -> None:
     """Wait without holding up the event loop."""
@@ -48,6 +51,31 @@ def async_lock() -> "anyio.Lock":
 def lock() -> threading.Lock:
     """A lock for threads."""
     return threading.Lock()
+
+
+@asynccontextmanager
+async def async_turn(lock: "anyio.Lock", timeout_s: float | None) -> AsyncGenerator[bool, None]:
+    """Whether the lock is held within, for which a task waits so long at most; None: for ever."""
+    is_held = False
+    with anyio.move_on_after(timeout_s):
+        await lock.acquire()
+        is_held = True
+    try:
+        yield is_held
+    finally:
+        if is_held:
+            lock.release()
+
+
+@contextmanager
+def turn(lock: threading.Lock, timeout_s: float | None) -> Generator[bool, None, None]:
+    """Whether the lock is held within, for which a thread waits so long at most; None: for ever."""
+    is_held = lock.acquire(timeout=-1 if timeout_s is None else max(0.0, min(timeout_s, _LONGEST_S)))
+    try:
+        yield is_held
+    finally:
+        if is_held:
+            lock.release()
 
 
 @asynccontextmanager

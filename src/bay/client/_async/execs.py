@@ -14,7 +14,7 @@ from bay.client._follow import Cursor, Limit
 from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._options import STDIN_BYTES, SpawnOptions, exec_body, spawn_body
 from bay.client._results import Collected, RunResult, chunks_of
-from bay.client._seam import async_beside, async_cleanup, async_sleep
+from bay.client._seam import async_beside, async_cleanup, async_lock, async_sleep, async_turn
 from bay.client._waits import BETWEEN_S, ENDING_S, GRACE_S, TAKING_S, still_running
 from bay.errors import BayError, Conflict, NotFound
 from bay.ids import new_id
@@ -35,6 +35,8 @@ class AsyncProc(AsyncSandboxNoun):
         self.info = info
         self._collected = collected if info.wait_for_reader else None
         """The output that `wait` has read so far; None where another reader has it."""
+        self._collecting = async_lock()
+        """Guards `_collected` while a `wait` reads: two at once would read everything twice."""
         self._was_read = False
 
     @property
@@ -153,15 +155,18 @@ class AsyncProc(AsyncSandboxNoun):
     async def _collect(self, collected: Collected, timeout_s: float | None) -> RunResult:
         """Read its output into `collected` until it ends."""
         limit = Limit(timeout_s, str(still_running(self.id, timeout_s)))
-        cursor = self._cursor(None, limit, follow=True, claims=True)
-        cursor.next = collected.next_offset
-        async with aclosing(self._http.followed(cursor)) as chunks:
-            async for chunk in chunks:
-                collected.add((chunk,))
-        self.info = cursor.info
-        with suppress(NotFound):  # it has ended long ago
-            await self.refresh()
-        return collected.result(self.info)
+        async with async_turn(self._collecting, timeout_s) as is_held:
+            if not is_held:
+                raise still_running(self.id, timeout_s)
+            cursor = self._cursor(None, limit, follow=True, claims=True)
+            cursor.next = collected.next_offset
+            async with aclosing(self._http.followed(cursor)) as chunks:
+                async for chunk in chunks:
+                    collected.add((chunk,))
+            self.info = cursor.info
+            with suppress(NotFound):  # it has ended long ago
+                await self.refresh()
+            return collected.result(self.info)
 
     def _result(self, collected: Collected, info: Exec) -> RunResult:
         """The result of a command that has ended, with what `info` brings of its output."""

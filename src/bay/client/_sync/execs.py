@@ -14,7 +14,7 @@ from bay.client._follow import Cursor, Limit
 from bay.client._frames import FRAME_BYTES, Door, Progress
 from bay.client._options import STDIN_BYTES, SpawnOptions, exec_body, spawn_body
 from bay.client._results import Collected, RunResult, chunks_of
-from bay.client._seam import beside, cleanup, sleep
+from bay.client._seam import beside, cleanup, lock, sleep, turn
 from bay.client._sync.attach import Attachment
 from bay.client._sync.http import Body, Http, SandboxNoun
 from bay.client._waits import BETWEEN_S, ENDING_S, GRACE_S, TAKING_S, still_running
@@ -35,6 +35,8 @@ class Proc(SandboxNoun):
         self.info = info
         self._collected = collected if info.wait_for_reader else None
         """The output that `wait` has read so far; None where another reader has it."""
+        self._collecting = lock()
+        """Guards `_collected` while a `wait` reads: two at once would read everything twice."""
         self._was_read = False
 
     @property
@@ -152,15 +154,18 @@ class Proc(SandboxNoun):
     def _collect(self, collected: Collected, timeout_s: float | None) -> RunResult:
         """Read its output into `collected` until it ends."""
         limit = Limit(timeout_s, str(still_running(self.id, timeout_s)))
-        cursor = self._cursor(None, limit, follow=True, claims=True)
-        cursor.next = collected.next_offset
-        with closing(self._http.followed(cursor)) as chunks:
-            for chunk in chunks:
-                collected.add((chunk,))
-        self.info = cursor.info
-        with suppress(NotFound):  # it has ended long ago
-            self.refresh()
-        return collected.result(self.info)
+        with turn(self._collecting, timeout_s) as is_held:
+            if not is_held:
+                raise still_running(self.id, timeout_s)
+            cursor = self._cursor(None, limit, follow=True, claims=True)
+            cursor.next = collected.next_offset
+            with closing(self._http.followed(cursor)) as chunks:
+                for chunk in chunks:
+                    collected.add((chunk,))
+            self.info = cursor.info
+            with suppress(NotFound):  # it has ended long ago
+                self.refresh()
+            return collected.result(self.info)
 
     def _result(self, collected: Collected, info: Exec) -> RunResult:
         """The result of a command that has ended, with what `info` brings of its output."""
