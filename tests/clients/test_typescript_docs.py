@@ -29,7 +29,7 @@ declare module "node:fs" {
 }
 declare module "node:net" {
   export interface Socket {
-    pipe(other: object): Socket;
+    destroy(): void;
   }
   export interface Server {
     listen(port: number, host: string, listening: () => void): void;
@@ -39,7 +39,8 @@ declare module "node:net" {
   export function createServer(serve: (socket: Socket) => void): Server;
 }
 declare module "node:stream" {
-  export const Duplex: { fromWeb(pair: { readable: object; writable: object }): { pipe(other: object): void } };
+  export const Duplex: { fromWeb(pair: { readable: object; writable: object }): object };
+  export function pipeline(from: object, through: object, to: object, ended: () => void): void;
   export const Writable: { toWeb(stream: object): WritableStream<Uint8Array> };
 }
 """

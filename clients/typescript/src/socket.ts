@@ -32,6 +32,8 @@ const CLOSED: Record<number, typeof BayError> = {
 /** So much may wait to be sent before `send` waits too. */
 const BUFFERED_BYTES = 1 << 20;
 const LOOK_S = 0.01;
+/** How long saying goodbye may take. */
+const CLOSE_S = 2;
 
 /** The error of a close by the server with `code`. */
 function closeError(code: number, reason: string, url: string): BayError {
@@ -68,6 +70,8 @@ export class Socket {
   /** In the order in which they came: each frame is one reader's. */
   private readonly waiting: Waiting[] = [];
   private failed: BayError | null = null;
+  private isOver = (): void => undefined;
+  private readonly over = new Promise<void>((resolve) => (this.isOver = resolve));
 
   private constructor(
     private readonly socket: WebSocket,
@@ -112,7 +116,7 @@ export class Socket {
   async send(frame: Frame, signal?: AbortSignal): Promise<void> {
     while (!this.broken && this.socket.bufferedAmount > BUFFERED_BYTES) await sleep(LOOK_S, signal);
     signal?.throwIfAborted();
-    if (this.broken) throw this.failed ?? closeError(1006, "", this.url);
+    if (this.broken) throw await this.why(signal);
     this.socket.send(frame as string | Uint8Array<ArrayBuffer>);
   }
 
@@ -138,6 +142,12 @@ export class Socket {
     }
   }
 
+  /** Why it is broken, which the other side may have said without it being heard yet. */
+  private async why(signal: AbortSignal | undefined): Promise<BayError> {
+    await within(this.over, CLOSE_S, signal);
+    return this.failed ?? closeError(1006, "", this.url);
+  }
+
   private took(data: string | ArrayBuffer): void {
     const frame = typeof data === "string" ? data : new Uint8Array(data);
     const first = this.waiting.shift();
@@ -147,6 +157,7 @@ export class Socket {
 
   private ended(error: BayError): void {
     this.failed ??= error;
+    this.isOver();
     for (const one of this.waiting.splice(0)) one.fail(this.failed);
   }
 

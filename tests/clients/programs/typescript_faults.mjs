@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { connect, createServer } from "node:net";
 import { after, before, test } from "node:test";
 import {
-  BayError, Box, Client, ConnectionFailed, InvalidArgument, NotFound, Proc, StorageFull, Timeout,
+  BayError, Box, Client, Conflict, ConnectionFailed, InvalidArgument, NotFound, Proc, StorageFull, Timeout,
 } from "../../../clients/typescript/dist/index.js";
 
 const client = new Client();
@@ -306,6 +306,33 @@ test("two readers of a watch connect again once", { timeout: 60_000 }, async () 
   await Promise.all(reading);
   await until(() => way.open.size === 0);
   way.close();
+});
+
+test("the end of a tunnel that closes just then is no error", { timeout: 60_000 }, async () => {
+  const made = [];
+  const own = globalThis.WebSocket;
+  globalThis.WebSocket = class extends EventTarget {
+    readyState = 1;
+    bufferedAmount = 0;
+    constructor() {
+      super();
+      made.push(this);
+      queueMicrotask(() => this.dispatchEvent(new Event("open")));
+    }
+    close() {}
+  };
+  try {
+    const tunnel = await box.tunnel(80);
+    made[0].readyState = 2; // the other side has said so, and it is not heard yet
+    const ending = tunnel.sendEof();
+    await new Promise(setImmediate);
+    made[0].dispatchEvent(Object.assign(new Event("close"), { code: 1000, reason: "" }));
+    await ending;
+    await assert.rejects(tunnel.send("more"), Conflict);
+    assert.equal((await tunnel.receive()).length, 0);
+  } finally {
+    globalThis.WebSocket = own;
+  }
 });
 
 // Signals
