@@ -9,7 +9,7 @@ import { events, type EventOptions } from "./events.js";
 import { Execs, type Command, type Proc } from "./execs.js";
 import { Files } from "./files.js";
 import type { Http } from "./http.js";
-import { KernelRuns, Kernels } from "./kernels.js";
+import { Kernels, Python } from "./kernels.js";
 import { wire } from "./names.js";
 import { Network } from "./network.js";
 import { Ports, type FetchOptions } from "./ports.js";
@@ -54,8 +54,7 @@ export class Box extends Checkpoints implements AsyncDisposable {
   readonly files: Files;
   readonly execs: Execs;
   readonly kernels: Kernels;
-  /** The default Python kernel, made by the first code that is run in it. */
-  readonly python: KernelRuns;
+  readonly python: Python;
   readonly browser: Browser;
   readonly services: Services;
   readonly network: Network;
@@ -69,7 +68,7 @@ export class Box extends Checkpoints implements AsyncDisposable {
     this.files = new Files(http, info.id);
     this.execs = new Execs(http, info.id);
     this.kernels = new Kernels(http, info.id);
-    this.python = new KernelRuns(http, info.id, "default");
+    this.python = new Python(http, info.id);
     this.browser = new Browser(http, info.id);
     this.services = new Services(http, info.id);
     this.network = new Network(http, info.id);
@@ -197,11 +196,14 @@ export class Box extends Checkpoints implements AsyncDisposable {
     return this.ask({ method: "POST", path: this.of(checkpoint, "restore"), waitS: COPY_S, signal });
   }
 
-  /** New sandboxes with files of their own that begin as those of a checkpoint, or as they are now. */
-  async fork({ checkpoint, signal, ...rest }: ForkOptions = {}): Promise<Box[]> {
+  /**
+   * New sandboxes with files of their own that begin as those of a checkpoint, or as they are now. They live on when
+   * this one is deleted; at the end of an `await using` block of theirs all are deleted.
+   */
+  async fork({ checkpoint, signal, ...rest }: ForkOptions = {}): Promise<Boxes> {
     const body = wire({ ...rest, checkpoint: checkpoint && ref(checkpoint) });
     const made = await this.http.all<Sandbox>(once(this.path("fork"), body, undefined, { waitS: COPY_S, signal }));
-    return made.map((info) => new Box(this.http, info));
+    return Boxes.from(made, (info) => new Box(this.http, info)) as Boxes;
   }
 
   /** Give the compute back; files stay, processes end. Again is no error. */
@@ -237,5 +239,19 @@ export class Box extends Checkpoints implements AsyncDisposable {
   private async ask(call: Call): Promise<Sandbox> {
     this.info = await this.http.json<Sandbox>(call);
     return this.info;
+  }
+}
+
+/** Sandboxes that were made together. At the end of an `await using` block all are deleted. */
+export class Boxes extends Array<Box> implements AsyncDisposable {
+  // What is mapped or filtered is a plain array.
+  static override get [Symbol.species](): ArrayConstructor {
+    return Array;
+  }
+
+  /** Delete each, also when another cannot be; the first such error is thrown. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const done = await Promise.allSettled(Array.from(this, (box) => box.delete()));
+    for (const one of done) if (one.status === "rejected") throw one.reason;
   }
 }

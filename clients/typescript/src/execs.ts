@@ -125,8 +125,8 @@ export class Proc extends SandboxNoun {
   }
 
   /** Give it all of a stream by one request, as fast as it takes it. Its stdin stays open. */
-  async feed(source: Source, options: CallOptions = {}): Promise<void> {
-    await this.http.json(this.stdin(false, options, source));
+  async feed(pieces: Source, options: CallOptions = {}): Promise<void> {
+    await this.http.json(this.stdin(false, options, pieces));
   }
 
   /** Close its input, after what was written before. */

@@ -1,6 +1,6 @@
 /** The files of a sandbox. A path is absolute, or relative to /workspace. */
 
-import { joined, toText, type Source } from "./bytes.js";
+import { joined, type Source } from "./bytes.js";
 import { COPY_S, get, type Call, type CallOptions } from "./call.js";
 import { Fetch } from "./content.js";
 import { BayError, FileMissing, InvalidArgument, PayloadTooLarge } from "./errors.js";
@@ -74,9 +74,12 @@ export class Files extends SandboxNoun {
     return joined(parts);
   }
 
-  /** A file as UTF-8 text; undecodable bytes are replaced. */
-  async readText(path: string, options: CallOptions = {}): Promise<string> {
-    return toText(await this.read(path, { signal: options.signal }));
+  /** A file as text, in UTF-8 unless an encoding is named; undecodable bytes are replaced. */
+  async readText(
+    path: string,
+    { encoding = "utf-8", signal }: CallOptions & { encoding?: string } = {},
+  ): Promise<string> {
+    return new TextDecoder(encoding).decode(await this.read(path, { signal }));
   }
 
   /** A file piece by piece, in constant memory. A broken connection is taken up where it broke. */
@@ -90,8 +93,8 @@ export class Files extends SandboxNoun {
   }
 
   /** Bring a file into a stream, which is closed at its end; gives its size in bytes. */
-  async download(path: string, target: WritableStream<Uint8Array>, options: ReadOptions = {}): Promise<number> {
-    return saved(this.stream(path, options), target);
+  async download(remote: string, target: WritableStream<Uint8Array>, options: ReadOptions = {}): Promise<number> {
+    return saved(this.stream(remote, options), target);
   }
 
   /** Write a file whole (text as UTF-8), with its parent directories, in one step; gives its size in bytes. */
@@ -100,8 +103,8 @@ export class Files extends SandboxNoun {
   }
 
   /** Write a file from a blob, a stream or an iterable, in constant memory; gives its size in bytes. */
-  async upload(source: Source, path: string, { mode, signal }: WriteOptions = {}): Promise<number> {
-    const query = { path, mode: octal(mode) };
+  async upload(source: Source, remote: string, { mode, signal }: WriteOptions = {}): Promise<number> {
+    const query = { path: remote, mode: octal(mode) };
     const call: Call = { method: "PUT", path: this.path("content"), query, content: source, headers: BYTES, safe: true };
     return (await this.http.json<FileInfo>({ ...call, signal })).size ?? 0;
   }
@@ -184,8 +187,15 @@ export class Files extends SandboxNoun {
     }
   }
 
+  /** The same in memory. */
+  async readArchive(path = ".", options: ArchiveOptions = {}): Promise<Uint8Array> {
+    const parts: Uint8Array[] = [];
+    for await (const part of this.archive(path, options)) parts.push(part);
+    return joined(parts);
+  }
+
   /** Unpack a tar below a directory, which is made; gives the bytes of its files. Other files there stay. */
-  async unpack(source: Source, path = ".", { gzip = false, signal }: ArchiveOptions = {}): Promise<number> {
+  async writeArchive(source: Source, path = ".", { gzip = false, signal }: ArchiveOptions = {}): Promise<number> {
     const query = { path, format: format(gzip) };
     const call: Call = { method: "PUT", path: this.path("archive"), query, content: source, safe: true };
     return (await this.http.json<{ bytes: number }>({ ...call, headers: BYTES, signal })).bytes;
@@ -224,6 +234,21 @@ export class Files extends SandboxNoun {
     { recursive = false, signal }: CallOptions & { recursive?: boolean } = {},
   ): Promise<FileInfo> {
     return this.post<FileInfo>("chmod", { path, mode: octal(mode), recursive }, signal, true);
+  }
+
+  /**
+   * Give it to a user, a group or both, by name or number, where the profile allows root (else Forbidden). With
+   * `recursive` also what is in a directory.
+   */
+  async chown(
+    path: string,
+    user: string | number | null = null,
+    group: string | number | null = null,
+    { recursive = false, signal }: CallOptions & { recursive?: boolean } = {},
+  ): Promise<FileInfo> {
+    const whose = typeof user === "number" ? { uid: user } : { user: user ?? undefined };
+    const of = typeof group === "number" ? { gid: group } : { group: group ?? undefined };
+    return this.post<FileInfo>("chown", { path, recursive, ...whose, ...of }, signal, true);
   }
 
   /** Remove a file, or a directory with its content; Conflict if not empty and not `recursive`. */

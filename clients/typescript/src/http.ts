@@ -149,9 +149,9 @@ export class Http {
   }
 
   /** The answer of an app in a sandbox, whatever its status; Bay's own error in its place is thrown. */
-  async ask(call: Call): Promise<Response> {
+  async ask(call: Call, timeoutS = this.config.timeoutS): Promise<Response> {
     return this.tried(call, async () => {
-      const silence = new Silence(this.config.url, this.config.timeoutS, call.signal);
+      const silence = new Silence(this.config.url, timeoutS, call.signal);
       const response = await this.send(call, silence);
       silence.end();
       // Bay adds a policy to everything that an app answers by path, and to nothing of its own.

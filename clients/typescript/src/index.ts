@@ -3,7 +3,7 @@
 export type { Admin } from "./admin.js";
 export { Attachment, type AttachOptions } from "./attach.js";
 export type { Audit, AuditOptions } from "./audit.js";
-export { Box, type ShellOptions, type TerminalOptions, type WaitOptions } from "./box.js";
+export { Box, Boxes, type ShellOptions, type TerminalOptions, type WaitOptions } from "./box.js";
 export type { BatchOptions, Browser, BrowserOptions } from "./browser.js";
 export type { BuildOptions } from "./builds.js";
 export type { Source } from "./bytes.js";
@@ -20,7 +20,7 @@ export type { ArchiveOptions, Files, ListFilesOptions, MoveOptions, ReadOptions,
 export type { AnnotateOptions, HistoryOptions } from "./history.js";
 export type { Images, PullOptions } from "./images.js";
 export type { KeyOptions, Keys, ListKeysOptions } from "./keys.js";
-export { Repl, type KernelRuns, type Kernels } from "./kernels.js";
+export { Repl, type Kernels, type Python } from "./kernels.js";
 export type { Network } from "./network.js";
 export { OutputChunk, type Stream } from "./output.js";
 export type { FetchOptions, LinkOptions, Ports } from "./ports.js";

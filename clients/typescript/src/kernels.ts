@@ -47,6 +47,13 @@ export class KernelRuns extends SandboxNoun {
   }
 }
 
+/** The default Python kernel of a sandbox, made by the first code that is run in it. */
+export class Python extends KernelRuns {
+  constructor(http: Http, sandboxId: string) {
+    super(http, sandboxId, "default");
+  }
+}
+
 /** A kernel of a sandbox, to run code in. `info` is what was last heard of it. */
 export class Repl extends KernelRuns {
   constructor(

@@ -15,6 +15,8 @@ export interface FetchOptions extends CallOptions {
   content?: Source;
   /** The body as JSON. */
   json?: Record<string, unknown>;
+  /** Until it answers: 60 seconds, or the client's `timeoutS`. */
+  timeoutS?: number;
 }
 
 export interface LinkOptions extends CallOptions {
@@ -46,10 +48,11 @@ export class Ports extends SandboxNoun {
    * the app's, whatever its status; redirects are not followed. Throws PortClosed when nothing listens.
    */
   async fetch(port: number, path = "/", options: FetchOptions = {}): Promise<Response> {
-    const { method = "GET", headers = {}, content, json, signal } = options;
+    const { method = "GET", headers = {}, content, json, timeoutS, signal } = options;
     const safe = ["GET", "HEAD", "OPTIONS"].includes(method);
     const base = `${this.path(checkedPort(port))}/${checkedWay(path)}`;
-    return this.http.ask({ method, path: base, headers: checkedHeaders(headers), content, body: json, safe, signal });
+    const call = { method, path: base, headers: checkedHeaders(headers), content, body: json, safe, signal };
+    return this.http.ask(call, timeoutS);
   }
 
   /** A URL that opens the port to its bearer, for `expiresIn` seconds (or `"10m"`); with `once` it opens once. */

@@ -29,10 +29,8 @@ export class Services extends SandboxNoun {
    * Define a service: a new one, or in place of one of that name, restarted if it differs. With `wait` it answers
    * once the service is ready, as `waitReady` does within so many seconds.
    */
-  async put(
-    { name, ...body }: ServiceSpec,
-    { wait, signal }: CallOptions & { wait?: number } = {},
-  ): Promise<Service> {
+  async put(spec: ServiceSpec, { wait, signal }: CallOptions & { wait?: number } = {}): Promise<Service> {
+    const { name, ...body } = spec;
     const made = await this.http.json<Service>({ method: "PUT", path: this.path(name), body, safe: true, signal });
     return wait ? this.waitReady(name, { timeoutS: wait, signal }) : made;
   }

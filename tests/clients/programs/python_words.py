@@ -175,6 +175,13 @@ def chmod(stage: Stage, _: Any, step: Json) -> Json:
 
 
 @word
+def chown_to_itself(stage: Stage, _: Any, step: Json) -> Json:
+    found = stage.box.files.stat(step["path"])
+    changed = stage.box.files.chown(step["path"], found.uid, found.gid)
+    return {"is_it": (found.uid, found.gid) == (changed.uid, changed.gid)}
+
+
+@word
 def stat(stage: Stage, _: Any, step: Json) -> Json:
     return of_file(stage.box.files.stat(**step))
 

@@ -69,6 +69,11 @@ const WORDS = {
   move_file: async ({ box }, _, { source, destination }) => ofFile(await box.files.move(source, destination)),
   mkdir: async ({ box }, _, { path }) => ofFile(await box.files.mkdir(path)),
   chmod: async ({ box }, _, { path, mode }) => ofFile(await box.files.chmod(path, mode)),
+  chown_to_itself: async ({ box }, _, { path }) => {
+    const { uid, gid } = await box.files.stat(path);
+    const { uid: user, gid: group } = await box.files.chown(path, uid, gid);
+    return { is_it: uid === user && gid === group };
+  },
   stat: async ({ box }, _, { path }) => ofFile(await box.files.stat(path)),
   list_files: async ({ box }, _, { path }) => ({ names: namesOf(await box.files.list(path)) }),
   walk_files: async ({ box }, _, { path }) => ({ names: namesOf(await all(box.files.walk(path))) }),
@@ -80,7 +85,7 @@ const WORDS = {
   delete_file: ({ box }, _, { path, ...options }) => box.files.delete(path, options),
   exists: async ({ box }, _, { path }) => ({ exists: await box.files.exists(path) }),
   copy_archive: async ({ box }, _, { source, destination }) => ({
-    bytes: await box.files.unpack(new Blob(await all(box.files.archive(source))), destination),
+    bytes: await box.files.writeArchive(await box.files.readArchive(source), destination),
   }),
   watch: async ({ box }, _, { path, write }) => {
     const watch = await box.files.watch(path);
@@ -112,10 +117,12 @@ const WORDS = {
   restore: async ({ box }, _, { checkpoint }) => void (await box.restore(checkpoint)),
   delete_checkpoint: ({ box }, _, { checkpoint }) => box.deleteCheckpoint(checkpoint),
   fork: async ({ box }, _, { checkpoint, path }) => {
-    const [made] = await box.fork({ checkpoint });
-    const text = await made.files.readText(path);
-    await made.delete();
-    return { text };
+    const forks = await box.fork({ checkpoint });
+    try {
+      return { text: await forks[0].files.readText(path) };
+    } finally {
+      await forks[Symbol.asyncDispose]();
+    }
   },
   set_network: async ({ box }, _, { mode, rules }) => ofPolicy(await box.network.set(mode, rules)),
   get_network: async ({ box }) => ofPolicy(await box.network.get()),
