@@ -21,6 +21,7 @@ from bench.restarting import restart
 from bench.running import exec_many, exec_true, warm
 from bench.starting import burst, cold, patterns, pool
 from bench.storage import checkpoints, machine
+from bench.store import store
 
 CASES: dict[str, Case] = {
     "clients": clients,
@@ -41,6 +42,7 @@ CASES: dict[str, Case] = {
     "idle200": idle,
     "density": density,
     "list": listing,
+    "store": store,
     "restart": restart,
     "checkpoint": checkpoints,
     "machine": machine,

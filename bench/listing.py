@@ -67,12 +67,13 @@ def empty(database: Path) -> None:
 
 def _insert(connection: Connection, numbers: range) -> None:
     now = datetime.now(UTC)
-    made = [row for number in numbers for row in _rows(number, now)]
+    made = [row for number in numbers for row in rows_of(number, now)]
     for table in (schema.cargos, schema.sandboxes, schema.sessions):
         connection.execute(insert(table), [rows[table] for rows in made])
 
 
-def _rows(number: int, now: datetime) -> Iterator[dict[Table, dict[str, Any]]]:
+def rows_of(number: int, now: datetime) -> Iterator[dict[Table, dict[str, Any]]]:
+    """The rows of a sandbox of `OWNER` with that number, and of those beside it."""
     yield _sandbox(number, OWNER, now, deleted=False)
     if number % 8 == 0:
         yield _sandbox(number, f"other-{number % 5}", now, deleted=False)
