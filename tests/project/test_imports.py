@@ -49,11 +49,13 @@ GROUPS = {
     "bay.server.backends": "app",
     "bay.server.control_plane": "app",
     "bay.server.offline.backup": "app",
+    "bay.server.offline.database_choice": "app",
     "bay.server.offline.doctor": "app",
     "bay.server.offline.repairs": "app",
     "bay.server.embedded": "app",
     "bay.server.offline.leftover_runs": "app",
     "bay.server.offline.secrets_key": "app",
+    "bay.server.offline.store_migration": "app",
     "bay.server.main": "app",
     "bay.testing": "testing",  # suites for other people's backends: it alone imports pytest
     "bay.client": "client",

@@ -11,6 +11,7 @@ from page_rows import NotRun, ReadBy, Run, RunBy, Serve, Shown, World
 INTERRUPT = "\x03"
 LOOPBACK = "the tests have no network but loopback, and this asks a server of the internet"
 REGISTRY = "the tests have no network but loopback, and this asks a package registry"
+NO_POSTGRES = "the server that it names is one of the reader's; tests/server/offline moves rows to a real one"
 
 CLONE = "cp -r /path/to/the/clone/deploy ."
 HAS_CLONED = """
@@ -555,6 +556,16 @@ await deployment.stop()
                 above={"bay ports web  ": "until bay ports web | grep 8000; do sleep 0.1; done"},
                 says=("8000",),
             ),
+        ),
+    ),
+    "docs/postgresql.md": World(
+        bay=False,
+        rows=(
+            NotRun("pip install", REGISTRY),
+            NotRun("sudo -u postgres", "it asks a person for a password, and a server of the whole machine"),
+            NotRun("BAY_DATABASE_URL=", NO_POSTGRES),
+            NotRun("systemctl stop bay\nbay admin backup", NO_POSTGRES),
+            NotRun("systemctl stop bay\npg_dump", NO_POSTGRES),
         ),
     ),
     "docs/quickstart.md": World(

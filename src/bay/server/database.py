@@ -45,7 +45,7 @@ async def check_belongs(store: Store, settings: Settings, name: str) -> None:
         return
     data_dir = settings.data_dir
     path = data_dir / DATABASE_ID
-    kept = await asyncio.to_thread(_read, path)
+    kept = await asyncio.to_thread(read_id, path)
     async with store.read() as db:
         fact = await metadata.get(db, FACT)
         knows_workspaces = (await db.execute(select(cargos.c.id).limit(1))).first() is not None
@@ -61,12 +61,13 @@ async def check_belongs(store: Store, settings: Settings, name: str) -> None:
         )
     if fact is None:
         known = kept or secrets.token_hex(12)
-        await asyncio.to_thread(_write, path, known)
+        await asyncio.to_thread(write_id, path, known)
         async with store.write() as db:
             await metadata.set(db, FACT, {"id": known})
 
 
-def _read(path: Path) -> str | None:
+def read_id(path: Path) -> str | None:
+    """The id that a data directory has in the file `path`; None without one."""
     try:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -75,7 +76,8 @@ def _read(path: Path) -> str | None:
         raise DriverUnavailable(f"cannot read {path}: {error}; put back its backup") from error
 
 
-def _write(path: Path, text: str) -> None:
+def write_id(path: Path, text: str) -> None:
+    """Give a data directory that id, whole or not at all."""
     beside = path.with_name(f"{path.name}.new")
     try:
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:

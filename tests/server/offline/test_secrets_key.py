@@ -1,5 +1,6 @@
 """The rotation of the key of secrets: nothing is lost wherever it is cut off."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -7,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from server_harness import clear, create, empty_database, shell, world
+from postgres_databases import url_for
+from server_harness import IS_POSTGRES, clear, create, empty_database, shell, world
 
 from bay.errors import Conflict, DriverUnavailable
 from bay.server.data_dir import DATABASE, SECRETS_KEY_FILE
@@ -94,12 +96,14 @@ def test_a_directory_without_a_database_is_refused_and_gets_no_key(tmp_path: Pat
 
 
 @pytest.mark.anyio
-async def test_a_bay_goes_on_with_the_new_key(root: Path) -> None:
+async def test_a_bay_goes_on_with_the_new_key(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if IS_POSTGRES:
+        monkeypatch.setenv("BAY_DATABASE_URL", url_for(root))
     async with world(root) as bay:
         alice = await bay.client("alice")
         await alice.put("/v1/secrets/TOKEN", json={"value": "kept"})
         box = await create(alice, secrets=[{"name": "TOKEN"}])
-    assert rotate(root / "data").sealed == 1
+    assert (await asyncio.to_thread(rotate, root / "data")).sealed == 1
     async with world(root) as bay:
         assert (await shell(await bay.client("alice"), box["id"], "echo $TOKEN"))["output"] == "kept\n"
     await clear(root)

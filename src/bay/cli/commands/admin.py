@@ -1,6 +1,6 @@
 """The command group `admin`, for the operator of Bay: its audit, backups, collections, pools and storage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, cast
@@ -178,6 +178,26 @@ def rotate_secrets_key(data_dir: DataDirOption = None, as_json: JsonOption = Fal
     else:
         print_line(f"encrypted {done.sealed} secrets under a new key")
     return 1 if done.unreadable else 0
+
+
+class MoveReport(Protocol):
+    """The rows of each table that are in PostgreSQL now, and where the former file is."""
+
+    rows: Mapping[str, int]
+    database: str
+    file: Path
+
+
+@admin.command("migrate-store")
+def migrate_store(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Move the rows of the Bay on this machine from SQLite to BAY_DATABASE_URL. Stop that Bay first."""
+    done = cast("MoveReport", load("bay.server.offline.store_migration", "move")(data_dir))
+    if as_json:
+        print_json({"rows": dict(done.rows), "database": done.database, "file": str(done.file)})
+        return
+    print_columns(("TABLE", "ROWS"), ((name, str(count)) for name, count in done.rows.items()))
+    print_line(f"moved {sum(done.rows.values())} rows to {done.database}; the former file is {done.file}")
+    note("start Bay with BAY_DATABASE_URL from now on")
 
 
 @admin.command()

@@ -35,6 +35,7 @@ from bay.ids import is_id
 from bay.linux import btrfs, remove_tree
 from bay.server.data_dir import DATABASE, KEY_FILE, UNFINISHED, configured
 from bay.server.main import lock_data_dir
+from bay.server.offline.database_choice import refuse_postgres
 from bay.store.versions import MIGRATIONS
 from tree_tar.beneath import Parts
 from tree_tar.extract import Extractor
@@ -90,9 +91,11 @@ class Restored:
 
 def backup(out: Path, data_dir: Path | None, *, with_files: bool) -> Made:
     """Back `data_dir` (None: BAY_DATA_DIR or the default) up to `out`, a .tar, .tar.gz or .tgz. Bay may run.
-    Blocks. Raises Conflict when `out` exists, DriverUnavailable for a database that is damaged or unreadable.
+    Blocks. Raises Conflict when `out` exists or the rows are in PostgreSQL, DriverUnavailable for a database
+    that is damaged or unreadable.
     """
     source = configured(data_dir)
+    refuse_postgres(source, "backup")
     compressed = _is_compressed(out)
     if out.exists():
         raise Conflict(f"{out} exists; choose another name")
@@ -132,6 +135,7 @@ def restore(source: Path, data_dir: Path | None, *, force: bool) -> Restored:
     DriverUnavailable.
     """
     target = configured(data_dir)
+    refuse_postgres(target, "restore")
     with _host_errors(target), _locked(target):
         if (there := sorted(set(os.listdir(target)) - {_LOCK})) and not force:
             raise Conflict(

@@ -4,27 +4,28 @@ The file has both keys until every value has the new one, so a rotation that is 
 them readable, and is finished by the next one.
 """
 
+import asyncio
 import os
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_bytes
-from urllib.parse import quote
+from typing import Any
 
-from bay.errors import DriverUnavailable
-from bay.server.data_dir import DATABASE, SECRETS_KEY_FILE, configured
+from sqlalchemy import ColumnElement, Table, literal, select, update
+
+from bay.server.data_dir import SECRETS_KEY_FILE, configured
 from bay.server.main import lock_data_dir
+from bay.server.offline.database_choice import check_own, database_of
 from bay.server.secrets.vault import KEY_BYTES, Unreadable, Vault, read_keys, write_keys
+from bay.store.connection import StoreConnection
+from bay.store.engine import Store
+from bay.store.schema import registry_logins, secrets
 
-_WAIT_S = 10.0
-
-
-_SEALED = {
-    "secrets": "SELECT seq, owner, name, sealed FROM secrets",
-    "registry_logins": "SELECT seq, owner, 'registry/' || host, sealed FROM registry_logins",
+_SEALED: dict[Table, ColumnElement[Any]] = {
+    secrets: secrets.c.name,
+    registry_logins: literal("registry/") + registry_logins.c.host,
 }
-"""The rows of each table with sealed values, and the names that those are sealed as."""
+"""The tables with sealed values, each with the names that those are sealed as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,45 +39,51 @@ class Rotated:
 def rotate(data_dir: Path | None) -> Rotated:
     """Encrypt the secrets of `data_dir` (None: BAY_DATA_DIR or the default) under a new key. Blocks.
     Old keys are forgotten, unless something is left that none of them reads. Raises Conflict while a Bay
-    runs there, and DriverUnavailable.
+    runs there, DriverUnavailable and DatabaseUnavailable.
     """
     directory = configured(data_dir)
     lock = lock_data_dir(directory)
     try:
-        return _rotated(directory / SECRETS_KEY_FILE, directory / DATABASE)
+        return asyncio.run(_rotated(directory))
     finally:
         os.close(lock)
 
 
-def _rotated(path: Path, database: Path) -> Rotated:
-    if not database.exists():
-        raise DriverUnavailable(
-            f"there is no database in {database.parent}; give the data directory of a Bay"
-        )
-    old, new = read_keys(path), token_bytes(KEY_BYTES)
-    write_keys(path, (new, *old))
-    done = _seal_all(database, Vault((new, *old)))
-    write_keys(path, (new, *old) if done.unreadable else (new,))
-    return done
-
-
-def _seal_all(database: Path, vault: Vault) -> Rotated:
-    where = f"file:{quote(str(database))}?mode=rw"
+async def _rotated(directory: Path) -> Rotated:
+    database = database_of(directory)
+    store = Store(database)
     try:
-        with closing(sqlite3.connect(where, uri=True, timeout=_WAIT_S)) as db, db:
-            rows = [(table, *row) for table, query in _SEALED.items() for row in db.execute(query).fetchall()]
-            unreadable = tuple(f"{row[2]}/{row[3]}" for row in rows if not _seal_again(db, vault, *row))
-    except sqlite3.Error as error:
-        raise DriverUnavailable(f"cannot use the database {database}: {error}; start its Bay once") from error
-    return Rotated(len(rows) - len(unreadable), unreadable)
+        await store.open()
+        await check_own(store, database, directory)
+        path = directory / SECRETS_KEY_FILE
+        old, new = read_keys(path), token_bytes(KEY_BYTES)
+        write_keys(path, (new, *old))
+        done = await _seal_all(store, Vault((new, *old)))
+        write_keys(path, (new, *old) if done.unreadable else (new,))
+        return done
+    finally:
+        await store.aclose()
 
 
-def _seal_again(
-    db: sqlite3.Connection, vault: Vault, table: str, seq: int, owner: str, name: str, sealed: bytes
-) -> bool:
+async def _seal_all(store: Store, vault: Vault) -> Rotated:
+    sealed, unreadable = 0, list[str]()
+    async with store.write() as db:
+        for table, name in _SEALED.items():
+            query = select(table.c.seq, table.c.owner, name.label("name"), table.c.sealed).order_by(
+                table.c.seq
+            )
+            for row in await db.execute(query):
+                if await _seal_again(db, vault, table, row):
+                    sealed += 1
+                else:
+                    unreadable.append(f"{row.owner}/{row.name}")
+    return Rotated(sealed, tuple(unreadable))
+
+
+async def _seal_again(db: StoreConnection, vault: Vault, table: Table, row: Any) -> bool:
     try:
-        again = vault.seal(owner, name, vault.unseal(owner, name, sealed))
+        again = vault.seal(row.owner, row.name, vault.unseal(row.owner, row.name, row.sealed))
     except Unreadable:
         return False
-    db.execute(f"UPDATE {table} SET sealed = ? WHERE seq = ?", (again, seq))  # noqa: S608 - a name of ours
+    await db.execute(update(table).where(table.c.seq == row.seq).values(sealed=again))
     return True

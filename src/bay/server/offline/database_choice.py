@@ -1,0 +1,55 @@
+"""The database of a data directory, for commands that work on it while no Bay runs."""
+
+import os
+from pathlib import Path
+
+from bay.errors import Conflict, DriverUnavailable
+from bay.server.data_dir import DATABASE, DATABASE_ID
+from bay.server.database import FACT, read_id
+from bay.store import metadata
+from bay.store.engine import Database, Store
+from bay.store.postgres import PostgresDatabase
+from bay.store.sqlite import SqliteDatabase
+
+URL = "BAY_DATABASE_URL"
+
+
+def url() -> str | None:
+    """The PostgreSQL database that the environment names."""
+    return os.environ.get(URL) or None
+
+
+def database_of(data_dir: Path) -> Database:
+    """The database with the rows of that data directory. Raises DriverUnavailable where there is none, or
+    where it is a PostgreSQL database whose URL is not given.
+    """
+    if (given := url()) is not None:
+        return PostgresDatabase(given)
+    if (data_dir / DATABASE_ID).exists():
+        raise DriverUnavailable(f"the rows of {data_dir} are in a PostgreSQL database; set {URL} to it")
+    if not (data_dir / DATABASE).exists():
+        raise DriverUnavailable(f"there is no database in {data_dir}; give the data directory of a Bay")
+    return SqliteDatabase(data_dir / DATABASE)
+
+
+async def check_own(store: Store, database: Database, data_dir: Path) -> None:
+    """Raises DriverUnavailable for a PostgreSQL database that is another data directory's, or nobody's."""
+    if isinstance(database, SqliteDatabase):
+        return
+    async with store.read() as db:
+        fact = await metadata.get(db, FACT)
+    if fact is None or fact["id"] != read_id(data_dir / DATABASE_ID):
+        raise DriverUnavailable(
+            f"the database {database.name} does not belong to the data directory {data_dir}; set {URL} and "
+            "BAY_DATA_DIR to those of one Bay"
+        )
+
+
+def refuse_postgres(data_dir: Path, task: str) -> None:
+    """Raises Conflict where the rows of that data directory are in PostgreSQL; `task` is of `bay admin`."""
+    if url() is not None or (data_dir / DATABASE_ID).exists():
+        raise Conflict(
+            f"`bay admin {task}` is for a database in a file, and that of {data_dir} is a PostgreSQL database; "
+            "use pg_dump and pg_restore for it, and a copy of the data directory from the same time, taken "
+            "while Bay is stopped"
+        )
