@@ -23,7 +23,7 @@ SPEC_COMPILE = pip compile --quiet --universal --generate-hashes --no-emit-index
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: .stamp-server ## install what Bay needs: system packages, .venv, the locked requirements
@@ -43,10 +43,20 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-re
 .PHONY: test
 test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
 	@$(PYTEST) $$(sed -n 's|^[a-z]|--ignore=tests/&|p' tests/slow.txt)
+	@$(MAKE) test-postgres
 
 .PHONY: test-all
 test-all: check test-setup ## all checks and all tests, as CI runs them
 	@$(PYTEST)
+	@$(MAKE) test-postgres
+
+# Those whose queries differ most; the tests of the store run on both databases anyway.
+POSTGRES_TESTS ?= $(addprefix tests/server/, test_database.py events keys maintenance skills \
+  cargos execs/test_history.py sandboxes/test_volumes.py sandboxes/test_api_sandboxes.py sessions/test_quotas.py)
+
+.PHONY: test-postgres
+test-postgres: .stamp-dev ## tests of the server with its rows in PostgreSQL, as `make test` runs them too (POSTGRES_TESTS=)
+	@BAY_TEST_DATABASE=postgresql $(PYTEST) $(POSTGRES_TESTS)
 
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files

@@ -163,7 +163,7 @@ async def test_the_end_of_a_command_that_nobody_asked_for_is_found_out(
         bay.bay.outcomes.learn()
     )  # of which the rest would take them for years old: they began by Ship's clock
     await bay.bay.deferred.flush()
-    rows = dict(await bay.sql("SELECT id, state || coalesce(exit_code, '') FROM execs"))  # type: ignore[arg-type]
+    rows = dict(await bay.sql("SELECT id, state || coalesce(CAST(exit_code AS TEXT), '') FROM execs"))  # type: ignore[arg-type]
     assert rows == {stays["id"]: "running", ended["id"]: "exited3"}
 
 
@@ -220,7 +220,7 @@ async def test_the_audit_leaves_by_its_age_and_its_number(bay: World) -> None:
     await bay.bay.housekeeping.housekeep()
     [(count, oldest)] = await bay.sql("SELECT count(*), min(at) FROM audit")
     assert count == 1000
-    assert oldest > str(now - timedelta(days=1))[:19]
+    assert str(oldest) > str(now - timedelta(days=1))[:19]
 
 
 async def test_a_removed_sandbox_is_remembered_for_a_week(

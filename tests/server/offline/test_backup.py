@@ -30,7 +30,7 @@ from bay.store.sqlite import SqliteDatabase, migrate
 Json = dict[str, Any]
 
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sqlite]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from bay.server.offline import doctor
 from bay.store.image_totals import ImageTotals, totals
 from bay.store.sqlite import SqliteDatabase
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sqlite]
 
 LAYER = 1024
 PROFILES = {"machine": {"persist": "machine", "start": "eager", "max_memory_mb": 4096}}

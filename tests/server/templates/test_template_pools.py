@@ -11,7 +11,7 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
-from bay.store import sandboxes
+from bay.store import cargos, sandboxes
 from bay.store.records import NOBODY, SandboxRecord
 
 pytestmark = pytest.mark.anyio
@@ -137,7 +137,9 @@ async def test_a_create_takes_a_sandbox_that_waits_with_the_files_the_sizes_and_
     assert (main["name"], main["state"], main["healthy"]) == ("main", "running", True)
     assert (await shell(root_client, two["id"], "ls"))["output"] == "file\nup\n"
     assert not {one["id"], two["id"]} & {r.id for r in await full(bay, 2)}
-    told = await bay.sql("SELECT type, data FROM events WHERE owner = 'root' AND type = 'sandbox.ready'")
+    told = await bay.sql(
+        "SELECT type, CAST(data AS TEXT) FROM events WHERE owner = 'root' AND type = 'sandbox.ready'"
+    )
     assert sum('"pooled": true' in data for _, data in told) == 2
 
 
@@ -449,9 +451,7 @@ async def test_the_files_of_a_pool_count_and_it_does_not_grow_beyond_the_quota(r
             await make(client, (await source(client))["id"], pool_size=1)
             [waits] = await full(bay, 1)
             async with bay.bay.store.write() as db:
-                await db.exec_driver_sql(
-                    "UPDATE cargos SET used_bytes = ? WHERE id = ?", (2 << 20, waits.cargo_id)
-                )
+                await cargos.change(db, waits.cargo_id, used_bytes=2 << 20)
             answer = await client.post("/v1/sandboxes", json={"template": "web"})
             assert assert_error(answer, 429, "quota_exceeded")["details"]["quota"] == "disk_mb"
             assert (await client.patch("/v1/templates/web", json={"pool_size": 2})).status_code == 200
