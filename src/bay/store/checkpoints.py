@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from bay.store.connection import StoreConnection
-from bay.store.dialects import whole_sum
+from bay.store.dialects import whole, whole_sum
 from bay.store.records import CheckpointRecord, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import cargos, checkpoints, sandboxes, templates
@@ -173,7 +173,7 @@ async def stale_steps(db: StoreConnection, before: datetime, most: int, most_byt
     total = size.over(partition_by=_C.owner, order_by=newest, rows=(None, 0))
     ranked = select(_C.id, _C.used_at, rank.label("rank"), total.label("total")).where(_IS_STEP).subquery()
     r = ranked.c
-    query = select(r.id).where(or_(r.used_at < before, r.rank > most, r.total > most_bytes))
+    query = select(r.id).where(or_(r.used_at < before, r.rank > whole(most), r.total > most_bytes))
     return list((await db.execute(query)).scalars())
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     TypeDecorator,
     column,
     func,
+    literal,
     type_coerce,
 )
 from sqlalchemy import cast as sql_cast
@@ -95,6 +96,11 @@ def integer_type() -> TypeEngine[int]:
 def partial_index(name: str, *columns: Column[Any], where: ClauseElement, unique: bool = False) -> Index:
     """An index of the rows for which `where` holds."""
     return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+def whole(number: int) -> ColumnElement[int]:
+    """A number of 64 bits, beside a count: PostgreSQL would have one of 32."""
+    return literal(number, integer_type())
 
 
 def whole_sum(what: ColumnElement[Any]) -> ColumnElement[int]:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from bay.models import ExecType, HistoryEntry, PythonResult, ShellResult
 from bay.store import skills
 from bay.store.connection import StoreConnection
-from bay.store.dialects import ByteLength
+from bay.store.dialects import ByteLength, whole
 from bay.store.records import HistoryFilters, Keep, RunFigures
 from bay.store.schema import execs, sessions, skill_runs
 
@@ -167,7 +167,7 @@ async def newest(db: StoreConnection) -> int:
 async def grown(db: StoreConnection, since: int, least: Keep) -> list[str]:
     """The sandboxes that have got execs behind row `since`, and have more of them than `least`."""
     recent = select(_E.sandbox_id).where(_E.seq > since)
-    beyond = or_(func.count() > least.count, func.sum(_size()) > least.size)
+    beyond = or_(func.count() > whole(least.count), func.sum(_size()) > least.size)
     query = select(_E.sandbox_id).where(_E.sandbox_id.in_(recent)).group_by(_E.sandbox_id).having(beyond)
     return list((await db.execute(query)).scalars())
 
@@ -184,7 +184,7 @@ async def surplus(db: StoreConnection, sandbox_id: str, kind: Kind, keep: Keep) 
         .where(_E.sandbox_id == sandbox_id, _of_kind(kind))
         .subquery()
     )
-    beyond = or_(ranked.c.place > keep.count, ranked.c.size > keep.size)
+    beyond = or_(ranked.c.place > whole(keep.count), ranked.c.size > keep.size)
     found = await db.execute(select(ranked.c.seq).where(beyond).order_by(ranked.c.seq))
     return list(found.scalars())
 
