@@ -5,6 +5,7 @@ does not name is run.
 """
 
 import os
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def test_the_blocks_of_a_page_run_in_its_order(page: str, shared: PageBay) -> No
 @contextmanager
 def reader(page: str, world: World, shared: PageBay) -> Generator[tuple[Session, dict[str, str]]]:
     """Someone who reads the page, and the words that are his own."""
-    python = str(ROOT / (world.python or ".venv/bin/python"))
+    python = str(ROOT / world.python) if world.python else sys.executable
     words = {"URL-OF-THIS-REPOSITORY": str(ROOT), "/path/to/the/clone": str(ROOT)}
     with place() as root:
         words["PLACE"] = str(root)

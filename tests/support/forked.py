@@ -66,10 +66,15 @@ def fork(
     """
     told, status = os.pipe()
     try:
-        socket.send_fds(_forker(program), [json.dumps(order).encode()], [*streams, status])
+        pass_on(program, json.dumps(order).encode(), [*streams, status])
     finally:
         os.close(status)
     return Forked(told, stdout)
+
+
+def pass_on(program: str, order: bytes, descriptors: Sequence[int]) -> None:
+    """Fork a process for the order of somebody else, whose streams and status those are."""
+    socket.send_fds(_forker(program), [order], descriptors)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import page_reader
 from page_blocks import Block, blocks_of
 from page_rows import LANGUAGES, READ, Language, NotRun, ReadBy, Row, Run, RunBy, Serve, Shown, World
-from page_session import Session, commands_of, shows
+from page_session import Session, commands_of, is_whole, shows
 
 
 def row_of(world: World, block: Block) -> Row:
@@ -68,7 +68,9 @@ def _run(block: Block, row: Run, session: Session, words: Mapping[str, str]) -> 
     if row.first:
         session.shell(spoken(row.first, words))
     text, shown = commands_of(block.text) if block.language == "console" else (block.text, [])
-    text = "".join(f"{_edited(line, row)}\n" for line in _without(text, row.without).splitlines())
+    text = _without(text, row.without)
+    if LANGUAGES[block.language] == "shell":
+        text = "".join(f"{_edited(line, row)}\n" for line in text.splitlines())
     text = spoken(f"{row.before}\n{text}\n{row.after}\n", words)
     if row.inside:
         text = f"bay exec {row.inside} -- sh -euc {shlex.quote(text)}"
@@ -95,6 +97,8 @@ def _edited(line: str, row: Run) -> str:
     for begins, steps in row.typed.items():
         if line.startswith(begins):
             line = shlex.join(["at_terminal", line, *(word for step in steps for word in step)])
+    if "&&" in line and is_whole(line):
+        line = f"{{ {line}\n}} || exit 1"  # `set -e` minds no command before `&&`
     above = [put for begins, put in row.above.items() if line.startswith(begins)]
     return "\n".join([*above, line])
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import page_cli
+import page_door
 from page_blocks import ROOT
 
 _HERE = Path(__file__).parent
@@ -44,6 +46,8 @@ class Session:
         write_program(stubs / "sudo", 'exec "$@"')
         write_program(stubs / "at_terminal", f'exec {sys.executable} {_HERE / "page_person.py"} "$@"')
         self._servers = ExitStack()
+        door = self._servers.enter_context(page_door.door(place / "cli"))
+        write_program(stubs / "bay", f'exec {sys.executable} -IS {page_cli.__file__} {door} "$@"')
 
     def close(self) -> None:
         """End the servers that the page has started."""
@@ -60,10 +64,12 @@ class Session:
         return said
 
     def run_python(self, text: str) -> str:
-        """The output of a block, which must end with 0."""
+        """The output of a block, which must end with 0. Nothing of it warns; frameworks may."""
         program = self.place / "block.py"
         program.write_text(text, encoding="utf-8")
-        return self._run([self.python, str(_HERE / "page_python.py"), str(program)])
+        said = self._run([self.python, str(_HERE / "page_python.py"), str(program)])
+        assert self.python != sys.executable or "Warning: " not in said, said
+        return said
 
     def run_javascript(self, text: str) -> str:
         """The same for Node."""
@@ -132,13 +138,14 @@ def commands_of(console: str) -> tuple[str, list[str]]:
         else:
             shown.append(line)
             continue
-        if _is_whole(pending):
+        if is_whole(pending):
             script, pending = f"{script}{pending}\n", ""
     assert not pending, f"this command does not end: {pending}"
     return script, shown
 
 
-def _is_whole(command: str) -> bool:
+def is_whole(command: str) -> bool:
+    """Whether a shell waits for no further line of it."""
     try:
         shlex.split(command, comments=True)
     except ValueError:

@@ -13,7 +13,6 @@ LOOPBACK = "the tests have no network but loopback, and this asks a server of th
 REGISTRY = "the tests have no network but loopback, and this asks a package registry"
 NO_POSTGRES = "the server that it names is one of the reader's; tests/server/offline moves rows to a real one"
 
-CLONE = "cp -r /path/to/the/clone/deploy ."
 HAS_CLONED = """
 touch -d @0 pyproject.toml requirements/server.txt scripts/setup-python.sh scripts/setup-uv.txt
 ln -s /path/to/the/clone/.venv .venv
@@ -28,7 +27,35 @@ END
 chmod 755 "$PROGRAMS/systemctl"
 """
 """No systemd runs where tests run: this takes the verbs that the pages use."""
-WAIT_FOR_BAY = "until bay ls >/dev/null 2>&1; do sleep 0.1; kill -0 $server; done"
+SERVE = """
+bay serve >PLACE/serve.log & server=$!
+until grep -q 'API is at' PLACE/serve.log; do sleep 0.1; kill -0 $server; done
+"""
+DEPLOYED = """
+cp -r /path/to/the/clone/deploy .
+mkdir -p etc/systemd/system etc/nginx/conf.d etc/caddy ssl
+openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=bay.example.com -keyout ssl/privkey.pem -out ssl/fullchain.pem
+sed -i 's|[/]etc/ssl/bay|PLACE/here/ssl|g' deploy/nginx.conf deploy/Caddyfile
+sed -i 's|/usr/local/bin/bay|/bin/true|' deploy/*.service
+echo 'pid nginx.pid; events {} http { access_log off; include conf.d/*.conf; }' >etc/nginx/nginx.conf
+cat >"$PROGRAMS/nginx" <<'END'
+#!/bin/sh
+exec /usr/sbin/nginx -p /etc/nginx -c nginx.conf -e stderr "$@"
+END
+cat >"$PROGRAMS/systemctl" <<'END'
+#!/bin/sh
+case "$*" in
+"daemon-reload") systemd-analyze verify --man=no --recursive-errors=no /etc/systemd/system/* ;;
+"reload caddy") caddy validate --adapter caddyfile --config /etc/caddy/Caddyfile ;;
+"enable --now bay" | "enable --now bay-backup.timer" | "start bay-backup" | "reload nginx") ;;
+*) exit 1 ;;
+esac
+END
+chmod 755 "$PROGRAMS"/*
+"""
+"""The files of deploy/, with a certificate and paths of the test. Each is looked at by the program that it is
+for when the page has it loaded.
+"""
 
 TYPED = "tests/project/test_tutorial.py::test_the_tutorial_leads_from_a_clone_to_an_agents_answer"
 TYPESCRIPT = "tests/clients/test_typescript_docs.py::test_an_example_compiles_and_runs"
@@ -145,7 +172,13 @@ WORLDS: Mapping[str, World] = {
         words={"/var/lib/bay": "PLACE/data"},
         last=".venv/bin/bay rm --all",
         rows=(
-            Run("git clone", above={"sudo make demo": HAS_CLONED}),
+            Run(
+                "git clone",
+                # tests/project/test_demo.py runs the program of it, which takes half a minute.
+                words={"sudo make demo": "sudo make -n demo"},
+                above={"sudo make demo": HAS_CLONED},
+                says=("python -m examples.demo",),
+            ),
             Run("sudo .venv/bin/bay run", says=("42\n",)),
             Serve("sudo make serve"),
             Run(
@@ -173,8 +206,7 @@ WORLDS: Mapping[str, World] = {
                 "bay admin backup /srv/backups/bay-$(date",
                 before=f"""
 export BAY_DRIVER=fake
-bay serve & server=$!
-{WAIT_FOR_BAY}
+{SERVE}
 bay create web --wait 60
 bay exec web -- sh -c 'echo kept >kept.txt'""",
                 above={"bay admin restore": "kill $server; wait $server\nexport BAY_DATA_DIR=PLACE/restored"},
@@ -337,7 +369,7 @@ chmod 755 "$PROGRAMS/pass"
         ),
     ),
     "docs/deployment.md": World(
-        first=f"{CLONE}\n{SYSTEMCTL}\nmkdir -p etc/systemd/system",
+        first=DEPLOYED,
         words={"/etc/": "PLACE/here/etc/", "/var/backups": "PLACE/here/backups"},
         rows=(
             NotRun("journalctl", "no systemd runs where the tests run, so nothing has a journal"),
@@ -740,7 +772,7 @@ export BAY_DRIVER=fake
         rows=(
             Run(
                 "bay admin backup",
-                before=f"bay serve & server=$!\n{WAIT_FOR_BAY}",
+                before=SERVE,
                 above={"systemctl restart": "kill $server; wait $server"},
             ),
             Run("systemctl stop", words={"OLDER": "HEAD"}),
@@ -754,7 +786,7 @@ export BAY_DRIVER=fake
         rows=(
             Run(
                 "bay create --name web",
-                before=f"export BAY_DRIVER=fake\nbay serve & server=$!\n{WAIT_FOR_BAY}",
+                before=f"export BAY_DRIVER=fake\n{SERVE}",
                 after="kill $server; wait $server",
                 says=("said\n", "42\n"),
             ),
