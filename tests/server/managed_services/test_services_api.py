@@ -14,7 +14,7 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, ships, within, world
 
-from bay.errors import ShipError
+from bay.errors import DatabaseUnavailable, ShipError
 from bay.models import ServiceSpec
 from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States
 from bay.server.managed_services.syncer import news_of
@@ -337,6 +337,24 @@ async def test_what_ship_could_not_be_told_is_told_later(alice: httpx.AsyncClien
     assert found["state"] == "waiting"
     assert "could not be informed" in found["message"]
     link.refuses = False
+    await wait_service(alice, box, "web", lambda s: s["state"] == "running" and s["message"] is None)
+
+
+class Away:
+    """A store whose database cannot be used."""
+
+    def read(self) -> Any:
+        raise DatabaseUnavailable("Bay's database cannot be used just now")
+
+
+async def test_services_whose_rows_could_not_be_read_are_told_later(
+    alice: httpx.AsyncClient, bay: World
+) -> None:
+    box = await create(alice, wait=15)
+    syncer: Any = bay.bay.service_syncer
+    store, syncer._store = syncer._store, Away()
+    assert "could not be informed" in (await put(alice, box, "web"))["message"]
+    syncer._store = store
     await wait_service(alice, box, "web", lambda s: s["state"] == "running" and s["message"] is None)
 
 

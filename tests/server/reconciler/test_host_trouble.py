@@ -4,6 +4,7 @@ itself.
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,7 +25,8 @@ from server_harness import (
 from bay.cargo.base import Fence
 from bay.drivers.base import Exited, Handle
 from bay.drivers.fake import FakeDriver
-from bay.errors import DriverUnavailable
+from bay.errors import DatabaseUnavailable, DriverUnavailable
+from bay.store import sessions
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +91,24 @@ async def stops_at_once(client: httpx.AsyncClient) -> None:
     made = await create(client, wait=WAIT_S)
     answer = await within(client.post(f"/v1/sandboxes/{made['id']}/stop"))
     assert answer.status_code == 200, answer.text
+
+
+async def test_a_start_whose_handle_cannot_be_written_goes_on_when_it_can(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, away = sessions.save_handle, [DatabaseUnavailable("Bay's database cannot be used just now")]
+
+    async def saved(*of: Any) -> Any:
+        if away:
+            raise away.pop()
+        return await save(*of)
+
+    monkeypatch.setattr(sessions, "save_handle", saved)
+    made = await create(alice, wait=WAIT_S)
+    assert (away, made["status"]) == ([], "ready")
+    kinds = await bay.sql(f"SELECT type FROM events WHERE sandbox_id = '{made['id']}'")  # noqa: S608
+    assert ("sandbox.failed",) not in kinds
+    assert len(await bay.owned()) == 1
 
 
 async def test_why_a_start_failed_is_not_forgotten_when_its_remains_cannot_be_removed_either(

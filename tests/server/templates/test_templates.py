@@ -9,7 +9,8 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
-from bay.errors import StorageFull
+from bay.errors import DatabaseUnavailable, StorageFull
+from bay.server.templates import maker
 from bay.server.templates.freezing import ConfigChanges
 from bay.store import checkpoints, images, templates
 from bay.store.records import CheckpointRecord, TemplateRecord
@@ -403,6 +404,23 @@ async def test_other_owners_see_a_template_only_when_it_is_shared(
     assert_error(await alice.patch("/v1/templates/web", json={"tag": "mine"}), 403, "forbidden")
     assert_error(await alice.delete(f"/v1/templates/{made['id']}"), 403, "forbidden")
     assert_error(await admin.delete("/v1/templates/web"), 409, "conflict")
+
+
+async def test_a_database_that_is_away_fails_no_template(
+    bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, away = templates.change, [DatabaseUnavailable("Bay's database cannot be used just now")]
+
+    async def changed(*of: Any, **values: Any) -> None:
+        if values.get("state") and away:
+            raise away.pop()
+        await change(*of, **values)
+
+    box = await source(admin)
+    monkeypatch.setattr(maker, "_RETRY_S", 0.01)
+    monkeypatch.setattr(templates, "change", changed)
+    assert (await make(admin, box["id"]))["state"] == "ready"
+    assert away == []
 
 
 async def test_a_freeze_that_fails_leaves_nothing_but_its_reason(
