@@ -43,7 +43,6 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-re
 .PHONY: test
 test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
 	@$(PYTEST) $$(sed -n 's|^[a-z]|--ignore=tests/&|p' tests/slow.txt)
-	@$(MAKE) test-postgres
 
 .PHONY: test-all
 test-all: check test-setup ## all checks and all tests, as CI runs them
@@ -55,7 +54,7 @@ POSTGRES_TESTS ?= $(addprefix tests/server/, test_database.py events keys mainte
   cargos execs/test_history.py sandboxes/test_volumes.py sandboxes/test_api_sandboxes.py sessions/test_quotas.py)
 
 .PHONY: test-postgres
-test-postgres: .stamp-dev ## tests of the server with its rows in PostgreSQL, as `make test` runs them too (POSTGRES_TESTS=)
+test-postgres: .stamp-dev ## tests of the server with its rows in PostgreSQL, as `make test-all` runs them too (POSTGRES_TESTS=)
 	@BAY_TEST_DATABASE=postgresql $(PYTEST) $(POSTGRES_TESTS)
 
 .PHONY: check
