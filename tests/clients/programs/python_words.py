@@ -827,8 +827,9 @@ def list_templates(stage: Stage, _: Any, step: Json) -> Json:
 
 
 @word
-def create_template(stage: Stage, _: Any, step: Json) -> Json:
-    return of_template(stage.client.templates.create(step.pop("name"), stage.box.id, **step))
+def create_template(stage: Stage, box: bay.Box | None, step: Json) -> Json:
+    sandbox = (box or stage.box).id
+    return of_template(stage.client.templates.create(step.pop("name"), sandbox, **step))
 
 
 @word

@@ -334,8 +334,8 @@ const WORDS = {
   tag_template: async ({ client }, _, { ref, target }) => ofTemplate(await client.templates.tag(ref, target)),
   delete_template: ({ client }, _, { ref }) => client.templates.delete(ref),
   list_templates: async ({ client }, _, step) => ({ names: namesOf(await all(client.templates.list(step))) }),
-  create_template: async ({ client, box }, _, { name, ...options }) =>
-    ofTemplate(await client.templates.create(name, box.id, camel(options))),
+  create_template: async ({ client, box }, other, { name, ...options }) =>
+    ofTemplate(await client.templates.create(name, (other ?? box).id, camel(options))),
   build: async ({ client }, _, { files, name, ...options }) => {
     const root = await mkdtemp(join(tmpdir(), "build-"));
     let logged = "";
