@@ -16,10 +16,10 @@ from bay.server.ship.client import ShipClient
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With BAY_TEST_DATABASE=postgresql, tests about SQLite's own words are left out."""
+    """With BAY_TEST_DATABASE=postgresql, tests about SQLite's words and its file are left out."""
     if IS_POSTGRES:
         for item in items:
-            if item.get_closest_marker("sqlite"):
+            if item.get_closest_marker("sqlite") or item.path.parent.name == "offline":
                 item.add_marker(pytest.mark.skip("is about SQLite"))
 
 

@@ -3,6 +3,7 @@ that is told.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
@@ -140,9 +141,10 @@ class World:
         return session
 
     async def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        """Rows of a query on the database."""
+        """Rows of a query on the database, with JSON as text, as SQLite has it."""
         async with self.bay.store.read() as db:
-            return [tuple(row) for row in await db.exec_driver_sql(statement)]
+            rows = await db.exec_driver_sql(statement)
+            return [tuple(json.dumps(v) if isinstance(v, dict | list) else v for v in row) for row in rows]
 
     async def settled(self, sandbox_id: str, done: Callable[[SandboxRecord], bool]) -> SandboxRecord:
         """The row once `done` holds for it."""

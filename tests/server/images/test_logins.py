@@ -42,6 +42,7 @@ async def test_a_pull_has_the_login_of_its_owner_and_registry(bay: World) -> Non
         assert given is None or (given.username, given.password) == ("ann", PASSWORD)
 
 
+@pytest.mark.sqlite
 async def test_no_answer_row_or_event_has_the_password(bay: World) -> None:
     ann = await bay.client("ann", "admin")
     await log_in(ann)
@@ -74,6 +75,7 @@ async def test_what_names_no_registry_is_refused(bay: World, host: str) -> None:
     assert (await ann.get("/v1/registries")).json()["items"] == []
 
 
+@pytest.mark.sqlite
 async def test_a_new_key_for_secrets_seals_logins_again(root: Path) -> None:
     try:
         async with world(root) as bay:

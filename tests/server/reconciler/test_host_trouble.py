@@ -269,6 +269,7 @@ async def test_starts_are_served_in_the_order_they_came(root: Path) -> None:
     await clear(root)
 
 
+@pytest.mark.sqlite
 async def test_a_disk_that_is_full_while_trouble_is_written_down_ends_nothing(
     bay: World, alice: httpx.AsyncClient
 ) -> None:

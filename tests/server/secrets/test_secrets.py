@@ -179,6 +179,7 @@ async def test_a_fork_is_given_the_same_secrets(alice: httpx.AsyncClient) -> Non
     assert await echoed(alice, forks[0], "X") == VALUE
 
 
+@pytest.mark.sqlite
 async def test_a_value_is_in_no_answer_row_log_or_file(
     bay: World, alice: httpx.AsyncClient, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
