@@ -7,10 +7,10 @@ from pathlib import Path
 
 import postgres_server
 import pytest
-from sqlalchemy import Connection, NullPool, create_engine, inspect, text
+from sqlalchemy import Connection, NullPool, create_engine, event, inspect, text
 
 from bay.store import upgrade, versions
-from bay.store.sqlite import _writing_engine
+from bay.store.sqlite import _begin_immediate, _prepare
 from bay.store.versions import MIGRATIONS, bring_up_to_date, newest_version
 
 FIRST = Path(__file__).with_name("releases") / "postgresql-0022.sql"
@@ -51,6 +51,16 @@ CARGO = (
 
 
 @contextmanager
+def sqlite(path: Path) -> Generator[Connection]:
+    """A connection to an empty database, with the transactions of a migration."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    event.listen(engine, "connect", _prepare)
+    engine.dialect.do_begin = _begin_immediate
+    with engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
 def postgres() -> Generator[Connection]:
     """A connection to an empty database."""
     if postgres_server.binaries() is None:
@@ -64,8 +74,7 @@ def postgres() -> Generator[Connection]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Connection]:
     """A connection to an empty database of either kind."""
-    sqlite = _writing_engine(tmp_path / "bay.db").connect()
-    with sqlite if request.param == "sqlite" else postgres() as connection:
+    with sqlite(tmp_path / "bay.db") if request.param == "sqlite" else postgres() as connection:
         yield connection
 
 
