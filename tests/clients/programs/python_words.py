@@ -426,6 +426,12 @@ def create_box_on(stage: Stage, cargo: bay.Cargo, step: Json) -> bay.Box:
 
 
 @word
+def sandbox_of_image(stage: Stage, _: Any, step: Json) -> Json:
+    with stage.client.sandbox(image=step["image"]) as box:
+        return {"image": box.info.image, "status": box.info.status}
+
+
+@word
 def delete_box(stage: Stage, box: bay.Box, step: Json) -> None:
     box.delete()
 

@@ -172,6 +172,11 @@ const WORDS = {
 
   create_box: ({ client }, _, step) => client.sandboxes.create({ ...camel(step), wait: 60 }),
   create_box_on: ({ client }, cargo) => client.sandboxes.create({ cargoId: cargo.id, wait: 60 }),
+  sandbox_of_image: async ({ client }, _, { image }) => {
+    const box = await client.sandbox({ image });
+    await box.delete();
+    return { image: box.info.image, status: box.info.status };
+  },
   delete_box: (_, box) => box.delete(),
   run_in: async (_, box, { command }) => ofRun(await box.run(command)),
   set_secret: async ({ client }, _, { name, value }) => ({ name: (await client.secrets.set(name, value)).name }),
