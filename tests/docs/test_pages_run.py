@@ -8,11 +8,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import page_bay
 import page_worlds
+import postgres_server
 import pytest
 import registry
 import shared_cache
@@ -41,6 +42,8 @@ def shared() -> Generator[PageBay]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run_in_its_order(page: str, shared: PageBay) -> None:
     world = page_worlds.WORLDS.get(page, World())
+    if world.databases and postgres_server.binaries() is None:
+        pytest.skip("needs PostgreSQL")
     with reader(page, world, shared) as (session, words):
         follow(page, world, session, words)
     assert blocks_of(page)
@@ -51,7 +54,10 @@ def reader(page: str, world: World, shared: PageBay) -> Generator[tuple[Session,
     """Someone who reads the page, and the words that are his own."""
     python = str(ROOT / world.python) if world.python else sys.executable
     words = {"URL-OF-THIS-REPOSITORY": str(ROOT), "/path/to/the/clone": str(ROOT)}
-    with place() as root:
+    with place() as root, ExitStack() as databases:
+        for number in range(1, world.databases + 1):
+            url = databases.enter_context(postgres_server.shared().database())
+            words[f"POSTGRES-{number}"] = url
         words["PLACE"] = str(root)
         if not world.bay:
             with session_in(root, own_settings(root), python) as session:

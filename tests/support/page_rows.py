@@ -110,6 +110,8 @@ class World:
     """Shell that removes what the page has left."""
     images: tuple[str, ...] = ()
     """Names of a small image that is there."""
+    databases: int = 0
+    """How many empty databases of PostgreSQL there are: POSTGRES-1 stands for the URL of the first."""
     python: str = ""
     """The Python of the page, as a path below the tree."""
     words: Mapping[str, str] = field(default_factory=_none)

@@ -11,7 +11,6 @@ from page_rows import NotRun, ReadBy, Run, RunBy, Serve, Shown, World
 INTERRUPT = "\x03"
 LOOPBACK = "the tests have no network but loopback, and this asks a server of the internet"
 REGISTRY = "the tests have no network but loopback, and this asks a package registry"
-NO_POSTGRES = "the server that it names is one of the reader's; tests/server/offline moves rows to a real one"
 
 HAS_CLONED = """
 touch -d @0 pyproject.toml requirements/server.txt scripts/setup-python.sh scripts/setup-uv.txt
@@ -592,12 +591,27 @@ await deployment.stop()
     ),
     "docs/postgresql.md": World(
         bay=False,
+        databases=2,
+        first=f"{SYSTEMCTL}\nmkdir backups\nexport BAY_DRIVER=fake",
+        words={"/srv/backups": "PLACE/here/backups", "/var/lib/bay": "PLACE/moved"},
         rows=(
             NotRun("pip install", REGISTRY),
             NotRun("sudo -u postgres", "it asks a person for a password, and a server of the whole machine"),
-            NotRun("BAY_DATABASE_URL=", NO_POSTGRES),
-            NotRun("systemctl stop bay\nbay admin backup", NO_POSTGRES),
-            NotRun("systemctl stop bay\npg_dump", NO_POSTGRES),
+            Run(
+                "BAY_DATABASE_URL=",
+                words={"postgresql://bay:PASSWORD@db.example.com/bay?sslmode=verify-full": "POSTGRES-1"},
+                typed={"BAY_DATABASE_URL=": (("The API is at", INTERRUPT),)},
+            ),
+            Run(
+                "systemctl stop bay\nbay admin backup",
+                before=f"export BAY_DATA_DIR=PLACE/moved\n{SERVE}\nbay create web\nkill $server; wait $server",
+                words={"postgresql://bay:PASSWORD@db.example.com/bay": "POSTGRES-2"},
+                says=("sandboxes",),
+            ),
+            Run(
+                "systemctl stop bay\npg_dump",
+                after="pg_restore --list backups/bay.dump | grep 'TABLE DATA public sandboxes'",
+            ),
         ),
     ),
     "docs/quickstart.md": World(
