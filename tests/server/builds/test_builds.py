@@ -13,11 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
-from server_harness import Json, World, assert_error, clear, eventually, world
+from server_harness import Json, World, assert_error, clear, eventually, until, world
 
+from bay.errors import DatabaseUnavailable
 from bay.models import Exec
 from bay.server.builds import files
 from bay.server.execs.service import NewExec
+from bay.server.templates import maker
 from bay.server.web.auth import Caller
 from bay.store import checkpoints, templates
 from bay.store.records import CheckpointRecord
@@ -176,6 +178,31 @@ async def test_a_build_waits_for_its_context_and_begins_with_it(client: httpx.As
     assert (await client.get(ref, params={"wait": 20})).json()["state"] == "ready"
     again = await client.put(f"{ref}/context", content=tar_of(a="1"))
     assert_error(again, 409, "conflict")
+
+
+async def test_a_build_that_an_outage_of_the_database_ends_begins_again_with_its_context(
+    bay: World, client: httpx.AsyncClient, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, away = bay.bay.snapshots.make, [DatabaseUnavailable("Bay's database cannot be used just now")]
+
+    async def in_an_outage(*of: Any) -> CheckpointRecord:
+        if away:
+            raise away.pop()
+        return await make(*of)
+
+    monkeypatch.setattr(maker, "_RETRY_S", 0.01)
+    monkeypatch.setattr(bay.bay.snapshots, "make", in_an_outage)
+    made = await build(client, wait=0, context=True, **HELLO)
+    answer = await client.put(f"/v1/templates/{made['id']}/context", content=tar_of(a="1"))
+    assert answer.status_code == 200, answer.text
+    ended = (await client.get(f"/v1/templates/{made['id']}", params={"wait": 20})).json()
+    assert (away, ended["state"], ended["error"]) == ([], "ready", None)
+    log = "FROM debian:13\n[1/1] RUN echo hello\nhello\n"
+    assert await log_of(client, made["id"]) == (
+        f"{log}Bay's database cannot be used just now; the build begins again\n{log}freezing\n"
+    )
+    assert await boxes(client) == []
+    await until(lambda: [path.name for path in (root / "data" / "builds" / made["id"]).iterdir()] == ["log"])
 
 
 async def test_a_context_of_several_megabytes_is_taken(client: httpx.AsyncClient) -> None:

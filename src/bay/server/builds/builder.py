@@ -12,7 +12,7 @@ from datetime import timedelta
 import structlog
 
 from bay.builds.steps import BuildConfig, BuildPlan, Copy, Origin, Step, copies_of
-from bay.errors import BayError, BuildFailed, Conflict, Unauthorized, error_from_wire
+from bay.errors import BayError, BuildFailed, Conflict, DatabaseUnavailable, Unauthorized, error_from_wire
 from bay.images import scratch
 from bay.linux.threads import in_new_thread
 from bay.models import ContainerImage, Failure, Sandbox, SandboxSecret
@@ -140,6 +140,9 @@ class Builder:
                 await told("freezing\n")
                 plan = work.last.plan
                 yield Source(checkpoint, changes_of(plan.config.to_oci()), plan.start_command)
+        except DatabaseUnavailable:  # no fault of the build, which begins again with its context
+            await told("Bay's database cannot be used just now; the build begins again\n")
+            raise
         except BayError as error:
             await told(f"failed: {error.message}\n")
             await self.files.drop_contexts(template.id)
