@@ -22,12 +22,12 @@ from server_harness import (
 )
 
 from bay.drivers.base import Handle, Running
-from bay.errors import DriverUnavailable, StorageFull
+from bay.errors import DatabaseUnavailable, DriverUnavailable, StorageFull
 from bay.server.checkpoints import policy
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.reconciler.reconciler import Reconciler
-from bay.store import checkpoints, sandboxes
+from bay.store import cargos, checkpoints, sandboxes
 
 pytestmark = pytest.mark.anyio
 
@@ -278,6 +278,43 @@ async def test_a_restore_that_fails_leaves_files_and_compute_as_they_were(
         assert (await events_of(alice, box)).count("restore_failed") == 1 + (not keeps_session)
     assert (await restore(alice, box, made["id"])).status_code == 200
     assert await text(alice, box) is None
+
+
+def out_once(monkeypatch: pytest.MonkeyPatch, of: Any, name: str) -> list[BaseException]:
+    """The database cannot be used when that is called for the first time; empty after that."""
+    as_it_is, away = getattr(of, name), list[BaseException]()
+    away.append(DatabaseUnavailable("Bay's database cannot be used just now"))
+
+    async def called(*args: Any, **options: Any) -> Any:
+        if away:
+            raise away.pop()
+        return await as_it_is(*args, **options)
+
+    monkeypatch.setattr(of, name, called)
+    return away
+
+
+async def test_an_outage_of_the_database_gives_no_checkpoint_up(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    away = out_once(monkeypatch, cargos, "get")
+    made = await checkpoint(alice, box, name="kept")
+    assert (away, made["name"]) == ([], "kept")
+
+
+@pytest.mark.parametrize(("of", "name"), [(sandboxes, "sharing"), (cargos, "get")])
+async def test_an_outage_of_the_database_gives_no_restore_up(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, of: Any, name: str
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    made = await checkpoint(alice, box)
+    await write(alice, box, "newer")
+    away = out_once(monkeypatch, of, name)
+    answer = await restore(alice, box, made["id"])
+    assert (away, answer.status_code) == ([], 200), answer.text
+    assert await text(alice, box) is None
+    assert "restore_failed" not in await events_of(alice, box)
 
 
 async def test_a_checkpoint_on_a_full_disk_leaves_nothing_and_what_runs_goes_on(

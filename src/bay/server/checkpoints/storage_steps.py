@@ -14,7 +14,7 @@ import structlog
 from bay.cargo.base import CargoBackend, SizeLimits
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
-from bay.errors import BayError, Conflict, NotFound, SandboxExpired
+from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
 from bay.server.sessions.rows import handle_of
 from bay.store import cargos, checkpoints, claims, events, sandboxes
 from bay.store.connection import StoreConnection
@@ -107,6 +107,8 @@ class StorageSteps:
             async with self._standing_still(sandbox):
                 now = self._clock()
                 await self._cargo.checkpoint(sandbox.cargo_id, checkpoint_id)
+        except DatabaseUnavailable:
+            raise  # no fault of the checkpoint, which the reconciler makes later
         except BayError as error:
             await self.give_up_checkpoint(sandbox, checkpoint_id, error)
             return
@@ -124,6 +126,8 @@ class StorageSteps:
             async with self._store.read() as db:
                 limit = _bytes((await cargos.get(db, sandbox.cargo_id)).size_limit_mb)
             await self._cargo.prepare_restore(sandbox.cargo_id, checkpoint_id, limit_bytes=limit)
+        except DatabaseUnavailable:
+            raise
         except BayError as error:
             await self.give_up_restore(sandbox, error)
             return False
