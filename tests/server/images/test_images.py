@@ -10,7 +10,7 @@ import httpx
 import pytest
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
-from bay.errors import ImageInvalid, ImageNotFound, RegistryUnavailable, StorageFull
+from bay.errors import DatabaseUnavailable, ImageInvalid, ImageNotFound, RegistryUnavailable, StorageFull
 from bay.images.base import BroughtImage
 from bay.images.fake import FakeLibrary
 from bay.server.images import puller, requests
@@ -284,6 +284,26 @@ async def test_a_failure_that_cannot_be_written_ends_neither_the_server_nor_the_
     bay.library.fail = ImageNotFound("the registry has no debian")
     assert (await pull(admin))["error"]["code"] == "image_not_found"
     assert full == []
+
+
+@pytest.mark.parametrize("name", ["change", "waiting"])
+async def test_an_outage_of_the_database_is_no_attempt_of_a_pull_and_is_waited_out(
+    bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    as_it_is = getattr(images, name)
+    away = [DatabaseUnavailable("Bay's database cannot be used just now") for _ in range(2)]
+
+    async def called(*of: Any, **values: Any) -> Any:
+        if away:
+            raise away.pop()
+        return await as_it_is(*of, **values)
+
+    monkeypatch.setattr(puller, "_RETRY_S", 0.01)
+    monkeypatch.setattr(images, name, called)
+    box = await create(admin, image=DEBIAN, profile="eager", wait=20)
+    assert (away, box["status"]) == ([], "ready")
+    told = [e["type"] for e in await events_of(admin)]
+    assert [kind for kind in told if kind != "image.progress"] == ["image.pulling", "image.ready"]
 
 
 async def test_other_owners_images_are_invisible_and_their_layers_are_fetched_again(

@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 
 from bay.backoff import Backoff
-from bay.errors import BayError, ImageInvalid, ImageNotFound, InternalError
+from bay.errors import BayError, DatabaseUnavailable, ImageInvalid, ImageNotFound, InternalError
 from bay.images.base import BroughtImage, HeldLayer, ImageLibrary, ImageSource
 from bay.images.registries import Credentials
 from bay.models import Failure, PullProgress
@@ -34,6 +34,8 @@ _BACKOFF = Backoff(1.0, 60.0)
 _COLLECT_S = 60.0
 _AGAIN_S = 60.0
 """After a failure of Bay's own database."""
+_RETRY_S = 5.0
+"""After an outage of it."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -135,6 +137,8 @@ class Puller:
         self._progress[image.id] = PullProgress(step="waiting")
         try:
             await self._bring(image)
+        except DatabaseUnavailable as error:  # no fault of the image
+            await self._wait_out(image, error)
         except BayError as error:
             await self._give_up(image, error)
         except Exception:
@@ -147,6 +151,18 @@ class Puller:
         except Exception:
             log.exception("image.failure_not_written", id=image.id)  # the disk may be full for this, too
             await asyncio.sleep(_AGAIN_S)  # the row is as it was, and begins again when this ends
+
+    async def _wait_out(self, image: ImageRecord, error: DatabaseUnavailable) -> None:
+        """Return when the database answers again. A row that still counts as pulling begins again then."""
+        while True:
+            log.warning("image.waits", id=image.id, error=error.message)
+            await asyncio.sleep(_RETRY_S)
+            try:
+                await self._wake(image.id)  # the end may be written, and only its answer lost
+            except DatabaseUnavailable as again:
+                error = again
+            else:
+                return
 
     async def _bring(self, image: ImageRecord) -> None:
         def note(progress: PullProgress) -> None:
