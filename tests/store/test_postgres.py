@@ -17,6 +17,7 @@ import postgres_server
 import psycopg
 import pytest
 from blockbuster import blockbuster_ctx
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
@@ -136,6 +137,31 @@ async def test_a_reader_that_was_cut_reads_again(store: Store, admin: psycopg.Co
         assert await metadata.get(db, "fact") == {"is": "kept"}
         cut(admin)
         assert await metadata.get(db, "fact") == {"is": "kept"}
+
+
+async def test_a_connection_that_was_cut_twice_in_a_row_is_made_anew(
+    store: Store, admin: psycopg.Connection[Any]
+) -> None:
+    def cut_in_the_middle(db: Connection) -> None:
+        cut(admin)
+        db.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        async with store.read() as db:
+            await db.run_sync(cut_in_the_middle)
+    assert await read(store) is None
+
+    async def write() -> None:
+        async with store.write() as db:
+            with pytest.raises(DBAPIError):
+                await db.run_sync(cut_in_the_middle)
+            await metadata.set(db, "fact", {"is": "half"})
+
+    with pytest.raises(DatabaseUnavailable):
+        await write()
+    assert await read(store) is None
+    await put(store, "after")
+    assert await read(store) == "after"
 
 
 async def test_a_cut_before_the_first_statement_of_a_transaction_loses_nothing(

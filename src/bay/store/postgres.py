@@ -287,7 +287,17 @@ class _PostgresConnection(StoreConnection):
             if was_inside:
                 self._lost = error
                 raise
-        return act(self._opened())
+        return self._run_again(act)
+
+    def _run_again(self, act: Callable[[Connection], T]) -> T:
+        try:
+            return act(self._opened())
+        except DBAPIError as error:
+            if _is_lost(error):
+                self._drop()
+                if self._note_change is not None:
+                    self._lost = error
+            raise
 
     def _commit(self) -> None:
         if self._lost is not None:
