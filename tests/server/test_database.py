@@ -13,7 +13,7 @@ from server_harness import World, assert_error, clear, create, eventually, setti
 
 from bay.errors import DriverUnavailable, InvalidArgument
 from bay.server import data_dir
-from bay.server.database import make_database, sqlite_file
+from bay.server.database import make_database, sqlite_file, write_id
 from bay.server.settings import read
 from bay.store import metadata
 
@@ -38,6 +38,14 @@ async def bay_on(url: str, root: Path) -> AsyncGenerator[World]:
             yield running
     finally:
         await clear(root)
+
+
+def tables(url: str) -> int:
+    """The number of tables in that database."""
+    with psycopg.connect(url) as db:
+        found = db.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+    assert found is not None
+    return found[0]
 
 
 async def refusal(url: str, root: Path) -> str:
@@ -108,6 +116,78 @@ async def test_an_empty_database_beside_workspaces_is_refused_and_they_stay(root
     assert place.is_dir()
     async with bay_on(url, root):
         assert place.is_dir()
+
+
+async def test_an_empty_database_beside_a_filled_file_is_refused_and_stays_empty(
+    root: Path, url: str
+) -> None:
+    async with world(root, database_url=None):
+        pass
+    key = (root / "data" / data_dir.KEY_FILE).read_bytes()
+    with postgres_server.shared().database() as empty:
+        assert "bay admin migrate-store" in await refusal(empty, root)
+        assert tables(empty) == 0
+    assert "bay admin migrate-store" in await refusal(url, root)
+    assert (root / "data" / data_dir.KEY_FILE).read_bytes() == key
+    assert not (root / "data" / data_dir.DATABASE_ID).exists()
+    (root / "data" / data_dir.DATABASE).rename(root / "away")
+    async with bay_on(url, root):
+        pass
+
+
+async def test_an_empty_database_is_refused_where_the_directory_belongs_to_another(
+    root: Path, url: str
+) -> None:
+    async with bay_on(url, root):
+        pass
+    kept = (root / "data" / data_dir.DATABASE_ID).read_text()
+    with postgres_server.shared().database() as empty:
+        assert "belongs to another; check BAY_DATABASE_URL" in await refusal(empty, root)
+        assert tables(empty) == 0
+        assert (root / "data" / data_dir.DATABASE_ID).read_text() == kept
+        (root / "data" / data_dir.DATABASE_ID).unlink()
+        async with bay_on(empty, root):
+            pass
+
+
+async def test_a_database_of_another_data_directory_is_not_migrated(root: Path, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("""INSERT INTO facts (name, value) VALUES ('data_dir', '{"id": "theirs"}')""")
+        admin.execute("DROP FUNCTION bay_changed_rows CASCADE")
+        admin.execute("UPDATE alembic_version SET version_num = '9999'")
+        count = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"
+        before = admin.execute(count).fetchone()
+        assert "belongs to another data directory" in await refusal(url, root)
+        assert admin.execute(count).fetchone() == before
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_first_start_that_was_cut_off_is_finished_by_the_next(
+    root: Path, url: str, committed: bool
+) -> None:
+    settings_in(root, database_url=url)
+    noted = root / "data" / "database.id.new"
+    write_id(root / "data" / data_dir.DATABASE_ID, "0" * 24)
+    if committed:
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(
+                "INSERT INTO facts (name, value) VALUES ('data_dir', %s)", (f'{{"id": "{"0" * 24}"}}',)
+            )
+    with pytest.raises(DriverUnavailable, match="was cut off"):
+        data_dir.check(root / "data", root / "data" / "bay.db")
+    async with bay_on(url, root) as bay, bay.bay.store.read() as db:
+        fact = await metadata.get(db, "data_dir")
+    assert fact == {"id": (root / "data" / data_dir.DATABASE_ID).read_text().strip()}
+    assert (fact == {"id": "0" * 24}) == committed
+    assert not noted.exists()
+
+
+async def test_an_id_that_was_half_written_is_no_id(root: Path, url: str) -> None:
+    settings_in(root, database_url=url)
+    noted = root / "data" / "database.id.new"
+    noted.write_bytes(b"\0" * 25)
+    async with bay_on(url, root):
+        assert not noted.exists()
 
 
 async def test_a_data_directory_whose_rows_are_in_postgresql_is_not_opened_with_a_file(

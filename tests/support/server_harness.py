@@ -85,7 +85,7 @@ def settings_in(root: Path, **given: Any) -> Settings:
     database = root / "data" / DATABASE
     if IS_POSTGRES:
         given.setdefault("database_url", postgres_databases.url_for(root))
-    elif not database.exists():
+    if given.get("database_url") is None and not database.exists():
         database.write_bytes(empty_database())
     values: Json = {
         "data_dir": root / "data", "run_dir": root / "run", "driver": "fake", "stop_grace": 1,

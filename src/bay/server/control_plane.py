@@ -38,7 +38,7 @@ from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.compat.sprites.files_service import SpriteFiles
 from bay.server.compat.sprites.services_service import SpriteServices
 from bay.server.data_dir import BUILDS, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
-from bay.server.database import check_belongs, make_database
+from bay.server.database import bind, make_database
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
 from bay.server.events.webhook_delivery import Deliverer, Poster
@@ -565,7 +565,7 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.aclose)
             await self.store.open()
-            await check_belongs(self.store, self.settings, self.database.name)
+            await bind(self.store, self.settings)
             if isinstance(self.clock, BootClock):
                 await self.clock.open(self.store)
             await self.keys.open()

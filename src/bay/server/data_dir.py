@@ -21,6 +21,8 @@ UNFINISHED = "restore.unfinished"
 DATABASE = "bay.db"
 DATABASE_ID = "database.id"
 """Names the PostgreSQL database that this directory belongs to, where it does."""
+DATABASE_ID_NEW = "database.id.new"
+"""The same while the database may not have that id yet: of a first start or a move, also a cut-off one."""
 
 KEY_FILE = "admin.key"
 PORTS_KEY_FILE = "ports.key"
@@ -36,7 +38,8 @@ def configured(given: Path | None) -> Path:
 
 def check(data_dir: Path, database: Path | None) -> None:
     """Raises DriverUnavailable after an interrupted restore, for workspaces that the SQLite file `database`
-    lacks (None: the rows are in PostgreSQL), and for a file in place of the PostgreSQL database.
+    lacks (None: the rows are in PostgreSQL), and for a file in place of the PostgreSQL database, also where
+    a move to that was cut off.
     """
     if (data_dir / UNFINISHED).exists():
         raise DriverUnavailable(
@@ -48,6 +51,12 @@ def check(data_dir: Path, database: Path | None) -> None:
         raise DriverUnavailable(
             f"the rows of {data_dir} are in a PostgreSQL database; set BAY_DATABASE_URL to it, or remove "
             f"{data_dir / DATABASE_ID} to go on with what {database} has"
+        )
+    if (data_dir / DATABASE_ID_NEW).exists():
+        raise DriverUnavailable(
+            f"a move of the rows of {data_dir} to PostgreSQL, or a first start with it, was cut off; finish it "
+            "with `bay admin migrate-store` or with `bay serve` and BAY_DATABASE_URL, or remove "
+            f"{data_dir / DATABASE_ID_NEW} to go on with what {database} has"
         )
     if not _knows_workspaces(database) and has_workspaces(data_dir):
         raise DriverUnavailable(

@@ -2,25 +2,31 @@
 
 A PostgreSQL database and a data directory know each other by an id: a fact of the one, a file of the other.
 Without it a Bay with the wrong URL would remove every workspace, since no row of that database names them.
+The directory has the id in a file of another name until the database has committed the fact.
 """
 
 import asyncio
 import os
+import re
 import secrets
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from bay.errors import DriverUnavailable
-from bay.server.data_dir import DATABASE, DATABASE_ID, has_workspaces
+from bay.linux.renames import sync_directory
+from bay.server.data_dir import DATABASE, DATABASE_ID, DATABASE_ID_NEW, has_workspaces
 from bay.server.settings import Settings
 from bay.store import metadata
 from bay.store.engine import Database, Store
 from bay.store.postgres import PostgresDatabase
-from bay.store.schema import cargos
+from bay.store.schema import cargos, facts
 from bay.store.sqlite import SqliteDatabase
 
 FACT = "data_dir"
+_ID = re.compile("[0-9a-f]{24}")
 
 
 def make_database(settings: Settings) -> Database:
@@ -29,7 +35,8 @@ def make_database(settings: Settings) -> Database:
     """
     if settings.database_url is None:
         return SqliteDatabase(settings.data_dir / DATABASE)
-    return PostgresDatabase(settings.database_url.get_secret_value())
+    url, check = settings.database_url.get_secret_value(), partial(_check_belongs, settings.data_dir)
+    return PostgresDatabase(url, check)
 
 
 def sqlite_file(settings: Settings) -> Path | None:
@@ -37,33 +44,68 @@ def sqlite_file(settings: Settings) -> Path | None:
     return None if settings.database_url is not None else settings.data_dir / DATABASE
 
 
-async def check_belongs(store: Store, settings: Settings, name: str) -> None:
-    """Bind the database `name` and the data directory to each other, where neither is bound. Raises
-    DriverUnavailable for another directory's database, and for workspaces that the database lacks.
-    """
+def id_in(connection: Connection, tables: Collection[str]) -> str | None:
+    """The id of the data directory that a database belongs to; None for one that has none, or no tables."""
+    if facts.name not in tables:
+        return None
+    found = connection.scalar(select(facts.c.value).where(facts.c.name == FACT))
+    return found["id"] if found is not None else None
+
+
+def is_own(known: str | None, path: Path) -> bool:
+    """Whether the data directory that has its id in the file `path` is the one of `known`."""
+    kept = read_id(path)
+    return known is not None and known == (kept or new_id(path))
+
+
+async def bind(store: Store, settings: Settings) -> None:
+    """Bind the database, which is open, and the data directory to each other, where they are not yet."""
     if settings.database_url is None:
         return
-    data_dir = settings.data_dir
-    path = data_dir / DATABASE_ID
-    kept = await asyncio.to_thread(read_id, path)
+    path = settings.data_dir / DATABASE_ID
     async with store.read() as db:
         fact = await metadata.get(db, FACT)
-        knows_workspaces = (await db.execute(select(cargos.c.id).limit(1))).first() is not None
-    if fact is not None and fact["id"] != kept:
+    known = secrets.token_hex(12) if fact is None else fact["id"]
+    if fact is None:
+        await asyncio.to_thread(write_id, path, known)
+        async with store.write() as db:
+            await metadata.set(db, FACT, {"id": known})
+    await asyncio.to_thread(finish_id, path, known)
+
+
+def _check_belongs(data_dir: Path, connection: Connection, tables: Collection[str], name: str) -> None:
+    """Raises DriverUnavailable for the database of another data directory, and for an empty one where the
+    directory has anything of a former database.
+    """
+    path, known = data_dir / DATABASE_ID, id_in(connection, tables)
+    if known is not None and not is_own(known, path):
         raise DriverUnavailable(
             f"the database {name} belongs to another data directory than {data_dir}; set BAY_DATA_DIR to that "
-            f"one or BAY_DATABASE_URL to this one's, or, if you moved the files, write {fact['id']} to {path}"
+            f"one or BAY_DATABASE_URL to this one's, or, if you moved the files, write {known} to {path}"
         )
-    if not knows_workspaces and await asyncio.to_thread(has_workspaces, data_dir):
+    knows_workspaces = cargos.name in tables and connection.scalar(select(cargos.c.id).limit(1)) is not None
+    if not knows_workspaces and has_workspaces(data_dir):
         raise DriverUnavailable(
             f"the database {name} has no row of the workspaces in {data_dir / 'cargo'}; put back its backup, "
             "move the rows of SQLite with `bay admin migrate-store`, or move that directory away to start empty"
         )
-    if fact is None:
-        known = kept or secrets.token_hex(12)
-        await asyncio.to_thread(write_id, path, known)
-        async with store.write() as db:
-            await metadata.set(db, FACT, {"id": known})
+    if known is None:
+        _check_is_new(data_dir, name)
+
+
+def _check_is_new(data_dir: Path, name: str) -> None:
+    """Raises DriverUnavailable for a data directory that has had a database."""
+    file, path = data_dir / DATABASE, data_dir / DATABASE_ID
+    if file.exists():
+        raise DriverUnavailable(
+            f"the database {name} is empty, and the rows of {data_dir} are in {file}; move them with "
+            "`bay admin migrate-store`, or move that file away to start empty"
+        )
+    if read_id(path) is not None:
+        raise DriverUnavailable(
+            f"the database {name} is empty, and {data_dir} belongs to another; check BAY_DATABASE_URL, put "
+            f"back the backup of the database, or remove {path} to start empty"
+        )
 
 
 def read_id(path: Path) -> str | None:
@@ -76,14 +118,31 @@ def read_id(path: Path) -> str | None:
         raise DriverUnavailable(f"cannot read {path}: {error}; put back its backup") from error
 
 
+def new_id(path: Path) -> str | None:
+    """The id that a cut-off start or move gave that data directory, whether or not the database has it."""
+    found = read_id(path.with_name(DATABASE_ID_NEW))
+    return found if found is not None and _ID.fullmatch(found) else None  # it may be half written
+
+
 def write_id(path: Path, text: str) -> None:
-    """Give a data directory that id, whole or not at all."""
-    beside = path.with_name(f"{path.name}.new")
+    """Note on the disk the id that a data directory is to have, before the database commits it."""
+    beside = path.with_name(DATABASE_ID_NEW)
     try:
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
             file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise DriverUnavailable(f"cannot write {beside}: {error.strerror}") from error
+
+
+def finish_id(path: Path, text: str) -> None:
+    """Give a data directory the id that `write_id` noted, after the commit."""
+    if new_id(path) != text:
+        return
+    try:
+        path.with_name(DATABASE_ID_NEW).replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         raise DriverUnavailable(f"cannot write {path}: {error.strerror}") from error

@@ -11,7 +11,7 @@ memory; and temporary triggers as in SQLite, which PostgreSQL lacks for ordinary
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from bay.store import versions
 from bay.store.connection import StoreConnection, first_line
 
 T = TypeVar("T")
+Check = Callable[[Connection, Collection[str], str], None]
 
 OLDEST = 14
 """The oldest major version of the server: it is the first that replaces a trigger in one statement."""
@@ -108,10 +109,15 @@ log = structlog.get_logger("bay.store")
 
 
 class PostgresDatabase:
-    """The database at a URL `postgresql://…`. Raises InvalidArgument for one that cannot be read."""
+    """The database at a URL `postgresql://…`. Raises InvalidArgument for one that cannot be read.
 
-    def __init__(self, url: str) -> None:
+    `check` may refuse to open it, by raising a BayError: it is called before any table is made or migrated,
+    in the same transaction, with the names of the tables that are there and `name`, and blocks.
+    """
+
+    def __init__(self, url: str, check: Check | None = None) -> None:
         self._url = _parsed(url)
+        self._check = check
         self.name = _shown(self._url)
         self._reading = self._engine(_begin_reader, isolation_level="AUTOCOMMIT")
         told = self.name, self._url
@@ -119,7 +125,7 @@ class PostgresDatabase:
 
     async def open(self, writer: StoreConnection) -> None:
         """Take the lock, and make or migrate the tables. Raises DatabaseUnavailable, also beside another
-        Bay, and DriverUnavailable for the tables of a newer one.
+        Bay, DriverUnavailable for the tables of a newer one, and what `check` does.
         """
         self._writers_trouble.is_told = True
         try:
@@ -201,6 +207,8 @@ class PostgresDatabase:
                 f"the database {self.name} has tables that are not Bay's, such as {min(tables)}; "
                 "give Bay a database of its own"
             )
+        if self._check is not None:
+            self._check(connection, tables, self.name)
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         versions.bring_up_to_date(connection, tables, self.name)
         for statement in _TRIGGERS:

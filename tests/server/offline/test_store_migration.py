@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import postgres_server
+import psycopg
 import pytest
 from cli_runner import BIN
 from postgres_databases import migrate
@@ -33,6 +34,7 @@ from sqlalchemy import (
 from bay.errors import BayError, Conflict, DriverUnavailable, InvalidArgument
 from bay.server import data_dir
 from bay.server.data_dir import DATABASE, DATABASE_ID
+from bay.server.database import write_id
 from bay.server.offline import backup, secrets_key, store_migration
 from bay.server.offline.store_migration import Moved, move
 from bay.store.schema import UtcDateTime, cargos, facts, metadata
@@ -152,7 +154,9 @@ def test_numbers_that_were_given_before_are_not_given_again(data: Path, url: str
         assert db.execute(insert(cargos), values).inserted_primary_key == (COUNT + 1,)
 
 
-@pytest.mark.parametrize("at", ["_copy_all", "_copy_table", "_go_on_counting", "write_id", "_put_aside"])
+@pytest.mark.parametrize(
+    "at", ["_copy_all", "_copy_table", "_go_on_counting", "write_id", "finish_id", "_put_aside"]
+)
 def test_a_move_that_is_cut_off_is_finished_by_the_next(
     data: Path, url: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +166,7 @@ def test_a_move_that_is_cut_off_is_finished_by_the_next(
     def cut(*given: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 7 or at in ("_copy_all", "write_id", "_put_aside"):
+        if calls == 7 or at in ("_copy_all", "write_id", "finish_id", "_put_aside"):
             raise SystemExit(at)
         return as_it_is(*given)
 
@@ -170,7 +174,7 @@ def test_a_move_that_is_cut_off_is_finished_by_the_next(
         patch.setattr(store_migration, at, cut)
         with pytest.raises(SystemExit, match=at):
             move(data)
-    is_committed = at == "_put_aside"
+    is_committed = at in ("finish_id", "_put_aside")
     assert in_file(data / DATABASE) == before
     assert bool(in_postgres(url)["cargos"]) == is_committed
     if is_committed:
@@ -179,6 +183,34 @@ def test_a_move_that_is_cut_off_is_finished_by_the_next(
     assert move(data).rows == {name: len(found) for name, found in before.items()}
     assert in_postgres(url) == moved(data, before)
     assert not (data / DATABASE).exists()
+
+
+@pytest.mark.anyio
+async def test_a_move_that_was_cut_off_before_its_commit_lets_no_bay_start_until_it_is_finished(
+    data: Path, url: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(path: Path, text: str) -> None:
+        write_id(path, text)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_migration, "write_id", cut)
+        with pytest.raises(SystemExit):
+            await asyncio.to_thread(move, data)
+    assert in_postgres(url)["facts"] == []
+    with pytest.raises(DriverUnavailable, match="finish it with `bay admin migrate-store`"):
+        data_dir.check(data, data / DATABASE)
+    with pytest.raises(DriverUnavailable, match="move them with `bay admin migrate-store`"):
+        async with world(root, database_url=url):
+            pass
+    with monkeypatch.context() as patch:
+        patch.delenv("BAY_DATABASE_URL")
+        with pytest.raises(DriverUnavailable, match="finish it with `bay admin migrate-store`"):
+            await asyncio.to_thread(secrets_key.rotate, data)
+    before = in_file(data / DATABASE)
+    await asyncio.to_thread(move, data)
+    assert in_postgres(url) == moved(data, before)
+    assert sorted(path.name for path in data.iterdir() if path.name.startswith("database")) == [DATABASE_ID]
 
 
 def test_after_the_move_a_bay_on_the_file_refuses_to_start(data: Path, url: str) -> None:
@@ -269,8 +301,12 @@ async def test_a_bay_goes_on_in_postgresql_with_all_that_it_had(root: Path, url:
 
 @pytest.mark.anyio
 async def test_a_rotation_with_the_database_of_another_bay_loses_no_key(data: Path, url: str) -> None:
-    migrate(url)
     (data / data_dir.SECRETS_KEY_FILE).write_bytes(b"")
+    with pytest.raises(DriverUnavailable, match="does not belong"):
+        await asyncio.to_thread(secrets_key.rotate, data)
+    with psycopg.connect(url) as db:
+        assert db.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+    migrate(url)
     with pytest.raises(DriverUnavailable, match="does not belong"):
         await asyncio.to_thread(secrets_key.rotate, data)
     assert (data / data_dir.SECRETS_KEY_FILE).read_bytes() == b""

@@ -1,13 +1,16 @@
 """The database of a data directory, for commands that work on it while no Bay runs."""
 
 import os
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from bay.errors import Conflict, DriverUnavailable
-from bay.server.data_dir import DATABASE, DATABASE_ID
-from bay.server.database import FACT, read_id
-from bay.store import metadata
-from bay.store.engine import Database, Store
+from bay.server.data_dir import DATABASE, DATABASE_ID, DATABASE_ID_NEW
+from bay.server.database import id_in, is_own
+from bay.store.engine import Database
 from bay.store.postgres import PostgresDatabase
 from bay.store.sqlite import SqliteDatabase
 
@@ -21,10 +24,15 @@ def url() -> str | None:
 
 def database_of(data_dir: Path) -> Database:
     """The database with the rows of that data directory. Raises DriverUnavailable where there is none, or
-    where it is a PostgreSQL database whose URL is not given.
+    where it is a PostgreSQL database whose URL is not given; one of another directory is not opened.
     """
     if (given := url()) is not None:
-        return PostgresDatabase(given)
+        return PostgresDatabase(given, partial(_check_own, data_dir))
+    if (data_dir / DATABASE_ID_NEW).exists():
+        raise DriverUnavailable(
+            f"a move of the rows of {data_dir} to PostgreSQL was cut off; finish it with "
+            f"`bay admin migrate-store`, or remove {data_dir / DATABASE_ID_NEW} to go on with {DATABASE}"
+        )
     if (data_dir / DATABASE_ID).exists():
         raise DriverUnavailable(f"the rows of {data_dir} are in a PostgreSQL database; set {URL} to it")
     if not (data_dir / DATABASE).exists():
@@ -32,15 +40,11 @@ def database_of(data_dir: Path) -> Database:
     return SqliteDatabase(data_dir / DATABASE)
 
 
-async def check_own(store: Store, database: Database, data_dir: Path) -> None:
+def _check_own(data_dir: Path, connection: Connection, tables: Collection[str], name: str) -> None:
     """Raises DriverUnavailable for a PostgreSQL database that is another data directory's, or nobody's."""
-    if isinstance(database, SqliteDatabase):
-        return
-    async with store.read() as db:
-        fact = await metadata.get(db, FACT)
-    if fact is None or fact["id"] != read_id(data_dir / DATABASE_ID):
+    if not is_own(id_in(connection, tables), data_dir / DATABASE_ID):
         raise DriverUnavailable(
-            f"the database {database.name} does not belong to the data directory {data_dir}; set {URL} and "
+            f"the database {name} does not belong to the data directory {data_dir}; set {URL} and "
             "BAY_DATA_DIR to those of one Bay"
         )
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Table, literal, select, update
 
 from bay.server.data_dir import SECRETS_KEY_FILE, configured
 from bay.server.main import lock_data_dir
-from bay.server.offline.database_choice import check_own, database_of
+from bay.server.offline.database_choice import database_of
 from bay.server.secrets.vault import KEY_BYTES, Unreadable, Vault, read_keys, write_keys
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
@@ -50,11 +50,9 @@ def rotate(data_dir: Path | None) -> Rotated:
 
 
 async def _rotated(directory: Path) -> Rotated:
-    database = database_of(directory)
-    store = Store(database)
+    store = Store(database_of(directory))
     try:
         await store.open()
-        await check_own(store, database, directory)
         path = directory / SECRETS_KEY_FILE
         old, new = read_keys(path), token_bytes(KEY_BYTES)
         write_keys(path, (new, *old))

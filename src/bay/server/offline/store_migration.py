@@ -1,7 +1,7 @@
 """Moves the rows of a stopped Bay from its SQLite file into an empty PostgreSQL database.
 
 All rows come in one transaction, together with the id that binds the database to the data directory. The
-directory has that id before the commit, and a Bay that is started on the file then refuses to run. A move
+directory notes that id before the commit, and a Bay that is started on the file then refuses to run. A move
 that was cut off earlier has changed nothing; one that was cut off later is finished by the next, which finds
 the rows there and puts the file aside. The file is never deleted.
 """
@@ -9,8 +9,9 @@ the rows there and puts the file aside. The file is never deleted.
 import asyncio
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sqlalchemy import (
 
 from bay.errors import Conflict, DriverUnavailable, InvalidArgument
 from bay.server.data_dir import DATABASE, DATABASE_ID, configured
-from bay.server.database import FACT, read_id, write_id
+from bay.server.database import FACT, finish_id, id_in, new_id, read_id, write_id
 from bay.server.main import lock_data_dir
 from bay.server.offline.database_choice import URL, url
 from bay.store.engine import Store
@@ -69,7 +70,9 @@ def move(data_dir: Path | None) -> Moved:
         if not source.exists():
             raise Conflict(f"there is no {source}, so nothing is to be moved")
         migrate(source)
-        return _moved(directory, source, PostgresDatabase(target))
+        return _moved(
+            directory, source, PostgresDatabase(target, partial(_check_free, directory / DATABASE_ID))
+        )
     finally:
         os.close(lock)
 
@@ -80,7 +83,7 @@ def _moved(directory: Path, source: Path, target: PostgresDatabase) -> Moved:
 
 
 async def _copy(source: Path, target: PostgresDatabase, id_file: Path) -> dict[str, int]:
-    known = read_id(id_file) or secrets.token_hex(12)
+    known = _id_of(id_file) or secrets.token_hex(12)
     engine, store = make_engine(source), Store(target)  # one that only reads would leave files beside it
     try:
         await store.open()
@@ -88,9 +91,21 @@ async def _copy(source: Path, target: PostgresDatabase, id_file: Path) -> dict[s
             counts = await db.run_sync(lambda connection: _copy_all(engine, connection, known, target.name))
             # Before the commit: nobody can tell whether one has come whose answer is lost.
             write_id(id_file, known)
+        finish_id(id_file, known)
         return counts
     finally:
         await store.aclose()
+
+
+def _id_of(id_file: Path) -> str | None:
+    """The id that the data directory has, or that a move has given it which was cut off."""
+    return read_id(id_file) or new_id(id_file)
+
+
+def _check_free(id_file: Path, connection: Connection, tables: Collection[str], name: str) -> None:
+    """Raises Conflict for the database of another data directory, before it is migrated."""
+    if id_in(connection, tables) not in (None, _id_of(id_file)):
+        raise Conflict(f"the database {name} has rows already (another data directory's); give an empty one")
 
 
 def _copy_all(source: Engine, target: Connection, known: str, name: str) -> dict[str, int]:
