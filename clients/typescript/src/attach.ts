@@ -185,7 +185,8 @@ export class Attachment implements AsyncDisposable {
   private async connect(signal: AbortSignal | undefined): Promise<Socket> {
     const { door } = this;
     const about = aboutDoor(door, this.since);
-    const socket = await Socket.open(this.http, doorPath(door), doorQuery(door, this.since), about, { signal });
+    const opening = { sandboxId: door.sandboxId, writes: true, signal };
+    const socket = await Socket.open(this.http, doorPath(door), doorQuery(door, this.since), about, opening);
     try {
       this.attached(frameObject(await socket.receive(this.http.config.timeoutS, signal)));
       return socket;

@@ -174,7 +174,8 @@ export class Files extends SandboxNoun {
     { recursive = true, signal }: CallOptions & { recursive?: boolean } = {},
   ): Promise<Watch> {
     const about = get(this.path("stat"), { path });
-    return Watch.open(this.http, { path: this.path("watch"), query: { path, recursive }, about, signal });
+    const { sandboxId } = this;
+    return Watch.open(this.http, { sandboxId, path: this.path("watch"), query: { path, recursive }, about, signal });
   }
 
   /** A directory with everything in it, or a file, as a tar that streams. Read once. */

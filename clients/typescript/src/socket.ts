@@ -5,7 +5,7 @@
  */
 
 import { toBase64, toBytes } from "./bytes.js";
-import { address, get, type Call, type CallOptions, type Query } from "./call.js";
+import { address, get, sandboxPath, type Call, type CallOptions, type Query } from "./call.js";
 import {
   BayError, Conflict, ConnectionFailed, InvalidArgument, NotFound, OutputGone, PayloadTooLarge, QuotaExceeded, Timeout,
   Unauthorized,
@@ -54,6 +54,10 @@ export function isEnd(error: unknown): boolean {
 
 /** How a connection is made. */
 export interface Opening extends CallOptions {
+  /** The sandbox that it leads to. */
+  sandboxId: string;
+  /** Whether the key must be one that may write. */
+  writes: boolean;
   /** How long the handshake may take: 10 seconds. */
   patienceS?: number;
 }
@@ -83,10 +87,10 @@ export class Socket {
   }
 
   /**
-   * Connect. Throws ConnectionFailed without a server. A WebSocket does not say why it was refused: then `about`,
-   * a call about the same thing, is made, and its error thrown.
+   * Connect. Throws ConnectionFailed without a server. A WebSocket does not say why it was refused: then calls that
+   * are refused for the same reason are made, the last of them `about`, and the error of the first that fails is thrown.
    */
-  static async open(http: Http, path: string, query: Query, about: Call, opening: Opening = {}): Promise<Socket> {
+  static async open(http: Http, path: string, query: Query, about: Call, opening: Opening): Promise<Socket> {
     const { url, apiKey } = http.config;
     const kind = await webSocket();
     opening.signal?.throwIfAborted();
@@ -94,7 +98,7 @@ export class Socket {
     const made = new kind(`ws${url.slice("http".length)}${address(get(path, query))}`, [...names, "bay.v1"]);
     made.binaryType = "arraybuffer";
     const socket = new Socket(made, url);
-    await socket.opened(http, { ...about, signal: opening.signal }, opening.patienceS ?? OPEN_S);
+    await socket.opened(http, about, opening);
     return socket;
   }
 
@@ -126,15 +130,17 @@ export class Socket {
     this.socket.close(NORMAL);
   }
 
-  private async opened(http: Http, about: Call, patienceS: number): Promise<void> {
+  private async opened(http: Http, about: Call, opening: Opening): Promise<void> {
+    const { patienceS = OPEN_S, signal } = opening;
     const done = new Promise<boolean>((resolve) => {
       this.socket.addEventListener("open", () => resolve(true));
       this.socket.addEventListener("error", () => resolve(false));
       this.socket.addEventListener("close", () => resolve(false));
     });
     try {
-      if (await within(done, Math.min(http.config.timeoutS, patienceS), about.signal)) return;
-      (await http.opened(about)).close();
+      if (await within(done, Math.min(http.config.timeoutS, patienceS), signal)) return;
+      await checkPlace(http, opening);
+      (await http.opened({ ...about, signal })).close();
       throw closeError(1006, "", this.url);
     } catch (error) {
       this.close();
@@ -183,6 +189,21 @@ export class Socket {
       clearTimeout(timer);
       signal?.removeEventListener("abort", aborted);
     }
+  }
+}
+
+/**
+ * Throws what refuses every connection to the sandbox: the scope of the key, or too many connections of its owner.
+ *
+ * The calls are about an exec that there is not: Bay looks for it last, and the call does nothing.
+ */
+async function checkPlace(http: Http, { sandboxId, writes, signal }: Opening): Promise<void> {
+  const path = sandboxPath(sandboxId, "execs", "exec-none", writes ? "stdin" : "output");
+  const call: Call = writes ? { method: "POST", path, safe: true } : get(path, { follow: true });
+  try {
+    (await http.opened({ ...call, signal })).close();
+  } catch (error) {
+    if (!(error instanceof NotFound)) throw error;
   }
 }
 

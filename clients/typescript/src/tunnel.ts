@@ -1,7 +1,7 @@
 /** A tunnel: a TCP connection to a port of a sandbox, through Bay. */
 
 import { toBytes } from "./bytes.js";
-import { get, sandboxPath, type CallOptions } from "./call.js";
+import { get, sandboxPath, SLICE_S, type Call, type CallOptions } from "./call.js";
 import { BayError, Conflict, ConnectionFailed, PortClosed } from "./errors.js";
 import type { Http } from "./http.js";
 import { checkedPort } from "./ports.js";
@@ -54,9 +54,11 @@ export class Tunnel implements AsyncDisposable {
   static async open(http: Http, sandboxId: string, port: number, { signal }: CallOptions = {}): Promise<Tunnel> {
     const path = sandboxPath(sandboxId, "tunnel");
     const query = { port: checkedPort(port) };
-    const about = get(sandboxPath(sandboxId));
+    // It starts the sandbox as the tunnel does, and fails as that would.
+    const start: Call = { method: "POST", path: sandboxPath(sandboxId, "start"), query: { wait: SLICE_S }, safe: true };
+    const about = { ...start, waitS: SLICE_S };
     // As long as any other answer: the sandbox may have to be started.
-    const opening = { patienceS: http.config.timeoutS, signal };
+    const opening = { sandboxId, writes: true, patienceS: http.config.timeoutS, signal };
     // Nothing was sent over it yet, so that it may be tried again.
     return http.tried({ ...about, signal }, async () => {
       try {

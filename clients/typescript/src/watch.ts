@@ -9,6 +9,7 @@ import type { FileEvent } from "./types.js";
 
 /** The watch that is asked for, and a call that says why it cannot be. */
 export interface Watched extends CallOptions {
+  sandboxId: string;
   path: string;
   query: Query;
   about: Call;
@@ -92,8 +93,8 @@ export class Watch implements AsyncDisposable {
   }
 }
 
-async function connected(http: Http, { path, query, about, signal }: Watched): Promise<Socket> {
-  const socket = await Socket.open(http, path, query, about, { signal });
+async function connected(http: Http, { sandboxId, path, query, about, signal }: Watched): Promise<Socket> {
+  const socket = await Socket.open(http, path, query, about, { sandboxId, writes: false, signal });
   try {
     if (frameObject(await socket.receive(http.config.timeoutS, signal))["type"] === "watching") return socket;
   } catch (error) {

@@ -479,6 +479,14 @@ def create_with_key(stage: Stage, key: bay.NewKey, step: Json) -> None:
 
 
 @word
+def connect_with_key(stage: Stage, key: bay.NewKey, step: Json) -> None:
+    with bay.Client(stage.url, key.secret, retry_s=600) as other:
+        own = other.sandboxes.get(stage.box.id)
+        with own.tunnel(1) if step["to"] == "tunnel" else own.terminal():
+            pass
+
+
+@word
 def list_keys(stage: Stage, _: Any, step: Json) -> Json:
     keys = [key for key in stage.client.keys.list(**step) if key.revoked_at is None]
     return {"scopes": [key.scope for key in keys], "has_secret": any(hasattr(key, "secret") for key in keys)}

@@ -2,10 +2,11 @@
 // whose first part of a path names a fault.
 
 import assert from "node:assert/strict";
+import { createServer as createHttpServer } from "node:http";
 import { connect, createServer } from "node:net";
 import { after, before, test } from "node:test";
 import {
-  BayError, Box, Client, Conflict, ConnectionFailed, InvalidArgument, NotFound, Proc, StorageFull, Timeout,
+  BayError, Box, Client, Conflict, ConnectionFailed, InvalidArgument, NotFound, Proc, QuotaExceeded, StorageFull, Timeout,
 } from "../../../clients/typescript/dist/index.js";
 
 const client = new Client();
@@ -333,6 +334,32 @@ test("the end of a tunnel that closes just then is no error", { timeout: 60_000 
   } finally {
     globalThis.WebSocket = own;
   }
+});
+
+/** A server in Bay's place, closed at the end of the test, and a sandbox that a client of it knows. */
+async function standIn(context, answer, options = {}) {
+  const server = createHttpServer(answer);
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  context.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const client = new Client({ baseUrl: `http://127.0.0.1:${server.address().port}`, ...options });
+  return { server, client, box: boxOf(client) };
+}
+
+test("a tunnel that is refused for too many connections says so at once", { timeout: 60_000 }, async (context) => {
+  let handshakes = 0;
+  const body = JSON.stringify({ error: { code: "quota_exceeded", message: "close one" } });
+  const full = await standIn(context, (_, response) => response.writeHead(429).end(body), { retryS: 600 });
+  full.server.on("upgrade", (_, socket) => {
+    handshakes += 1;
+    socket.end(`HTTP/1.1 429 Too Many Requests\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`);
+  });
+  await assert.rejects(full.box.tunnel(80), QuotaExceeded);
+  await assert.rejects(full.box.terminal(), QuotaExceeded);
+  await assert.rejects(full.box.files.watch(), QuotaExceeded);
+  assert.equal(handshakes, 3);
 });
 
 // Signals

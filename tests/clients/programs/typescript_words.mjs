@@ -189,6 +189,10 @@ const WORDS = {
   create_with_key: async ({ url }, { secret }) => {
     await new Client({ baseUrl: url, apiKey: secret }).sandboxes.create();
   },
+  connect_with_key: async ({ box, url }, { secret }, { to }) => {
+    const own = await new Client({ baseUrl: url, apiKey: secret, retryS: 600 }).sandboxes.get(box.id);
+    (to === "tunnel" ? await own.tunnel(1) : await own.terminal()).close();
+  },
   list_keys: async ({ client }, _, step) => {
     const found = (await all(client.keys.list(step))).filter((key) => key.revoked_at === null);
     return { scopes: found.map((key) => key.scope), has_secret: found.some((key) => "secret" in key) };
