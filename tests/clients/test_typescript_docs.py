@@ -29,6 +29,7 @@ declare module "node:fs" {
 }
 declare module "node:net" {
   export interface Socket {
+    on(event: "error", heard: (error: Error) => void): void;
     destroy(): void;
   }
   export interface Server {
@@ -36,7 +37,7 @@ declare module "node:net" {
     address(): { port: number };
     close(): void;
   }
-  export function createServer(serve: (socket: Socket) => void): Server;
+  export function createServer(options: { allowHalfOpen: boolean }, serve: (socket: Socket) => void): Server;
 }
 declare module "node:stream" {
   export const Duplex: { fromWeb(pair: { readable: object; writable: object }): object };
