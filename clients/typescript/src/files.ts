@@ -168,7 +168,7 @@ export class Files extends SandboxNoun {
     return this.http.json<SearchResult>({ ...get(this.path("search"), asked, SEARCH_S), signal });
   }
 
-  /** Watch a file, or a directory and all below it; iterate it for the events. Needs a WebSocket. The signal ends it. */
+  /** Watch a file, or a directory and all below it; iterate it for the events. Needs a WebSocket. The signal closes it. */
   async watch(
     path = ".",
     { recursive = true, signal }: CallOptions & { recursive?: boolean } = {},
@@ -292,7 +292,12 @@ export class Files extends SandboxNoun {
     const answer = await this.http.opened({ ...call, headers: { Accept: "application/x-ndjson" } });
     const lines = new Lines();
     try {
-      for await (const data of answer.chunks()) yield* lines.feed(data).map(lineObject);
+      for await (const data of answer.chunks()) {
+        for (const line of lines.feed(data)) {
+          yield lineObject(line);
+          call.signal?.throwIfAborted();
+        }
+      }
     } finally {
       answer.close();
     }

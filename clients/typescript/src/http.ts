@@ -117,7 +117,10 @@ export class Http {
     let cursor: string | null | undefined;
     do {
       const page: Page<Item> = await this.json({ ...get(path, { ...query, cursor }), signal });
-      yield* page.items;
+      for (const item of page.items) {
+        yield item;
+        signal?.throwIfAborted();
+      }
       cursor = page.has_more ? page.next_cursor : null;
     } while (cursor);
   }

@@ -159,6 +159,7 @@ export class Skills extends Noun {
       const page = await this.http.json<{ items: Item[]; total: number }>(call);
       for (const item of page.items) {
         if (!seen.has(item.id)) yield item;
+        signal?.throwIfAborted();
         seen.add(item.id);
       }
       total = page.items.length ? page.total : 0;

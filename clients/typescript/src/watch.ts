@@ -25,6 +25,7 @@ export class Watch implements AsyncDisposable {
   private readonly patience: Patience;
   private closed = false;
   private mending: Promise<FileEvent | null> | null = null;
+  private readonly aborted = (): void => this.close();
 
   private constructor(
     private readonly http: Http,
@@ -32,6 +33,7 @@ export class Watch implements AsyncDisposable {
     private socket: Socket,
   ) {
     this.patience = new Patience(http.config.retryS);
+    watched.signal?.addEventListener("abort", this.aborted); // also one that has no reader is closed then
   }
 
   static async open(http: Http, watched: Watched): Promise<Watch> {
@@ -44,6 +46,7 @@ export class Watch implements AsyncDisposable {
         const event = await this.next();
         if (event) yield event;
       }
+      this.watched.signal?.throwIfAborted();
     } finally {
       this.close();
     }
@@ -52,6 +55,7 @@ export class Watch implements AsyncDisposable {
   /** Stop watching. Iterations over it end. Again is no error. */
   close(): void {
     this.closed = true;
+    this.watched.signal?.removeEventListener("abort", this.aborted);
     this.socket.close();
   }
 

@@ -426,6 +426,48 @@ test("a signal ends a watch", { timeout: 60_000 }, async () => {
   await assert.rejects(reading, { message: "enough" });
 });
 
+test("a signal closes a watch that has no reader", { timeout: 60_000 }, async () => {
+  const way = await relay();
+  const abort = new AbortController();
+  const watch = await boxOf(way.client).files.watch(".", { signal: abort.signal });
+  assert.equal(way.open.size, 1);
+  abort.abort(new RangeError("enough"));
+  await until(() => way.open.size === 0);
+  await assert.rejects(all(watch), { message: "enough" });
+  const closed = await box.files.watch(".", { signal: new AbortController().signal });
+  closed.close();
+  assert.deepEqual(await all(closed), []);
+  way.close();
+});
+
+const TWO = [{ id: "one" }, { id: "two" }];
+/** Lists that come in one answer. */
+const LISTS = {
+  "a page": (own, signal) => own.client.keys.list({ signal }),
+  "a page by offset": (own, signal) => own.client.skills.releases({ signal }),
+  "a listing": (own, signal) => own.box.files.walk(".", { signal }),
+};
+
+for (const [name, list] of Object.entries(LISTS)) {
+  test(`a signal ends ${name} between two of its items`, { timeout: 60_000 }, async (context) => {
+    const own = await standIn(context, ({ url }, response) => {
+      if (!url.includes("/files/")) response.end(JSON.stringify({ items: TWO, total: 2 }));
+      else response.end([...TWO.map(({ id }) => ({ name: id })), { truncated: false }].map(JSON.stringify).join("\n") + "\n");
+    });
+    assert.equal((await all(list(own))).length, 2);
+    const abort = new AbortController();
+    let items = 0;
+    const reading = async () => {
+      for await (const _ of list(own, abort.signal)) {
+        items += 1;
+        abort.abort(new RangeError("enough"));
+      }
+    };
+    await assert.rejects(reading, { message: "enough" });
+    assert.equal(items, 1);
+  });
+}
+
 test("a reader whose signal was aborted gets nothing more", { timeout: 60_000 }, async () => {
   const proc = await box.spawn("seq 100000");
   const abort = new AbortController();
