@@ -44,6 +44,8 @@ export interface VerifyOptions {
   now?: number;
 }
 
+type RequestHeaders = Headers | Readonly<Record<string, string | readonly string[] | undefined>>;
+
 /**
  * The event of a webhook request, signed with `secret` (`whsec_…`) at most `toleranceS` seconds ago; the signature is
  * that of Standard Webhooks (https://www.standardwebhooks.com).
@@ -54,15 +56,15 @@ export interface VerifyOptions {
  */
 export async function verifyWebhook(
   secret: string,
-  headers: Headers | Readonly<Record<string, string | readonly string[] | undefined>>,
+  headers: RequestHeaders,
   body: string | Uint8Array,
   { toleranceS = TOLERANCE_S, now = Date.now() / 1000 }: VerifyOptions = {},
 ): Promise<Event> {
-  const given = headers instanceof Headers ? headers : headersOf(headers);
-  const timestamp = given.get("webhook-timestamp") ?? "";
+  const given = (name: string): string => headerOf(headers, name);
+  const timestamp = given("webhook-timestamp");
   const data = toBytes(body);
-  const signed = joined([toBytes(`${given.get("webhook-id") ?? ""}.${timestamp}.`), data]);
-  if (!(await isSigned(await keyOf(secret), given.get("webhook-signature") ?? "", signed))) {
+  const signed = joined([toBytes(`${given("webhook-id")}.${timestamp}.`), data]);
+  if (!(await isSigned(await keyOf(secret), given("webhook-signature"), signed))) {
     throw new InvalidArgument("the signature of this request is invalid; is the secret this webhook's?");
   }
   if (!/^\d+$/.test(timestamp) || Math.abs(now - Number(timestamp)) > toleranceS) {
@@ -71,9 +73,11 @@ export async function verifyWebhook(
   return eventOf(new TextDecoder().decode(data));
 }
 
-function headersOf(given: Readonly<Record<string, string | readonly string[] | undefined>>): Headers {
-  const pairs = Object.entries(given).filter(([, value]) => value !== undefined);
-  return new Headers(Object.fromEntries(pairs.map(([name, value]) => [name, String(value)])));
+/** A header's text, "" without one. A record is searched: of node:http2 it has names that `Headers` refuses. */
+function headerOf(headers: RequestHeaders, name: string): string {
+  if (headers instanceof Headers) return headers.get(name) ?? "";
+  const found = Object.entries(headers).find(([key, value]) => key.toLowerCase() === name && value !== undefined);
+  return String(found?.[1] ?? "");
 }
 
 async function keyOf(secret: string): Promise<CryptoKey> {
