@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bay.builds.ignored import Ignored
+from bay.client._build_body import Recipe
 from bay.client._context import context_of, read_ignored
 from bay.errors import InvalidArgument
 
@@ -111,6 +112,37 @@ def test_a_caller_who_leaves_cancels_the_build(context: Path, tmp_path: Path) ->
     done = node("typescript_build.mjs", context, tmp_path / "tar", "leave")
     assert done["ended"] == {"name": "RangeError", "message": "enough"}
     assert done["requests"][-1][:2] == ["DELETE", "/v1/templates/tpl-1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", "there is no file"),
+        ("file", "there is no file"),
+        ("latin", "latin/Dockerfile is no UTF-8 text"),
+        ("patterns", "patterns/.dockerignore is no UTF-8 text"),
+    ],
+)
+def test_a_context_that_cannot_be_built_is_the_caller_s(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "file").write_text("FROM debian:13\n")
+    for directory in ("latin", "patterns"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "latin" / "Dockerfile").write_bytes("FROM grün\n".encode("latin-1"))
+    (tmp_path / "patterns" / "Dockerfile").write_text("FROM debian:13\n")
+    (tmp_path / "patterns" / ".dockerignore").write_bytes("grün\n".encode("latin-1"))
+    with pytest.raises(InvalidArgument, match=words):
+        Recipe.of(tmp_path / name, {})
+    done = node("typescript_build.mjs", tmp_path / name, tmp_path / "tar", "succeed")
+    assert (done["ended"]["name"], done["requests"]) == ("InvalidArgument", [])
+    assert words in done["ended"]["message"]
+
+
+@pytest.mark.parametrize("name", ["nothing", "file"])
+def test_a_context_that_is_no_directory_is_the_caller_s(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("FROM debian:13\n")
+    done = node("typescript_build.mjs", tmp_path / name, tmp_path / "tar", "steps")
+    assert (done["ended"]["name"], done["requests"]) == ("InvalidArgument", [])
+    assert "is no directory" in done["ended"]["message"]
 
 
 def test_a_build_that_fails_is_told_and_stays(context: Path, tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ interface Stats {
 interface FileSystem {
   createReadStream(path: string, options: { end: number }): AsyncIterable<Uint8Array>;
   promises: {
-    readFile(path: string, encoding: "utf8"): Promise<string>;
+    readFile(path: string): Promise<Uint8Array>;
     readdir(path: string): Promise<string[]>;
     readlink(path: string): Promise<string>;
     lstat(path: string): Promise<Stats>;
+    stat(path: string): Promise<Stats>;
   };
 }
 
@@ -33,7 +34,7 @@ export interface BuildContext {
   tar(): AsyncGenerator<Uint8Array, void>;
 }
 
-/** The context in a local directory. Throws InvalidArgument for a directory or a Dockerfile that is not there. */
+/** The context in a local directory. Throws InvalidArgument for one, or a Dockerfile, that is not there or not text. */
 export async function contextOf(
   root: string,
   { dockerfile, reads }: { dockerfile: string | undefined; reads: boolean },
@@ -57,18 +58,32 @@ async function fileSystem(): Promise<FileSystem> {
   }
 }
 
-/** The text of a file; undefined for one that is not there. */
+/** The text of a file; undefined for one that is not there. Throws InvalidArgument for one that is not UTF-8. */
 async function textOf(fs: FileSystem, path: string): Promise<string | undefined> {
+  const data = await unlessMissing(fs.promises.readFile(path));
+  if (data === undefined) return undefined;
   try {
-    return await fs.promises.readFile(path, "utf8");
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(data);
+  } catch (cause) {
+    throw new InvalidArgument(`${path} is no UTF-8 text`, { cause });
+  }
+}
+
+/** What `looking` at a path gives; undefined when there is nothing, or a file where its directory should be. */
+async function unlessMissing<T>(looking: Promise<T>): Promise<T | undefined> {
+  try {
+    return await looking;
   } catch (error) {
-    if ((error as { code?: string }).code === "ENOENT") return undefined;
+    if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return undefined;
     throw error;
   }
 }
 
 /** What is below a directory and not left out, each directory before what is in it. */
 async function scanned(fs: FileSystem, root: string, ignored: Ignored): Promise<Member[]> {
+  if (!(await unlessMissing(fs.promises.stat(root)))?.isDirectory()) {
+    throw new InvalidArgument(`${root} is no directory; name the one with the files to copy`);
+  }
   const found: Member[] = [];
   const look = async (above: string): Promise<void> => {
     for (const name of (await fs.promises.readdir(above ? `${root}/${above}` : root)).sort()) {
@@ -83,12 +98,7 @@ async function scanned(fs: FileSystem, root: string, ignored: Ignored): Promise<
       if (member.kind === "directory" && (!isLeftOut || ignored.bringsBack)) await look(path);
     }
   };
-  try {
-    await look("");
-  } catch (error) {
-    if ((error as { code?: string }).code !== "ENOTDIR") throw error;
-    throw new InvalidArgument(`${root} is no directory; name the one with the files to copy`);
-  }
+  await look("");
   return found;
 }
 

@@ -64,7 +64,7 @@ def _text(path: Path) -> str:
         with open(path, "rb") as file:
             data = file.read(LONGEST + 1)
         return data.decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidArgument(f"there is no file {path}; name one with -f FILE") from None
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{path} is no UTF-8 text") from error

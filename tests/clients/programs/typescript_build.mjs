@@ -1,7 +1,8 @@
 // A build by the TypeScript SDK on a server that plays Bay: `node typescript_build.mjs CONTEXT TAR WAY`.
 //
 // The tar that it gets is written to TAR. Prints one JSON object: the requests, the log, and what the build gave or
-// threw. With the WAY `leave` the caller leaves as soon as the log has begun; with `fail` Bay says that a step failed.
+// threw. With the WAY `leave` the caller leaves as soon as the log has begun; with `fail` Bay says that a step failed; `steps` are
+// given in place of a Dockerfile.
 
 import { writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -48,7 +49,7 @@ const client = new Client({ baseUrl: `http://127.0.0.1:${server.address().port}`
 const abort = new AbortController();
 let log = "";
 const options = {
-  args: { A: "b" },
+  ...(way === "steps" ? { image: "debian:13", steps: [{ run: "true" }] } : { args: { A: "b" } }),
   stepTimeoutS: 5,
   secrets: ["TOKEN"],
   signal: abort.signal,
