@@ -102,6 +102,7 @@ export class Client implements Disposable {
    * client renews until it is deleted, so that a program that is killed leaves nothing for longer.
    */
   async sandbox(options: CreateOptions = {}): Promise<Box> {
+    options.signal?.throwIfAborted();
     if (options.existOk) throw new InvalidArgument("existOk is not for sandbox(), whose sandbox is deleted at the end");
     const isLeased = options.ttl === undefined;
     const wait = options.wait ?? READY_S;

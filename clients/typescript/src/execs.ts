@@ -309,6 +309,7 @@ export class Execs extends SandboxNoun {
     signal: AbortSignal | undefined,
     work: () => Promise<T>,
   ): Promise<T> {
+    signal?.throwIfAborted(); // else a command of that id, which another call began, would be ended
     try {
       return await work();
     } catch (error) {

@@ -404,6 +404,20 @@ test("a signal ends a wait that asks again and again", { timeout: 60_000 }, asyn
   for (const one of waiting) await assert.rejects(one, { message: "enough" });
 });
 
+test("a call whose signal is aborted already asks for nothing", async (context) => {
+  let requests = 0;
+  const own = await standIn(context, (_, response) => {
+    requests += 1;
+    response.writeHead(404).end("{}");
+  });
+  const signal = AbortSignal.abort(new RangeError("enough"));
+  await assert.rejects(own.client.sandbox({ signal }), { message: "enough" });
+  await assert.rejects(own.client.sandbox({ image: "debian:13", signal }), { message: "enough" });
+  await assert.rejects(own.box.run("true", { signal }), { message: "enough" });
+  await assert.rejects(own.box.spawn("true", { signal }), { message: "enough" });
+  assert.equal(requests, 0);
+});
+
 test("a signal ends one read of an attachment, and the next goes on", { timeout: 60_000 }, async () => {
   const proc = await box.spawn(["cat"], { stdinOpen: true });
   const attached = await proc.attach();
