@@ -105,7 +105,11 @@ class FakeLibrary:
     @asynccontextmanager
     async def keep_upload(self, image_id: str, body: AsyncIterator[bytes]) -> AsyncGenerator[int]:
         self.uploads[image_id] = b"".join([piece async for piece in body])
-        yield len(self.uploads[image_id])
+        try:
+            yield len(self.uploads[image_id])
+        except BaseException:
+            del self.uploads[image_id]
+            raise
 
     async def drop_upload(self, image_id: str) -> None:
         self.uploads.pop(image_id, None)

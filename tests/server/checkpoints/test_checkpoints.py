@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from lost_answers import lose_answer
 from server_harness import (
     Json,
     World,
@@ -698,6 +699,31 @@ async def test_an_owner_has_four_exports_and_imports_at_once(
     for answer in await asyncio.gather(*calls):
         assert_error(answer, 400, "validation_error")
     assert (await alice.get(f"/v1/sandboxes/{box}/checkpoints/out/export")).status_code == 200
+
+
+@pytest.mark.parametrize(("committed", "then_away"), [(True, 0), (True, 1), (False, 0), (False, 1)])
+async def test_an_import_whose_last_answer_is_lost_keeps_the_files_that_a_row_may_name(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, committed: bool, then_away: int
+) -> None:
+    box = (await create(alice, wait=10))["id"]
+    await write(alice, box, "kept")
+    made = await checkpoint(alice, box)
+    archive = (await alice.get(f"/v1/sandboxes/{box}/checkpoints/{made['id']}/export")).content
+    left = lose_answer(
+        monkeypatch, bay.bay.store, checkpoints, "add", committed=committed, then_away=then_away
+    )
+    path = f"/v1/sandboxes/{box}/checkpoints/import"
+    assert_error(await alice.post(path, content=archive), 503, "database_unavailable")
+    assert left == []
+    found = await listed(alice, box)
+    assert len(found) == 1 + committed
+    there = await bay.bay.cargo.list_checkpoints()
+    assert len(there) == 1 + (committed or then_away)
+    await bay.bay.discards.take_over()
+    assert await bay.bay.cargo.list_checkpoints() == {one["id"] for one in found}
+    await write(alice, box, "newer")
+    assert (await restore(alice, box, found[-1]["id"])).status_code == 200
+    assert await text(alice, box) == "kept"
 
 
 async def test_an_import_is_refused_before_its_body_when_its_name_is_taken(alice: httpx.AsyncClient) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from lost_answers import lose_answer
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
 from bay.errors import DatabaseUnavailable, ImageInvalid, ImageNotFound, RegistryUnavailable, StorageFull
@@ -546,6 +547,26 @@ async def test_an_archive_counts_until_it_is_an_image_and_goes_when_it_is_none(r
             await eventually(is_gone)
     finally:
         await clear(root)
+
+
+@pytest.mark.parametrize(
+    ("committed", "then_away", "kept"),
+    [(True, 0, True), (True, 1, True), (False, 0, False), (False, 1, True)],
+)
+async def test_an_archive_of_whose_row_nobody_knows_stays(
+    bay: World, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch,
+    committed: bool, then_away: int, kept: bool,
+) -> None:  # fmt: skip
+    bay.library.let_go.clear()
+    left = lose_answer(monkeypatch, bay.bay.store, images, "add", committed=committed, then_away=then_away)
+    sent = await admin.post("/v1/images/import", params={"ref": "mine:1"}, content=b"archive")
+    assert_error(sent, 503, "database_unavailable")
+    assert (left, bool(bay.library.uploads)) == ([], kept)
+    bay.library.let_go.set()
+    if committed:
+        assert (await in_state(admin, "mine:1", "ready"))["source"] == "upload"
+    else:
+        assert await listed(admin) == []
 
 
 async def test_an_upload_that_failed_does_not_stand_in_the_way_of_a_pull_of_its_name(

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from lost_answers import lose_answer
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
 from bay.errors import DatabaseUnavailable, StorageFull
@@ -421,6 +422,35 @@ async def test_a_database_that_is_away_fails_no_template(
     monkeypatch.setattr(templates, "change", changed)
     assert (await make(admin, box["id"]))["state"] == "ready"
     assert away == []
+
+
+@pytest.mark.parametrize(("committed", "then_away"), [(True, 0), (True, 1), (False, 0)])
+async def test_a_freeze_whose_last_answer_is_lost_keeps_the_files_that_a_row_may_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch, committed: bool, then_away: int
+) -> None:
+    monkeypatch.setattr(maker, "_RETRY_S", 0.01)
+    try:
+        async with world(root, profiles=PROFILES) as bay:
+            await machines(bay)
+            admin = await bay.client("root", "admin")
+            box = await source(admin)
+            await shell(admin, box["id"], "echo kept > file")
+            left = lose_answer(
+                monkeypatch, bay.bay.store, images, "add", committed=committed, then_away=then_away
+            )
+            made = await make(admin, box["id"])
+            assert (left, made["state"], made["error"]) == ([], "ready", None)
+            await gone(admin, box["id"])
+            await has_copies(bay, 1)
+            keys, library, driver = bay.keys, bay.library, bay.driver
+        async with world(root, driver, library=library, profiles=PROFILES) as bay:
+            bay.keys.update(keys)
+            admin = await bay.client("root", "admin")
+            assert len(await bay.bay.cargo.list_checkpoints()) == 1
+            other = await create(admin, template="web", wait=10)
+            assert (await shell(admin, other["id"], "cat file"))["output"] == "kept\n"
+    finally:
+        await clear(root)
 
 
 async def test_a_freeze_that_fails_leaves_nothing_but_its_reason(

@@ -26,6 +26,7 @@ from bay.server.web.open_connections import one_place
 from bay.server.web.replies import begun
 from bay.store import audit, cargos, checkpoints, events, sandboxes
 from bay.store.engine import Store
+from bay.store.lost_commits import may_be_there
 from bay.store.records import CheckpointRecord, Page, SandboxRecord
 from bay.units import MIB
 
@@ -169,13 +170,14 @@ class Checkpoints:
             facts = await import_stream(body, path, limit)
             await self.cargo.keep_import(wanted.id)
             return await self._imported(sandbox, wanted, facts)
-        except BaseException:
-            await asyncio.shield(self._drop(wanted.id))
+        except BaseException as error:
+            await asyncio.shield(self._drop(wanted.id, error))
             raise
 
-    async def _drop(self, checkpoint_id: str) -> None:
+    async def _drop(self, checkpoint_id: str, error: BaseException) -> None:
         await self.cargo.drop_import(checkpoint_id)
-        await self.cargo.remove_checkpoint(checkpoint_id)
+        if not await may_be_there(self.store, error, lambda db: checkpoints.get(db, checkpoint_id)):
+            await self.cargo.remove_checkpoint(checkpoint_id)
 
     async def _imported(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Manifest

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from bay.clock import Clock
-from bay.errors import Conflict, Forbidden, ImageNotFound
+from bay.errors import Conflict, DatabaseUnavailable, Forbidden, ImageNotFound
 from bay.ids import new_id
 from bay.images import references, scratch
 from bay.images.base import ImageLibrary
@@ -23,6 +23,7 @@ from bay.server.web.open_connections import one_place
 from bay.server.web.replies import begun
 from bay.store import audit, events, images
 from bay.store.engine import Store
+from bay.store.lost_commits import may_be_there
 from bay.store.records import ImageRecord, Page
 
 _SHOWN = 20
@@ -110,13 +111,28 @@ class Images:
         )  # fmt: skip
         async with self.store.write() as db:
             await self.requests.admit(db, caller)
-        async with self.library.keep_upload(made.id, body) as size, self.store.write() as db:
+        async with self.library.keep_upload(made.id, body) as size:
             made = replace(made, size_bytes=size)
-            await images.add(db, made)
-            await events.add_of_image(db, made.owner, "image.pulling", now, image_id=made.id, ref=made.ref)
-        audit.about(made.id)
+            lost = await self._add(made)
         self.puller.poke()
+        if lost is not None:
+            raise lost
+        audit.about(made.id)
         return made
+
+    async def _add(self, made: ImageRecord) -> DatabaseUnavailable | None:
+        """Write the row. Returns the error when nobody knows whether it is there: its archive must stay."""
+        try:
+            async with self.store.write() as db:
+                await images.add(db, made)
+                await events.add_of_image(
+                    db, made.owner, "image.pulling", made.created_at, image_id=made.id, ref=made.ref
+                )
+        except DatabaseUnavailable as error:
+            if await may_be_there(self.store, error, lambda db: images.get(db, made.id)):
+                return error
+            raise
+        return None
 
     async def page(self, caller: Caller, *, after: int, limit: int) -> Page[ContainerImage]:
         """Part of the images that the caller may use, oldest first."""

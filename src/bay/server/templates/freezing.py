@@ -27,6 +27,7 @@ from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.store import checkpoints, events, images, templates
 from bay.store.connection import StoreConnection
+from bay.store.lost_commits import may_be_there
 from bay.store.records import CheckpointRecord, ImageRecord, TemplateRecord
 
 log = structlog.get_logger("bay.templates")
@@ -97,7 +98,8 @@ class TemplateFreezer:
         """Make the template, a row in state `building`, ready: with the root and the workspace of the
         checkpoint, which stays as it is, and may be hidden. Its tag is its own from then on.
 
-        When it fails or is cancelled nothing stays, and the row is as before. Raises Conflict for a
+        When it fails or is cancelled nothing stays, and the row is as before; after DatabaseUnavailable the
+        template may be ready, and files without a row may stay until Bay's next start. Raises Conflict for a
         checkpoint without the root of an image, or when the template was deleted meanwhile, and what
         `ImageLibrary.freeze` and the cargo backend raise.
         """
@@ -135,8 +137,9 @@ class TemplateFreezer:
             async with self.core.images.freeze(image_id, root, config) as image:
                 has_files = await self._keep_files(copy, directory)
                 yield _Frozen(image, image_id, copy if has_files else None)
-        except BaseException:
-            await cargo.remove_checkpoint(copy)
+        except BaseException as error:
+            if not await may_be_there(self.core.store, error, lambda db: images.get(db, image_id)):
+                await cargo.remove_checkpoint(copy)
             raise
         finally:
             await cargo.drop_import(copy)

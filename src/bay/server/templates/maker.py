@@ -181,6 +181,7 @@ class TemplateMaker:
             # Such as a database that cannot be used just now: the row is as it was, and begins again.
             log.exception("template.end_not_written", id=known.id)
             await asyncio.sleep(_RETRY_S)
+            self.notifier.announce(known.id)  # its end may be written, and only the answer lost
         self.poke()  # it may have taken the tag of another
 
     async def _try_to_make(self, known: TemplateRecord) -> None:
