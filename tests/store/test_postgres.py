@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from bay.errors import (
     StorageFull,
 )
 from bay.store import metadata
+from bay.store.connection import StoreConnection
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.postgres import PostgresDatabase
@@ -387,6 +388,22 @@ async def test_each_trouble_of_the_database_has_its_error(
             await db.exec_driver_sql(trouble)
     assert await read(store) is None
     await put(store, "after")
+
+
+async def test_each_failure_of_a_statement_is_logged_with_the_connection_that_had_it(store: Store) -> None:
+    trouble = "DO $$BEGIN RAISE EXCEPTION 'the reason' USING ERRCODE = '57014'; END$$"
+
+    async def fail(opened: AbstractAsyncContextManager[StoreConnection]) -> None:
+        async with opened as db:
+            await db.exec_driver_sql(trouble)
+
+    with capture_logs() as logs:
+        for opened in (store.read(), store.write(), store.read(), store.write()):
+            with pytest.raises(DatabaseUnavailable):
+                await fail(opened)
+    assert [(line["part"], line["reason"]) for line in logs if line["event"] == "store.unavailable"] == [
+        ("readers", "the reason"), ("writer", "the reason"), ("readers", "the reason"), ("writer", "the reason")
+    ]  # fmt: skip
 
 
 async def test_too_many_connections_are_said_in_words(empty: str) -> None:

@@ -45,8 +45,10 @@ class Database(Protocol):
         """
         ...
 
-    def error_of(self, error: DBAPIError, /) -> BayError | None:
-        """The error in Bay's words; None for what is no fault of the database, such as a broken rule."""
+    def error_of(self, error: DBAPIError, /, *, of_writer: bool) -> BayError | None:
+        """The error of the writer's connection, or a reader's, in Bay's words; None for what is no fault of
+        the database, such as a broken rule.
+        """
         ...
 
 
@@ -85,7 +87,7 @@ class Store:
         try:
             yield connection
         except DBAPIError as error:
-            self._raise_in_words(error)
+            self._raise_in_words(error, of_writer=False)
             raise
         finally:
             self._idle_readers.put_nowait(connection)
@@ -114,7 +116,7 @@ class Store:
                 finally:
                     self._tell_changes(again=not is_whole)
         except DBAPIError as error:
-            self._raise_in_words(error)
+            self._raise_in_words(error, of_writer=True)
             raise
 
     def _note_change(self, sandbox_id: str) -> None:
@@ -128,6 +130,6 @@ class Store:
             for listener in self.on_change:
                 listener(changed)
 
-    def _raise_in_words(self, error: DBAPIError) -> None:
-        if (known := self._database.error_of(error)) is not None:
+    def _raise_in_words(self, error: DBAPIError, *, of_writer: bool) -> None:
+        if (known := self._database.error_of(error, of_writer=of_writer)) is not None:
             raise known from error

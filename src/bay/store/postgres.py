@@ -145,7 +145,7 @@ class PostgresDatabase:
         engine = self._engine(_begin_writer, isolation_level="READ COMMITTED")
         return _PostgresConnection(engine, self._writers_trouble, note_change)
 
-    def error_of(self, error: DBAPIError) -> BayError | None:
+    def error_of(self, error: DBAPIError, *, of_writer: bool) -> BayError | None:
         """The reason is in the log only: addresses and names of the operator's hosts are no tenant's."""
         state = _state(error)
         if state == _FULL:
@@ -154,7 +154,7 @@ class PostgresDatabase:
             log.error("store.damaged", database=self.name, error=first_line(error))
             return InternalError("Bay's database is damaged; the operator has to restore a backup")
         if _is_lost(error) or state in _UNUSABLE or state.startswith(_UNUSABLE_CLASSES):
-            return self._trouble.unusable(error)
+            return (self._writers_trouble if of_writer else self._trouble).unusable(error)
         return None
 
     @asynccontextmanager
@@ -216,7 +216,7 @@ class PostgresDatabase:
 
 
 class _Trouble:
-    """The words for a database that cannot serve: to the log once, and to callers without the reason."""
+    """The words for a database that cannot serve: to the log, and to callers without the reason."""
 
     def __init__(self, part: str, name: str, url: URL) -> None:
         self._part = part
@@ -229,18 +229,19 @@ class _Trouble:
 
     def unusable(self, error: DBAPIError) -> DatabaseUnavailable:
         """The error for one who could not use the database."""
-        reason = self._reason(error)
-        if self.is_told:
-            return DatabaseUnavailable(f"cannot use the database {self._name}: {reason}")
-        if reason != self._logged:
-            self._logged = reason
-            log.error("store.unavailable", database=self._name, part=self._part, reason=reason)
-        return _generic()
+        return self._unusable(self._reason(error))
 
     def refused(self, error: DBAPIError) -> DatabaseUnavailable:
-        """The same for a connection that could not be made; for a moment the next are refused at once."""
+        """The same for a connection that could not be made: logged once until one is made, or for another
+        reason. For a moment the next are refused at once.
+        """
         self._until = time.monotonic() + _AGAIN_S
-        return self.unusable(error)
+        reason = self._reason(error)
+        if not self.is_told:
+            if reason == self._logged:
+                return _generic()
+            self._logged = reason
+        return self._unusable(reason)
 
     def check(self) -> None:
         """Raises DatabaseUnavailable just after a refused connection."""
@@ -252,6 +253,12 @@ class _Trouble:
         if self._logged is not None:
             self._logged = None
             log.info("store.available", database=self._name, part=self._part)
+
+    def _unusable(self, reason: str) -> DatabaseUnavailable:
+        if self.is_told:
+            return DatabaseUnavailable(f"cannot use the database {self._name}: {reason}")
+        log.error("store.unavailable", database=self._name, part=self._part, reason=reason)
+        return _generic()
 
     def _reason(self, error: DBAPIError) -> str:
         if _state(error) == _LOCKED:

@@ -66,7 +66,7 @@ class SqliteDatabase:
         event.listen(engine, "connect", partial(_report_changes, note_change))
         return StoreConnection(engine)
 
-    def error_of(self, error: DBAPIError) -> BayError | None:
+    def error_of(self, error: DBAPIError, *, of_writer: bool) -> BayError | None:
         """Damage is told to the caller, and its path to the log only: host paths are no tenant's."""
         if "disk is full" in str(error.orig):
             return StorageFull("Bay's data directory is full; free space on its file system")
