@@ -276,6 +276,64 @@ async def test_a_reader_cannot_write(store: Store) -> None:
     assert await read(store) is None
 
 
+# A standby
+
+
+@pytest.fixture
+def as_standby(admin: psycopg.Connection[Any]) -> Callable[[bool], None]:
+    """Have new connections to the database take it for a standby's, or for a primary's again."""
+    admin.execute("CREATE FUNCTION pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true'")
+
+    def tell(is_standby: bool) -> None:
+        path = "public, pg_catalog" if is_standby else "pg_catalog, public"
+        admin.execute(f"ALTER DATABASE {admin.info.dbname} SET search_path = {path}".encode())
+
+    return tell
+
+
+async def test_a_standby_is_refused_with_the_way_out(url: str, as_standby: Callable[[bool], None]) -> None:
+    as_standby(True)
+    said = await refused(url)
+    assert "the server is a standby" in said
+    assert "lead the URL to the primary" in said
+
+
+async def test_no_connection_is_made_to_a_standby(
+    store: Store, admin: psycopg.Connection[Any], as_standby: Callable[[bool], None]
+) -> None:
+    await put(store, "before")
+    assert await read(store) == "before"
+    as_standby(True)
+    cut(admin)
+    with pytest.raises(DatabaseUnavailable):
+        await read(store)
+    with pytest.raises(DatabaseUnavailable):
+        await put(store, "lost")
+    as_standby(False)
+    await eventually(lambda: put(store, "after"))
+    await eventually(lambda: read(store))
+    assert await read(store) == "after"
+
+
+async def test_a_writer_that_may_no_longer_write_is_made_anew(store: Store) -> None:
+    read_only = "SET default_transaction_read_only = on"
+    async with store.write() as db:
+        await db.exec_driver_sql(read_only)
+    await put(store, "written")
+
+    async def write() -> None:
+        async with store.write() as db:
+            await metadata.set(db, "fact", {"is": "lost"})
+            await db.exec_driver_sql("SET transaction_read_only = on")
+            await metadata.set(db, "fact", {"is": "lost"})
+
+    with pytest.raises(DatabaseUnavailable):
+        await write()
+    assert await read(store) == "written"
+    await put(store, "again")
+    assert await read(store) == "again"
+
+
 # A server that is away
 
 

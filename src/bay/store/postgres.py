@@ -42,13 +42,21 @@ _FULL = "53100"
 _DAMAGED = {"XX001", "XX002"}
 _LOCKED = "55P03"
 _FORBIDDEN = "42501"
+_READS_ONLY = "25006"
 _LOST_CLASSES = ("08",)
 _LOST = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 _UNUSABLE_CLASSES = ("08", "53", "57", "58")
-_UNUSABLE = {"25006", "25P03", "25P04", "28000", "28P01", "3D000", "40001", "40P01", _FORBIDDEN, _LOCKED}
+_UNUSABLE = {_READS_ONLY, "25P03", "25P04", "28000", "28P01", "3D000", "40001", "40P01", _FORBIDDEN, _LOCKED}
 """SQLSTATEs of a database that cannot serve now: see "PostgreSQL Error Codes" in its manual."""
 
+_NO_STANDBY = (
+    "DO $$BEGIN IF pg_is_in_recovery() THEN RAISE EXCEPTION USING "
+    f"ERRCODE = '{_READS_ONLY}', MESSAGE = 'the server is a standby, which only reads; lead the URL to the "
+    "primary'; END IF; END$$"
+)
 _SESSION = (
+    # A standby has older rows, and an advisory lock there is none of the primary's.
+    _NO_STANDBY,
     "SET timezone = 'UTC'",
     f"SET statement_timeout = '{_STATEMENT_S}s'",
     # A server that no longer hears from this host gives the lock to others after half a minute.
@@ -296,7 +304,7 @@ class _PostgresConnection(StoreConnection):
         try:
             return act(connection)
         except DBAPIError as error:
-            if not _is_lost(error):
+            if not self._is_gone(error):
                 raise
             self._drop()
             if was_inside:
@@ -308,11 +316,15 @@ class _PostgresConnection(StoreConnection):
         try:
             return act(self._opened())
         except DBAPIError as error:
-            if _is_lost(error):
+            if self._is_gone(error):
                 self._drop()
                 if self._note_change is not None:
                     self._lost = error
             raise
+
+    def _is_gone(self, error: DBAPIError) -> bool:
+        """Whether only another connection can serve: a writer's that may no longer write is none."""
+        return _is_lost(error) or (self._note_change is not None and _state(error) == _READS_ONLY)
 
     def _commit(self) -> None:
         if self._lost is not None:
