@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +405,20 @@ async def test_a_server_that_crashed_and_came_back_is_used_again() -> None:
             await eventually(lambda: read(store))
             assert await read(store) == "after"
             assert "another Bay" in await refused(server.url("crashing"))
+
+
+async def test_readers_that_are_all_busy_are_a_database_that_is_unavailable(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bay.store.engine._READER_S", 0)
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            await stack.enter_async_context(store.read())
+        with capture_logs() as logs, pytest.raises(DatabaseUnavailable):
+            await read(store)
+    assert [line["event"] for line in logs] == ["store.unavailable"]
+    assert "no connection was free" in logs[0]["reason"]
+    assert await read(store) is None
 
 
 # Its words

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import DBAPIError
 
-from bay.errors import BayError, InternalError
+from bay.errors import BayError
 from bay.store import audit
 from bay.store.connection import StoreConnection
 
@@ -51,6 +51,10 @@ class Database(Protocol):
         """
         ...
 
+    def busy_error(self, wait_s: float, /) -> BayError:
+        """The error for one who waited so long for a reader that answers."""
+        ...
+
 
 class Store:
     """One database. `open` migrates it, `aclose` lets it go."""
@@ -82,7 +86,9 @@ class Store:
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[StoreConnection, None]:
-        """A connection for reading committed rows. Raises InternalError when the database is damaged."""
+        """A connection for reading committed rows. Raises InternalError when the database is damaged, and
+        what `Database.busy_error` gives after half a minute without one.
+        """
         connection = await self._idle_reader()
         try:
             yield connection
@@ -97,7 +103,7 @@ class Store:
             async with asyncio.timeout(_READER_S):
                 return await self._idle_readers.get()
         except TimeoutError as error:
-            raise InternalError(f"no connection to Bay's database was free for {_READER_S:g} s") from error
+            raise self._database.busy_error(_READER_S) from error
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[StoreConnection, None]:

@@ -165,6 +165,10 @@ class PostgresDatabase:
             return (self._writers_trouble if of_writer else self._trouble).unusable(error)
         return None
 
+    def busy_error(self, wait_s: float) -> DatabaseUnavailable:
+        """A server that does not answer keeps every reader."""
+        return self._trouble.silent(wait_s)
+
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[StoreConnection]:
         """A connection that can only read, also while a Bay uses the database; nothing is made or migrated.
@@ -250,6 +254,10 @@ class _Trouble:
                 return _generic()
             self._logged = reason
         return self._unusable(reason)
+
+    def silent(self, wait_s: float) -> DatabaseUnavailable:
+        """The same where no statement has been answered for so many seconds."""
+        return self._unusable(f"no connection was free for {wait_s:g} s: the database answers too slowly")
 
     def check(self) -> None:
         """Raises DatabaseUnavailable just after a refused connection."""

@@ -75,6 +75,10 @@ class SqliteDatabase:
         log.error("store.damaged", database=self.name, error=first_line(error), fix=_FIX)
         return InternalError("Bay's database is damaged; the operator has to restore a backup")
 
+    def busy_error(self, wait_s: float) -> InternalError:
+        """A file that is read always answers, so it is Bay that reads too much."""
+        return InternalError(f"no connection to Bay's database was free for {wait_s:g} s")
+
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[StoreConnection]:
         """A connection that can only read, also while a Bay uses the database; nothing is made or migrated.
