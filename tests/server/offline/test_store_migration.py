@@ -31,7 +31,7 @@ from sqlalchemy import (
     select,
 )
 
-from bay.errors import BayError, Conflict, DriverUnavailable, InvalidArgument
+from bay.errors import BayError, Conflict, DatabaseUnavailable, DriverUnavailable, InvalidArgument
 from bay.server import data_dir
 from bay.server.data_dir import DATABASE, DATABASE_ID
 from bay.server.database import write_id
@@ -211,6 +211,49 @@ async def test_a_move_that_was_cut_off_before_its_commit_lets_no_bay_start_until
     await asyncio.to_thread(move, data)
     assert in_postgres(url) == moved(data, before)
     assert sorted(path.name for path in data.iterdir() if path.name.startswith("database")) == [DATABASE_ID]
+
+
+def test_a_move_whose_commit_is_not_answered_is_finished_by_the_next(
+    data: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, commit = in_file(data / DATABASE), psycopg.Connection[Any].commit
+
+    def lost(connection: psycopg.Connection[Any]) -> None:
+        commit(connection)
+        connection.close()
+        raise psycopg.OperationalError("the server closed the connection")
+
+    with monkeypatch.context() as patch:
+
+        def last(path: Path, text: str) -> None:
+            write_id(path, text)
+            patch.setattr(psycopg.Connection, "commit", lost)
+
+        patch.setattr(store_migration, "write_id", last)
+        with pytest.raises(DatabaseUnavailable):
+            move(data)
+    assert in_file(data / DATABASE) == before
+    assert bool(in_postgres(url)["cargos"])
+    with pytest.raises(DriverUnavailable, match="finish it with `bay admin migrate-store`"):
+        data_dir.check(data, data / DATABASE)
+    done = move(data)
+    assert done.rows == {name: len(found) for name, found in before.items()}
+    assert in_postgres(url) == moved(data, before)
+    assert in_file(done.file) == before
+
+
+def test_the_new_name_of_the_file_is_on_the_disk_when_a_move_ends(
+    data: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = list[list[str]]()
+
+    def sync(path: Path) -> None:
+        assert path == data
+        synced.append(sorted(one.name for one in path.iterdir()))
+
+    monkeypatch.setattr(store_migration, "sync_directory", sync)
+    move(data)
+    assert synced == [["bay.db.moved", "bay.lock", DATABASE_ID]]
 
 
 def test_after_the_move_a_bay_on_the_file_refuses_to_start(data: Path, url: str) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 
 from bay.errors import Conflict, DriverUnavailable, InvalidArgument
+from bay.linux.renames import sync_directory
 from bay.server.data_dir import DATABASE, DATABASE_ID, configured
 from bay.server.database import FACT, finish_id, id_in, new_id, read_id, write_id
 from bay.server.main import lock_data_dir
@@ -180,4 +181,5 @@ def _put_aside(source: Path) -> Path:
         beside = source.with_name(source.name + suffix)
         if beside.exists():
             beside.rename(aside.with_name(aside.name + suffix))
+    sync_directory(source.parent)
     return aside
