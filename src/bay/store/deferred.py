@@ -75,6 +75,7 @@ class DeferredWrites:
         try:
             await self._write(batch)
         except (StorageFull, DatabaseUnavailable, asyncio.CancelledError):
+            # The commit may be done, and only its answer lost: an update may come twice, and so may an event.
             self._waiting.extendleft(reversed(batch))
             raise
         except SQLAlchemyError:
