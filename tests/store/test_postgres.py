@@ -33,6 +33,7 @@ from bay.store import metadata
 from bay.store.connection import StoreConnection
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
+from bay.store.lost_commits import may_be_there
 from bay.store.postgres import PostgresDatabase
 
 pytestmark = [
@@ -332,6 +333,34 @@ async def test_a_writer_that_may_no_longer_write_is_made_anew(store: Store) -> N
     assert await read(store) == "written"
     await put(store, "again")
     assert await read(store) == "again"
+
+
+async def test_of_a_commit_without_an_answer_all_is_known_when_the_writer_is_back(
+    store: Store, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = psycopg.Connection[Any].commit
+
+    def lost(connection: psycopg.Connection[Any]) -> None:
+        commit(connection)
+        connection.close()
+        raise psycopg.OperationalError("the server closed the connection")
+
+    async def in_writer() -> None:
+        async with store.write() as db:
+            assert await metadata.get(db, "fact") == {"is": "lost"}
+
+    async def may_have(name: str) -> bool:
+        return await may_be_there(store, DatabaseUnavailable("lost"), lambda db: metadata.get(db, name))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "commit", lost)
+        with pytest.raises(DatabaseUnavailable):
+            await put(store, "lost")
+    admin.execute(_TAKE)  # as the former writer has it while its commit goes on
+    assert (await may_have("fact"), await may_have("other")) == (True, True)
+    admin.execute(_LET_GO)
+    await eventually(in_writer)
+    assert (await may_have("fact"), await may_have("other")) == (True, False)
 
 
 # A server that is away
