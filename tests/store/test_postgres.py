@@ -436,6 +436,47 @@ async def test_a_server_that_crashed_and_came_back_is_used_again() -> None:
             assert "another Bay" in await refused(server.url("crashing"))
 
 
+async def test_a_server_that_hangs_keeps_nobody_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store, "before")
+    find = "SELECT pg_backend_pid()"
+    async with store.read() as db:
+        reader = (await db.exec_driver_sql(find)).scalar_one()
+    async with store.write() as db:
+        writer = (await db.exec_driver_sql(find)).scalar_one()
+    monkeypatch.setattr("bay.store.postgres._TRIP_S", 0.5)
+    hung = (reader, writer)
+    try:
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+        async with asyncio.timeout(WAIT_S):
+            await eventually(lambda: read(store))
+            with pytest.raises(DatabaseUnavailable):
+                await put(store, "lost")  # the hung connection has the lock
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+    monkeypatch.setattr("bay.store.postgres._TRIP_S", WAIT_S)
+    await eventually(lambda: put(store, "after"))
+    assert await read(store) == "after"
+
+
+async def test_a_store_whose_server_hangs_is_closed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bay.store.postgres._TRIP_S", 0.5)
+    async with opened(url) as store, asyncio.timeout(WAIT_S):
+        async with store.read() as db:
+            pid = (await db.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            reading = asyncio.create_task(read(store))
+            await asyncio.sleep(0)
+            reading.cancel()
+            await store.aclose()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
 async def test_readers_that_are_all_busy_are_a_database_that_is_unavailable(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,17 +48,19 @@ class StoreConnection:
     ) -> "CursorResult[*tuple[Any, ...]]":
         """The result of one statement, whose rows are in memory. Raises what SQLAlchemy does."""
         options = {"preserve_rowcount": True} if preserve_rowcount else None
-        return await self.run_sync(lambda db: db.execute(statement, parameters, execution_options=options))
+        return await self._trip(
+            lambda: self._run(lambda db: db.execute(statement, parameters, execution_options=options))
+        )
 
     async def exec_driver_sql(
         self, statement: str, parameters: tuple[Any, ...] | None = None
     ) -> "CursorResult[*tuple[Any, ...]]":
         """The same of a statement in the database's own words."""
-        return await self.run_sync(lambda db: db.exec_driver_sql(statement, parameters))
+        return await self._trip(lambda: self._run(lambda db: db.exec_driver_sql(statement, parameters)))
 
     async def run_sync(self, act: Callable[[Connection], T]) -> T:
-        """The result of `act`, called in the thread with the connection itself."""
-        return await self._trip(lambda: self._run(act))
+        """The result of `act`, called in the thread with the connection itself. It may take any time."""
+        return await self._long_trip(lambda: self._run(act))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[None]:
@@ -100,6 +102,10 @@ class StoreConnection:
             self._connection = None
 
     def _trip(self, act: Callable[[], T]) -> asyncio.Future[T]:
+        """A trip of one statement, which may have a deadline."""
+        return self._long_trip(act)
+
+    def _long_trip(self, act: Callable[[], T]) -> asyncio.Future[T]:
         """Call `act` in the thread, after all that was asked of it before; also when the caller is gone."""
         if self._trips is None:
             trips = SimpleQueue[_Trip | None]()

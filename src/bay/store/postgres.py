@@ -10,6 +10,9 @@ commit. Rejected: NOTIFY, which tells after the commit, when a reader may alread
 memory; and temporary triggers as in SQLite, which PostgreSQL lacks for ordinary tables.
 """
 
+import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
@@ -35,6 +38,9 @@ _LOCK = (6_447_481, 1)
 _LOCK_S = 3
 _CONNECT_S = 10
 _STATEMENT_S = 60
+_TRIP_S = _STATEMENT_S + 15
+"""Seconds after which a connection is cut whose server, told to end each statement earlier, says nothing."""
+
 _AGAIN_S = 0.5
 """Seconds in which a refused connection is not tried again: callers that queued are answered at once."""
 
@@ -291,7 +297,7 @@ class _Trouble:
 class _PostgresConnection(StoreConnection):
     """A connection that is made again when it was lost. `note_change` is the writer's."""
 
-    # All fields are the thread's alone.
+    # All fields are the thread's alone but the socket.
 
     def __init__(
         self, engine: Engine, trouble: _Trouble, note_change: Callable[[str], None] | None = None
@@ -299,6 +305,8 @@ class _PostgresConnection(StoreConnection):
         super().__init__(engine)
         self._trouble = trouble
         self._note_change = note_change
+        self._socket: socket.socket | None = None
+        """The socket of the connection by another number, which nobody else closes: see `_cut`."""
         self._is_inside = False
         """Whether the transaction under way has sent a statement."""
         self._lost: DBAPIError | None = None
@@ -370,6 +378,7 @@ class _PostgresConnection(StoreConnection):
             except DBAPIError as error:
                 # Without its cause: a trace of the driver's has the address, and the password near it.
                 raise self._trouble.refused(error) from None
+            self._socket = _socket_of(self._connection)
             self._trouble.over()
         return self._connection
 
@@ -380,6 +389,36 @@ class _PostgresConnection(StoreConnection):
                 connection.invalidate()
             with suppress(DBAPIError):
                 connection.close()
+        self._let_socket_go()
+
+    def _close(self) -> None:
+        try:
+            super()._close()
+        except DBAPIError:
+            self._drop()
+        self._let_socket_go()
+
+    def _let_socket_go(self) -> None:
+        kept, self._socket = self._socket, None
+        if kept is not None:
+            kept.close()
+
+    def _trip(self, act: Callable[[], T]) -> asyncio.Future[T]:
+        done = super()._trip(act)
+        deadline = asyncio.get_running_loop().call_later(_TRIP_S, self._cut)
+        done.add_done_callback(lambda _: deadline.cancel())
+        return done
+
+    def _cut(self) -> None:
+        """Have the thread find its connection lost, from outside of it."""
+        if (kept := self._socket) is not None:
+            with suppress(OSError):
+                kept.shutdown(socket.SHUT_RDWR)
+
+
+def _socket_of(connection: Connection) -> socket.socket:
+    driver: Any = connection.connection.dbapi_connection
+    return socket.socket(fileno=os.dup(driver.fileno()))
 
 
 def _generic() -> DatabaseUnavailable:
