@@ -363,6 +363,29 @@ async def test_of_a_commit_without_an_answer_all_is_known_when_the_writer_is_bac
     assert (await may_have("fact"), await may_have("other")) == (True, False)
 
 
+# Pools and several hosts
+
+
+@pytest.mark.parametrize("process", ["7", "(random() * 1e9)::int"], ids=["one of all", "another each time"])
+async def test_a_pool_that_lends_connections_to_transactions_is_refused(empty: str, process: str) -> None:
+    with psycopg.connect(empty, autocommit=True) as admin:
+        admin.execute(
+            f"CREATE FUNCTION pg_backend_pid() RETURNS int LANGUAGE sql AS 'SELECT {process}'".encode()
+        )
+        admin.execute(f"ALTER DATABASE {admin.info.dbname} SET search_path = public, pg_catalog".encode())
+        assert "pool_mode = session" in await refused(empty)
+        count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        assert admin.execute(count).fetchone() == (0,)
+
+
+async def test_the_first_of_several_hosts_that_can_write_is_used(url: str) -> None:
+    place, _, directory = url.partition("?host=")
+    hosts = f"host=/nowhere:5432&host={directory}:5432&target_session_attrs=read-write"
+    async with opened(f"{place}?{hosts}") as store:
+        await put(store, "written")
+        assert await read(store) == "written"
+
+
 # A server that is away
 
 
@@ -550,11 +573,12 @@ async def test_each_failure_of_a_statement_is_logged_with_the_connection_that_ha
 
 async def test_too_many_connections_are_said_in_words(empty: str) -> None:
     with psycopg.connect(empty, autocommit=True) as admin:
-        role, name = _role(admin, "CONNECTION LIMIT 1"), admin.info.dbname
+        role, name = _role(admin, "CONNECTION LIMIT 2"), admin.info.dbname
         try:
             admin.execute(f"ALTER DATABASE {name} OWNER TO {role}".encode())
             async with opened(empty.replace("//bay@", f"//{role}@")) as store:
                 await put(store, "written")
+                admin.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1".encode())
                 with capture_logs() as logs, pytest.raises(DatabaseUnavailable):
                     await read(store)
                 assert "too many connections" in logs[0]["reason"]

@@ -141,14 +141,31 @@ class PostgresDatabase:
         """Take the lock, and make or migrate the tables. Raises DatabaseUnavailable, also beside another
         Bay, DriverUnavailable for the tables of a newer one, and what `check` does.
         """
-        self._writers_trouble.is_told = True
+        self._trouble.is_told = self._writers_trouble.is_told = True
         try:
+            await self._check_pool(writer)
             async with writer.transaction():
                 await writer.run_sync(self._bring_up_to_date)
         except DBAPIError as error:
             raise self._writers_trouble.unusable(error) from None
         finally:
-            self._writers_trouble.is_told = False
+            self._trouble.is_told = self._writers_trouble.is_told = False
+
+    async def _check_pool(self, writer: StoreConnection) -> None:
+        """Raises DatabaseUnavailable where two transactions of a connection have two servers' processes, or
+        two connections have one: a pool lends them out, and the lock is nobody's.
+        """
+        reader = self.reader()
+        try:
+            first, other = await _process_of(writer), await _process_of(reader)
+            second = await _process_of(writer)
+        finally:
+            await reader.aclose()
+        if first != second or other == first:
+            raise DatabaseUnavailable(
+                f"a pool before the database {self.name} gives each transaction another connection; set it to "
+                "its session mode (`pool_mode = session` of PgBouncer), or lead the URL to the server"
+            )
 
     def reader(self) -> StoreConnection:
         """A connection that cannot write."""
@@ -419,6 +436,12 @@ class _PostgresConnection(StoreConnection):
 def _socket_of(connection: Connection) -> socket.socket:
     driver: Any = connection.connection.dbapi_connection
     return socket.socket(fileno=os.dup(driver.fileno()))
+
+
+async def _process_of(connection: StoreConnection) -> int:
+    """The process of the server that has run one transaction of the connection."""
+    async with connection.transaction():
+        return (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
 
 
 def _generic() -> DatabaseUnavailable:
