@@ -159,7 +159,7 @@ def _goes_on(earth: World) -> None:
 
 def _is_bare() -> None:
     """Of sandboxes nothing is left on the host: no device, no rule, no chain, map, set or counter."""
-    eventually(lambda: not of_sandboxes(), "all of it is removed")
+    eventually(lambda: not of_sandboxes(), "all of it is removed", instead=of_sandboxes)
 
 
 def test_what_a_killed_bay_left_is_removed_by_the_next(earth: World, other_root: Path, cache: Path) -> None:

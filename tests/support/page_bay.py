@@ -26,7 +26,7 @@ _BROWSER = {
     "env": _OWN_PROGRAMS,
 }  # fmt: skip
 PROFILES = {
-    "python-default": {"env": _OWN_PROGRAMS, "pool_size": 1},
+    "python-default": {"env": _OWN_PROGRAMS},  # and no pool: what waits in one would outlive this Bay
     "build": {"persist": "machine", "memory_mb": 256},
     "browser": _BROWSER,
     "sprite": {"user": "sprite", "home": "/home/sprite", "persist": "machine"},
