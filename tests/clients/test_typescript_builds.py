@@ -114,6 +114,13 @@ def test_a_caller_who_leaves_cancels_the_build(context: Path, tmp_path: Path) ->
     assert done["requests"][-1][:2] == ["DELETE", "/v1/templates/tpl-1"]
 
 
+def test_a_log_that_throws_is_told_and_cancels_the_build(context: Path, tmp_path: Path) -> None:
+    done = node("typescript_build.mjs", context, tmp_path / "tar", "throw")
+    assert (done["ended"]["message"], done["ended"]["code"]) == ("of the log", "connection_failed")
+    assert done["log"] == "STEP 1\nSTEP 2: gr"
+    assert done["requests"][-1][:2] == ["DELETE", "/v1/templates/tpl-1"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

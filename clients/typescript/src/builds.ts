@@ -2,7 +2,7 @@
 
 import { get, nounPath, once, type Call, type CallOptions } from "./call.js";
 import { contextOf, type BuildContext } from "./context.js";
-import { BayError, InvalidArgument } from "./errors.js";
+import { InvalidArgument } from "./errors.js";
 import type { Http } from "./http.js";
 import { wire, type Json } from "./names.js";
 import { cleanUp, Patience, sleep } from "./retries.js";
@@ -56,7 +56,7 @@ export async function beginBuild(http: Http, context: string, ref: string, optio
     const call: Call = { method: "PUT", path: nounPath("templates", made.id, "context"), headers };
     await http.json({ ...call, content: found.tar(), signal });
   } catch (error) {
-    await deleted(http, made.id);
+    await cancelBuild(http, made.id);
     throw error;
   }
   return made;
@@ -70,6 +70,16 @@ export async function followBuild(
   { toTheEnd = true, signal }: CallOptions & { toTheEnd?: boolean } = {},
 ): Promise<void> {
   const decoder = new TextDecoder();
+  for await (const data of logged(http, ref, toTheEnd, signal)) log(decoder.decode(data, { stream: true }));
+}
+
+/** The log, over as many connections as it takes. An error of its reader is none of a connection. */
+async function* logged(
+  http: Http,
+  ref: string,
+  toTheEnd: boolean,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array, void> {
   const patience = new Patience(http.config.retryS);
   for (let at = 0; ; ) {
     try {
@@ -80,7 +90,8 @@ export async function followBuild(
         for await (const data of answer.chunks()) {
           at += data.length;
           patience.renew();
-          log(decoder.decode(data, { stream: true }));
+          yield data;
+          signal?.throwIfAborted();
         }
       } finally {
         answer.close();
@@ -93,12 +104,8 @@ export async function followBuild(
   }
 }
 
-/** End a build whose caller leaves, and delete its template. One that Bay says has failed is over by itself. */
-export async function cancelBuild(http: Http, templateId: string, why: unknown): Promise<void> {
-  if (!(why instanceof BayError)) await deleted(http, templateId);
-}
-
-async function deleted(http: Http, templateId: string): Promise<void> {
+/** End a build whose caller leaves, and delete its template. */
+export async function cancelBuild(http: Http, templateId: string): Promise<void> {
   const path = nounPath("templates", templateId);
   await cleanUp((signal) => http.json({ method: "DELETE", path, signal }));
 }

@@ -2,7 +2,7 @@
 
 import { beginBuild, cancelBuild, followBuild, type BuildOptions } from "./builds.js";
 import { get, nounPath, once, SLICE_S, type CallOptions } from "./call.js";
-import { errorFromWire } from "./errors.js";
+import { BayError, errorFromWire } from "./errors.js";
 import { Noun } from "./http.js";
 import { filters, wire, type Camel } from "./names.js";
 import type { components } from "./schema.js";
@@ -55,11 +55,18 @@ export class Templates extends Noun {
   async build(context: string, name: string, options: BuildOptions = {}): Promise<Template> {
     const { signal, log = () => undefined } = options;
     const made = await beginBuild(this.http, context, name, options);
+    let isTelling = false;
+    const tell = (part: string): void => {
+      isTelling = true;
+      log(part);
+      isTelling = false;
+    };
     try {
-      await followBuild(this.http, made.id, log, { signal });
+      await followBuild(this.http, made.id, tell, { signal });
       return await this.wait(made.id, { signal });
     } catch (error) {
-      await cancelBuild(this.http, made.id, error);
+      // Any other error of Bay's says that the build is over by itself.
+      if (isTelling || !(error instanceof BayError)) await cancelBuild(this.http, made.id);
       throw error;
     }
   }

@@ -50,6 +50,20 @@ class BuildOptions(TypedDict, total=False):
     shared: bool | None
 
 
+class Told:
+    """Gives a caller's `log` its parts. `failed` says whether the error that ends a build is the caller's."""
+
+    def __init__(self, log: OnLog | None) -> None:
+        self._log = log
+        self.failed = False
+
+    def __call__(self, part: str) -> None:
+        if self._log is not None:
+            self.failed = True
+            self._log(part)
+            self.failed = False
+
+
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 
 

@@ -2,11 +2,11 @@
 //
 // The tar that it gets is written to TAR. Prints one JSON object: the requests, the log, and what the build gave or
 // threw. With the WAY `leave` the caller leaves as soon as the log has begun; with `fail` Bay says that a step failed; `steps` are
-// given in place of a Dockerfile.
+// given in place of a Dockerfile; with `throw` the log throws an error as of a connection.
 
 import { writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
-import { Client } from "../../../clients/typescript/dist/index.js";
+import { Client, ConnectionFailed } from "../../../clients/typescript/dist/index.js";
 
 const [, , context, tar, way] = process.argv;
 const requests = [];
@@ -55,6 +55,7 @@ const options = {
   signal: abort.signal,
   log: (part) => {
     log += part;
+    if (way === "throw") throw new ConnectionFailed("of the log");
     if (way === "leave") abort.abort(new RangeError("enough"));
   },
 };

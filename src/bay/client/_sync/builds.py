@@ -3,7 +3,8 @@
 """Builds of templates: the server does the steps; the client sends the files, and follows the log."""
 
 import codecs
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from os import PathLike
 from pathlib import Path
 
@@ -43,7 +44,15 @@ def begin_build(http: Http, context: str | PathLike[str], name: str, options: Bu
 
 def follow_build(http: Http, ref: str, log: OnLog, *, to_the_end: bool = True) -> None:
     """Give the log to `log` as it comes, until the build has ended; else as far as it has come."""
-    at, decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    with closing(_logged(http, ref, to_the_end)) as pieces:
+        for data in pieces:
+            log(decoder.decode(data))
+
+
+def _logged(http: Http, ref: str, to_the_end: bool) -> Generator[bytes, None, None]:
+    """The log, over as many connections as it takes. An error of its reader is none of a connection."""
+    at = 0
     patience = Patience(http.config.retry_s)
     while True:
         params: dict[str, int | bool] = {"since": at, "follow": to_the_end}
@@ -53,7 +62,7 @@ def follow_build(http: Http, ref: str, log: OnLog, *, to_the_end: bool = True) -
                 for data in response.iter_bytes():
                     at += len(data)
                     patience.renew()
-                    log(decoder.decode(data))
+                    yield data
             if not to_the_end or not _is_building(http, ref):
                 return  # else Bay has ended the answer, and not the build
         except BayError as error:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from os import PathLike
 from typing import Unpack
 
-from bay.client._build_body import BuildOptions
+from bay.client._build_body import BuildOptions, Told
 from bay.client._calls import Call, given, list_params
 from bay.client._paths import noun_path
 from bay.client._sync.builds import begin_build, cancel_build, follow_build
@@ -62,18 +62,18 @@ class Templates(Noun):
     def build(self, context: str | PathLike[str], name: str, **options: Unpack[BuildOptions]) -> Template:
         """Build the template `name`, or `name:tag`, of the Dockerfile in the local directory `context`.
 
-        The server does the steps in a sandbox of yours, which is deleted at the end; a caller that leaves
-        cancels the build. Raises InvalidArgument for a Dockerfile that breaks a rule or needs more than Bay's
-        subset, and BuildFailed for a step that fails.
+        The server does the steps in a sandbox of yours, which is deleted at the end; a caller that leaves,
+        or whose `log` raises, cancels the build. Raises InvalidArgument for a Dockerfile that breaks a rule
+        or needs more than Bay's subset, and BuildFailed for a step that fails.
         """
         made = begin_build(self._http, context, name, options)
+        told = Told(options.get("log"))
         try:
-            follow_build(self._http, made.id, options.get("log") or _silent)
+            follow_build(self._http, made.id, told)
             return self.wait(made.id)
-        except BayError:
-            raise
-        except BaseException:
-            cancel_build(self._http, made.id)
+        except BaseException as error:
+            if told.failed or not isinstance(error, BayError):  # else it is over by itself
+                cancel_build(self._http, made.id)
             raise
 
     def log(self, ref: str) -> str:
@@ -134,10 +134,6 @@ class Templates(Noun):
     def list(self, *, name: str | None = None, limit: int | None = None) -> Generator[Template, None, None]:
         """Every template that you may use, or of that name, oldest first; `limit` is the size of a page."""
         return self._http.paged(Template, "/v1/templates", {"name": name, "limit": limit})
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _command(command: str | Sequence[str] | None) -> str | Sequence[str] | None:
