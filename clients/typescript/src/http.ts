@@ -253,6 +253,7 @@ class Upload {
   private failed: { error: unknown } | null = null;
   private left = false;
   private readonly data: AsyncGenerator<Uint8Array, void>;
+  private aborted = (): void => this.leave();
 
   constructor(
     source: Source,
@@ -264,7 +265,8 @@ class Upload {
   stream(): ReadableStream<Uint8Array> {
     return new ReadableStream<Uint8Array>({
       start: (controller) => {
-        this.silence.signal.addEventListener("abort", () => this.leave(controller), { once: true });
+        this.aborted = () => this.leave(controller);
+        this.silence.signal.addEventListener("abort", this.aborted);
       },
       pull: (controller) => this.pull(controller),
       cancel: () => this.leave(),
@@ -281,13 +283,20 @@ class Upload {
       let next = await this.next();
       while (!next.done && !next.value.length) next = await this.next();
       if (this.left) return;
-      if (next.done) controller.close();
-      else controller.enqueue(next.value);
+      if (!next.done) return controller.enqueue(next.value);
+      this.forget();
+      controller.close();
     } catch (error) {
       if (this.left) return;
+      this.forget();
       this.failed = { error };
       controller.error(error);
     }
+  }
+
+  /** A signal outlives the upload, which it would keep in memory. */
+  private forget(): void {
+    this.silence.signal.removeEventListener("abort", this.aborted);
   }
 
   private async next(): Promise<IteratorResult<Uint8Array, void>> {
@@ -302,6 +311,7 @@ class Upload {
   private leave(controller?: ReadableStreamDefaultController<Uint8Array>): void {
     if (this.left) return;
     this.left = true;
+    this.forget();
     controller?.error(this.silence.signal.reason);
     // The source may be in the middle of a piece, and may fail at its end: neither is waited for.
     void this.data.return().catch(() => undefined);

@@ -2,6 +2,7 @@
 // whose first part of a path names a fault.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { createServer as createHttpServer } from "node:http";
 import { connect, createServer } from "node:net";
 import { after, before, test } from "node:test";
@@ -402,6 +403,30 @@ test("a signal ends a wait that asks again and again", { timeout: 60_000 }, asyn
   await box.refresh();
   abort.abort(new RangeError("enough"));
   for (const one of waiting) await assert.rejects(one, { message: "enough" });
+});
+
+test("an upload that is over is not kept by its signal", async () => {
+  const { signal } = new AbortController();
+  const given = [];
+  const own = globalThis.fetch;
+  const heard = () => given.map((one) => getEventListeners(one, "abort").length);
+  globalThis.fetch = async (_, init) => {
+    given.push(init.signal);
+    assert.deepEqual(heard().slice(-1), [1]);
+    for await (const _ of init.body);
+    return new Response('{"size": 1}');
+  };
+  try {
+    await box.files.upload([new Uint8Array(1)], "whole", { signal });
+    const broken = (async function* () {
+      throw new RangeError("no more");
+    })();
+    await assert.rejects(box.files.upload(broken, "broken", { signal }));
+  } finally {
+    globalThis.fetch = own;
+  }
+  assert.deepEqual(heard(), [0, 0]);
+  assert.equal(getEventListeners(signal, "abort").length, 0);
 });
 
 test("a call whose signal is aborted already asks for nothing", async (context) => {
