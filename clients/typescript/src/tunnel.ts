@@ -18,7 +18,8 @@ const UNREACHABLE = 4502;
  *
  * Bytes go as they are, and each direction ends by itself, as with TCP. `readable` and `writable` are the same as a
  * duplex stream. A broken tunnel does not reconnect: it is unknown which bytes had arrived. At the end of an
- * `await using` block it is closed, and unread bytes are dropped.
+ * `await using` block it is closed, and unread bytes are dropped. Bytes that were not read wait in memory, since a
+ * platform's `WebSocket` cannot be told to wait.
  */
 export class Tunnel implements AsyncDisposable {
   /** What the program there sends, until it ends its direction. Cancelling it closes the tunnel. */
@@ -31,7 +32,9 @@ export class Tunnel implements AsyncDisposable {
     readonly port: number,
     private readonly socket: Socket,
   ) {
-    const none = { highWaterMark: 0 }; // nothing is read before it is asked for
+    // The stream holds nothing back. What comes before it is asked for waits in the socket, in memory and without a
+    // bound: a platform's WebSocket cannot be told to wait.
+    const none = { highWaterMark: 0 };
     this.readable = new ReadableStream<Uint8Array>(
       {
         pull: async (controller) => {
