@@ -49,7 +49,10 @@ class Tree:
         self._group = group
         self._sessions: set[int] = set()
         self._strangers: set[tuple[int, int]] = set()
-        self._known: set[int] = {os.getpid()}
+        self._unknown: set[int] = set()
+        """Processes that the last look could not identify: they had died, or hide it. Those of an older look
+        say nothing, since programs that fork fast enough use all numbers again within seconds.
+        """
         self._unsure = False
 
     async def end(
@@ -111,26 +114,25 @@ class Tree:
 
     def _look(self, done: set[tuple[int, int]], numbers: Iterable[int]) -> bool:
         """Find the members, sending `numbers` to each that is not in `done`; True when there was one."""
-        before = len(done)
-        self._unsure = False
+        before, last = len(done), self._unknown
+        self._unknown = set()
         self.members = {pid: old for pid, old in self.members.items() if _is_still(old)}
-        waiting = [pid for pid in table.pids() if pid != os.getpid()]
+        # The newest first: one that forks and exits within a millisecond is gone when its turn comes last.
+        waiting = sorted((pid for pid in table.pids() if pid != os.getpid()), reverse=True)
         for identity in self._identities:
             # The kernel shows a program's environment to its own user only; root without CAP_SYS_PTRACE is
             # not exempt.
             with identity.using_files():
                 waiting = [pid for pid in waiting if not self._place(pid, done, numbers)]
-        if not self._known.issuperset(waiting):  # they died before they could be identified, or hide it
-            self._unsure = True
-            self._known.update(waiting)
+        self._unknown.update(waiting)
+        self._unsure = not self._unknown <= last
         return len(done) > before
 
     def _place(self, pid: int, done: set[tuple[int, int]], numbers: Iterable[int]) -> bool:
         """Identify `pid`, and signal it if it is a member; whether that was possible."""
         process = table.read(pid)
         if process is None or process.leaving:
-            self._unsure = self._unsure or pid not in self._known
-            self._known.add(pid)
+            self._unknown.add(pid)
             return True
         if not self._is_member(process):
             return (pid, process.started) in self._strangers
