@@ -16,6 +16,7 @@ import postgres_databases
 import postgres_server
 import psycopg
 import pytest
+import structlog
 from blockbuster import blockbuster_ctx
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -29,7 +30,7 @@ from bay.errors import (
     InvalidArgument,
     StorageFull,
 )
-from bay.store import metadata
+from bay.store import deferred, metadata, postgres
 from bay.store.connection import StoreConnection
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -45,6 +46,17 @@ WAIT_S = 30.0
 _OURS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'bay' AND datname = current_database()"
 _TAKE = "SELECT pg_advisory_lock(6447481, 1)"
 _LET_GO = "SELECT pg_advisory_unlock(6447481, 1)"
+
+
+@pytest.fixture(autouse=True)
+def all_logs(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Lines of every level, whatever tests before have set up: a logger keeps what it was first used with."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    for module in (postgres, deferred):
+        monkeypatch.setattr(module, "log", structlog.get_logger("bay.store"))
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
