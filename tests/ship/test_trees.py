@@ -1,5 +1,6 @@
 """Ending whole trees of processes: by timeout, by DELETE, by TERM to Ship."""
 
+import asyncio
 import os
 import shlex
 import signal
@@ -7,6 +8,11 @@ import time
 
 import pytest
 from ship_harness import Ship, eventually, living, running, stop
+
+from ship.process import table, trees
+from ship.process.identity import Identity
+
+ANYBODY = Identity("me", os.getuid(), os.getgid(), "/", switch=False)
 
 # Processes of every kind that gets away from a naive killer.
 FOREST = """
@@ -107,6 +113,28 @@ def test_a_child_without_ships_mark_is_found_by_its_parents_and_session(ship: Sh
     assert eventually(lambda: commands(ship).count("sleep 600") == 5)
     ship.http.delete(f"/execs/{exec_id}", params={"grace_s": 0.1})
     assert eventually(lambda: not descendants(ship.pid))
+
+
+def test_a_number_that_is_used_again_was_another_program_and_may_have_left_a_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = table.Process(
+        pid=33, name="walker", state="S", ppid=1, session=0, cpu=0, started=1, memory=1, rss_pages=1
+    )
+    looks = iter([[32], [], [32], [33]])
+    monkeypatch.setattr(table, "pids", lambda: next(looks))
+    monkeypatch.setattr(table, "read", {child.pid: child}.get)
+    tree = trees.Tree(lambda: {child.pid}, None, (ANYBODY,))
+    assert not asyncio.run(tree._is_gone())
+    assert tree.members == {child.pid: child}
+
+
+def test_the_newest_program_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[int]()
+    monkeypatch.setattr(table, "pids", lambda: [7, 300, 40])
+    monkeypatch.setattr(table, "read", read.append)
+    assert asyncio.run(trees.Tree(set, None, (ANYBODY,))._is_gone())
+    assert read[:3] == [300, 40, 7]
 
 
 def commands(ship: Ship) -> list[str]:
