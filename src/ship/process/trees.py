@@ -71,7 +71,7 @@ class Tree:
             if await self._is_gone():
                 return True
             if nudge is not None:
-                send(self.members.values(), nudge)
+                send(sorted(self.members.values()), nudge)
             await asyncio.sleep(pause)
         bound = time.monotonic() + _KILL_BOUND_S
         for pause in _pauses(lambda: bound):
@@ -112,13 +112,15 @@ class Tree:
             await asyncio.sleep(0)
         return True  # a process that keeps appearing has never been one of ours
 
-    def _look(self, done: set[tuple[int, int]], numbers: Iterable[int]) -> bool:
+    def _look(self, done: set[tuple[int, int]], numbers: tuple[int, ...]) -> bool:
         """Find the members, sending `numbers` to each that is not in `done`; True when there was one."""
         before, last = len(done), self._unknown
         self._unknown = set()
         self.members = {pid: old for pid, old in self.members.items() if _is_still(old)}
         # The newest first: one that forks and exits within a millisecond is gone when its turn comes last.
-        waiting = sorted((pid for pid in table.pids() if pid != os.getpid()), reverse=True)
+        # But a signal that programs may handle comes to a parent before its children, whose end it may await.
+        is_handled = bool(numbers) and signal.SIGSTOP not in numbers
+        waiting = sorted((pid for pid in table.pids() if pid != os.getpid()), reverse=not is_handled)
         for identity in self._identities:
             # The kernel shows a program's environment to its own user only; root without CAP_SYS_PTRACE is
             # not exempt.
