@@ -80,7 +80,8 @@ async def test_a_lifetime_ends_in_a_pause_that_a_call_ends(bay: World, alice: ht
     assert (made["on_expiry"], made["expires_at"], made["paused_at"]) == ("pause", AT_100, None)
     started = await alice.post(f"/v1/sandboxes/{made['id']}/execs", json={"argv": ["sleep", "1000"]})
     await pass_time(bay, 100)
-    await bay.settled(made["id"], lambda r: r.phase == "paused")
+    # The row says that it is frozen before it is, and its lifetime is over once it is.
+    await bay.settled(made["id"], lambda r: r.phase == "paused" and r.expires_at is None)
     shown = await get(alice, made["id"])
     assert (shown["status"], shown["compute"]) == ("ready", "warm")
     assert (shown["expires_at"], shown["paused_at"]) == (None, AT_100)
