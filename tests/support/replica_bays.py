@@ -1,0 +1,187 @@
+"""Several `bay serve` processes on one PostgreSQL database and one data directory, each on a port of its own.
+
+The processes are real: they are killed, frozen and ended by signals, by their ids. Whatever a test does to
+them, none of them outlives it, and no Ship that they started, which a killed Bay leaves behind.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import forked_bay
+import httpx
+import postgres_databases
+import serving
+from anyio.from_thread import start_blocking_portal
+from forked import Forked
+from server_harness import clear, ships, short_dir
+from tcp_balancer import Balancer, balancing
+
+from bay.server.data_dir import instance_of
+
+KEY = serving.KEY
+"""The administrator's at each replica."""
+
+WAIT_S = 60.0
+"""Bound of every wait here: a start under load takes several seconds."""
+
+_PAUSE_S = 0.02
+_TAIL = 6000
+_PROFILES = {"python-default": {}, "lazy": {"start": "lazy"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A process, and where it answers."""
+
+    process: Forked
+    url: str
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
+class ReplicaBays:
+    """The processes by their numbers, from 0 on. `settings` are `BAY_…` variables of each of them."""
+
+    def __init__(self, root: Path, settings: Mapping[str, str]) -> None:
+        self.root = root
+        self.database_url = postgres_databases.url_for(root)
+        self._settings = serving.environment(
+            root,
+            BAY_DATABASE_URL=self.database_url,
+            BAY_PROFILES=json.dumps(_PROFILES),
+            BAY_REPLICAS="true",
+            **settings,
+        )
+        self._running: dict[int, Replica] = {}
+        self.balancer = Balancer(lambda: [replica.port for replica in self._running.values()])
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of those that were started and neither killed nor stopped."""
+        return sorted(self._running)
+
+    def start(self, *numbers: int) -> None:
+        """Start those, all at once, and wait until each is ready."""
+        begun = {number: self._fork(number) for number in numbers}
+        for number, process in begun.items():
+            self._running[number] = Replica(process, self._url_of(number, process))
+        for number in numbers:
+            self._wait_ready(number)
+
+    def kill(self, number: int) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._end(number, signal.SIGKILL)
+
+    def stop(self, number: int) -> int:
+        """SIGTERM, and wait until it is gone; gives its exit code."""
+        return self._end(number, signal.SIGTERM)
+
+    def freeze(self, number: int) -> None:
+        """SIGSTOP: it does nothing from now on, its connections stay open, and its clock runs on."""
+        self._running[number].process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.pid(number)}/stat")
+        _until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", f"replica {number} runs on")
+
+    def thaw(self, number: int) -> None:
+        """SIGCONT."""
+        self._running[number].process.send_signal(signal.SIGCONT)
+
+    def url(self, number: int) -> str:
+        return self._running[number].url
+
+    def pid(self, number: int) -> int:
+        return self._running[number].process.pid
+
+    def key_of(self, owner: str, scope: str = "write", number: int = 0) -> str:
+        """A new key of `owner`, made at that replica."""
+        body = {"name": f"{owner}-{scope}", "owner": owner, "scope": scope}
+        with self._admin(number) as admin:
+            return _answered(admin.post("/v1/keys", json=body))["secret"]
+
+    def sessions(self) -> dict[str, set[str]]:
+        """The sessions of each sandbox whose Ship lives."""
+        found: dict[str, set[str]] = {}
+        place = self.root / "run" / instance_of(self.root / "data")
+        for pid in ships(self.root):
+            try:
+                directory = Path(os.readlink(f"/proc/{pid}/cwd"))
+                state = json.loads((directory / "state.json").read_text())
+            except (OSError, ValueError):  # its end is under way, or it is no Ship's first process
+                continue
+            if directory.parent == place:
+                found.setdefault(state["sandbox_id"], set()).add(directory.name)
+        return found
+
+    def logs(self) -> str:
+        """The end of what each of them has logged."""
+        logs = sorted(self.root.glob("log-*"))
+        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-_TAIL:]}" for log in logs)
+
+    def end_all(self) -> None:
+        """Kill all that run, also the frozen ones, and then every Ship."""
+        for number in self.numbers:
+            self.kill(number)
+        with start_blocking_portal("asyncio") as portal:
+            portal.call(clear, self.root)
+        assert ships(self.root) == []
+
+    def _admin(self, number: int) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        return httpx.Client(base_url=self.url(number), headers=headers, timeout=WAIT_S)
+
+    def _fork(self, number: int) -> Forked:
+        with (self.root / f"log-{number}").open("ab") as log:
+            return forked_bay.fork(["serve"], self._settings, log.fileno())
+
+    def _url_of(self, number: int, process: Forked) -> str:
+        line = serving.read_line(process, WAIT_S)
+        assert line.startswith("Bay serves at "), line + self.logs()
+        return line.split()[3]
+
+    def _wait_ready(self, number: int) -> None:
+        with self._admin(number) as admin:
+            _until(
+                lambda: admin.get("/health/ready").status_code == 200, f"replica {number} does not get ready"
+            )
+
+    def _end(self, number: int, how: signal.Signals) -> int:
+        process = self._running.pop(number).process
+        process.send_signal(how)
+        try:
+            return process.wait(WAIT_S)
+        finally:
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@contextmanager
+def replica_bays(count: int, **settings: str) -> Generator[ReplicaBays]:
+    """So many replicas that are ready, with a balancer before them, until the block is left."""
+    with short_dir() as root, ExitStack() as stack:
+        bays = ReplicaBays(root, settings)
+        stack.callback(bays.end_all)
+        bays.start(*range(count))
+        stack.enter_context(balancing(bays.balancer))
+        yield bays
+
+
+def _answered(answer: httpx.Response) -> Any:
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def _until(condition: Any, otherwise: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(_PAUSE_S)
