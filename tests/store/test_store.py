@@ -18,14 +18,22 @@ from blockbuster import blockbuster_ctx
 from sqlalchemy import create_engine, delete, event, insert, select, update
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from bay.errors import DriverUnavailable, StorageFull
-from bay.models import Exec, Failure
+from bay.errors import BY_CODE, BadRequest, DriverUnavailable, StorageFull
+from bay.models import Exec, Failure, to_wire
 from bay.store import cargos, claims, events, execs, keys, sandboxes, sessions
 from bay.store import connection as store_connection
 from bay.store import metadata as store_metadata
 from bay.store.connection import StoreConnection
 from bay.store.engine import Database, Store
-from bay.store.records import ApiKey, Claim, Filters, SandboxRecord, SessionRecord
+from bay.store.records import (
+    ApiKey,
+    Claim,
+    Filters,
+    KeptFailure,
+    RestoreFailure,
+    SandboxRecord,
+    SessionRecord,
+)
 from bay.store.schema import events as events_table
 from bay.store.schema import facts as facts_table
 from bay.store.schema import metadata
@@ -69,6 +77,26 @@ async def add_sandbox(store: Store, *records: SandboxRecord) -> None:
                 values = {"id": record.cargo_id, "owner": record.owner, "backend": "directory"}
                 await cargos.add(db, {**values, "created_at": NOW, "last_accessed_at": NOW})
             await sandboxes.add(db, record)
+
+
+async def test_an_error_that_a_row_keeps_is_raised_again_with_all_that_it_says(store: Store) -> None:
+    errors = [
+        cls(f"{cls.code} of the “test”", details={"ids": ["a"]}) for cls in {*BY_CODE.values(), BadRequest}
+    ]
+    of_newer_bay = replace(KeptFailure.of(BadRequest("it is new"), NOW), code="unheard_of", status=418)
+    kept = [*(KeptFailure.of(error, NOW) for error in errors), of_newer_bay]
+    failures = tuple(RestoreFailure(number=number, failure=failure) for number, failure in enumerate(kept))
+    await add_sandbox(store, SANDBOX)
+    async with store.write() as db:
+        await sandboxes.change(db, SANDBOX.id, restore_failures=to_wire(failures))
+    async with store.read() as db:
+        found = await sandboxes.get(db, SANDBOX.id)
+    assert found is not None
+    assert found.restore_failures == failures
+    *again, newer = (failure.failure.error() for failure in found.restore_failures)
+    said = [(e.code, e.status, e.message, e.details, e.retryable, e.exit_code) for e in again]
+    assert said == [(e.code, e.status, e.message, e.details, e.retryable, e.exit_code) for e in errors]
+    assert (newer.status, newer.message) == (418, "it is new")
 
 
 # Migrations

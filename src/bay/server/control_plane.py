@@ -294,7 +294,7 @@ class ControlPlane:
             wait_s=settings.port_wait,
         )
         self.snapshots = CheckpointRequests(
-            store=self.store, waker=self.waker, storage_steps=self.storage_steps, clock=clock
+            store=self.store, waker=self.waker, discard=self.discards.poke, clock=clock
         )
         self.freezer = TemplateFreezer(core=self.core, notifier=self.changes, discard=self.discards.poke)
         self.template_maker = TemplateMaker(

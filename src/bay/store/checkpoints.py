@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, delete, exists, func, insert, or_, select, update
 
+from bay.models import from_wire
 from bay.store.connection import StoreConnection
 from bay.store.dialects import whole, whole_sum
-from bay.store.records import CheckpointRecord, Page
+from bay.store.records import CheckpointRecord, KeptFailure, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
 from bay.store.schema import cargos, checkpoints, sandboxes, templates
 
@@ -79,7 +80,7 @@ async def page(
     if auto is not None:
         query = query.where(_C.auto == auto)
     rows = (await db.execute(query.order_by(_C.seq).limit(limit + 1))).all()
-    return page_of(rows, limit, lambda row: CheckpointRecord(**without_seq(row)))
+    return page_of(rows, limit, lambda row: _record(without_seq(row)))
 
 
 async def page_of_owner(
@@ -159,7 +160,7 @@ async def hide_forgotten(db: StoreConnection, now: datetime) -> None:
 async def steps_among(db: StoreConnection, owner: str, keys: Sequence[str]) -> dict[str, CheckpointRecord]:
     """The owner's snapshots after steps of builds, by their keys, of the ones in `keys` that are there."""
     query = select(*_COLUMNS).where(_IS_STEP, _C.owner == owner, _C.build_key.in_(keys))
-    records = [CheckpointRecord(**row._mapping) for row in await db.execute(query.order_by(_C.seq))]
+    records = [_record(dict(row._mapping)) for row in await db.execute(query.order_by(_C.seq))]
     return {record.build_key: record for record in records if record.build_key is not None}
 
 
@@ -216,7 +217,7 @@ async def unmeasured(db: StoreConnection, stale: datetime, limit: int) -> list[s
 def _with_current(row: Row[Any]) -> tuple[CheckpointRecord, bool]:
     values = without_seq(row)
     current = values.pop("current")
-    return CheckpointRecord(**values), current
+    return _record(values), current
 
 
 def _shown(*more: Any) -> Any:
@@ -225,4 +226,9 @@ def _shown(*more: Any) -> Any:
 
 async def _first(db: StoreConnection, query: Any) -> CheckpointRecord | None:
     row = (await db.execute(query)).first()
-    return CheckpointRecord(**row._mapping) if row else None
+    return _record(dict(row._mapping)) if row else None
+
+
+def _record(values: dict[str, Any]) -> CheckpointRecord:
+    failure = values.pop("failure")
+    return CheckpointRecord(**values, failure=from_wire(KeptFailure, failure) if failure else None)

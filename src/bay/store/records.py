@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
+from bay.errors import BY_CODE, BayError
 from bay.models import (
     CheckpointPolicy,
     Compute,
@@ -67,6 +68,39 @@ class SessionRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptFailure(Failure):
+    """An error as a row keeps it for requests that wait, in whichever process: all that an answer says."""
+
+    status: int
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, error: BayError, at: datetime) -> Self:
+        """`error`, which came at `at`."""
+        return cls(code=error.code, message=error.message, at=at, status=error.status, details=error.details)
+
+    def error(self) -> BayError:
+        """The error again, to be raised."""
+        error = BY_CODE.get(self.code, BayError)(self.message, details=self.details)
+        error.status = self.status  # classes may share a code
+        return error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreFailure:
+    """Why a restore failed; `number` is its place among those that the sandbox was asked for, from 1 on."""
+
+    number: int
+    failure: KeptFailure
+
+
+KEPT_FAILURES = 8
+"""Restores of a sandbox of which its row says why they failed: the next one may be over before a request that
+waits for this one has read the row.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxRecord:
     """A sandbox's row with its live session, if any."""
 
@@ -90,6 +124,10 @@ class SandboxRecord:
     """The checkpoint that its present files grew from."""
     restore_id: str | None = None
     """The checkpoint that is being put back."""
+    restore_number: int = 0
+    """The number of the last restore that was asked for, from 1 on."""
+    restore_failures: tuple[RestoreFailure, ...] = ()
+    """Why those among its last `KEPT_FAILURES` restores failed that did, the oldest first."""
     checkpoint_due: str | None = None
     """The oldest checkpoint that was asked for and is not made yet."""
     checkpoint_policy: CheckpointPolicy | None = None
@@ -219,6 +257,8 @@ class CheckpointRecord:
     image_id: str | None = None
     parent_id: str | None
     state: CheckpointState = "making"
+    failure: KeptFailure | None = None
+    """Why it could not be made."""
     size_bytes: int | None = None
     exclusive_bytes: int | None = None
     inodes: int | None = None

@@ -24,7 +24,17 @@ from bay.clock import expiry
 from bay.models import CheckpointPolicy, Failure, PortSettings, SandboxSecret, Volume, from_wire, to_wire
 from bay.store.connection import StoreConnection
 from bay.store.dialects import HasElements, NextSeq, elements, member_text
-from bay.store.records import HAVING, NOBODY, Filters, Page, Phase, SandboxRecord, SessionRecord, Target
+from bay.store.records import (
+    HAVING,
+    NOBODY,
+    Filters,
+    Page,
+    Phase,
+    RestoreFailure,
+    SandboxRecord,
+    SessionRecord,
+    Target,
+)
 from bay.store.rows import page_of
 from bay.store.schema import checkpoints, images, sandboxes, sessions
 
@@ -459,6 +469,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
     error, policy = values.pop("error"), values.pop("checkpoint_policy")
     url, ports = values.pop("url"), values.pop("ports")
     given, mounted = values.pop("secrets"), values.pop("volumes")
+    failures = values.pop("restore_failures")
     return SandboxRecord(
         **values,
         url=from_wire(PortSettings, url) if url else None,
@@ -466,6 +477,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
         secrets=tuple(from_wire(SandboxSecret, secret) for secret in given),
         volumes=tuple(from_wire(Volume, volume) for volume in mounted),
         checkpoint_policy=from_wire(CheckpointPolicy, policy) if policy else None,
+        restore_failures=tuple(from_wire(RestoreFailure, failure) for failure in failures),
         error=from_wire(Failure, error) if error else None,
         session=SessionRecord(**live) if live["id"] else None,
     )
@@ -473,5 +485,5 @@ def _record(row: Row[Any]) -> SandboxRecord:
 
 def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
     values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in besides}
-    encoded = ("checkpoint_policy", "url", "ports", "secrets", "volumes")
+    encoded = ("checkpoint_policy", "url", "ports", "secrets", "volumes", "restore_failures")
     return {**values, **{name: to_wire(values[name]) for name in encoded}}

@@ -119,6 +119,9 @@ sandboxes = Table(
     # The checkpoint that the present files grew from, and the one that is being put back.
     Column("checkpoint_id", text_type(64)),
     Column("restore_id", text_type(64)),
+    # How many restores were asked for, and why the last of those that failed did.
+    Column("restore_number", integer_type(), nullable=False, server_default="0"),
+    Column("restore_failures", json_type(), nullable=False, server_default="[]"),
     Column("checkpoint_policy", json_type(none_as_null=True)),
     _when("checkpoint_at"),
     # Which network policy it has: 0 is its profile's, else that in `network_policies`; each change adds 1.
@@ -194,6 +197,8 @@ checkpoints = Table(
     Column("image_id", text_type(64)),
     Column("parent_id", text_type(64)),
     Column("state", text_type(16), nullable=False),
+    # Why it could not be made; null for others.
+    Column("failure", json_type(none_as_null=True)),
     Column("size_bytes", BigInteger),
     Column("exclusive_bytes", BigInteger),
     Column("inodes", BigInteger),

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -23,12 +24,16 @@ from server_harness import (
 )
 
 from bay.drivers.base import Handle, Running
-from bay.errors import DatabaseUnavailable, DriverUnavailable, StorageFull
+from bay.errors import BadRequest, BayError, Conflict, DatabaseUnavailable, DriverUnavailable, StorageFull
 from bay.server.checkpoints import policy
 from bay.server.checkpoints import policy as checkpoint_policy
+from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
+from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.reconciler import Reconciler
+from bay.server.sessions.waker import Waker
 from bay.store import cargos, checkpoints, sandboxes
+from bay.store.records import KEPT_FAILURES, KeptFailure, SandboxRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -337,6 +342,183 @@ async def test_a_checkpoint_on_a_full_disk_leaves_nothing_and_what_runs_goes_on(
     assert (await alice.post(path, json={}, headers=key)).status_code == 201
 
 
+FULL = StorageFull("the pool is full; delete something", details={"free_bytes": 5, "total_bytes": 7})
+INVALID = BadRequest("the copy is invalid", details={"reason": "of the test"})  # shares its code with another
+
+
+async def dead(*_args: object, **_options: object) -> None:
+    """In place of a step that another process takes."""
+    await asyncio.Event().wait()
+
+
+def steps_elsewhere(bay: World) -> StorageSteps:
+    """Those of another process on the same database and files, which no request of this one knows."""
+    return StorageSteps(
+        store=bay.bay.store, driver=bay.driver, cargo=bay.bay.cargo, clock=bay.clock, discard=lambda: None
+    )
+
+
+def assert_told(answer: httpx.Response, error: BayError) -> None:
+    """The answer is `error` with all that it says."""
+    assert_error(answer, error.status, error.code)
+    said = answer.json()["error"]
+    assert (said["message"], said["details"], said["retryable"]) == (
+        error.message, error.details, error.retryable,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [FULL, INVALID], ids=lambda error: error.code)
+async def test_all_that_wait_for_a_checkpoint_are_told_why_another_process_could_not_make_it(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, error: BayError
+) -> None:
+    box = (await create(alice))["id"]
+    monkeypatch.setattr(Reconciler, "_settle", dead)
+    path, key = f"/v1/sandboxes/{box}/checkpoints", {"Idempotency-Key": "once"}
+    calls = [asyncio.create_task(alice.post(path, json={}, headers=key)) for _ in range(3)]
+    await until(lambda: len(bay.bay.changes._waiters.get(box, ())) == 3)
+    record = await bay.record(box)
+    await steps_elsewhere(bay).give_up_checkpoint(record, record.checkpoint_due or "", error)
+    bay.bay.waker.poke(box)
+    for call in calls:
+        assert_told(await within(call), error)
+    monkeypatch.undo()
+    bay.bay.waker.poke(box)
+
+
+@pytest.mark.parametrize("error", [FULL, INVALID], ids=lambda error: error.code)
+async def test_a_restore_is_told_why_another_process_could_not_do_it(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, error: BayError
+) -> None:
+    box = (await create(alice))["id"]
+    made = (await checkpoint(alice, box))["id"]
+    monkeypatch.setattr(Reconciler, "_settle", dead)
+    call = asyncio.create_task(restore(alice, box, made))
+    record = await bay.settled(box, lambda r: r.restore_id is not None)
+    await steps_elsewhere(bay).give_up_restore(record, error)
+    bay.bay.waker.poke(box)
+    assert_told(await within(call), error)
+
+
+async def test_a_request_that_is_repeated_after_a_restart_is_told_why_its_checkpoint_failed(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice))["id"]
+    path, key = f"/v1/sandboxes/{box}/checkpoints", {"Idempotency-Key": "once"}
+    monkeypatch.setattr(Reconciler, "_settle", dead)
+    lost = asyncio.create_task(alice.post(path, json={}, headers=key))
+    asked = (await bay.settled(box, lambda r: r.checkpoint_due is not None)).checkpoint_due
+    lost.cancel()
+    await _stop(bay)
+    async with world(bay.root, clock=bay.clock) as second:
+        client = await second.client("alice")
+        again = asyncio.create_task(client.post(path, json={}, headers=key))
+        await until(lambda: box in second.bay.changes._waiters)
+        await second.bay.storage_steps.give_up_checkpoint(await second.record(box), asked or "", FULL)
+        second.bay.waker.poke(box)
+        assert_told(await within(again), FULL)
+        monkeypatch.undo()
+    async with world(bay.root, clock=bay.clock) as third:
+        async with third.bay.store.read() as db:
+            row = await checkpoints.get(db, asked or "")
+        assert row is not None
+        assert row.failure == KeptFailure.of(FULL, bay.clock())
+        client = await third.client("alice")
+        assert (await client.post(path, json={}, headers=key)).status_code == 201
+    await clear(bay.root)
+
+
+@dataclass
+class LateWaker:
+    """Wakes those who wait for a sandbox once it is let go, however long ago its row has changed."""
+
+    waker: Waker
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def poke(self, sandbox_id: str) -> None:
+        self.waker.poke(sandbox_id)
+
+    async def wait_until(self, sandbox_id: str, *rest: Any) -> SandboxRecord | None:
+        await self.go.wait()
+        return await self.waker.wait_until(sandbox_id, *rest)
+
+
+async def _late_restore(bay: World, box: str, checkpoint_id: str, late: LateWaker) -> asyncio.Task[None]:
+    """A restore whose request hears of nothing before `late` lets it go; it is over when this returns."""
+    snapshots = CheckpointRequests(
+        store=bay.bay.store, waker=cast("Waker", late), discard=lambda: None, clock=bay.clock
+    )
+    before = await bay.record(box)
+    wanted = await snapshots.find(before, checkpoint_id)
+    waiting = asyncio.create_task(snapshots.restore(before, wanted))
+    await bay.settled(box, lambda r: r.restore_number > before.restore_number and r.restore_id is None)
+    return waiting
+
+
+@pytest.mark.parametrize("failed", [(True, False), (False, True), (True, True), (False, False)])
+async def test_each_of_two_restores_in_a_row_hears_of_its_own_end_however_late(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, failed: tuple[bool, bool]
+) -> None:
+    box = (await create(alice))["id"]
+    made = (await checkpoint(alice, box))["id"]
+    late, waiting = LateWaker(bay.bay.waker), list[asyncio.Task[None]]()
+    for number, fails in enumerate(failed):
+
+        async def full(*_args: object, number: int = number, **_options: object) -> None:
+            raise StorageFull(f"restore {number} has no room")
+
+        if fails:
+            monkeypatch.setattr(bay.bay.cargo, "prepare_restore", full)
+        waiting.append(await _late_restore(bay, box, made, late))
+        monkeypatch.undo()
+    late.go.set()
+    ends = await within(asyncio.gather(*waiting, return_exceptions=True))
+    told = [f"restore {number} has no room" if fails else None for number, fails in enumerate(failed)]
+    assert [end and str(end) for end in ends] == told
+
+
+async def test_a_restore_that_failed_is_over_for_its_request_while_the_next_one_goes_on(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice))["id"]
+    made = (await checkpoint(alice, box))["id"]
+    late = LateWaker(bay.bay.waker)
+
+    async def full(*_args: object, **_options: object) -> None:
+        raise FULL
+
+    monkeypatch.setattr(bay.bay.cargo, "prepare_restore", full)
+    first = await _late_restore(bay, box, made, late)
+    monkeypatch.setattr(bay.bay.cargo, "prepare_restore", dead)
+    second = asyncio.create_task(restore(alice, box, made))
+    await bay.settled(box, lambda r: r.restore_id is not None)
+    late.go.set()
+    with pytest.raises(StorageFull, match="the pool is full"):
+        await within(first)
+    assert not second.done()
+    second.cancel()
+
+
+async def test_a_sandbox_keeps_the_failures_of_its_last_restores_alone(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = (await create(alice))["id"]
+    made = (await checkpoint(alice, box))["id"]
+
+    async def full(*_args: object, **_options: object) -> None:
+        raise FULL
+
+    monkeypatch.setattr(bay.bay.cargo, "prepare_restore", full)
+    late = LateWaker(bay.bay.waker)
+    waiting = await _late_restore(bay, box, made, late)
+    for _ in range(KEPT_FAILURES):
+        assert_told(await restore(alice, box, made), FULL)
+    kept = (await bay.record(box)).restore_failures
+    assert [failure.number for failure in kept] == list(range(2, KEPT_FAILURES + 2))
+    late.go.set()
+    with pytest.raises(Conflict, match="no longer knows how this restore ended"):
+        await within(waiting)
+
+
 async def test_forks_have_files_of_their_own_and_are_starting(bay: World, alice: httpx.AsyncClient) -> None:
     source = await create(alice, wait=10, env={"WHO": "fork"}, labels={"team": "a"}, name="source")
     await write(alice, source["id"], "shared")
@@ -556,14 +738,11 @@ async def test_a_restart_finishes_what_was_asked_for_and_forgets_what_nobody_wai
     base = await checkpoint(alice, box)
     await write(alice, box, "new")
 
-    async def dead(*_args: object) -> None:
-        await asyncio.Event().wait()
-
     monkeypatch.setattr(Reconciler, "_settle", dead)
     record = await bay.record(box)
     pending = bay.bay.snapshots.make(record, _asked(bay, record))
     waiting = asyncio.create_task(pending)
-    await until(lambda: bool(bay.bay.storage_steps._outcomes))
+    await bay.settled(box, lambda r: r.checkpoint_due is not None)
     hidden = _asked(bay, record, hidden=True)
     async with bay.bay.store.write() as db:
         await sandboxes.change(db, box, restore_id=base["id"])
@@ -637,15 +816,12 @@ async def test_what_waits_when_the_sandbox_expires_is_told(
     box = (await create(alice, ttl=5))["id"]
     made = (await checkpoint(alice, box))["id"]
 
-    async def dead(*_args: object) -> None:
-        await asyncio.Event().wait()
-
     settle = Reconciler._settle
     monkeypatch.setattr(Reconciler, "_settle", dead)
     calls = [asyncio.create_task(alice.post(f"/v1/sandboxes/{box}/checkpoints"))]
-    await until(lambda: len(bay.bay.storage_steps._outcomes) == 1)
+    await bay.settled(box, lambda r: r.checkpoint_due is not None)
     calls.append(asyncio.create_task(restore(alice, box, made)))
-    await until(lambda: len(bay.bay.storage_steps._outcomes) == 2)
+    await bay.settled(box, lambda r: r.restore_id is not None)
     bay.clock.advance(6)
     monkeypatch.undo()
     await settle(bay.bay.reconciler, box)
@@ -658,9 +834,6 @@ async def test_a_policy_does_not_ask_again_while_its_last_checkpoint_is_made(
     bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create(alice, wait=10, checkpoint_policy={"every": 60})
-
-    async def dead(*_args: object) -> None:
-        await asyncio.Event().wait()
 
     monkeypatch.setattr(Reconciler, "_settle", dead)
     for _ in range(3):

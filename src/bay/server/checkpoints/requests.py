@@ -1,6 +1,6 @@
 """Requests for checkpoints: the row that asks for one, and the wait until the reconciler has made it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from sqlalchemy.exc import IntegrityError
@@ -8,14 +8,13 @@ from sqlalchemy.exc import IntegrityError
 from bay.clock import Clock
 from bay.errors import Conflict, NotFound, Timeout
 from bay.server.checkpoints import policy
-from bay.server.checkpoints.storage_steps import Outcome, StorageSteps
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.server.web.idempotency import Request
 from bay.store import audit, checkpoints, sandboxes, templates
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
-from bay.store.records import CheckpointRecord, SandboxRecord
+from bay.store.records import KEPT_FAILURES, CheckpointRecord, SandboxRecord
 
 LIMIT = 1000
 """Checkpoints of one sandbox."""
@@ -24,41 +23,39 @@ _MAKE_S = 600.0  # without btrfs it is a copy of every file
 
 
 class CheckpointRequests:
-    """Makes checkpoints for the services that need one."""
+    """Makes checkpoints for the services that need one; calls `discard` when files may be garbage."""
 
-    def __init__(self, *, store: Store, waker: Waker, storage_steps: StorageSteps, clock: Clock) -> None:
+    def __init__(self, *, store: Store, waker: Waker, discard: Callable[[], None], clock: Clock) -> None:
         self._store = store
         self._waker = waker
-        self._storage_steps = storage_steps
+        self._discard = discard
         self._clock = clock
 
     async def make(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None = None
     ) -> CheckpointRecord:
         """Have `wanted`, or what an earlier `request` wanted, made. Raises its failure, Conflict, Timeout."""
-        checkpoint_id, outcome = await self._ask(sandbox, wanted, request)
+        checkpoint_id = await self._ask(sandbox, wanted, request)
         made = await self._made(sandbox.id, checkpoint_id)
-        if outcome is not None and outcome.error is not None:
-            raise outcome.error
+        if made is not None and made.failure is not None:
+            raise made.failure.error()
         if made is None or made.deleted_at is not None:
             raise Conflict(f"checkpoint {checkpoint_id} could not be made, or was deleted meanwhile")
         return made
 
-    async def _ask(
-        self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None
-    ) -> tuple[str, Outcome | None]:
-        """Write the request; the id of the checkpoint to wait for, and its future outcome."""
+    async def _ask(self, sandbox: SandboxRecord, wanted: CheckpointRecord, request: Request | None) -> str:
+        """Write the request; the id of the checkpoint to wait for."""
         try:
             async with self._store.write() as db:
                 if request is not None and (claim := await request.earlier(db)) is not None:
-                    return claim.resource_id, self._storage_steps.expected(claim.resource_id)
+                    return claim.resource_id
                 await self.admit(db, sandbox, wanted.name)
                 await checkpoints.add(db, wanted)
                 if request is not None:
                     await request.claim(db, wanted.id, None, self._clock())
                 if not wanted.hidden:
                     audit.about(wanted.id)
-                return wanted.id, self._storage_steps.expect(wanted.id)
+                return wanted.id
         except IntegrityError as error:
             raise _taken(sandbox, wanted.name) from error
 
@@ -88,7 +85,7 @@ class CheckpointRequests:
         finally:  # also when its request broke off: it is still made then, and removed
             async with self._store.write() as db:
                 await checkpoints.change(db, wanted.id, deleted_at=self._clock())
-            self._storage_steps.discard()
+            self._discard()
 
     async def find(self, sandbox: SandboxRecord, ref: str | int) -> CheckpointRecord:
         """The sandbox's checkpoint by id or name, or by number. Raises NotFound."""
@@ -152,22 +149,27 @@ class CheckpointRequests:
         """Put the checkpoint back; returns when it is, with compute on its way if the sandbox had some.
         Raises what it failed with, after which all is as before, and Conflict while another restore runs.
         """
-        outcome = await self._ask_restore(sandbox, checkpoint)
+        number = await self._ask_restore(sandbox, checkpoint)
         self._waker.poke(sandbox.id)
-        settled = await self._waker.wait_until(
-            sandbox.id, lambda r: r.restore_id != checkpoint.id or r.deleted_at is not None, _MAKE_S
-        )
-        if outcome.error is not None:
-            raise outcome.error
+        settled = await self._waker.wait_until(sandbox.id, lambda r: _is_over(r, number), _MAKE_S)
         if settled is None:
             raise Timeout(
                 f"the restore of sandbox {sandbox.id} takes longer than {_MAKE_S:g} s; Bay continues in the "
                 "background"
             )
+        for failure in settled.restore_failures:
+            if failure.number == number:
+                raise failure.failure.error()
+        if settled.restore_number - number >= KEPT_FAILURES:
+            raise Conflict(
+                f"sandbox {sandbox.id} was restored so often meanwhile that Bay no longer knows how this restore "
+                "ended; its events say so"
+            )
         if settled.deleted_at is not None:
             raise NotFound(f"sandbox {sandbox.id} was deleted while it was restored")
 
-    async def _ask_restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> Outcome:
+    async def _ask_restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> int:
+        """Write the request; the number of the restore to wait for."""
         async with self._store.write() as db:
             present = await sandboxes.get(db, sandbox.id) or sandbox
             if present.restore_id is not None:
@@ -178,8 +180,14 @@ class CheckpointRequests:
                 )
             if await checkpoints.find_owned(db, sandbox.owner, checkpoint.id) is None:
                 raise Conflict(f"checkpoint {checkpoint.id} was deleted during the restore")
-            await sandboxes.change(db, sandbox.id, restore_id=checkpoint.id)
-            return self._storage_steps.expect(sandbox.id)
+            number = present.restore_number + 1
+            await sandboxes.change(db, sandbox.id, restore_id=checkpoint.id, restore_number=number)
+            return number
+
+
+def _is_over(sandbox: SandboxRecord, number: int) -> bool:
+    """Whether that restore is: none is under way, or a later one."""
+    return sandbox.restore_id is None or sandbox.restore_number != number or sandbox.deleted_at is not None
 
 
 def _taken(sandbox: SandboxRecord, name: str | None) -> Conflict:

@@ -6,7 +6,6 @@ Each may be repeated after a crash: the row says what is wanted until it is done
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -15,23 +14,24 @@ from bay.cargo.base import CargoBackend, SizeLimits
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
+from bay.models import to_wire
 from bay.server.sessions.rows import handle_of
 from bay.store import cargos, checkpoints, claims, events, sandboxes
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
-from bay.store.records import CargoRecord, CheckpointRecord, SandboxRecord
+from bay.store.records import (
+    KEPT_FAILURES,
+    CargoRecord,
+    CheckpointRecord,
+    KeptFailure,
+    RestoreFailure,
+    SandboxRecord,
+)
 from bay.units import MIB
 
 log = structlog.get_logger("bay.checkpoints")
 
 _COPIES = 4
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The outcome of a checkpoint or a restore that a request waits for; `error` is why it failed."""
-
-    error: BayError | None = None
 
 
 class StorageSteps:
@@ -53,25 +53,10 @@ class StorageSteps:
         self.discard = discard
         self.request_probe: Callable[[str], None] = lambda _sandbox_id: None
         """Called with the id of a sandbox that could not be thawed; the reconciler sees to it."""
-        self._outcomes: dict[str, Outcome] = {}
-        """By the id of a checkpoint, or of a sandbox that is restored: there is one of each at a time."""
         # Without btrfs a copy takes disk and processor: more at once only makes each slower.
         self._copying = asyncio.Semaphore(_COPIES)
         # Held for one write of a limit, so that the row that was read is still the newest.
         self._limiting = asyncio.Lock()
-
-    def expect(self, key: str) -> Outcome:
-        """The future outcome of that checkpoint or restore. Call it in the transaction of the request."""
-        outcome = self._outcomes[key] = Outcome()
-        return outcome
-
-    def expected(self, key: str) -> Outcome | None:
-        """The same for one more who waits; None when it is over."""
-        return self._outcomes.get(key)
-
-    def _tell(self, key: str, error: BayError | None = None) -> None:
-        if (outcome := self._outcomes.pop(key, None)) is not None:
-            outcome.error = error
 
     async def make_cargo(self, cargo_id: str) -> None:
         """Have the cargo there, with its files and limit. Raises StorageFull, NotFound, DriverUnavailable."""
@@ -114,7 +99,6 @@ class StorageSteps:
             return
         async with self._store.write() as db:
             await self._made(db, sandbox, checkpoint_id, now)
-            self._tell(checkpoint_id)
         self.discard()
         log.info("checkpoint.made", id=checkpoint_id, sandbox=sandbox.id)
 
@@ -143,7 +127,6 @@ class StorageSteps:
         async with self._store.write() as db:
             await sandboxes.change(db, sandbox.id, restore_id=None, checkpoint_id=checkpoint_id)
             await events.add(db, sandbox, "sandbox.restored", self._clock(), checkpoint_id=checkpoint_id)
-            self._tell(sandbox.id)
         self.discard()
         log.info("sandbox.restored", id=sandbox.id, checkpoint=checkpoint_id)
 
@@ -156,29 +139,34 @@ class StorageSteps:
             await self.give_up_restore(sandbox, error)
 
     async def give_up_checkpoint(self, sandbox: SandboxRecord, checkpoint_id: str, error: BayError) -> None:
-        """Give it up: those who wait get the error, and may retry with the same idempotency key."""
+        """Give it up. Its row tells those who wait, and they may retry with the same idempotency key."""
         now = self._clock()
         async with self._store.write() as db:
             record = await _known(db, checkpoint_id)
             # As ready: the backend may have a part of it, which is collected with the other hidden ones.
-            await checkpoints.change(db, checkpoint_id, state="ready", deleted_at=now)
+            await checkpoints.change(
+                db, checkpoint_id, state="ready", deleted_at=now, failure=to_wire(KeptFailure.of(error, now))
+            )
             await claims.forget_resource(db, record.owner, checkpoint_id)
             if record.auto:
                 await events.add(
                     db, sandbox, "sandbox.checkpoint_failed", now, code=error.code, message=error.message
                 )
-            self._tell(checkpoint_id, error)
         self.discard()
         log.warning("checkpoint.failed", id=checkpoint_id, code=error.code, error=error.message)
 
     async def give_up_restore(self, sandbox: SandboxRecord, error: BayError) -> None:
-        """The files stay as they are, and the sandbox goes on with them."""
+        """The files stay as they are, and the sandbox goes on with them; its row has the error for those who
+        wait. `sandbox` is as it is during the restore.
+        """
+        now, number = self._clock(), sandbox.restore_number
+        kept = [one for one in sandbox.restore_failures if one.number > number - KEPT_FAILURES]
+        failures = to_wire([*kept, RestoreFailure(number=number, failure=KeptFailure.of(error, now))])
         async with self._store.write() as db:
-            await sandboxes.change(db, sandbox.id, restore_id=None)
+            await sandboxes.change(db, sandbox.id, restore_id=None, restore_failures=failures)
             await events.add(
-                db, sandbox, "sandbox.restore_failed", self._clock(), code=error.code, message=error.message
+                db, sandbox, "sandbox.restore_failed", now, code=error.code, message=error.message
             )
-            self._tell(sandbox.id, error)
         self.discard()
         log.warning("sandbox.restore_failed", id=sandbox.id, code=error.code, error=error.message)
 
