@@ -12,7 +12,7 @@ from typing import Protocol
 from sqlalchemy.exc import DBAPIError
 
 from bay.errors import BayError
-from bay.store import audit
+from bay.store import audit, fences
 from bay.store.connection import StoreConnection
 
 _READERS = 4
@@ -24,6 +24,17 @@ class Database(Protocol):
 
     name: str
     """Where it is, for the operator: without a password."""
+
+    is_shared: bool
+    """Whether other processes write to it too."""
+
+    def starting(self, writer: StoreConnection, /) -> AbstractAsyncContextManager[None]:
+        """The block of one process that starts, while no other one that shares the database does."""
+        ...
+
+    async def begin(self, writer: StoreConnection, /) -> None:
+        """The first of each transaction: wait for its turn among those of other processes."""
+        ...
 
     async def open(self, writer: StoreConnection, /) -> None:
         """Make its tables, or migrate them. Raises a BayError with the way out."""
@@ -75,6 +86,15 @@ class Store:
         self.on_change: list[Callable[[set[str]], None]] = []
         """Called after each transaction with the ids of sandboxes that were changed or have new events."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes write to the database too, so that no row may be kept in memory."""
+        return self._database.is_shared
+
+    def starting(self) -> AbstractAsyncContextManager[None]:
+        """The block of one process that starts, while no other one that shares the database does."""
+        return self._database.starting(self._writer)
+
     async def open(self) -> None:
         """Bring the schema up to date. Raises DriverUnavailable when the database cannot serve."""
         await self._database.open(self._writer)
@@ -108,13 +128,16 @@ class Store:
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[StoreConnection, None]:
         """The one transaction of a service call: committed at the end, rolled back on any error.
-        Listeners of `on_change` have been called when it returns.
+        Listeners of `on_change` have been called when it returns. Raises LeaseLost, before the block, for
+        work under a lease that this process no longer has.
         """
         try:
             async with self._write_lock:
                 is_whole = False
                 try:
                     async with self._writer.transaction():
+                        await self._database.begin(self._writer)
+                        await fences.check(self._writer)
                         yield self._writer
                         committed = await audit.note(self._writer)
                     committed()

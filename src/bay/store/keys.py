@@ -6,15 +6,24 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, insert, or_, select, update
 
+from bay.store import metadata
 from bay.store.connection import StoreConnection
 from bay.store.records import ApiKey
 from bay.store.rows import values_of
 from bay.store.schema import keys
 
+_CHANGES = "key_changes"
+
 
 async def add(db: StoreConnection, key: ApiKey) -> None:
     """Insert one key. Raises IntegrityError when the secret is known already."""
     await db.execute(insert(keys).values(values_of(keys, key)))
+    await _count(db)
+
+
+async def changes(db: StoreConnection) -> int:
+    """How many times the keys have changed."""
+    return int((await metadata.get(db, _CHANGES) or {"count": "0"})["count"])
 
 
 async def get(db: StoreConnection, key_id: str) -> ApiKey | None:
@@ -30,12 +39,14 @@ async def by_hash(db: StoreConnection, secret_hash: str) -> ApiKey | None:
 async def revoke(db: StoreConnection, key_id: str, now: datetime) -> None:
     """Write down that the key opens nothing from `now` on."""
     await db.execute(update(keys).where(keys.c.id == key_id).values(revoked_at=now))
+    await _count(db)
 
 
 async def retire(db: StoreConnection, name: str, new_name: str, now: datetime) -> None:
     """Revoke every key of that name, and rename it, so that it differs from one that a user revoked."""
     named = keys.c.name == name, keys.c.revoked_at.is_(None)
     await db.execute(update(keys).where(*named).values(name=new_name, revoked_at=now))
+    await _count(db)
 
 
 async def forget_former(db: StoreConnection, name: str, secret_hash: str) -> None:
@@ -82,6 +93,10 @@ async def other_admin(db: StoreConnection, key_id: str, now: datetime) -> bool:
 async def any_admin(db: StoreConnection, now: datetime) -> bool:
     """Whether there is an admin key that opens something."""
     return await other_admin(db, "", now)
+
+
+async def _count(db: StoreConnection) -> None:
+    await metadata.set(db, _CHANGES, {"count": str(await changes(db) + 1)})
 
 
 def _valid(now: datetime) -> ColumnElement[bool]:

@@ -1,9 +1,13 @@
-"""PostgreSQL: its connections, its schema, its words for trouble, and the lock that one Bay at a time holds.
+"""PostgreSQL: its connections, its schema, its words for trouble, and the locks of those who use it.
 
 Readers commit each statement by itself and cannot write. The writer's connection holds an advisory lock for
 as long as it lives, so a Bay that lost the connection writes nothing until it has the lock again. A statement
 is sent again over a new connection where none of its transaction can be lost: a reader's, and the first of a
 transaction.
+
+Replicas share that lock, and each of their transactions takes another one for itself, so that their writes
+come one after the other, as those of one Bay do: what a transaction reads stays true until it commits, and
+the numbers of events are in the order of commits.
 
 Changed sandboxes are noted by triggers in a setting that the transaction alone sees, and read before its
 commit. Rejected: NOTIFY, which tells after the commit, when a reader may already have seen an older row in
@@ -35,9 +39,18 @@ OLDEST = 14
 _LOCK = (6_447_481, 1)
 """The advisory lock of the writer: `bay` in ASCII, and 1. Locks of other databases are other locks."""
 
+_WRITING = (6_447_481, 2)
+"""The advisory lock of one transaction among those of replicas."""
+
+_STARTING = (6_447_481, 3)
+"""The advisory lock of a replica that starts: it makes what all of them share."""
+
 _LOCK_S = 3
 _CONNECT_S = 10
 _STATEMENT_S = 60
+_IDLE_S = 5
+"""Seconds without a statement after which a replica's transaction is ended: the others wait for it."""
+
 _TRIP_S = _STATEMENT_S + 15
 """Seconds after which a connection is cut whose server, told to end each statement earlier, says nothing."""
 
@@ -127,13 +140,18 @@ class PostgresDatabase:
 
     `check` may refuse to open it, by raising a BayError: it is called before any table is made or migrated,
     in the same transaction, with the names of the tables that are there and `name`, and blocks.
+    `shared`: with other replicas, and with no Bay that is none.
     """
 
-    def __init__(self, url: str, check: Check | None = None) -> None:
+    def __init__(self, url: str, check: Check | None = None, *, shared: bool = False) -> None:
         self._url = _parsed(url)
         self._check = check
+        self.is_shared = shared
         self.name = _shown(self._url)
         self._reading = self._engine(_begin_reader, isolation_level="AUTOCOMMIT")
+        self._stating = (
+            self._engine(_begin_stating, isolation_level="AUTOCOMMIT") if shared else self._reading
+        )
         told = self.name, self._url
         self._trouble, self._writers_trouble = _Trouble("readers", *told), _Trouble("writer", *told)
 
@@ -145,6 +163,7 @@ class PostgresDatabase:
         try:
             await self._check_pool(writer)
             async with writer.transaction():
+                await self.begin(writer)
                 await writer.run_sync(self._bring_up_to_date)
         except DBAPIError as error:
             raise self._writers_trouble.unusable(error) from None
@@ -173,8 +192,56 @@ class PostgresDatabase:
 
     def writer(self, note_change: Callable[[str], None]) -> StoreConnection:
         """The connection for transactions, which holds the lock."""
-        engine = self._engine(_begin_writer, isolation_level="READ COMMITTED")
+        begin = _begin_replica if self.is_shared else _begin_writer
+        engine = self._engine(begin, isolation_level="READ COMMITTED")
         return _PostgresConnection(engine, self._writers_trouble, note_change)
+
+    def stater(self) -> StoreConnection:
+        """A replica's connection for statements that each commit by themselves, and wait for no writer."""
+        return _PostgresConnection(self._stating, self._trouble)
+
+    @asynccontextmanager
+    async def starting(self, writer: StoreConnection) -> AsyncGenerator[None]:
+        """The block of one replica that starts, while no other does."""
+        if not self.is_shared:
+            yield
+            return
+        self._trouble.is_told = self._writers_trouble.is_told = True
+        try:
+            await _state_alone(writer, f"SELECT pg_advisory_lock({_STARTING[0]}, {_STARTING[1]})")
+        except DBAPIError as error:
+            raise self._writers_trouble.unusable(error) from None
+        finally:
+            self._trouble.is_told = self._writers_trouble.is_told = False
+        try:
+            yield
+        finally:
+            await _state_alone(writer, f"SELECT pg_advisory_unlock({_STARTING[0]}, {_STARTING[1]})")
+
+    async def begin(self, writer: StoreConnection) -> None:
+        """Have a transaction of a replica wait for its turn among those of all."""
+        if self.is_shared:
+            await writer.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITING[0]}, {_WRITING[1]})")
+
+    async def hear(self, channel: str) -> AsyncGenerator[str]:
+        """The messages on `channel` from now on, over a connection of its own; the first is empty and means
+        that it is there. Raises DatabaseUnavailable when that cannot be made, or is lost.
+        """
+        connection, heard = self.stater(), list[str]()
+        try:
+            listening = await connection.run_sync(lambda db: _listen(db, channel, heard))
+            yield ""
+            async for _ in _readable(listening.fileno()):
+                # The driver takes messages in with the answer to any statement.
+                if await connection.run_sync(_used_by_statement) is not listening:
+                    raise _generic()
+                told, heard[:] = heard[:], []
+                for message in told:
+                    yield message
+        except DBAPIError as error:
+            raise self._trouble.unusable(error) from None
+        finally:
+            await connection.aclose()
 
     def error_of(self, error: DBAPIError, *, of_writer: bool) -> BayError | None:
         """The reason is in the log only: addresses and names of the operator's hosts are no tenant's."""
@@ -208,7 +275,9 @@ class PostgresDatabase:
             await connection.aclose()
 
     def _engine(self, begin: Callable[[Any, object], None], **options: Any) -> Engine:
-        given = {name: value for name, value in _CONNECT.items() if name not in self._url.query}
+        given: dict[str, Any] = {
+            name: value for name, value in _CONNECT.items() if name not in self._url.query
+        }
         try:
             engine = create_engine(
                 self._url,
@@ -302,8 +371,8 @@ class _Trouble:
     def _reason(self, error: DBAPIError) -> str:
         if _state(error) == _LOCKED:
             return (
-                "another Bay uses it (its writer's lock is held); stop that one, or give each a database of "
-                "its own"
+                "another Bay uses it (its writer's lock is held); stop that one, give each a database of "
+                "its own, or set `replicas` for all"
             )
         said = first_line(error)
         if _state(error) == _FORBIDDEN:
@@ -438,6 +507,37 @@ def _socket_of(connection: Connection) -> socket.socket:
     return socket.socket(fileno=os.dup(driver.fileno()))
 
 
+def _listen(connection: Connection, channel: str, heard: list[str]) -> Any:
+    """Add to `heard` what is told on the channel; the driver's connection."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.add_notify_handler(lambda told: heard.append(told.payload))
+    connection.exec_driver_sql(f'LISTEN "{channel}"')
+    return driver
+
+
+def _used_by_statement(connection: Connection) -> Any:
+    connection.exec_driver_sql("SELECT 1")
+    return connection.connection.dbapi_connection
+
+
+async def _readable(descriptor: int) -> AsyncGenerator[None]:
+    """Yield whenever there is something to read."""
+    loop, some = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, some.set)
+    try:
+        while True:
+            await some.wait()
+            yield
+            some.clear()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _state_alone(connection: StoreConnection, statement: str) -> None:
+    async with connection.transaction():
+        await connection.exec_driver_sql(statement)
+
+
 async def _process_of(connection: StoreConnection) -> int:
     """The process of the server that has run one transaction of the connection."""
     async with connection.transaction():
@@ -450,6 +550,16 @@ def _generic() -> DatabaseUnavailable:
 
 def _begin_reader(connection: Any, _record: object) -> None:
     _begin(connection, (*_SESSION, "SET default_transaction_read_only = on"))
+
+
+def _begin_stating(connection: Any, _record: object) -> None:
+    _begin(connection, _SESSION)
+
+
+def _begin_replica(connection: Any, _record: object) -> None:
+    lock = f"SELECT pg_advisory_lock_shared({_LOCK[0]}, {_LOCK[1]})"
+    idle = f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'"
+    _begin(connection, (*_SESSION, idle, f"SET lock_timeout = '{_LOCK_S}s'", lock, "SET lock_timeout = 0"))
 
 
 def _begin_writer(connection: Any, _record: object) -> None:

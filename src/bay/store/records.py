@@ -532,3 +532,24 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     next_cursor: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaRecord:
+    """A process that shares the database. `url` is where its own host reaches it."""
+
+    id: str
+    url: str
+    version: str
+    started_at: datetime
+    beat_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """A part of the work and the replica that does it until `until`, None while none does."""
+
+    name: str
+    holder: str | None
+    epoch: int
+    until: datetime

@@ -647,3 +647,23 @@ facts = Table(
     Column("name", text_type(64), primary_key=True),
     Column("value", json_type(), nullable=False),
 )
+
+# The processes that share this database, on PostgreSQL alone. Times here are the database's own.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", text_type(64), primary_key=True),
+    Column("url", text_type(256), nullable=False),
+    Column("version", text_type(64), nullable=False),
+    _when("started_at", nullable=False),
+    _when("beat_at", nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", text_type(64), primary_key=True),
+    Column("holder", text_type(64)),
+    Column("epoch", BigInteger, nullable=False),
+    _when("until", nullable=False),
+)

@@ -46,6 +46,8 @@ log = structlog.get_logger("bay.store")
 class SqliteDatabase:
     """The database in the file `path`."""
 
+    is_shared = False
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
@@ -55,6 +57,14 @@ class SqliteDatabase:
         """Make or migrate it. Raises DriverUnavailable when the file is not a sound database."""
         await asyncio.to_thread(_make_private, self.path)
         await asyncio.to_thread(migrate, self.path)
+
+    @asynccontextmanager
+    async def starting(self, _writer: StoreConnection) -> AsyncGenerator[None]:
+        """The data directory's lock has seen to it."""
+        yield
+
+    async def begin(self, _writer: StoreConnection) -> None:
+        """There are no others."""
 
     def reader(self) -> StoreConnection:
         """A connection that opens no transaction."""
