@@ -1,5 +1,6 @@
 """The clock is passed as an argument, so that tests advance it instead of waiting."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,11 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The wall clock, aware and in UTC."""
     return datetime.now(UTC)
+
+
+def since_boot() -> timedelta:
+    """How long ago this host booted, suspended time included (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def expiry(now: datetime, seconds: int | None) -> datetime | None:

@@ -7,11 +7,13 @@ from typing import Literal
 # fmt: off
 Prefix = Literal[
     "sandbox", "ws", "sess", "exec", "kern", "cell", "ckpt", "key", "hook", "img", "tmpl",
-    "blob", "cand", "eval", "rel",
+    "blob", "cand", "eval", "rel", "replica",
 ]
 # fmt: on
 
-_ID = re.compile(r"(?:sandbox|ws|sess|exec|kern|cell|ckpt|key|hook|img|tmpl|blob|cand|eval|rel)-[0-9a-f]{24}")
+_ID = re.compile(
+    r"(?:sandbox|ws|sess|exec|kern|cell|ckpt|key|hook|img|tmpl|blob|cand|eval|rel|replica)-[0-9a-f]{24}"
+)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,62}")
 

@@ -129,11 +129,12 @@ MAY = {
 # What a folder of the server may import of the other folders, from the lowest to the highest. Beside them lie
 # the settings, the logs and the wiring.
 SERVER_MAY: dict[str, set[str]] = {
-    "web": set(),
+    "replicas": set(),
+    "web": {"replicas"},
     "ship": {"web"},
-    "sessions": {"web", "ship"},
+    "sessions": {"web", "ship", "replicas"},
     "checkpoints": {"web", "sessions"},
-    "events": {"web"},
+    "events": {"web", "replicas"},
     "images": {"web", "sessions", "secrets", "managed_services"},
     "kernels": {"web", "ship", "sessions"},
     "keys": {"web"},
@@ -155,7 +156,8 @@ SERVER_MAY: dict[str, set[str]] = {
         *("web", "ship", "sessions", "checkpoints", "images", "execs", "files", "templates", "sandboxes"),
     },
     "reconciler": {
-        *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets")
+        *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets"),
+        "replicas",
     },
     "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
     "compat": {

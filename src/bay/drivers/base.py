@@ -73,6 +73,8 @@ class Capabilities:
     """Whether a session can have directories mounted at paths that its owner chose."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that this driver holds a session to."""
+    shared: bool = False
+    """Whether other processes of the same settings reach its sessions, and may act on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

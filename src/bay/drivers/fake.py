@@ -110,7 +110,7 @@ class FakeDriver:
         kinds = ("container",)
         self.capabilities = Capabilities(
             isolation=kinds, pause=True, images=("host",), layered=True, network=network, volumes=volumes,
-            broker="allowlist" in network,
+            broker="allowlist" in network, shared=True,
         )  # fmt: skip
         self.volumes: dict[str, tuple[MountedVolume, ...]] = {}
         """The volumes of each session, which are mounted nowhere, also with `volumes`."""

@@ -12,7 +12,7 @@ from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.errors import BayError
 from bay.images.base import ImageLibrary
-from bay.server.backends import make_driver, make_library, make_network
+from bay.server.backends import check_replicas, make_driver, make_library, make_network
 from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
@@ -139,6 +139,7 @@ def build_app(
     """The ASGI application; its lifespan runs the `ControlPlane`, which is `app.state.bay`."""
     network = make_network(settings) if driver is None and settings.driver == "oci" else None
     driver = driver or make_driver(settings, network)
+    check_replicas(settings, driver)
     library = library or make_library(settings, network)
     bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory)
 

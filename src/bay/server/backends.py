@@ -8,6 +8,7 @@ from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
+from bay.errors import InvalidArgument
 from bay.images.base import ImageLibrary
 from bay.images.fake import FakeLibrary
 from bay.images.fetching import Fetcher, FetchLimits
@@ -60,6 +61,19 @@ def make_fetcher(settings: Settings, network: NetworkManager) -> Fetcher:
             max_bytes=settings.images_max_mb * MIB,
         ),
     )
+
+
+def check_replicas(settings: Settings, driver: Driver) -> None:
+    """Raises InvalidArgument for replicas that could not reach one another's rows or sandboxes."""
+    if not settings.replicas:
+        return
+    if settings.database_url is None:
+        raise InvalidArgument("setting replicas: needs database_url, a PostgreSQL database for all of them")
+    if not driver.capabilities.shared:
+        raise InvalidArgument(
+            f"setting replicas: driver {driver.name} runs sandboxes that only this host reaches; unset it, and "
+            "have one Bay for each host"
+        )
 
 
 def run_dir_of(settings: Settings) -> Path:

@@ -1,16 +1,18 @@
 """The one place where the parts of the control plane meet. Nothing is built by importing a module."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from bay import __version__
 from bay.cargo import backend_detection
 from bay.cargo.base import CargoBackend
-from bay.clock import Clock
+from bay.clock import Clock, ManualClock
 from bay.drivers.base import Driver, HeaderBroker
+from bay.ids import new_id
 from bay.images.base import ImageLibrary
 from bay.models import Limits
 from bay.server.backends import choose_cargo
@@ -86,6 +88,9 @@ from bay.server.reconciler.reconciler import Reconciler
 from bay.server.reconciler.start_slots import StartSlots
 from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import Sweep
+from bay.server.replicas.bus import Bus, SharedEvent
+from bay.server.replicas.clock import DatabaseClock
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.resizing import Resizing
 from bay.server.sandboxes.service import Sandboxes
@@ -117,8 +122,12 @@ from bay.server.web.sealing import Cursors, EventIds, Seals
 from bay.server.web.upload_spool import Spool
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
+from bay.store.postgres import PostgresDatabase
 from bay.store.records import Keep
 from bay.units import GIB, MIB
+
+_CHANGED = "changed"
+_LOOK_S = 1.0
 
 
 class ControlPlane:
@@ -133,11 +142,24 @@ class ControlPlane:
         available_memory: Callable[[], int],
     ) -> None:
         self.settings = settings
-        self.clock = clock
         self.driver = driver
         self.database = make_database(settings)
         self.store = Store(self.database)
-        self.keys = Keys(self.store, clock)
+        replica_id = new_id("replica")
+        shared = self.database if isinstance(self.database, PostgresDatabase) and settings.replicas else None
+        if shared is not None and not isinstance(clock, ManualClock):
+            clock = DatabaseClock()
+        self.clock = clock
+        self.bus = Bus(self.store, shared, replica_id)
+        self.leases = ReplicaLeases(
+            self.store,
+            shared,
+            self.bus,
+            replica_id=replica_id,
+            version=__version__,
+            clock=clock if isinstance(clock, DatabaseClock) else None,
+        )
+        self.keys = Keys(self.store, clock, self.bus)
         self._cargo_kind: backend_detection.Kind = choose_cargo(settings)
         self.cargo: CargoBackend = backend_detection.make(
             settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
@@ -145,9 +167,11 @@ class ControlPlane:
         self.ship = ShipClient(ring_bytes=_largest_ring(settings))
         self.kernels = KernelClient(self.ship)
         self.port_client = PortClient(self.ship)
-        self.changes = Notifier()
+        self.changes = Notifier(
+            lambda key: self.bus.tell(_CHANGED, [key]), look_s=None if shared is None else _LOOK_S
+        )
         self.deferred = DeferredWrites(self.store)
-        self.holds = Holds()
+        self.holds = Holds(self.bus)
         self.connections = OpenConnections(self.keys)
         self.keys.on_forget = self.connections.look
         self.screens = Screens()
@@ -170,7 +194,13 @@ class ControlPlane:
         )
         self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
         self.view = partial(view_of, self.core, self.hosts)
-        self.discards = CheckpointGarbage(store=self.store, cargo=self.cargo, clock=clock, holds=self.holds)
+        self.discards = CheckpointGarbage(
+            store=self.store,
+            cargo=self.cargo,
+            clock=clock,
+            holds=self.holds,
+            poked=SharedEvent(self.bus, "checkpoints"),
+        )
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
         )
@@ -191,7 +221,7 @@ class ControlPlane:
         self.feeds = SessionFeeds(
             ship=self.ship, listeners={"ports": port_listener, "services": self.service_syncer.listener}
         )
-        queue = WorkQueue()
+        queue = WorkQueue(self.leases.owns, lambda key: self.bus.tell(_CHANGED, [key]))
         orphans = Orphans(core=self.core)
         live = LiveSessions(driver, queue, self.feeds, self.service_syncer)
         self.starter = Starter(
@@ -216,6 +246,8 @@ class ControlPlane:
             resizing=self.resizing,
             ship=self.ship,
             holds=self.holds,
+            leases=self.leases,
+            bus=self.bus,
             notifier=self.changes,
             places=2 * settings.start_concurrency,
             stop_grace_s=settings.stop_grace,
@@ -249,6 +281,7 @@ class ControlPlane:
             credentials=self.logins.of_image,
             places=settings.image_pulls,
             keep=None if settings.images_keep_days is None else timedelta(days=settings.images_keep_days),
+            poked=SharedEvent(self.bus, "images"),
         )
         self.outcomes = ExecResults(
             store=self.store, deferred=self.deferred, ship=self.ship, kernels=self.kernels, clock=clock
@@ -262,6 +295,7 @@ class ControlPlane:
             queue=self.reconciler.queue,
             holds=self.holds,
             settle_probe=self.reconciler.settle_probe,
+            acted_on=self.reconciler.acted_on,
             changes=self.changes,
             bring_secrets=self.secrets.bring,
             quotas=self.quotas,
@@ -275,6 +309,7 @@ class ControlPlane:
             ship=self.ship,
             kernels=self.kernels,
             holds=self.holds,
+            leases=self.leases,
             retention=timedelta(seconds=settings.expired_retention),
             chores=[
                 partial(boot_clock.settle, clock, self.store),
@@ -303,6 +338,7 @@ class ControlPlane:
             snapshots=self.snapshots,
             puller=self.puller,
             notifier=self.changes,
+            poked=SharedEvent(self.bus, "templates"),
         )
         self.sandboxes = Sandboxes(
             core=self.core,
@@ -383,15 +419,41 @@ class ControlPlane:
         self.spool = Spool(settings.data_dir / SPOOL, settings.upload_spool_mb * MIB)
         self.addresses = Addresses(settings.webhook_allow, settings.webhook_ports)
         self.deliverer = Deliverer(
-            store=self.store, feed=self.feed, ids=self.event_ids, poster=Poster(self.addresses), clock=clock
+            store=self.store,
+            feed=self.feed,
+            ids=self.event_ids,
+            poster=Poster(self.addresses),
+            clock=clock,
+            bus=self.bus,
         )
         self.auditor = Auditor(self.deferred, clock)
         self.usage = Usage(store=self.store, deferred=self.deferred, cargo=self.cargo, clock=clock)
         self.skill_payloads = SkillPayloads(
             store=self.store, clock=clock, max_bytes=settings.skills_max_mb * MIB
         )
+        self._connect_replicas()
         self.new_key: str | None = None
         """The first admin key, when it was made by this start."""
+
+    def _connect_replicas(self) -> None:
+        """Have this replica hear what the others have changed, and do its share of the work."""
+        self.leases.take, self.leases.rest = self.reconciler.take, self.reconciler.rest
+        self.leases.drop, self.leases.recheck = self.reconciler.drop, self.reconciler.recheck
+        self.store.on_change.append(lambda changed: self.bus.tell(_CHANGED, changed))
+        self.bus.hear(_CHANGED, self._hear_changed)
+        self.bus.on_gap.append(self._hear_all)
+        self.leases.on_beat.append(self.keys.recheck)
+
+    def _hear_changed(self, keys: list[str]) -> None:
+        for key in keys:
+            self.changes.hear(key)
+            self.reconciler.queue.put_here(key)
+        self.feed.wake()
+
+    def _hear_all(self) -> None:
+        self.changes.hear_all()
+        self.feed.wake()
+        self.leases.look_again()
 
     def services(self) -> dict[type, Any]:
         """The services that routes call, by class."""
@@ -564,55 +626,66 @@ class ControlPlane:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.aclose)
-            await self.store.open()
-            await bind(self.store, self.settings)
-            if isinstance(self.clock, BootClock):
-                await self.clock.open(self.store)
-            await self.keys.open()
-            await self.seals.open(self.store)
-            await asyncio.to_thread(self.vault.open_file, self.settings.data_dir / SECRETS_KEY_FILE)
-            self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
-            self.sandbox_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
-            stack.callback(self.addresses.close)
-            stack.callback(self.feed.close)
-            stack.callback(self.connections.close)
-            stack.push_async_callback(self.screens.aclose)
-            await self._ensure_key()
-            await self.cargo.open()
-            stack.push_async_callback(self.cargo.aclose)
-            await asyncio.to_thread(backend_detection.record, self.settings.data_dir, self._cargo_kind)
+            async with self.store.starting():
+                await self.store.open()
+                await bind(self.store, self.settings)
+                if isinstance(self.clock, BootClock):
+                    await self.clock.open(self.store)
+                await self.keys.open()
+                await self.seals.open(self.store)
+                await asyncio.to_thread(self.vault.open_file, self.settings.data_dir / SECRETS_KEY_FILE)
+                self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
+                self.sandbox_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
+                stack.callback(self.addresses.close)
+                stack.callback(self.feed.close)
+                stack.callback(self.connections.close)
+                stack.push_async_callback(self.screens.aclose)
+                await self._ensure_key()
+                await self.cargo.open()
+                stack.push_async_callback(self.cargo.aclose)
+                await asyncio.to_thread(backend_detection.record, self.settings.data_dir, self._cargo_kind)
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.ship.close)
             await self.core.images.open()
             stack.push_async_callback(self.core.images.aclose)
-            await self.puller.take_over()
-            await self.discards.take_over()
+            if not self.bus.is_shared:
+                await self.puller.take_over()
+                await self.discards.take_over()
             await self.reconciler.take_over()
             stack.push_async_callback(self.deferred.flush)
+            await stack.enter_async_context(_running(self.bus.run()))
+            stack.push_async_callback(self.leases.leave)
             group = await stack.enter_async_context(asyncio.TaskGroup())
             parts = (
                 self.reconciler,
                 self.feeds,
                 self.service_syncer,
                 self.sweep,
-                self.housekeeping,
-                self.pool,
-                self.puller,
-                self.template_maker,
                 self.deferred,
-                self.usage,
                 self.cargo,
-                self.discards,
                 self.port_proxy,
                 self.envd_watchers,
-                self.deliverer,
                 self.mcp_messages,
             )
+            do = self.leases.do
+            jobs = (
+                do("retention", self.housekeeping.run),
+                do("pool", self.pool.run),
+                do("images", self.puller.run, self.puller.take_over),
+                do("templates", self.template_maker.run),
+                do("usage", self.usage.run),
+                do("checkpoints", self.discards.run, self.discards.take_over),
+                do("webhooks", self.deliverer.run),
+            )
             tasks = [group.create_task(part.run()) for part in parts]
+            tasks += map(group.create_task, jobs)
+            await self.leases.join(self.hosts.own_url)
+            tasks.append(group.create_task(self.leases.run()))
             try:
                 yield
-                await self.pool.drain()
+                if not self.bus.is_shared:  # the others go on with it
+                    await self.pool.drain()
             finally:
                 for task in tasks:
                     task.cancel()
@@ -621,6 +694,16 @@ class ControlPlane:
         given = self.settings.api_key
         secret = given.get_secret_value() if given else None
         self.new_key = await self.keys.ensure_admin(secret, self.settings.data_dir / KEY_FILE)
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 def _largest_ring(settings: Settings) -> int:

@@ -36,7 +36,7 @@ def make_database(settings: Settings) -> Database:
     if settings.database_url is None:
         return SqliteDatabase(settings.data_dir / DATABASE)
     url, check = settings.database_url.get_secret_value(), partial(_check_belongs, settings.data_dir)
-    return PostgresDatabase(url, check)
+    return PostgresDatabase(url, check, shared=settings.replicas)
 
 
 def sqlite_file(settings: Settings) -> Path | None:

@@ -70,13 +70,14 @@ def run(
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         listener = stack.enter_context(_listen(loaded.host, loaded.port))
-        lock = lock_data_dir(loaded.data_dir)
+        lock = lock_data_dir(loaded.data_dir, shared=loaded.replicas)
         stack.callback(os.close, lock)
         stack.callback(os.ftruncate, lock, 0)
         check_data_dir(loaded.data_dir, sqlite_file(loaded))
 
         def ready(url: str, bay: ControlPlane) -> None:
-            os.write(lock, url.encode())  # where `bay` on this machine finds it
+            if not loaded.replicas:  # one that ends must not leave its address to the others' lock
+                os.write(lock, url.encode())  # where `bay` on this machine finds it
             on_ready(url, bay)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -111,9 +112,9 @@ async def _serve(
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
     )
+    address = listener.getsockname()
+    bay.hosts.port = address[1]
     async with bay.running(), asyncio.TaskGroup() as group:
-        address = listener.getsockname()
-        bay.hosts.port = address[1]
         server.on_started = lambda: on_ready(_url(address), bay)
         told = stop or _told_by_signals(server)  # before the URL is: who reads it may send one at once
         beside = [group.create_task(_end_when_told(server, told, bay)), group.create_task(connections.run())]
@@ -215,8 +216,9 @@ class _Server(uvicorn.Server):
         return bool(self.server_state.connections or self.server_state.tasks)
 
 
-def lock_data_dir(data_dir: Path) -> int:
-    """Make the data directory and hold it for this process alone; the descriptor is the hold.
+def lock_data_dir(data_dir: Path, *, shared: bool = False) -> int:
+    """Make the data directory and hold it for this process alone, or with `shared` for all replicas; the
+    descriptor is the hold.
     Raises Conflict when another Bay has it and DriverUnavailable when it cannot be written.
     """
     try:
@@ -227,7 +229,7 @@ def lock_data_dir(data_dir: Path) -> int:
             f"cannot write the data directory {data_dir}: {error.strerror}; choose another with --data-dir"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         raise Conflict(

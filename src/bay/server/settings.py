@@ -292,6 +292,9 @@ class Settings(SettingFields, BaseSettings):
         description="PostgreSQL for Bay's rows, such as `postgresql://bay:PASSWORD@db.example.com/bay`; "
         "unset = a SQLite file in `data_dir`",
     )
+    replicas: bool = Field(
+        False, description="share `database_url` with other Bays that have the same settings"
+    )
     driver: Literal["oci", "fake"] = Field(
         "oci", description="runs sessions; `fake` isolates nothing and is for tests"
     )

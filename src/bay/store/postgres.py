@@ -509,8 +509,12 @@ def _socket_of(connection: Connection) -> socket.socket:
 
 def _listen(connection: Connection, channel: str, heard: list[str]) -> Any:
     """Add to `heard` what is told on the channel; the driver's connection."""
+
+    def hear(told: Any) -> None:
+        heard.append(told.payload)
+
     driver: Any = connection.connection.dbapi_connection
-    driver.add_notify_handler(lambda told: heard.append(told.payload))
+    driver.add_notify_handler(hear)
     connection.exec_driver_sql(f'LISTEN "{channel}"')
     return driver
 

@@ -175,7 +175,7 @@ async def test_whoever_waits_for_an_exec_hears_why_it_was_lost(
     started = await alice.post(f"/v1/sandboxes/{box}/execs", json={"argv": ["sleep", "100"]})
     call = f"/v1/sandboxes/{box}/execs/{started.json()['id']}"
     waiting = asyncio.create_task(alice.get(call, params={"wait": 60}))
-    await until(lambda: bay.bay.holds.any(box))
+    await until(lambda: bay.bay.holds.any_here(box))
     if end == "restore":
         assert (await restore(alice, box, made)).status_code == 200
     else:

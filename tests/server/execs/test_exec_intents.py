@@ -148,7 +148,7 @@ async def test_a_sandbox_whose_execs_cannot_be_asked_for_is_not_taken_for_idle(
     queue = bay.bay.reconciler.queue
     sweep = Sweep(
         core=bay.bay.core, queue=queue, ship=Unreachable(), kernels=bay.bay.kernels, holds=bay.bay.holds,
-        retention=timedelta(0), chores=[],
+        leases=bay.bay.leases, retention=timedelta(0), chores=[],
     )  # fmt: skip
     await sweep.sweep()
     assert (await bay.record(made["id"])).target == "running"

@@ -403,7 +403,7 @@ async def test_a_busy_kernel_keeps_its_sandbox_awake_though_nobody_follows(
     waits = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.005)"
     async with running(bay, alice, box, waits):
         pass  # and away
-    await until(lambda: not bay.bay.holds.any(box))
+    await until(lambda: not bay.bay.holds.any_here(box))
     bay.clock.advance(11)
     await bay.bay.sweep.sweep()
     assert (await bay.record(box)).target == "running"

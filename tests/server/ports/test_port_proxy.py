@@ -147,8 +147,8 @@ async def test_events_of_a_server_arrive_one_by_one_and_its_end_is_the_clients_l
             more.put_nowait(f"data: {text}\n\n".encode())
             assert await within(anext(lines)) == f"data: {text}"
             await within(anext(lines))
-        assert place.live.bay.waker.is_called(place.sandbox_id)  # so it is not idled away
-    await until(lambda: not place.live.bay.waker.is_called(place.sandbox_id))
+        assert place.live.bay.holds.any_here(place.sandbox_id, followers=False)  # so it is not idled away
+    await until(lambda: not place.live.bay.holds.any_here(place.sandbox_id, followers=False))
     for _ in range(3):
         more.put_nowait(b"data: three\n\n")
     await within(gone(place))
@@ -494,7 +494,7 @@ async def test_a_request_waits_until_something_listens(place: Place) -> None:
     asking = asyncio.create_task(
         place.client.get("/", headers={"Host": f"{port}-web.localhost:{place.live.port}"})
     )
-    await until(lambda: place.live.bay.waker.is_called(place.sandbox_id))
+    await until(lambda: place.live.bay.holds.any_here(place.sandbox_id, followers=False))
     async with app(port=port):
         assert (await within(asking)).text == "hello"
 

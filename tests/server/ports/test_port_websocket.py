@@ -294,11 +294,11 @@ async def test_one_that_is_open_keeps_the_sandbox_and_ends_with_its_key(place: P
     key = {"Authorization": f"Bearer {made['secret']}"}
     box = (await place.client.get("/v1/sandboxes/web")).json()["id"]
     async with place.connect(key=False, headers=key) as socket:
-        assert place.live.bay.holds.any(box)
+        assert place.live.bay.holds.any_here(box)
         await place.client.delete(f"/v1/keys/{made['id']}", headers=admin)
         assert await closed(socket) == (4403, "the key was revoked or has expired")
     await until(lambda: bool(place.closed))
-    await until(lambda: not place.live.bay.holds.any(box))
+    await until(lambda: not place.live.bay.holds.any_here(box))
 
 
 async def test_strangers_leave_once_the_port_is_everybodys_no_more(place: Place) -> None:

@@ -269,10 +269,10 @@ async def test_a_tunnel_starts_the_sandbox_and_keeps_it_in_use(
     cold = (await create(client, profile="python-default"))["id"]
     async with app(echo) as port, tunnel(live, cold, port) as opened:
         assert (await client.get(f"/v1/sandboxes/{cold}")).json()["compute"] == "running"
-        assert live.bay.holds.any(cold)
+        assert live.bay.holds.any_here(cold)
         await opened.send(EOF)
         assert await read(opened) == (b"", True)
-    await until(lambda: not live.bay.holds.any(cold))
+    await until(lambda: not live.bay.holds.any_here(cold))
     assert live.bay.connections._places == {}
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from server_harness import clear, settings_in
 
+from bay.clock import since_boot
 from bay.server.app import build_app
 from bay.server.control_plane import ControlPlane
-from bay.server.reconciler.boot_clock import BootClock, since_boot
+from bay.server.reconciler.boot_clock import BootClock
 from bay.server.sandboxes.service import NewSandbox, Sandboxes
 from bay.server.web.auth import Caller
 from bay.store import sandboxes

@@ -13,7 +13,6 @@ from server_harness import Json, World, assert_error, clear, create, shell, unti
 
 from bay import __version__
 from bay.clock import to_rfc3339
-from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
 from bay.errors import StorageFull
 from bay.server.files.service import Files
@@ -858,7 +857,9 @@ async def test_a_session_that_could_not_be_seen_at_the_start_is_watched_all_the_
     bay.driver.fail_at = "observe"
     await bay.bay.reconciler._live.end(session.id)
     await bay.bay.reconciler._adopt(await bay.record(made["id"]))
-    assert bay.bay.reconciler._live._adopted == [(made["id"], Handle.from_json(session.handle))]
+    bay.driver.fail_at = None
+    await bay.driver.crash(session.id)
+    await bay.settled(made["id"], lambda r: r.session is None)
 
 
 @pytest.mark.parametrize("name", ["stdin", "upload", "files", "execs"])

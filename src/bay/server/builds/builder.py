@@ -188,7 +188,7 @@ class Builder:
 
     async def _hide(self, db: StoreConnection, ids: Sequence[str]) -> None:
         """Delete snapshots that no build has just found."""
-        free = [one for one in ids if not self.holds.any(one)]
+        free = [one for one in ids if not self.holds.any_here(one)]
         await checkpoints.hide(db, free, self.core.clock())
 
     async def _work(

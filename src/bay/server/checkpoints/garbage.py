@@ -20,12 +20,14 @@ _AGAIN_S = 60.0
 class CheckpointGarbage:
     """The collector runs when it is poked, and once a minute. Exports hold the checkpoint that they read."""
 
-    def __init__(self, *, store: Store, cargo: CheckpointStore, clock: Clock, holds: Holds) -> None:
+    def __init__(
+        self, *, store: Store, cargo: CheckpointStore, clock: Clock, holds: Holds, poked: asyncio.Event
+    ) -> None:
         self._store = store
         self._cargo = cargo
         self._clock = clock
         self._holds = holds
-        self._poked = asyncio.Event()
+        self._poked = poked
 
     def poke(self) -> None:
         """Something may have become superfluous."""
@@ -66,7 +68,7 @@ class CheckpointGarbage:
         async with self._store.read() as db:
             found = await checkpoints.removable(db)
         for checkpoint_id in found:
-            if not self._holds.any(checkpoint_id):
+            if not await self._holds.any(checkpoint_id):
                 await self._remove(checkpoint_id)
 
     async def _remove(self, checkpoint_id: str) -> None:

@@ -23,6 +23,7 @@ from bay.errors import InvalidArgument
 from bay.models import to_wire
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import event_of
+from bay.server.replicas.bus import Bus
 from bay.server.web.public_addresses import Addresses, checked_url
 from bay.server.web.sealing import EventIds
 from bay.store import events, webhooks
@@ -42,6 +43,7 @@ _MAX_ADDRESSES = 4
 _ANSWER_BYTES = 16 << 10
 _LOOK_AGAIN_S = 60.0  # at a pause's end, should the wall clock be set
 _RETRY_S = 1.0
+_RECHECK = "webhooks"
 
 
 class Poster:
@@ -114,8 +116,10 @@ class Deliverer:
     """A task for each webhook, so that a slow receiver delays no other's events."""
 
     def __init__(
-        self, *, store: Store, feed: EventNotifier, ids: EventIds, poster: Poster, clock: Clock
+        self, *, store: Store, feed: EventNotifier, ids: EventIds, poster: Poster, clock: Clock, bus: Bus
     ) -> None:
+        self._bus = bus
+        bus.hear(_RECHECK, lambda _: self._hear())
         self._store = store
         self._feed = feed
         self._ids = ids
@@ -136,11 +140,17 @@ class Deliverer:
 
     def recheck(self) -> None:
         """A webhook came or went, or the clock was set: let each look again."""
+        self._hear()
+        self._bus.tell(_RECHECK)
+
+    def _hear(self) -> None:
         self._is_stale = True
         self._feed.wake()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
+        self._tasks, self._pokes, self._owners, self._passed = {}, {}, {}, {}  # an earlier run's have ended
+        self._is_stale, self._seen = True, 0
         async with asyncio.TaskGroup() as group:
             with self._feed.listening() as woken:
                 while True:

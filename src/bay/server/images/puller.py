@@ -50,13 +50,14 @@ class Puller:
     credentials: Callable[[ImageRecord], Awaitable[Credentials | None]]
     places: int
     keep: timedelta | None
-    _poked: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    poked: asyncio.Event
+    """Set when a row has changed."""
     _pulls: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict[str, asyncio.Task[None]])
     _progress: dict[str, PullProgress] = field(init=False, default_factory=dict[str, PullProgress])
 
     def poke(self) -> None:
         """A row has changed."""
-        self._poked.set()
+        self.poked.set()
 
     def progress(self, image_id: str) -> PullProgress | None:
         """How far the pull of that image has come; None when it is not under way."""
@@ -83,11 +84,11 @@ class Puller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._collect_often())
             while True:
-                self._poked.clear()
+                self.poked.clear()
                 wait_s = await self._looked(group)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
-                        await self._poked.wait()
+                        await self.poked.wait()
 
     async def collect(self) -> None:
         """Remove once what may go: images unused for long, and files that no row needs."""

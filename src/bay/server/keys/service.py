@@ -50,6 +50,7 @@ class ApiKeys:
             if request:
                 await request.claim(db, key.id, to_wire(_made(key, None)), self._clock())
         self._keys.learn(key)
+        await self._keys.tell()
         return _made(key, secret)
 
     async def page(
@@ -70,6 +71,7 @@ class ApiKeys:
             if key.revoked_at is None:
                 await self._revoke(db, key)
         self._keys.forget(key)
+        await self._keys.tell()
 
     async def _revoke(self, db: StoreConnection, key: ApiKey) -> None:
         now = self._clock()

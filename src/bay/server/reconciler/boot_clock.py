@@ -6,12 +6,11 @@ limits that still count are moved in one transaction; so they are at the start o
 while it was down on the same boot of the host.
 """
 
-import time
 from datetime import datetime, timedelta
 
 import structlog
 
-from bay.clock import Clock, utc_now
+from bay.clock import Clock, since_boot, utc_now
 from bay.linux.processes import boot_id
 from bay.store import metadata, sandboxes
 from bay.store.engine import Store
@@ -20,11 +19,6 @@ log = structlog.get_logger("bay.clock")
 
 _TOLERATED = timedelta(seconds=2)
 _FACT = "clock"
-
-
-def since_boot() -> timedelta:
-    """How long ago this host booted, suspended time included (clock_gettime(2), CLOCK_BOOTTIME)."""
-    return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class BootClock:

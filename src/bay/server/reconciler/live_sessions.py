@@ -1,11 +1,12 @@
 """Live sessions: what Bay keeps in memory of each, and the tasks that follow it until it ends."""
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
 from bay.drivers.base import Driver, Exited, Gone, Handle
-from bay.errors import DriverUnavailable
+from bay.errors import DriverUnavailable, InternalError
 from bay.server.managed_services.syncer import ServiceSyncer
 from bay.server.sessions import lifecycle
 from bay.server.sessions.feeds import SessionFeeds
@@ -21,10 +22,9 @@ _WATCH_RETRY_S = 5.0
 class LiveSessions:
     """A session's end is put into `queue` at once; `feeds` and `syncer` follow its Ship."""
 
-    _group: asyncio.TaskGroup
-
     def __init__(self, driver: Driver, queue: WorkQueue, feeds: SessionFeeds, syncer: ServiceSyncer) -> None:
         self.feeds = feeds
+        self._group: asyncio.TaskGroup | None = None
         self.syncer = syncer
         self.exited: set[str] = set()
         """Sessions whose container has ended; only the event loop touches it."""
@@ -35,10 +35,15 @@ class LiveSessions:
         self._adopted: list[tuple[str, Handle]] = []
         """Sandboxes and sessions of an earlier run, to be watched from the start."""
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._sandboxes: dict[str, str] = {}
+        """The sandbox of each session that is followed."""
 
     def adopt(self, sandbox_id: str, handle: Handle, peer: Peer | None, *, frozen: bool) -> None:
-        """Follow a session of an earlier Bay, once `watch_adopted` is called."""
-        self._adopted.append((sandbox_id, handle))
+        """Follow a session of an earlier Bay or another replica, once `watch_adopted` was called."""
+        if self._group is None:
+            self._adopted.append((sandbox_id, handle))
+        else:
+            self._watch(sandbox_id, handle)
         if peer is not None:
             self.syncer.adopt(sandbox_id, peer, frozen=frozen)
             self.feeds.follow(sandbox_id, peer, frozen=frozen)
@@ -50,7 +55,8 @@ class LiveSessions:
     def watch_adopted(self, group: asyncio.TaskGroup) -> None:
         """Watch the adopted sessions, and those that are followed later, in tasks of `group`."""
         self._group = group
-        for sandbox_id, handle in self._adopted:
+        adopted, self._adopted = self._adopted, []
+        for sandbox_id, handle in adopted:
             self._watch(sandbox_id, handle)
 
     def follow(self, sandbox: SandboxRecord, handle: Handle, peer: Peer | None) -> None:
@@ -77,8 +83,18 @@ class LiveSessions:
         """The session has ended, and its row says so."""
         self.exited.discard(session_id)
         self.hostnames.pop(session_id, None)
+        self._sandboxes.pop(session_id, None)
+
+    async def drop(self, is_dropped: Callable[[str], bool]) -> None:
+        """Follow no session of those sandboxes any longer: another replica does. They go on."""
+        for session_id in [one for one, of in self._sandboxes.items() if is_dropped(of)]:
+            await self.end(session_id)
+            self.forget(session_id)
 
     def _watch(self, sandbox_id: str, handle: Handle) -> None:
+        if self._group is None:
+            raise InternalError("sessions are watched once the reconciler runs")
+        self._sandboxes[handle.session_id] = sandbox_id
         self._watches[handle.session_id] = self._group.create_task(self._wait_for_end(sandbox_id, handle))
 
     async def _wait_for_end(self, sandbox_id: str, handle: Handle) -> None:

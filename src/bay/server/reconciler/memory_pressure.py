@@ -49,7 +49,7 @@ class Pressure:
             frozen = await sandboxes.longest_idle(db, "paused")
         if frozen is None:
             await self.pool.shrink()
-        elif not self.holds.any(frozen.id):
+        elif not await self.holds.any(frozen.id):
             await self._cool(frozen, available)
 
     async def _cool(self, sandbox: SandboxRecord, available: int) -> None:

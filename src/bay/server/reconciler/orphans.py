@@ -23,6 +23,8 @@ class Orphans:
     core: Core
     _left: dict[str, Owned] = field(init=False, default_factory=dict[str, Owned])
     """Sessions that could not be removed yet."""
+    _is_stale: bool = field(init=False, default=False)
+    """Whether something may be on the host since the last look that no row knows."""
 
     def __len__(self) -> int:
         return len(self._left)
@@ -59,7 +61,21 @@ class Orphans:
         """Try again, one at a time and in turn, until cancelled."""
         while True:
             await asyncio.sleep(_AGAIN_S)
+            if self._is_stale:
+                await self._look()
             await self.try_again()
+
+    def look_again(self) -> None:
+        """A start or an end was left in the middle: look at the host soon."""
+        self._is_stale = True
+
+    async def _look(self) -> None:
+        self._is_stale = False
+        try:
+            await self.remove_sessions()
+        except BayError as error:
+            log.warning("session.orphans_unknown", error=error.message)
+            self._is_stale = True
 
     async def try_again(self) -> None:
         """Try to remove the one of those that are left that was tried longest ago."""

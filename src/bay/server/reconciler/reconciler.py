@@ -7,6 +7,7 @@ The queue never hands out one id twice at once, so no lock is held for a sandbox
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -23,6 +24,8 @@ from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import Shares
 from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import rest
+from bay.server.replicas.bus import Bus
+from bay.server.replicas.leases import ReplicaLeases, shard_of
 from bay.server.sandboxes.resizing import Resizing
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
@@ -49,6 +52,7 @@ from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient
 from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
 from bay.store.connection import StoreConnection
+from bay.store.fences import LeaseLost
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.reconcile")
@@ -59,6 +63,8 @@ _KILLED_S = 2.0  # a process that was killed and has not ended by then hangs in 
 _DYING_S, _LONG_DYING_S = 0.3, 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
 _LONGEST_LOOK_S = 16.0
+_LEFT_S = 60.0
+_PROBE, _PROBED, _LEFT = "probe", "probed", "left"
 
 
 _LOST = {
@@ -88,6 +94,8 @@ class Reconciler:
         resizing: Resizing,
         ship: ShipClient,
         holds: Holds,
+        leases: ReplicaLeases,
+        bus: Bus,
         notifier: Notifier,
         places: int,
         stop_grace_s: float,
@@ -103,6 +111,11 @@ class Reconciler:
         self._resizing = resizing
         self._ship = ship
         self._holds = holds
+        self._leases = leases
+        self._bus = bus
+        bus.answer(_PROBED, self._probed_here)
+        bus.answer(_LEFT, self._left_here)
+        bus.hear(_PROBE, self._hear_probes)
         self._notifier = notifier
         # Ends wait for ends only: a delete never queues behind a hundred starts. Those that were tried in
         # vain wait for one another, and no owner keeps the others waiting. Nothing else is held while a turn
@@ -126,11 +139,39 @@ class Reconciler:
 
     def request_probe(self, sandbox_id: str) -> None:
         """A call to the sandbox failed or takes long: see whether it is still there."""
+        if not self._leases.owns(sandbox_id):
+            self._bus.tell(_PROBE, [sandbox_id])
+            return
         self._to_probe.add(sandbox_id)
         self.queue.put(sandbox_id)
 
+    def _hear_probes(self, sandbox_ids: list[str]) -> None:
+        for sandbox_id in filter(self._leases.owns, sandbox_ids):
+            self.request_probe(sandbox_id)
+
     async def settle_probe(self, sandbox_id: str) -> None:
         """The same, and return once it was probed, within a bound, so that a retry meets the true state."""
+        if self._leases.owns(sandbox_id):
+            await self._settle_probe_here(sandbox_id)
+        elif (owner := await self._leases.owner_of(sandbox_id)) is not None:
+            await self._bus.of(owner, _PROBED, sandbox_id, _SUSPICIOUS_S)
+
+    async def _probed_here(self, sandbox_id: str) -> bool:
+        await self._settle_probe_here(sandbox_id)
+        return True
+
+    async def acted_on(self, sandbox_id: str) -> None:
+        """Return when the present work on the sandbox, if there is any, is over."""
+        if self._leases.owns(sandbox_id):
+            await self.queue.left(sandbox_id)
+        elif (owner := await self._leases.owner_of(sandbox_id)) is not None:
+            await self._bus.of(owner, _LEFT, sandbox_id, _LEFT_S)
+
+    async def _left_here(self, sandbox_id: str) -> bool:
+        await self.queue.left(sandbox_id)
+        return True
+
+    async def _settle_probe_here(self, sandbox_id: str) -> None:
         self.request_probe(sandbox_id)
 
         async def is_settled() -> bool | None:
@@ -155,15 +196,11 @@ class Reconciler:
 
     async def take_over(self) -> None:
         """Adopt running sessions, poke every unsettled sandbox, remove orphans; comes before `run`.
-        Raises DriverUnavailable when what the driver owns cannot be known.
+        Of replicas each does it with the shards that it gets. Raises DriverUnavailable when what the driver
+        owns cannot be known.
         """
-        async with self._core.store.read() as db:
-            found = await sandboxes.unsettled(db)
-        now = self._core.clock()
+        found = await self._adopt_all(self._leases.owns)
         for sandbox in found:
-            if sandbox.session is None and sandbox.on_expiry == "pause" and sandbox.is_over(now):
-                await rest(self._core, sandbox, now, "stopped")  # or it would be started, to be paused then
-            await self._adopt(sandbox)
             self.queue.put(sandbox.id)
         orphans = await self.orphans.remove_all()
         phases = [sandbox.phase for sandbox in found]
@@ -171,6 +208,53 @@ class Reconciler:
             "bay.took_over", sandboxes=len(found), adopted=self._live.adopted(), starts_to_finish=phases.count("starting"),
             ends_to_finish=phases.count("ending"), orphans_removed=orphans, orphans_left=len(self.orphans),
         )  # fmt: skip
+
+    async def take(self, shards: Sequence[str]) -> None:
+        """Adopt the running sessions of shards that this replica has got."""
+        found = await self._adopt_all(lambda sandbox_id: shard_of(sandbox_id) in shards)
+        log.info("shards.taken", shards=list(shards), sandboxes=len(found))
+
+    async def recheck(self, shards: Sequence[str]) -> None:
+        """Poke the unsettled sandboxes of these shards: pokes of theirs may have been missed."""
+        async with self._core.store.read() as db:
+            found = await sandboxes.unsettled(db)
+        for sandbox in found:
+            if shard_of(sandbox.id) in shards:
+                self.queue.put(sandbox.id)
+
+    async def rest(self, shards: Sequence[str]) -> None:
+        """Return once nothing is done to the sandboxes of these shards; nothing new begins."""
+        for sandbox_id in self.queue.working():
+            if shard_of(sandbox_id) in shards:
+                await self.queue.left(sandbox_id)
+
+    async def drop(self, shards: Sequence[str]) -> None:
+        """Forget the sandboxes of these shards, which another replica looks after."""
+
+        def is_dropped(sandbox_id: str) -> bool:
+            return shard_of(sandbox_id) in shards
+
+        await self._live.drop(is_dropped)
+        for known in (self._defects, self._to_probe):
+            known.difference_update(list(filter(is_dropped, known)))
+        for by_id in (self._attempts, self._troubles):
+            for sandbox_id in list(filter(is_dropped, by_id)):
+                del by_id[sandbox_id]
+        for sandbox_id in list(filter(is_dropped, self._timers)):
+            self._timers.pop(sandbox_id).cancel()
+
+    async def _adopt_all(self, is_ours: Callable[[str], bool]) -> list[SandboxRecord]:
+        async with self._core.store.read() as db:
+            found = [sandbox for sandbox in await sandboxes.unsettled(db) if is_ours(sandbox.id)]
+        now = self._core.clock()
+        for sandbox in found:
+            with self._leases.working_on(sandbox.id):
+                if sandbox.session is None and sandbox.on_expiry == "pause" and sandbox.is_over(now):
+                    await rest(
+                        self._core, sandbox, now, "stopped"
+                    )  # or it would be started, to be paused then
+                await self._adopt(sandbox)
+        return found
 
     async def _adopt(self, sandbox: SandboxRecord) -> None:
         session = sandbox.session
@@ -199,14 +283,25 @@ class Reconciler:
         async with self.queue.take() as sandbox_id:
             self._group.create_task(self._work())  # another caller waits for the next one
             try:
-                await self._settle(sandbox_id)
-                await self._forgive(sandbox_id)
-            except BayError as error:
-                await self._put_off(sandbox_id, error)
-            except Exception:
-                log.exception("sandbox.reconcile_failed", id=sandbox_id)
-                self._defects.add(sandbox_id)
-                self._retry(sandbox_id)
+                with self._leases.working_on(sandbox_id):
+                    await self._work_on(sandbox_id)
+            except LeaseLost:
+                # Another replica has the row. Something may have been begun on the host that it knows not of.
+                log.warning("sandbox.left_to_another", id=sandbox_id)
+                self.orphans.look_again()
+
+    async def _work_on(self, sandbox_id: str) -> None:
+        try:
+            await self._settle(sandbox_id)
+            await self._forgive(sandbox_id)
+        except LeaseLost:
+            raise
+        except BayError as error:
+            await self._put_off(sandbox_id, error)
+        except Exception:
+            log.exception("sandbox.reconcile_failed", id=sandbox_id)
+            self._defects.add(sandbox_id)
+            self._retry(sandbox_id)
 
     async def _put_off(self, sandbox_id: str, error: BayError) -> None:
         """The host refused: retry with a backoff, and write the error into a row that has none."""
@@ -219,6 +314,8 @@ class Reconciler:
             async with self._core.store.write() as db:
                 if await sandboxes.change_error(db, sandbox_id, old=None, new=failure):
                     self._troubles[sandbox_id] = failure
+        except LeaseLost:
+            raise
         except Exception:
             log.exception("sandbox.trouble_not_written", id=sandbox_id)  # the disk may be full for this, too
         self._notifier.announce(sandbox_id)
@@ -262,6 +359,7 @@ class Reconciler:
                 await self._name(sandbox)
                 self._notifier.announce(sandbox_id)  # wake those who wait for a target that was changed back
                 return
+            self._leases.check(sandbox_id)
             await self._take(sandbox, step)
             self._defects.discard(sandbox_id)
             self._notifier.announce(sandbox_id)
@@ -373,7 +471,7 @@ class Reconciler:
             if not await sandboxes.begin_warm(db, sandbox.id, until):
                 return  # it was wanted again meanwhile
             await sessions.change(db, session.id, phase="paused")
-        if self._holds.any(sandbox.id, followers=lifecycle.is_idled(sandbox, now)):
+        if await self._holds.any(sandbox.id, followers=lifecycle.is_idled(sandbox, now)):
             await self._unpause(sandbox, session)
             return
         await self._learn_meta(session)
@@ -426,7 +524,7 @@ class Reconciler:
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
     ) -> None:
         """Take a session down and write down that it is over, with the fate of its execs."""
-        if lifecycle.is_idled(sandbox, self._core.clock()) and self._holds.any(sandbox.id):
+        if lifecycle.is_idled(sandbox, self._core.clock()) and await self._holds.any(sandbox.id):
             # A call came just before its idle sandbox was taken: let it be, and start its clock again.
             async with self._core.store.write() as db:
                 until = expiry(self._core.clock(), sandbox.idle_timeout)

@@ -9,6 +9,7 @@ import structlog
 
 from bay.errors import BayError
 from bay.server.kernels.ship_client import KernelClient
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sessions.core import Core
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Holds
@@ -16,6 +17,7 @@ from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.store import events, execs, sandboxes
+from bay.store.fences import LeaseLost
 from bay.store.records import SandboxRecord, SessionRecord, Target
 
 log = structlog.get_logger("bay.sweep")
@@ -36,6 +38,7 @@ class Sweep:
     ship: ShipClient
     kernels: KernelClient
     holds: Holds
+    leases: ReplicaLeases
     retention: timedelta
     chores: list[Callable[[], Awaitable[None]]]
     # How many Ships are asked at once; nothing else is held with it.
@@ -63,16 +66,23 @@ class Sweep:
             due = await sandboxes.due(db, now, self.retention)
         async with asyncio.TaskGroup() as group:
             for sandbox in due:
+                if not self.leases.owns(sandbox.id):
+                    continue
                 if sandbox.is_expired(now):
                     self.queue.put(sandbox.id)
-                elif sandbox.is_over(now):
-                    group.create_task(self._rest(sandbox, now))
                 else:
-                    group.create_task(self._cool(sandbox, now))
+                    group.create_task(self._end_limit(sandbox, now))
+
+    async def _end_limit(self, sandbox: SandboxRecord, now: datetime) -> None:
+        try:
+            with self.leases.working_on(sandbox.id):
+                await (self._rest if sandbox.is_over(now) else self._cool)(sandbox, now)
+        except LeaseLost:
+            log.info("sandbox.left_to_another", id=sandbox.id)
 
     async def _rest(self, sandbox: SandboxRecord, now: datetime) -> None:
         """Pause one whose lifetime has ended, once no call that cannot wait is under way."""
-        if self.holds.any(sandbox.id, followers=False):
+        if await self.holds.any(sandbox.id, followers=False):
             return
         await rest(self.core, sandbox, now, self._at_rest(sandbox))
         self.queue.put(sandbox.id)
@@ -92,7 +102,7 @@ class Sweep:
     async def _idle_out(self, sandbox: SandboxRecord, now: datetime) -> None:
         """Freeze an idle sandbox, unless a call or an exec is under way: then its idle clock starts again."""
         session = sandbox.session  # without one, a call may wait for a start that has not begun
-        if await self.is_active(sandbox, session) if session else self.holds.any(sandbox.id):
+        if await self.is_active(sandbox, session) if session else await self.holds.any(sandbox.id):
             async with self.core.store.write() as db:
                 later = now + timedelta(seconds=sandbox.idle_timeout or 0)
                 await sandboxes.change(db, sandbox.id, idle_expires_at=later)
@@ -107,7 +117,7 @@ class Sweep:
 
     async def is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         """Whether a call is under way, an exec still runs, a kernel is busy or a task is held."""
-        if self.holds.any(sandbox.id):
+        if await self.holds.any(sandbox.id):
             return True
         peer = peer_of(session)
         if peer is None:

@@ -315,7 +315,7 @@ class Sandboxes:
         present = await self.waker.find(caller, record.id)
         if for_good and present.target == "running":
             present = await self._live_on(record)
-        if not is_frozen(present) and self.waker.is_called(record.id):
+        if not is_frozen(present) and await self.waker.is_called(record.id):
             raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
         return self.view(present)
 

@@ -16,10 +16,13 @@ _MAX_KEY_CHARS = 128  # more than any id, name or host label; a caller may ask f
 
 
 class SandboxRows:
-    """A read-through cache of sandboxes, each until the database reports that its row has changed."""
+    """A read-through cache of sandboxes, each until the database reports that its row has changed. Rows of a
+    database that other replicas write to are read anew each time.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._may_keep = not store.is_shared
         self._found: dict[Key, SandboxRecord | None] = {}
         self._keys: dict[str | None, set[Key]] = {}
         """The keys of each sandbox, by its id; None has those that led to no sandbox."""
@@ -48,6 +51,8 @@ class SandboxRows:
         return found
 
     def _keep(self, key: Key, found: SandboxRecord | None) -> None:
+        if not self._may_keep:
+            return
         if len(self._found) >= _MAX_KEYS:
             self._found.clear()
             self._keys.clear()

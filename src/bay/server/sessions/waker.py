@@ -18,6 +18,7 @@ from bay.errors import (
     Timeout,
 )
 from bay.models import Capability, Profile
+from bay.server.replicas.bus import Bus
 from bay.server.sessions.effective_policy import has_headers
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
@@ -35,6 +36,7 @@ T = TypeVar("T")
 _RETRY_AFTER_MS = 1000
 _TOUCH = 0.05  # of the idle timeout
 _TOUCH_S = 30.0  # without one
+_HELD, _CALLED = "held", "called"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,23 @@ class Awake:
 class Holds:
     """Counts of calls under way, by the id of the sandbox or checkpoint that they hold.
     docs/garbage-collection.md has them among the reasons for which something is kept. A call takes its hold
-    first and reads the row after that; a collector writes the row first and looks for holds after that. Both
-    run on the event loop, so one of the two sees the other. A follower's hold (output, a watch, a tunnel)
+    first and reads the row after that; a collector writes the row first and looks for holds after that, in
+    all replicas. So one of the two sees the other. A follower's hold (output, a watch, a tunnel)
     keeps a sandbox from idling, and yields to its owner's pause.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bus: Bus) -> None:
         self._callers: Counter[str] = Counter()
         self._followers: Counter[str] = Counter()
+        self._bus = bus
+        bus.answer(_HELD, self._is_held)
+        bus.answer(_CALLED, self._is_called)
+
+    async def _is_held(self, held_id: str) -> bool:
+        return self.any_here(held_id)
+
+    async def _is_called(self, held_id: str) -> bool:
+        return self.any_here(held_id, followers=False)
 
     @contextmanager
     def hold(self, held_id: str, *, follower: bool = False) -> Generator[None]:
@@ -77,9 +88,15 @@ class Holds:
             if not counts[held_id]:
                 del counts[held_id]
 
-    def any(self, held_id: str, *, followers: bool = True) -> bool:
-        """Whether a call holds that id; without `followers` only those that an owner's pause waits for."""
+    def any_here(self, held_id: str, *, followers: bool = True) -> bool:
+        """Whether a call to this replica holds that id; `followers` as in `any`."""
         return held_id in self._callers or (followers and held_id in self._followers)
+
+    async def any(self, held_id: str, *, followers: bool = True) -> bool:
+        """Whether a call holds that id; without `followers` only those that an owner's pause waits for.
+        A replica that does not answer may hold it.
+        """
+        return await self._bus.any(_HELD if followers else _CALLED, held_id)
 
 
 class Waker:
@@ -94,6 +111,7 @@ class Waker:
         queue: WorkQueue,
         holds: Holds,
         settle_probe: Callable[[str], Awaitable[None]],
+        acted_on: Callable[[str], Awaitable[None]],
         changes: Notifier,
         bring_secrets: Callable[[SandboxRecord, Peer], Awaitable[Mapping[str, str]]],
         quotas: Quotas,
@@ -106,6 +124,7 @@ class Waker:
         self._queue = queue
         self._holds = holds
         self._settle_probe = settle_probe
+        self._acted_on = acted_on
         self._changes = changes
         self._bring_secrets = bring_secrets
         self._quotas = quotas
@@ -274,9 +293,9 @@ class Waker:
                 await sandboxes.change(db, sandbox.id, error=None, **clocks)
         self.poke(sandbox.id)
 
-    def is_called(self, sandbox_id: str) -> bool:
+    async def is_called(self, sandbox_id: str) -> bool:
         """Whether a call that cannot wait is under way."""
-        return self._holds.any(sandbox_id, followers=False)
+        return await self._holds.any(sandbox_id, followers=False)
 
     def poke(self, sandbox_id: str) -> None:
         """Poke the sandbox and wake all who wait for its row. Call after the commit."""
@@ -285,7 +304,7 @@ class Waker:
 
     async def acted_on(self, sandbox_id: str) -> None:
         """Return when the host has done what the sandbox's row says already, as far as that is under way."""
-        await self._queue.left(sandbox_id)
+        await self._acted_on(sandbox_id)
 
     async def settled(self, sandbox_id: str, timeout_s: float) -> SandboxRecord | None:
         """The sandbox once it neither starts nor is about to; None after more than `timeout_s`."""

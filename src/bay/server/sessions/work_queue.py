@@ -5,14 +5,20 @@ missed. Order is first in, first out.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 
 class WorkQueue:
-    """Keys to be worked on by any number of workers."""
+    """Keys to be worked on by any number of workers. Those that are not `owned` here go `elsewhere`."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        owned: Callable[[str], bool] = lambda _: True,
+        elsewhere: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._owned = owned
+        self._elsewhere = elsewhere
         self._ready: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: set[str] = set()
         self._working: dict[str, asyncio.Event] = {}
@@ -22,6 +28,17 @@ class WorkQueue:
 
     def put(self, key: str) -> None:
         """See to it that `key` is worked on, from now on, at least once more."""
+        if not self._owned(key):
+            self._elsewhere(key)
+        else:
+            self._put(key)
+
+    def put_here(self, key: str) -> None:
+        """The same for a key that another process told of, which knows where else it belongs."""
+        if self._owned(key):
+            self._put(key)
+
+    def _put(self, key: str) -> None:
         if key in self._working:
             self._working[key].set()
         elif key not in self._waiting:
@@ -47,6 +64,10 @@ class WorkQueue:
                 left.set_result(None)
             if again.is_set():
                 self.put(key)
+
+    def working(self) -> list[str]:
+        """The keys that are worked on."""
+        return list(self._working)
 
     async def left(self, key: str) -> None:
         """Return when the present work on `key`, if there is any, is over."""

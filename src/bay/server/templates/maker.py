@@ -70,8 +70,9 @@ class TemplateMaker:
     snapshots: CheckpointRequests
     puller: Puller
     notifier: Notifier
+    poked: asyncio.Event
+    """Set when a row has changed."""
     builds: TemplateSources = field(init=False)
-    _poked: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _making: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict[str, asyncio.Task[None]])
     _places: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _of_owner: defaultdict[str, asyncio.Semaphore] = field(
@@ -80,21 +81,21 @@ class TemplateMaker:
 
     def poke(self) -> None:
         """A row has changed."""
-        self._poked.set()
+        self.poked.set()
 
     async def run(self) -> None:
         """Work until cancelled."""
         await self._collected()
         async with asyncio.TaskGroup() as group:
             while True:
-                self._poked.clear()
+                self.poked.clear()
                 try:
                     await self._look(group)
                 except Exception:
                     log.exception("templates.failed")
                 try:
                     async with asyncio.timeout(_AGAIN_S):
-                        await self._poked.wait()
+                        await self.poked.wait()
                 except TimeoutError:
                     await self._collected()
 

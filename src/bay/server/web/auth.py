@@ -1,5 +1,6 @@
 """Authenticates callers by the SHA-256 of keys, which a caller cannot steer, so look-ups leak no prefix."""
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -14,6 +15,7 @@ from bay.clock import Clock
 from bay.errors import Forbidden, InvalidArgument, Unauthorized
 from bay.ids import is_owner, new_id
 from bay.models import KeyScope, Limits, from_wire, to_wire
+from bay.server.replicas.bus import Bus
 from bay.store import keys
 from bay.store.engine import Store
 from bay.store.records import ApiKey
@@ -30,6 +32,7 @@ MIN_CHOSEN = 16
 """Characters of a key that an operator chose."""
 
 _SECRET = re.compile(r"(bay)_[A-Za-z0-9_-]+|(e2b)_[0-9a-f]{40}")
+_CHANGED = "keys"
 _RANK: dict[KeyScope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
@@ -57,11 +60,19 @@ def hash_secret(secret: str) -> str:
 
 
 class Keys:
-    """The valid keys, held in memory and backed by the store. This process alone makes keys."""
+    """The valid keys, held in memory and backed by the store. After a change every replica reads them anew
+    before the change is answered; one that heard nothing does at its next beat, by the number of changes.
+    """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, bus: Bus) -> None:
         self._store = store
         self._clock = clock
+        self._bus = bus
+        # Held over one reading: an earlier one must not come last.
+        self._reading = asyncio.Lock()
+        self._changes = 0
+        """The number of changes that are in memory."""
+        bus.answer(_CHANGED, self._reread)
         self._by_hash: dict[str, ApiKey] = {}
         self._by_id: dict[str, ApiKey] = {}
         self._of_owner: dict[str, dict[str, ApiKey]] = {}
@@ -74,13 +85,36 @@ class Keys:
 
     async def open(self) -> None:
         """Read the keys."""
+        async with self._reading:
+            await self._read()
+
+    async def _read(self) -> None:
         async with self._store.read() as db:
+            changes = await keys.changes(db)
             valid = await keys.all_valid(db, self._clock())
             self._chosen = await keys.hashes_named(db, (GIVEN, FORMER))
             self._limits = {key.id: limits_of(key) or Limits() for key in await keys.with_quotas(db)}
         self._by_hash, self._by_id, self._of_owner = {}, {}, {}
         for key in valid:
             self._let_in(key)
+        self._changes = changes
+        self.on_forget()
+
+    async def tell(self) -> None:
+        """Return once all replicas know of a change that is committed, or are dead."""
+        if self._bus.is_shared:
+            await self._bus.all(_CHANGED)
+
+    async def recheck(self) -> None:
+        """Read the keys when another replica has changed them."""
+        async with self._store.read() as db:
+            changes = await keys.changes(db)
+        if changes != self._changes:
+            await self.open()
+
+    async def _reread(self, _item: str) -> bool:
+        await self.open()
+        return True
 
     async def ensure_admin(self, given: str | None, key_file: Path) -> str | None:
         """See to it that there is an admin key: `given`, else a new one, also written to `key_file` (0600).
@@ -127,6 +161,7 @@ class Keys:
         async with self._store.write() as db:
             await keys.add(db, key)
         self.learn(key)
+        await self.tell()
         return made
 
     def learn(self, key: ApiKey) -> None:

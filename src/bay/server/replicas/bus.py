@@ -1,0 +1,282 @@
+"""The bus: over it replicas tell what they have changed, and ask one another what each has in memory.
+
+The database's NOTIFY carries it, on connections of its own and never inside a transaction of Bay's: a commit
+with a NOTIFY takes a lock of the whole server. So the bus is fast and may lose a message, when its sender
+dies between the two. All that hear it also look for themselves from time to time.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from bay.backoff import Backoff
+from bay.errors import BayError
+from bay.store import leases
+from bay.store.connection import StoreConnection
+from bay.store.engine import Store
+
+log = structlog.get_logger("bay.replicas")
+
+CHANNEL = "bay"
+ANSWER_S = 2.0
+"""After so many seconds a replica that has not answered is not waited for."""
+
+_BYTES = 7_000
+"""Of one message: the database carries fewer than 8,000."""
+_BACKOFF = Backoff(0.1, 5.0)
+_DEAF_S = 10.0
+"""After so many seconds without its own signs of life the bus takes its connection for dead."""
+_SIGN_S = 3.0
+
+Hear = Callable[[list[str]], None]
+Answer = Callable[[str], Awaitable[bool]]
+
+
+class SharedDatabase(Protocol):
+    """The database as the bus uses it."""
+
+    def stater(self) -> StoreConnection:
+        """A connection for statements that each commit by themselves."""
+        ...
+
+    def hear(self, channel: str, /) -> AsyncGenerator[str]:
+        """The messages on `channel` from now on; the first is empty and means that it is heard. Raises
+        DatabaseUnavailable when the connection cannot be made, or is lost.
+        """
+        ...
+
+
+class Bus:
+    """Tells and hears messages of a kind, and questions with a yes or a no. `is_shared` is False for a Bay
+    that is alone: it tells nobody, and each answer is its own.
+    """
+
+    def __init__(self, store: Store, database: SharedDatabase | None, replica_id: str) -> None:
+        self.is_shared = database is not None
+        self._store = store
+        self._database = database
+        self._me = replica_id
+        self._hear: dict[str, list[Hear]] = {}
+        self._answer: dict[str, Answer] = {}
+        self._to_tell: dict[str, dict[str, None]] = {}
+        """Items by kind, each once, in order."""
+        self._messages: list[str] = []
+        self._some = asyncio.Event()
+        self._is_quiet = asyncio.Event()
+        """Set once everything was told."""
+        self._asked: dict[str, dict[str, asyncio.Future[bool]]] = {}
+        """Questions under way: an answer for each replica."""
+        self._answering: set[asyncio.Task[None]] = set()
+        self.on_gap: list[Callable[[], None]] = []
+        """Called when messages may have been missed."""
+
+    def hear(self, kind: str, take: Hear) -> None:
+        """Call `take` with the items that other replicas tell of that kind."""
+        self._hear.setdefault(kind, []).append(take)
+
+    def answer(self, kind: str, find: Answer) -> None:
+        """Answer questions of that kind, other replicas' and this one's, with the result of `find`."""
+        self._answer[kind] = find
+
+    def tell(self, kind: str, items: Collection[str] = ("",)) -> None:
+        """Tell all other replicas, soon and together with what else there is. Call it after the commit."""
+        if self.is_shared and items:
+            self._to_tell.setdefault(kind, {}).update(dict.fromkeys(items))
+            self._wake_sender()
+
+    async def told(self) -> None:
+        """Return once all that was to be told is on its way, within a bound."""
+        self._some.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                await self._is_quiet.wait()
+
+    async def any(self, kind: str, item: str) -> bool:
+        """Whether any replica that lives answers yes, this one first. One that does not answer may have
+        meant yes.
+        """
+        if await self._answer[kind](item):
+            return True
+        if not self.is_shared:
+            return False
+        return any(await self._ask_others(kind, item, silent=True))
+
+    async def all(self, kind: str, item: str = "") -> bool:
+        """Have every replica answer, and return whether all of them have, and answered yes."""
+        own = await self._answer[kind](item)
+        if not self.is_shared:
+            return own
+        return all([own, *await self._ask_others(kind, item, silent=False)])
+
+    async def of(self, replica_id: str, kind: str, item: str, within_s: float = ANSWER_S) -> bool | None:
+        """The answer of one other replica; None when there is none in time."""
+        with self._expecting([replica_id]) as (question, awaited):
+            self._send({"k": kind, "q": question, "i": item, "to": replica_id})
+            await asyncio.wait(awaited.values(), timeout=within_s)
+            return next((one.result() for one in awaited.values() if one.done()), None)
+
+    async def _ask_others(self, kind: str, item: str, *, silent: bool) -> list[bool]:
+        """The answers of the other replicas; `silent` stands for one that gives none in time."""
+        async with self._store.read() as db:
+            others = [one.id for one in await leases.living(db) if one.id != self._me]
+        if not others:
+            return []
+        with self._expecting(others) as (question, awaited):
+            self._send({"k": kind, "q": question, "i": item})
+            await asyncio.wait(awaited.values(), timeout=ANSWER_S)
+            return [one.result() if one.done() else silent for one in awaited.values()]
+
+    @contextmanager
+    def _expecting(self, replicas: Collection[str]) -> Generator[tuple[str, dict[str, asyncio.Future[bool]]]]:
+        loop = asyncio.get_running_loop()
+        question = secrets.token_hex(8)
+        awaited = self._asked[question] = {one: loop.create_future() for one in replicas}
+        try:
+            yield question, awaited
+        finally:
+            del self._asked[question]
+
+    async def run(self) -> None:
+        """Carry messages until cancelled."""
+        if self._database is None:
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send_always(self._database))
+            group.create_task(self._listen_always(self._database))
+            group.create_task(self._give_signs())
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._messages.append(json.dumps({"f": self._me, **message}, separators=(",", ":")))
+        self._wake_sender()
+
+    def _wake_sender(self) -> None:
+        self._is_quiet.clear()
+        self._some.set()
+
+    async def _send_always(self, database: SharedDatabase) -> None:
+        connection = database.stater()
+        try:
+            while True:
+                await self._some.wait()
+                self._some.clear()
+                waiting = [*self._messages, *self._waiting()]
+                self._messages, self._to_tell = [], {}
+                await self._deliver(connection, waiting)
+                if not self._some.is_set():
+                    self._is_quiet.set()
+        finally:
+            await connection.aclose()
+
+    async def _deliver(self, connection: StoreConnection, waiting: list[str]) -> None:
+        failures = 0
+        while True:
+            try:
+                await leases.notify(connection, CHANNEL, waiting)
+            except (BayError, SQLAlchemyError) as error:
+                failures += 1
+                log.warning("bus.untold", messages=len(waiting), error=type(error).__name__)
+                await asyncio.sleep(_BACKOFF.pause(failures))
+            else:
+                return
+
+    def _waiting(self) -> list[str]:
+        """All that is to be told, in messages that are not too long."""
+        messages: list[str] = []
+        for kind, items in self._to_tell.items():
+            part, size = list[str](), 0
+            for item in items:
+                if part and size + len(item) > _BYTES:
+                    messages.append(self._message(kind, part))
+                    part, size = [], 0
+                part.append(item)
+                size += len(item) + 3
+            messages.append(self._message(kind, part))
+        return messages
+
+    def _message(self, kind: str, items: list[str]) -> str:
+        return json.dumps({"f": self._me, "k": kind, "t": items}, separators=(",", ":"))
+
+    async def _listen_always(self, database: SharedDatabase) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._listen(database)
+            except BayError:
+                failures += 1
+            except Exception:
+                log.exception("bus.failed")
+                failures += 1
+            else:
+                failures = 0  # it was given up for silence
+            await asyncio.sleep(_BACKOFF.pause(max(failures, 1)))
+
+    async def _listen(self, database: SharedDatabase) -> None:
+        async with aclosing(database.hear(CHANNEL)) as told:
+            while True:
+                try:
+                    async with asyncio.timeout(_DEAF_S):
+                        payload = await anext(told)
+                except TimeoutError:
+                    log.warning("bus.deaf")
+                    return
+                if payload:
+                    self._take(payload)
+                else:
+                    for missed in self.on_gap:
+                        missed()
+
+    async def _give_signs(self) -> None:
+        """Be heard by oneself: a connection that is cut without a word says nothing either."""
+        while True:
+            self._send({"k": "sign", "t": []})
+            await asyncio.sleep(_SIGN_S)
+
+    def _take(self, payload: str) -> None:
+        message = json.loads(payload)
+        sender = message["f"]
+        if "a" in message:
+            awaited = self._asked.get(message["a"], {}).get(sender)
+            if awaited is not None and not awaited.done():
+                awaited.set_result(message["y"])
+        elif sender == self._me or message.get("to", self._me) != self._me:
+            return
+        elif "q" in message:
+            task = asyncio.create_task(self._reply(message))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        else:
+            for take in self._hear.get(message["k"], ()):
+                take(message["t"])
+
+    async def _reply(self, message: dict[str, Any]) -> None:
+        try:
+            found = await self._answer[message["k"]](message["i"])
+        except Exception:
+            log.exception("bus.unanswered", kind=message["k"])
+            return
+        self._send({"a": message["q"], "y": found})
+
+
+class SharedEvent(asyncio.Event):
+    """An event that is set in every replica when one sets it; each clears its own."""
+
+    def __init__(self, bus: Bus, name: str) -> None:
+        super().__init__()
+        self._tell = partial(bus.tell, f"event:{name}")
+        bus.hear(f"event:{name}", lambda _: self.set_here())
+
+    def set(self) -> None:
+        """Set it here at once, and in the others soon."""
+        self.set_here()
+        self._tell()
+
+    def set_here(self) -> None:
+        """Set it in this replica alone."""
+        super().set()

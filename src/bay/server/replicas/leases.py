@@ -1,0 +1,337 @@
+"""Leases: which replica does which part of the work. A Bay that is alone does all, and takes none.
+
+The parts are the shards of sandboxes and the jobs that one replica does for all. Every replica that lives has
+its share by rendezvous hashing, so that one that comes or goes moves few. A part whose replica should be
+another one is let go of once its work is at rest.
+"""
+
+import asyncio
+import hashlib
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from bay.clock import since_boot
+from bay.errors import BayError
+from bay.server.replicas.bus import Bus, SharedDatabase
+from bay.server.replicas.clock import DatabaseClock
+from bay.store import leases
+from bay.store.connection import StoreConnection
+from bay.store.engine import Store
+from bay.store.fences import LeaseLost, WriteFence, fenced
+from bay.store.records import ReplicaRecord
+
+log = structlog.get_logger("bay.replicas")
+
+SHARDS = 16
+JOBS = ("pool", "webhooks", "retention", "usage", "images", "templates", "checkpoints")
+"""Those that one replica does for all."""
+
+_BEAT_S = 3.0
+_AGAIN_S = 0.5
+_JOINED, _FREE = "joined", "free"
+
+TakeOver = Callable[[], Awaitable[None]]
+Shards = Callable[[Sequence[str]], Awaitable[None]]
+
+
+def shard_of(sandbox_id: str) -> str:
+    """The lease of the shard that a sandbox belongs to."""
+    return f"shard:{zlib.crc32(sandbox_id.encode()) % SHARDS:02}"
+
+
+NAMES = (*(f"shard:{number:02}" for number in range(SHARDS)), *JOBS)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease of this replica's. `is_ready`: whether its work may be done, which comes after `take`."""
+
+    epoch: int
+    is_ready: bool = False
+    is_leaving: bool = False
+
+
+class _Job:
+    """Whether this replica does a job, as two events of which one is set."""
+
+    def __init__(self) -> None:
+        self.gained, self.lost = asyncio.Event(), asyncio.Event()
+        self.lost.set()
+
+    def gain(self) -> None:
+        self.lost.clear()
+        self.gained.set()
+
+    def lose(self) -> None:
+        self.gained.clear()
+        self.lost.set()
+
+
+class ReplicaLeases:
+    """The leases of this replica. `database` is None for a Bay that is alone."""
+
+    def __init__(
+        self,
+        store: Store,
+        database: SharedDatabase | None,
+        bus: Bus,
+        *,
+        replica_id: str,
+        version: str,
+        clock: DatabaseClock | None,
+    ) -> None:
+        self.me = replica_id
+        self._store = store
+        self._database = database
+        self._bus = bus
+        self._version = version
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._until = 0.0
+        """When the leases end unless they are renewed (monotonic)."""
+        self._living: list[ReplicaRecord] = []
+        self._is_unsure = False
+        """Whether pokes may have been missed."""
+        self._look = asyncio.Event()
+        self.take: Shards
+        """Called with shards that this replica has now, before their work begins."""
+        self.rest: Shards
+        """Called with shards that go to another replica: returns once their work is at rest."""
+        self.drop: Shards
+        """Called with shards that are lost, or let go of: what is kept in memory of them is wrong by now."""
+        self.recheck: Shards
+        """Called with shards of which pokes may have been missed."""
+        self.on_beat: list[Callable[[], Awaitable[None]]] = []
+        self._jobs = {name: _Job() for name in JOBS}
+        bus.hear(_JOINED, lambda _: self._look.set())
+        bus.hear(_FREE, lambda _: self._look.set())
+
+    def owns(self, sandbox_id: str) -> bool:
+        """Whether this replica acts on the sandbox."""
+        return self._database is None or self._does(shard_of(sandbox_id))
+
+    def holds(self, name: str) -> bool:
+        """Whether this replica does that job."""
+        return self._database is None or self._does(name)
+
+    def _does(self, name: str) -> bool:
+        held = self._held.get(name)
+        return held is not None and held.is_ready and time.monotonic() < self._until
+
+    @contextmanager
+    def working_on(self, sandbox_id: str) -> Generator[None]:
+        """Work on a sandbox whose shard this replica has, or is about to have; else LeaseLost is raised."""
+        with self._working(shard_of(sandbox_id)):
+            yield
+
+    def check(self, sandbox_id: str) -> None:
+        """Raises LeaseLost when the sandbox's shard may be another's by now: before each act on the host."""
+        if not self.owns(sandbox_id):
+            raise LeaseLost(shard_of(sandbox_id))
+
+    @contextmanager
+    def _working(self, name: str) -> Generator[None]:
+        if self._database is None:
+            yield
+            return
+        held = self._held.get(name)
+        if held is None:
+            raise LeaseLost(name)
+        with fenced(WriteFence(name, self.me, held.epoch)):
+            yield
+
+    async def do(
+        self, name: str, run: Callable[[], Coroutine[None, None, None]], take_over: TakeOver | None = None
+    ) -> None:
+        """Run a job whenever it is this replica's, until cancelled; it is cancelled when it no longer is.
+        `take_over` comes before each run of a replica's: one that is alone has done it when it started.
+        """
+        if self._database is None:
+            await run()
+            return
+        job = self._jobs[name]
+        while True:
+            await job.gained.wait()
+            try:
+                with self._working(name):
+                    working = asyncio.create_task(_taken_over(run, take_over))
+            except LeaseLost:
+                await job.lost.wait()
+                continue
+            await self._do_while_held(name, job, working)
+
+    async def _do_while_held(self, name: str, job: _Job, working: asyncio.Task[None]) -> None:
+        lost = asyncio.create_task(job.lost.wait())
+        try:
+            await asyncio.wait((working, lost), return_when=asyncio.FIRST_COMPLETED)
+            if working.done() and not working.cancelled() and (error := working.exception()) is not None:
+                log.error("job.failed", job=name, exc_info=error)
+                await asyncio.sleep(_AGAIN_S)
+        finally:
+            working.cancel()
+            lost.cancel()
+            await asyncio.wait((working, lost))
+
+    def look_again(self) -> None:
+        """Pokes may have been missed: look at all that is this replica's."""
+        self._is_unsure = True
+        self._look.set()
+
+    def living(self) -> list[ReplicaRecord]:
+        """The replicas that lived at the last beat."""
+        return self._living
+
+    async def owner_of(self, sandbox_id: str) -> str | None:
+        """The replica that acts on the sandbox; None while none does."""
+        name = shard_of(sandbox_id)
+        async with self._store.read() as db:
+            found = await leases.all_of(db)
+        return next((one.holder for one in found if one.name == name), None)
+
+    async def join(self, url: str) -> None:
+        """Be one of the replicas, from now on."""
+        if self._database is None:
+            return
+        async with self._store.write() as db:
+            await leases.ensure(db, NAMES)
+            await leases.join(db, self.me, url, self._version)
+        self._bus.tell(_JOINED)
+        self._look.set()
+
+    async def run(self) -> None:
+        """Take, renew and hand over leases until cancelled."""
+        if self._database is None:
+            return
+        connection = self._database.stater()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._look.clear()
+                    wait_s = await self._beat(connection, group)
+                    try:
+                        async with asyncio.timeout(wait_s):
+                            await self._look.wait()
+                    except TimeoutError:
+                        continue
+        finally:
+            await connection.aclose()
+
+    async def leave(self) -> None:
+        """Let go of all leases, once the work is over; called after `run` has ended, while the bus works."""
+        if self._database is None:
+            return
+        async with self._store.write() as db:
+            await leases.leave(db, self.me)
+        self._bus.tell(_FREE)
+        await self._bus.told()
+
+    async def _beat(self, connection: StoreConnection, group: asyncio.TaskGroup) -> float:
+        """Renew what is held, and match it with what should be; seconds until the next time."""
+        sent_at, asked_at = time.monotonic(), since_boot()
+        try:
+            told = await leases.beat(connection, self.me)
+            if told is None:
+                await leases.join(connection, self.me, "", self._version)
+            elif self._clock is not None:
+                self._clock.set(told, asked_at)
+            renewed = await leases.renew(connection, self.me)
+            self._note(await leases.living(connection))
+            await self._match(connection, renewed, sent_at, group)
+            for beat in self.on_beat:
+                await beat()
+        except (BayError, SQLAlchemyError) as error:
+            log.warning("replica.no_beat", error=str(error))
+            return _AGAIN_S
+        except Exception:  # it ends neither Bay nor the next beat
+            log.exception("replica.no_beat")
+            return _AGAIN_S
+        return _BEAT_S
+
+    def _note(self, living: list[ReplicaRecord]) -> None:
+        gone = {one.id for one in self._living} - {one.id for one in living}
+        self._living = living
+        if gone:
+            self._is_unsure = True  # one that died may have told nobody of its last writes
+            log.info("replicas.gone", ids=sorted(gone))
+
+    async def _match(
+        self, connection: StoreConnection, renewed: dict[str, int], sent_at: float, group: asyncio.TaskGroup
+    ) -> None:
+        unsure = self._is_unsure or time.monotonic() >= self._until
+        self._is_unsure = False
+        self._until = sent_at + leases.LEASE.total_seconds()
+        lost = [name for name, held in self._held.items() if renewed.get(name) != held.epoch]
+        if lost:
+            await self._lose(lost)
+        if unsure and (kept := [name for name in self._held if self._does(name) and name not in JOBS]):
+            await self.recheck(kept)
+        wanted = {name for name in NAMES if self._is_preferred(name)}
+        if missing := await leases.free(connection, wanted - self._held.keys()):
+            await self._take(missing)
+        surplus = [name for name, held in self._held.items() if name not in wanted and not held.is_leaving]
+        if surplus:
+            for name in surplus:
+                self._held[name].is_leaving = True
+            group.create_task(self._hand_over(surplus))
+
+    def _is_preferred(self, name: str) -> bool:
+        def weight(replica: ReplicaRecord) -> bytes:
+            return hashlib.sha256(f"{name}/{replica.id}".encode()).digest()
+
+        return bool(self._living) and max(self._living, key=weight).id == self.me
+
+    async def _take(self, names: Sequence[str]) -> None:
+        async with self._store.write() as db:
+            taken = await leases.take(db, names, self.me)
+        self._held |= {name: _Held(epoch) for name, epoch in taken.items()}
+        shards = [name for name in taken if name not in JOBS]
+        if shards:
+            await self.take(shards)
+        for name in taken:
+            self._held[name].is_ready = True
+            if name in JOBS:
+                self._jobs[name].gain()
+        if shards:
+            await self.recheck(shards)  # pokes that came before it was ready
+        log.info("leases.taken", names=sorted(taken))
+
+    async def _lose(self, names: Sequence[str]) -> None:
+        """They are another's already: this replica said nothing for too long."""
+        log.warning("leases.lost", names=sorted(names))
+        for name in names:
+            del self._held[name]
+            if name in JOBS:
+                self._jobs[name].lose()
+        await self.drop([name for name in names if name not in JOBS])
+
+    async def _hand_over(self, names: Sequence[str]) -> None:
+        """Let go of leases that another replica should have."""
+        for name in names:
+            self._held[name].is_ready = False
+            if name in JOBS:
+                self._jobs[name].lose()
+        shards = [name for name in names if name not in JOBS]
+        if shards:
+            await self.rest(shards)
+            await self.drop(shards)
+        present = [name for name in names if self._held.pop(name, None) is not None]
+        try:
+            async with self._store.write() as db:
+                await leases.release(db, present, self.me)
+        except (BayError, SQLAlchemyError) as error:
+            log.warning("leases.not_released", names=sorted(present), error=str(error))
+            return  # they end by themselves
+        self._bus.tell(_FREE)
+        log.info("leases.handed_over", names=sorted(present))
+
+
+async def _taken_over(run: Callable[[], Awaitable[None]], take_over: TakeOver | None) -> None:
+    if take_over is not None:
+        await take_over()
+    await run()
