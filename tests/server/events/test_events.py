@@ -1,15 +1,13 @@
 """Events: in order, whole, exactly once for each reader, and nobody else's."""
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from event_streams import following, kept, kinds, parsed, take, to_end
 from server_harness import (
     WAIT_S,
     Json,
@@ -37,53 +35,6 @@ pytestmark = pytest.mark.anyio
 def client_of(bay: Served, key: str | None = None) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key or bay.key}"}
     return httpx.AsyncClient(base_url=bay.url, headers=headers, timeout=WAIT_S)
-
-
-@asynccontextmanager
-async def following(
-    client: httpx.AsyncClient, path: str = "/v1/events", last: str | None = None, **params: str
-) -> AsyncGenerator[AsyncIterator[Json]]:
-    """The events of a stream as dicts; each has its `id:` and `event:` lines under `_id` and `_event`."""
-    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
-    async with client.stream("GET", path, headers=headers, params=params) as answer:
-        assert answer.status_code == 200, await answer.aread()
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        lines = answer.aiter_lines()
-        place = await within(anext(lines))
-        assert place.startswith("id: ")
-        async with aclosing(parsed(lines)) as found:
-            yield found
-
-
-async def parsed(lines: AsyncIterator[str]) -> AsyncGenerator[Json]:
-    fields: dict[str, str] = {}
-    async for line in lines:
-        if line.startswith(":"):
-            continue
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif "data" in fields:
-            yield {**json.loads(fields["data"]), "_id": fields["id"], "_event": fields["event"]}
-            fields = {}
-
-
-async def take(stream: AsyncIterator[Json], count: int) -> list[Json]:
-    return [await within(anext(stream)) for _ in range(count)]
-
-
-async def to_end(stream: AsyncIterator[Json]) -> list[Json]:
-    return [event async for event in stream]
-
-
-async def kept(client: httpx.AsyncClient, path: str = "/v1/events", **params: Any) -> list[Json]:
-    answer = await client.get(path, params={"limit": 200, **params})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["items"]
-
-
-def kinds(found: list[Json]) -> list[str]:
-    return [event["type"] for event in found]
 
 
 # Pages
