@@ -1,14 +1,17 @@
 """What only the fake driver does: fail, hold, refuse, lie and lose, when told."""
 
 import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from bay.drivers.base import Exited, Gone, Running
-from bay.drivers.fake import STEPS, FakeDriver
+from bay.drivers.base import Exited, Gone, Running, SessionSpec
+from bay.drivers.fake import STEPS, FakeDriver, SessionState
 from bay.errors import DriverUnavailable
+from bay.linux.processes import kill_and_wait
 from bay.models import NetworkPolicy, Resources
 from bay.testing.driver_bench import DriverBench, host_fingerprint, run
 
@@ -110,3 +113,72 @@ async def test_it_fails_from_its_making_on(workspaces: Path) -> None:
     driver = FakeDriver(run_dir=workspaces, fail_at="list_owned")
     with pytest.raises(DriverUnavailable):
         await anext(driver.list_owned())
+
+
+async def test_a_start_that_another_driver_has_begun_anew_meanwhile_fails_and_ends_nothing(
+    fake: DriverBench,
+) -> None:
+    spec, driver = fake.spec(), driver_of(fake)
+    another = FakeDriver(run_dir=fake.kept[0])
+    driver.hold_at = "launch"
+    with processes_of(fake, spec) as processes:
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            late = tasks.create_task(failed_start(fake, spec))
+            await driver.held.wait()
+            *_, handle = [step async for step in another.start(spec, None)]
+            driver.let_go.set()
+            assert "begun the start" in str(await late)
+        assert isinstance(await another.observe(handle), Running)
+        assert processes() == [handle.data["pid"]]
+
+
+async def failed_start(fake: DriverBench, spec: SessionSpec) -> DriverUnavailable:
+    with pytest.raises(DriverUnavailable) as failed:
+        await fake.start(spec)
+    return failed.value
+
+
+class DyingDriver(FakeDriver):
+    """A driver that is killed after a launch, before it has a record of the process."""
+
+    def _save(self, session_id: str, state: SessionState) -> None:
+        if "pid" in state:
+            raise KilledHere
+        super()._save(session_id, state)
+
+
+class KilledHere(Exception):
+    """It does nothing more."""
+
+
+async def test_a_ship_that_was_launched_without_a_record_ends_before_the_next_one_starts(
+    fake: DriverBench,
+) -> None:
+    spec = fake.spec()
+    with processes_of(fake, spec) as processes:
+        with pytest.raises(KilledHere):
+            _ = [step async for step in DyingDriver(run_dir=fake.kept[0]).start(spec, None)]
+        (lost,) = processes()
+        handle = await fake.start(spec)
+        assert processes() == [handle.data["pid"]] != [lost]
+
+
+@contextmanager
+def processes_of(fake: DriverBench, spec: SessionSpec) -> Generator[Callable[[], list[int]]]:
+    """Tells which processes work in the session's directory, or did before it was removed. They end with the
+    block.
+    """
+    directory = str(fake.kept[0] / spec.session_id)
+
+    def find() -> list[int]:
+        found: list[int] = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdecimal() and str((entry / "cwd").readlink()).split()[0] == directory:
+                    found.append(int(entry.name))
+        return found
+
+    try:
+        yield find
+    finally:
+        kill_and_wait(find(), 10)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,9 @@ from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkMode, NetworkPolicy, NetworkState, Resources
 from bay.units import MIB
+
+SessionState = dict[str, str | int]
+"""A session as its directory has it: the sandbox, a token of the start that made it, and its process."""
 
 _READY_S = 15.0
 _END_S = 5.0
@@ -154,12 +158,14 @@ class FakeDriver:
         self.sizes[spec.session_id] = spec.resources
         self.volumes[spec.session_id] = spec.volumes
         await self._remove(spec.session_id)
-        await in_new_thread(lambda: self._claim(spec))
+        claim = await in_new_thread(lambda: self._claim(spec))
         claimed = Handle(driver=self.name, session_id=spec.session_id, data={"step": "claimed"})
         yield claimed
         await self._reach("launch")
         with StartOutput() as output:
-            launched = replace(claimed, data=await in_new_thread(lambda: self._launch(spec, output.writer)))
+            launched = replace(
+                claimed, data=await in_new_thread(lambda: self._launch(spec, claim, output.writer))
+            )
             output.close_writer()
             yield launched
             await self._reach("ready")
@@ -279,18 +285,37 @@ class FakeDriver:
             return None
         return handle
 
-    def _claim(self, spec: SessionSpec) -> None:
-        self._directory(spec.session_id).mkdir(mode=0o700)
-        self._save(spec.session_id, {"sandbox_id": spec.sandbox_id})
+    def _claim(self, spec: SessionSpec) -> SessionState:
+        claim: SessionState = {"sandbox_id": spec.sandbox_id, "claim": secrets.token_hex(8)}
+        try:
+            self._directory(spec.session_id).mkdir(mode=0o700)
+        except FileExistsError:
+            raise self._begun_anew(spec.session_id) from None
+        self._save(spec.session_id, claim)
+        return claim
 
-    def _launch(self, spec: SessionSpec, output: int) -> dict[str, str | int]:
+    def _launch(self, spec: SessionSpec, claim: SessionState, output: int) -> SessionState:
+        self._check_claim(spec.session_id, claim)
         child = start_ship(self._environment(spec), self._directory(spec.session_id), output)
         self._children[child.pid] = child
         threading.Thread(target=child.wait, name="bay-fake-reaper", daemon=True).start()
         started = start_time(child.pid) or 0
-        process: dict[str, str | int] = {"step": "launched", "pid": child.pid, "started": started}
-        self._save(spec.session_id, {"sandbox_id": spec.sandbox_id, **process})
+        process: SessionState = {"step": "launched", "pid": child.pid, "started": started}
+        try:
+            self._check_claim(spec.session_id, claim)
+        except DriverUnavailable:
+            kill_and_wait([child.pid], _END_S)
+            raise
+        self._save(spec.session_id, {**claim, **process})
         return process
+
+    def _check_claim(self, session_id: str, claim: SessionState) -> None:
+        if self._state(session_id) != claim:
+            raise self._begun_anew(session_id)
+
+    def _begun_anew(self, session_id: str) -> DriverUnavailable:
+        """A Bay that was stopped in the middle of a start goes on after another has begun it anew."""
+        return DriverUnavailable(f"another Bay has begun the start of session {session_id} anew")
 
     def _environment(self, spec: SessionSpec) -> dict[str, str]:
         return {
@@ -361,7 +386,14 @@ class FakeDriver:
     async def _remove(self, session_id: str, grace_s: float = _END_S) -> None:
         await self._end(Handle(driver=self.name, session_id=session_id), grace_s)
         directory = self._directory(session_id)
-        await in_new_thread(lambda: _remove_tree(directory))
+        await in_new_thread(lambda: self._remove_state(session_id, directory))
+
+    def _remove_state(self, session_id: str, directory: Path) -> None:
+        state = self._state(session_id)
+        if state is not None and "pid" not in state:
+            # Killed or stopped between the launch and its record, a Bay leaves a Ship that no file names.
+            kill_and_wait(_processes_in(directory), _END_S)
+        _remove_tree(directory)
 
     def _everyone(self, handle: Handle) -> list[int]:
         process = self._process(handle)
@@ -400,10 +432,10 @@ class FakeDriver:
     def _directory(self, session_id: str) -> Path:
         return self._run_dir / session_id
 
-    def _save(self, session_id: str, state: dict[str, str | int]) -> None:
+    def _save(self, session_id: str, state: SessionState) -> None:
         (self._directory(session_id) / "state.json").write_text(json.dumps(state))
 
-    def _state(self, session_id: str) -> dict[str, str | int] | None:
+    def _state(self, session_id: str) -> SessionState | None:
         try:
             return json.loads((self._directory(session_id) / "state.json").read_text())
         except (FileNotFoundError, ValueError):
@@ -415,6 +447,18 @@ def _wait_stopped(pid: int) -> None:
     deadline = time.monotonic() + _END_S
     while not is_stopped(pid) and time.monotonic() < deadline:
         time.sleep(0.001)
+
+
+def _processes_in(directory: Path) -> list[int]:
+    """The processes whose working directory that is."""
+    return [int(one) for one in os.listdir("/proc") if one.isdecimal() and _working_dir(one) == directory]
+
+
+def _working_dir(pid: str) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
 
 
 def _parent_of(package: str) -> Path:
