@@ -32,14 +32,14 @@ def test_a_bay_that_was_killed_and_started_again_has_its_sandbox_and_its_ship(ba
     with bay.Client(bays.balancer.url, KEY) as client:
         box = client.sandboxes.create(wait=60)
         box.run("echo kept > note")
-        before = bays.sessions()[box.id]
+        before = bays.ships()[box.id]
         bays.kill(0)
-        assert bays.sessions()[box.id] == before
+        assert bays.ships()[box.id] == before
         bays.start(0)
         assert box.run("cat note").stdout == "kept\n"
-        assert bays.sessions()[box.id] == before
+        assert bays.ships()[box.id] == before
         box.delete()
-        assert box.id not in bays.sessions()
+        assert box.id not in bays.ships()
 
 
 def test_a_frozen_bay_answers_once_it_is_thawed(bays: ReplicaBays) -> None:

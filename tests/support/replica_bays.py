@@ -12,24 +12,27 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import forked_bay
 import httpx
 import postgres_databases
+import psycopg
 import serving
 from anyio.from_thread import start_blocking_portal
 from forked import Forked
 from server_harness import clear, ships, short_dir
 from tcp_balancer import Balancer, balancing
 
-from bay.server.data_dir import instance_of
+from bay.linux.processes import kill_and_wait
 
 KEY = serving.KEY
 """The administrator's at each replica."""
 
 WAIT_S = 60.0
 """Bound of every wait here: a start under load takes several seconds."""
+
+LOST = "lost"
 
 _PAUSE_S = 0.02
 _TAIL = 6000
@@ -54,14 +57,14 @@ class ReplicaBays:
     def __init__(self, root: Path, settings: Mapping[str, str]) -> None:
         self.root = root
         self.database_url = postgres_databases.url_for(root)
-        self._settings = serving.environment(
-            root,
-            BAY_DATABASE_URL=self.database_url,
-            BAY_PROFILES=json.dumps(_PROFILES),
-            BAY_REPLICAS="true",
-            **settings,
-        )
+        shared = {
+            "BAY_DATABASE_URL": self.database_url,
+            "BAY_PROFILES": json.dumps(_PROFILES),
+            "BAY_REPLICAS": "true",
+        }
+        self._settings = serving.environment(root, **{**shared, **settings})
         self._running: dict[int, Replica] = {}
+        self._urls: dict[int, str] = {}
         self.balancer = Balancer(lambda: [replica.port for replica in self._running.values()])
 
     @property
@@ -74,6 +77,7 @@ class ReplicaBays:
         begun = {number: self._fork(number) for number in numbers}
         for number, process in begun.items():
             self._running[number] = Replica(process, self._url_of(number, process))
+            self._urls[number] = self.url(number)
         for number in numbers:
             self._wait_ready(number)
 
@@ -107,19 +111,36 @@ class ReplicaBays:
         with self._admin(number) as admin:
             return _answered(admin.post("/v1/keys", json=body))["secret"]
 
-    def sessions(self) -> dict[str, set[str]]:
-        """The sessions of each sandbox whose Ship lives."""
-        found: dict[str, set[str]] = {}
-        place = self.root / "run" / instance_of(self.root / "data")
-        for pid in ships(self.root):
+    def ships(self) -> dict[str, set[int]]:
+        """The first processes of the Ships that live, by sandbox. One whose directory was removed, and which
+        so is lost to every Bay, is of the sandbox `lost`.
+        """
+        found: dict[str, set[int]] = {}
+        everyone = set(ships(self.root))
+        for pid in everyone:
             try:
-                directory = Path(os.readlink(f"/proc/{pid}/cwd"))
-                state = json.loads((directory / "state.json").read_text())
-            except (OSError, ValueError):  # its end is under way, or it is no Ship's first process
+                place = os.readlink(f"/proc/{pid}/cwd")
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                is_lost = place.endswith(" (deleted)") and Path(place).parent.parent.name == "run"
+                sandbox = LOST if is_lost else json.loads(Path(place, "state.json").read_text())["sandbox_id"]
+            except (OSError, ValueError):  # its end is under way, or it is a program of the sandbox
                 continue
-            if directory.parent == place:
-                found.setdefault(state["sandbox_id"], set()).add(directory.name)
+            if parent not in everyone:
+                found.setdefault(sandbox, set()).add(pid)
         return found
+
+    def leases(self, number: int) -> set[str]:
+        """What that replica holds, by the database; also of one that was killed."""
+        query = (
+            "SELECT l.name FROM leases l JOIN replicas r ON r.id = l.holder "
+            "WHERE r.url = %s AND l.until > now()"
+        )
+        return {str(name) for (name,) in self.sql(query, self._urls[number])}
+
+    def sql(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Rows of the database that they share."""
+        with psycopg.connect(self.database_url) as db:
+            return db.execute(cast("LiteralString", query), values).fetchall()
 
     def logs(self) -> str:
         """The end of what each of them has logged."""
@@ -132,7 +153,9 @@ class ReplicaBays:
             self.kill(number)
         with start_blocking_portal("asyncio") as portal:
             portal.call(clear, self.root)
-        assert ships(self.root) == []
+        left = ships(self.root)
+        kill_and_wait(left, WAIT_S)
+        assert left == []
 
     def _admin(self, number: int) -> httpx.Client:
         headers = {"Authorization": f"Bearer {KEY}"}
