@@ -85,8 +85,10 @@ class CargoStore(Protocol):
     name: str
     """Stored with each cargo, at most 32 characters."""
 
-    async def open(self) -> None:
-        """Make and mount what all cargos share, and discard what a crash left half-made."""
+    async def open(self, *, beside_others: bool = False) -> None:
+        """Make and mount what all cargos share, and discard what a crash left half-made: nothing while there
+        are other processes `beside_others`, which may be making it.
+        """
 
     async def aclose(self) -> None:
         """Release what `open` took. Running sandboxes keep their files."""

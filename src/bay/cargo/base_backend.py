@@ -106,9 +106,9 @@ class BaseBackend(ABC):
         """Whether more was promised than the host can give. Blocks."""
         return False
 
-    async def open(self) -> None:
+    async def open(self, *, beside_others: bool = False) -> None:
         """Does not wait for what an earlier Bay left in the trash."""
-        await self._blocking(self._open, self._root, "open")
+        await self._blocking(lambda: self._open(beside_others=beside_others), self._root, "open")
 
     @abstractmethod
     async def aclose(self) -> None: ...
@@ -228,11 +228,13 @@ class BaseBackend(ABC):
     async def list_ids(self) -> set[str]:
         return await self._blocking(lambda: _ids(self._root), self._root, "list")
 
-    def _open(self) -> None:
+    def _open(self, *, beside_others: bool) -> None:
         self._prepare()
         for directory in (self._root, self._fences.directory, self._checkpoints, self._making):
             make_private(directory)
         self._trash.open()
+        if beside_others:
+            return  # whose work is under way
         for name in os.listdir(self._making):
             self._move_to_trash(self._making / name)
         self._fences.keep_only(_ids(self._root))

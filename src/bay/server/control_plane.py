@@ -200,6 +200,7 @@ class ControlPlane:
             clock=clock,
             holds=self.holds,
             poked=SharedEvent(self.bus, "checkpoints"),
+            is_alone=shared is None,
         )
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
@@ -641,7 +642,8 @@ class ControlPlane:
                 stack.callback(self.connections.close)
                 stack.push_async_callback(self.screens.aclose)
                 await self._ensure_key()
-                await self.cargo.open()
+                others = await self.leases.join(self.hosts.own_url)
+                await self.cargo.open(beside_others=others)
                 stack.push_async_callback(self.cargo.aclose)
                 await asyncio.to_thread(backend_detection.record, self.settings.data_dir, self._cargo_kind)
             await self.driver.open()
@@ -680,7 +682,6 @@ class ControlPlane:
             )
             tasks = [group.create_task(part.run()) for part in parts]
             tasks += map(group.create_task, jobs)
-            await self.leases.join(self.hosts.own_url)
             tasks.append(group.create_task(self.leases.run()))
             try:
                 yield

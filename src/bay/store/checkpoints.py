@@ -150,9 +150,11 @@ async def removable(db: StoreConnection) -> list[str]:
     return list((await db.execute(_REMOVABLE)).scalars())
 
 
-async def hide_forgotten(db: StoreConnection, now: datetime) -> None:
-    """Those that were made for a fork in which Bay ended; not the files of templates, nor steps of builds."""
-    hidden = and_(_C.hidden.is_(True), _C.deleted_at.is_(None))
+async def hide_forgotten(db: StoreConnection, now: datetime, before: datetime) -> None:
+    """Those that were asked for before `before`, for a fork in which Bay ended; not the files of templates,
+    nor steps of builds.
+    """
+    hidden = and_(_C.hidden.is_(True), _C.deleted_at.is_(None), _C.created_at <= before)
     lost = and_(hidden, _C.id.not_in(_OF_TEMPLATES), _C.build_key.is_(None))
     await db.execute(update(checkpoints).where(lost).values(deleted_at=now, state="ready"))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 
 import structlog
 
@@ -15,14 +16,24 @@ from bay.store.engine import Store
 log = structlog.get_logger("bay.discards")
 
 _AGAIN_S = 60.0
+_GRACE = timedelta(minutes=30)
+"""After so long no request of another replica's waits for its copy any longer."""
 
 
 class CheckpointGarbage:
     """The collector runs when it is poked, and once a minute. Exports hold the checkpoint that they read."""
 
     def __init__(
-        self, *, store: Store, cargo: CheckpointStore, clock: Clock, holds: Holds, poked: asyncio.Event
+        self,
+        *,
+        store: Store,
+        cargo: CheckpointStore,
+        clock: Clock,
+        holds: Holds,
+        poked: asyncio.Event,
+        is_alone: bool,
     ) -> None:
+        self._grace = timedelta(0) if is_alone else _GRACE
         self._store = store
         self._cargo = cargo
         self._clock = clock
@@ -36,11 +47,14 @@ class CheckpointGarbage:
     async def take_over(self) -> None:
         """After a restart: remove copies on the host without a row, and hide a row without files."""
         now = self._clock()
+        # The host is looked at between two looks at the rows: another replica may make a copy just now.
+        async with self._store.read() as db:
+            ready = await checkpoints.ids_in(db, "ready")
         there = await self._cargo.list_checkpoints()
         async with self._store.write() as db:
-            await checkpoints.hide_forgotten(db, now)
+            await checkpoints.hide_forgotten(db, now, now - self._grace)
             known = await checkpoints.ids_in(db, "making", "ready")
-            lost = await checkpoints.ids_in(db, "ready") - there
+            lost = (ready & known) - there
             await checkpoints.hide(db, sorted(lost), now)
         for checkpoint_id in there - known:
             try:
@@ -65,6 +79,10 @@ class CheckpointGarbage:
 
     async def discard(self) -> None:
         """Remove once what may go."""
+        if self._grace:  # a replica that has ended comes back under another name, and may never
+            now = self._clock()
+            async with self._store.write() as db:
+                await checkpoints.hide_forgotten(db, now, now - self._grace)
         async with self._store.read() as db:
             found = await checkpoints.removable(db)
         for checkpoint_id in found:

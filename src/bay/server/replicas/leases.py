@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -58,11 +58,12 @@ class _Held:
 
 
 class _Job:
-    """Whether this replica does a job, as two events of which one is set."""
+    """Whether this replica does a job, as two events of which one is set; and whether nothing of it runs."""
 
     def __init__(self) -> None:
-        self.gained, self.lost = asyncio.Event(), asyncio.Event()
+        self.gained, self.lost, self.resting = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.lost.set()
+        self.resting.set()
 
     def gain(self) -> None:
         self.lost.clear()
@@ -95,6 +96,7 @@ class ReplicaLeases:
         self._held: dict[str, _Held] = {}
         self._until = 0.0
         """When the leases end unless they are renewed (monotonic)."""
+        self._url = ""
         self._living: list[ReplicaRecord] = []
         self._is_unsure = False
         """Whether pokes may have been missed."""
@@ -164,7 +166,11 @@ class ReplicaLeases:
             except LeaseLost:
                 await job.lost.wait()
                 continue
-            await self._do_while_held(name, job, working)
+            job.resting.clear()
+            try:
+                await self._do_while_held(name, job, working)
+            finally:
+                job.resting.set()
 
     async def _do_while_held(self, name: str, job: _Job, working: asyncio.Task[None]) -> None:
         lost = asyncio.create_task(job.lost.wait())
@@ -194,15 +200,22 @@ class ReplicaLeases:
             found = await leases.all_of(db)
         return next((one.holder for one in found if one.name == name), None)
 
-    async def join(self, url: str) -> None:
-        """Be one of the replicas, from now on."""
+    async def join(self, url: str) -> bool:
+        """Be one of the replicas, from now on. Whether others live."""
         if self._database is None:
-            return
+            return False
+        self._url = url
         async with self._store.write() as db:
             await leases.ensure(db, NAMES)
+            asked_at = since_boot()
+            now = await leases.now(db)
+            others = await leases.living(db)
             await leases.join(db, self.me, url, self._version)
+        if self._clock is not None:
+            self._clock.set(now, asked_at)
         self._bus.tell(_JOINED)
         self._look.set()
+        return bool(others)
 
     async def run(self) -> None:
         """Take, renew and hand over leases until cancelled."""
@@ -226,8 +239,12 @@ class ReplicaLeases:
         """Let go of all leases, once the work is over; called after `run` has ended, while the bus works."""
         if self._database is None:
             return
-        async with self._store.write() as db:
-            await leases.leave(db, self.me)
+        try:
+            async with self._store.write() as db:
+                await leases.leave(db, self.me)
+        except (BayError, SQLAlchemyError) as error:
+            log.warning("leases.not_released", error=str(error))
+            return  # they end by themselves
         self._bus.tell(_FREE)
         await self._bus.told()
 
@@ -237,7 +254,7 @@ class ReplicaLeases:
         try:
             told = await leases.beat(connection, self.me)
             if told is None:
-                await leases.join(connection, self.me, "", self._version)
+                await leases.join(connection, self.me, self._url, self._version)
             elif self._clock is not None:
                 self._clock.set(told, asked_at)
             renewed = await leases.renew(connection, self.me)
@@ -263,21 +280,23 @@ class ReplicaLeases:
     async def _match(
         self, connection: StoreConnection, renewed: dict[str, int], sent_at: float, group: asyncio.TaskGroup
     ) -> None:
-        unsure = self._is_unsure or time.monotonic() >= self._until
-        self._is_unsure = False
+        self._is_unsure = self._is_unsure or time.monotonic() >= self._until
         self._until = sent_at + leases.LEASE.total_seconds()
         lost = [name for name, held in self._held.items() if renewed.get(name) != held.epoch]
         if lost:
             await self._lose(lost)
-        if unsure and (kept := [name for name in self._held if self._does(name) and name not in JOBS]):
-            await self.recheck(kept)
+        if unknown := renewed.keys() - self._held.keys():
+            await leases.release(connection, unknown, self.me)  # taken in a transaction whose answer was lost
+        if self._is_unsure:
+            await self.recheck([name for name in self._held if self._does(name) and name not in JOBS])
+            self._is_unsure = False
         wanted = {name for name in NAMES if self._is_preferred(name)}
         if missing := await leases.free(connection, wanted - self._held.keys()):
-            await self._take(missing)
+            await self._take(missing, group)
         surplus = [name for name, held in self._held.items() if name not in wanted and not held.is_leaving]
         if surplus:
             for name in surplus:
-                self._held[name].is_leaving = True
+                self._held[name].is_leaving = True  # before the task begins: the next beat must not do it too
             group.create_task(self._hand_over(surplus))
 
     def _is_preferred(self, name: str) -> bool:
@@ -286,20 +305,36 @@ class ReplicaLeases:
 
         return bool(self._living) and max(self._living, key=weight).id == self.me
 
-    async def _take(self, names: Sequence[str]) -> None:
+    async def _take(self, names: Sequence[str], group: asyncio.TaskGroup) -> None:
         async with self._store.write() as db:
             taken = await leases.take(db, names, self.me)
-        self._held |= {name: _Held(epoch) for name, epoch in taken.items()}
-        shards = [name for name in taken if name not in JOBS]
-        if shards:
-            await self.take(shards)
-        for name in taken:
-            self._held[name].is_ready = True
-            if name in JOBS:
-                self._jobs[name].gain()
-        if shards:
-            await self.recheck(shards)  # pokes that came before it was ready
-        log.info("leases.taken", names=sorted(taken))
+        fresh = {name: _Held(epoch) for name, epoch in taken.items()}
+        self._held |= fresh
+        # Beats go on meanwhile: to adopt many sandboxes may take longer than a lease.
+        group.create_task(self._begin(fresh))
+
+    async def _begin(self, fresh: Mapping[str, _Held]) -> None:
+        """Begin the work of leases that were just taken; those of which that fails are let go of."""
+        shards = [name for name in fresh if name not in JOBS]
+        try:
+            if shards:
+                await self.take(shards)
+            for name in self._still(fresh):
+                self._held[name].is_ready = True
+                if name in JOBS:
+                    self._jobs[name].gain()
+            if shards:
+                await self.recheck(shards)  # pokes that came before it was ready
+        except Exception as error:  # noqa: BLE001 - another replica, or this one, tries again
+            log.warning("leases.not_begun", names=sorted(fresh), error=repr(error))
+            await asyncio.sleep(_AGAIN_S)
+            await self._hand_over(self._still(fresh))
+            return
+        log.info("leases.taken", names=sorted(fresh))
+
+    def _still(self, leased: Mapping[str, _Held]) -> list[str]:
+        """Those that this replica has had without a break since."""
+        return [name for name, held in leased.items() if self._held.get(name) is held]
 
     async def _lose(self, names: Sequence[str]) -> None:
         """They are another's already: this replica said nothing for too long."""
@@ -311,22 +346,29 @@ class ReplicaLeases:
         await self.drop([name for name in names if name not in JOBS])
 
     async def _hand_over(self, names: Sequence[str]) -> None:
-        """Let go of leases that another replica should have."""
-        for name in names:
-            self._held[name].is_ready = False
+        """Let go of leases, once their work is at rest."""
+        leaving = {name: self._held[name] for name in names}
+        for name, held in leaving.items():
+            held.is_ready, held.is_leaving = False, True
             if name in JOBS:
                 self._jobs[name].lose()
         shards = [name for name in names if name not in JOBS]
-        if shards:
-            await self.rest(shards)
-            await self.drop(shards)
-        present = [name for name in names if self._held.pop(name, None) is not None]
         try:
+            if shards:
+                await self.rest(shards)
+            for name in leaving.keys() & set(JOBS):
+                await self._jobs[name].resting.wait()
+            present = self._still(leaving)
+            await self.drop([name for name in present if name not in JOBS])
+            for name in present:
+                del self._held[name]
             async with self._store.write() as db:
                 await leases.release(db, present, self.me)
-        except (BayError, SQLAlchemyError) as error:
-            log.warning("leases.not_released", names=sorted(present), error=str(error))
-            return  # they end by themselves
+        except Exception as error:  # noqa: BLE001 - the next beat tries again, whatever it is
+            log.warning("leases.not_released", names=sorted(names), error=repr(error))
+            for name in self._still(leaving):
+                leaving[name].is_leaving = False
+            return
         self._bus.tell(_FREE)
         log.info("leases.handed_over", names=sorted(present))
 
