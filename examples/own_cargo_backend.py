@@ -28,8 +28,9 @@ class CopyingCargo:
         self._making = root / ".making"
         self._fences = Fences(root / ".fences")
 
-    async def open(self) -> None:
-        await run("rm", "-rf", str(self._making))
+    async def open(self, *, beside_others: bool = False) -> None:
+        if not beside_others:
+            await run("rm", "-rf", str(self._making))
         for directory in (self._root, self._checkpoints, self._making, self._fences.directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -201,6 +201,22 @@ async def test_opening_again_throws_away_what_is_half_made_and_keeps_the_rest(
     assert got(again, ws) == "kept"
 
 
+async def test_opening_beside_others_leaves_their_work_alone(
+    cargo: CargoBackend, reopen: Callable[[], CargoBackend]
+) -> None:
+    ws, ckpt = new_id("ws"), new_id("ckpt")
+    await cargo.create(ws)
+    put(cargo, ws, "old")
+    await cargo.checkpoint(ws, ckpt)
+    put(cargo, ws, "new")
+    await cargo.prepare_restore(ws, ckpt, limit_bytes=None)
+    again = reopen()
+    await again.open(beside_others=True)
+    assert await again.list_ids() == {ws}
+    await cargo.restore(ws)
+    assert got(cargo, ws) == "old"
+
+
 async def test_every_kind_of_file_comes_back_exactly(cargo: CargoBackend) -> None:
     ws, ckpt, fork = new_id("ws"), new_id("ckpt"), new_id("ws")
     await cargo.create(ws)
