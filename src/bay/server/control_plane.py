@@ -234,6 +234,7 @@ class ControlPlane:
             secrets=self.secrets,
             notifier=self.changes,
             slots=StartSlots(settings.start_concurrency),
+            leases=self.leases,
             limit_s=settings.start_limit,
         )
         self.resizing = Resizing(self.core)

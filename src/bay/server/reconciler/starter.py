@@ -21,6 +21,7 @@ from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.start_slots import StartSlots
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.secrets.delivery import SecretDelivery
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
@@ -57,6 +58,7 @@ class Starter:
     secrets: SecretDelivery
     notifier: Notifier
     slots: StartSlots
+    leases: ReplicaLeases
     limit_s: float
 
     async def begin(self, sandbox: SandboxRecord) -> None:
@@ -204,6 +206,8 @@ class Starter:
 
         None when the target changed on the way and the start was left.
         """
+        # It may have waited for long, and another replica may have started the same session meanwhile.
+        self.leases.check(sandbox.id)
         # No older session of the sandbox writes to its cargos from here on: none is left, and none may begin.
         for cargo_id in sandbox.written_cargos:
             await self.core.cargo.fence(cargo_id, sandbox.id, session.generation, session.id)
@@ -211,6 +215,7 @@ class Starter:
         before = Handle.from_json(session.handle) if session.handle else None
         last: Handle | None = None
         spec = await self._spec(sandbox, session)
+        self.leases.check(sandbox.id)
         async with aclosing(self.core.driver.start(spec, before)) as handles:
             async for handle in handles:
                 last = handle

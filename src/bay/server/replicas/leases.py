@@ -23,7 +23,7 @@ from bay.server.replicas.clock import DatabaseClock
 from bay.store import leases
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
-from bay.store.fences import LeaseLost, WriteFence, fenced
+from bay.store.fences import LeaseLost, WriteFence, fenced, present
 from bay.store.records import ReplicaRecord
 
 log = structlog.get_logger("bay.replicas")
@@ -134,8 +134,11 @@ class ReplicaLeases:
 
     def check(self, sandbox_id: str) -> None:
         """Raises LeaseLost when the sandbox's shard may be another's by now: before each act on the host."""
-        if not self.owns(sandbox_id):
-            raise LeaseLost(shard_of(sandbox_id))
+        name, fence = shard_of(sandbox_id), present()
+        held = self._held.get(name)
+        is_anew = fence is not None and held is not None and held.epoch != fence.epoch
+        if is_anew or not self.owns(sandbox_id):
+            raise LeaseLost(name)
 
     @contextmanager
     def _working(self, name: str) -> Generator[None]:
