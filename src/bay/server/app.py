@@ -63,6 +63,7 @@ from bay.server.ports import tunnel_routes as tunnel_api
 from bay.server.ports.gate import PortGate, PortPaths
 from bay.server.reconciler.boot_clock import BootClock
 from bay.server.reconciler.memory_pressure import available_memory
+from bay.server.replicas.answers import WrittenAnswers
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.sandboxes import usage_routes as usage_api
 from bay.server.secrets import routes as secrets_api
@@ -160,6 +161,8 @@ def build_app(
     app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(PortPaths, waker=bay.waker, proxy=bay.port_proxy)
+    if settings.replicas:
+        app.add_middleware(WrittenAnswers, deferred=bay.deferred)
     app.add_middleware(
         Edge,
         keys=bay.keys,
