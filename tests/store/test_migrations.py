@@ -9,7 +9,7 @@ import postgres_server
 import pytest
 from sqlalchemy import Connection, NullPool, create_engine, event, inspect, text
 
-from bay.store import upgrade, versions
+from bay.store import versions
 from bay.store.sqlite import _begin_immediate, _prepare
 from bay.store.versions import MIGRATIONS, bring_up_to_date, newest_version
 
@@ -91,8 +91,7 @@ def next_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         made_up = MADE_UP.format(next=NEXT, newest=newest_version())
         shutil.copytree(MIGRATIONS, tmp_path / "migrations")
         (tmp_path / "migrations/versions" / f"{NEXT}_made_up.py").write_text(made_up)
-        for module in (versions, upgrade):
-            monkeypatch.setattr(module, "MIGRATIONS", tmp_path / "migrations")
+        monkeypatch.setattr(versions, "MIGRATIONS", tmp_path / "migrations")
 
     return add
 

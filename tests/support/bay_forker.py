@@ -14,12 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Never
 
+import forked_bay
 import forker
 
 import bay.drivers.oci.driver
 import bay.server.app
 import bay.server.main
 from bay.cli.main import main
+from bay.store import versions
 
 LOADED = (bay.drivers.oci.driver, bay.server.app, bay.server.main)
 
@@ -57,6 +59,8 @@ def _work() -> int:
         return 0
     if order["dies"] is not None:
         _make_deadly(*order["dies"])
+    if (migrations := os.environ.pop(forked_bay.MIGRATIONS, None)) is not None:
+        versions.MIGRATIONS = Path(migrations)
     sys.argv = [str(Path(sys.executable).with_name("bay")), *order["arguments"]]
     return main()
 

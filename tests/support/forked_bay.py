@@ -13,6 +13,9 @@ from typing import Any
 from forked import Forked
 from forked import fork as fork_process
 
+MIGRATIONS = "FORKED_MIGRATIONS"
+"""The variable with the directory of migrations of another version of Bay."""
+
 _PROGRAM = "bay_forker.py"
 
 

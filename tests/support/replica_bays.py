@@ -72,14 +72,20 @@ class ReplicaBays:
         """Of those that were started and neither killed nor stopped."""
         return sorted(self._running)
 
-    def start(self, *numbers: int) -> None:
-        """Start those, all at once, and wait until each is ready."""
-        begun = {number: self._fork(number) for number in numbers}
+    def start(self, *numbers: int, migrations: Path | None = None) -> None:
+        """Start those, all at once, and wait until each is ready. `migrations`: of another version."""
+        begun = {number: self._fork(number, migrations) for number in numbers}
         for number, process in begun.items():
             self._running[number] = Replica(process, self._url_of(number, process))
             self._urls[number] = self.url(number)
         for number in numbers:
             self._wait_ready(number)
+
+    def refused(self, migrations: Path) -> str:
+        """What a replica of another version says that does not start."""
+        ended = forked_bay.run(["serve"], self._of_version(migrations), timeout_s=WAIT_S)
+        assert ended.returncode == 1, ended
+        return ended.stderr.decode()
 
     def kill(self, number: int) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -161,9 +167,13 @@ class ReplicaBays:
         headers = {"Authorization": f"Bearer {KEY}"}
         return httpx.Client(base_url=self.url(number), headers=headers, timeout=WAIT_S)
 
-    def _fork(self, number: int) -> Forked:
+    def _fork(self, number: int, migrations: Path | None) -> Forked:
         with (self.root / f"log-{number}").open("ab") as log:
-            return forked_bay.fork(["serve"], self._settings, log.fileno())
+            return forked_bay.fork(["serve"], self._of_version(migrations), log.fileno())
+
+    def _of_version(self, migrations: Path | None) -> dict[str, str]:
+        given = {} if migrations is None else {forked_bay.MIGRATIONS: str(migrations)}
+        return {**self._settings, **given}
 
     def _url_of(self, number: int, process: Forked) -> str:
         line = serving.read_line(process, WAIT_S)

@@ -23,12 +23,14 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from bay.errors import BayError, DatabaseUnavailable, InternalError, InvalidArgument, StorageFull
 from bay.store import versions
 from bay.store.connection import StoreConnection, first_line
+from bay.store.leases import LEASE
+from bay.store.schema import replicas
 
 T = TypeVar("T")
 Check = Callable[[Connection, Collection[str], str], None]
@@ -93,6 +95,21 @@ _CONNECT = {
     "application_name": "bay",
 }
 
+_IS_USABLE = (
+    # A replica that was cut off may come back to a schema which was made for a newer one meanwhile.
+    'DO $$DECLARE present text COLLATE "C"; fact json; BEGIN '
+    "IF to_regclass('alembic_version') IS NULL THEN RETURN; END IF; "
+    "SELECT version_num INTO present FROM alembic_version; IF present <= '{own}' THEN RETURN; END IF; "
+    "SELECT value INTO fact FROM facts WHERE name = '{fact}'; "
+    "IF fact->>'version' = present AND fact->>'oldest' <= '{own}' COLLATE \"C\" THEN RETURN; END IF; "
+    "RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'a newer Bay has migrated it to version ' || present || "
+    "', which this one does not know; its own is {own}. Run the newer Bay'; END$$"
+)
+_WRITERS = (
+    "SELECT coalesce(host(client_addr), 'this host') FROM pg_locks JOIN pg_stat_activity USING (pid) "
+    "WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid() AND datname = current_database() "
+    "AND (classid, objid, objsubid) = (%s, %s, 2) ORDER BY 1"
+)
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
 _CHANGED = "SELECT current_setting('bay.changed', true)"
 _NOTE = (
@@ -201,22 +218,23 @@ class PostgresDatabase:
         return _PostgresConnection(self._stating, self._trouble)
 
     @asynccontextmanager
-    async def starting(self, writer: StoreConnection) -> AsyncGenerator[None]:
+    async def starting(self, _writer: StoreConnection) -> AsyncGenerator[None]:
         """The block of one replica that starts, while no other does."""
         if not self.is_shared:
             yield
             return
-        self._trouble.is_told = self._writers_trouble.is_told = True
+        connection = self.stater()  # the writer's own would count as a replica's that lives
         try:
-            await _state_alone(writer, f"SELECT pg_advisory_lock({_STARTING[0]}, {_STARTING[1]})")
-        except DBAPIError as error:
-            raise self._writers_trouble.unusable(error) from None
-        finally:
-            self._trouble.is_told = self._writers_trouble.is_told = False
-        try:
+            self._trouble.is_told = True
+            try:
+                await connection.exec_driver_sql(f"SELECT pg_advisory_lock({_STARTING[0]}, {_STARTING[1]})")
+            except DBAPIError as error:
+                raise self._trouble.unusable(error) from None
+            finally:
+                self._trouble.is_told = False
             yield
         finally:
-            await _state_alone(writer, f"SELECT pg_advisory_unlock({_STARTING[0]}, {_STARTING[1]})")
+            await connection.aclose()
 
     async def begin(self, writer: StoreConnection) -> None:
         """Have a transaction of a replica wait for its turn among those of all."""
@@ -313,10 +331,35 @@ class PostgresDatabase:
             )
         if self._check is not None:
             self._check(connection, tables, self.name)
+        if self.is_shared and versions.runs_beside(connection, tables):
+            return  # its triggers are the newer Bay's, too
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        if steps := versions.outstanding(connection, tables, self.name):
+            if self.is_shared and not all(step.is_beside for step in steps):
+                self._check_is_alone(connection, tables)
+            versions.note_oldest(connection, steps)
         versions.bring_up_to_date(connection, tables, self.name)
         for statement in _TRIGGERS:
             connection.exec_driver_sql(statement)
+
+    def _check_is_alone(self, connection: Connection, tables: Collection[str]) -> None:
+        """Raises DatabaseUnavailable while another replica lives, or keeps its connection. None can make one
+        from now on before the transaction has ended.
+        """
+        alive = list[str]()
+        if replicas.name in tables:
+            columns, lives = replicas.c, replicas.c.beat_at > func.clock_timestamp() - LEASE
+            found = connection.execute(select(columns.id, columns.version).where(lives).order_by(columns.id))
+            alive = [f"{row.id} ({row.version})" for row in found]
+        if not alive and not _took(connection, f"pg_try_advisory_xact_lock({_LOCK[0]}, {_LOCK[1]})"):
+            hosts = connection.exec_driver_sql(_WRITERS, _LOCK).scalars()
+            alive = [f"one on {host}, which says nothing" for host in hosts] or ["one that has just ended"]
+        if alive:
+            raise DatabaseUnavailable(
+                f"the migrations of this Bay leave no older replica of the database {self.name} running; stop "
+                f"all of them at once, then start this version: {', '.join(alive)}; one that was killed "
+                f"counts for {LEASE.total_seconds():g} s"
+            )
 
 
 class _Trouble:
@@ -537,9 +580,13 @@ async def _readable(descriptor: int) -> AsyncGenerator[None]:
         loop.remove_reader(descriptor)
 
 
-async def _state_alone(connection: StoreConnection, statement: str) -> None:
-    async with connection.transaction():
-        await connection.exec_driver_sql(statement)
+def _took(connection: Connection, lock: str) -> bool:
+    """Try the lock for a moment: that of a connection that was cut is let go of a little later."""
+    for _ in range(_LOCK_S * 10):
+        if connection.exec_driver_sql(f"SELECT {lock}").scalar():
+            return True
+        connection.exec_driver_sql("SELECT pg_sleep(0.1)")
+    return False
 
 
 async def _process_of(connection: StoreConnection) -> int:
@@ -556,14 +603,19 @@ def _begin_reader(connection: Any, _record: object) -> None:
     _begin(connection, (*_SESSION, "SET default_transaction_read_only = on"))
 
 
+def _is_usable() -> str:
+    return _IS_USABLE.replace("{own}", versions.newest_version()).replace("{fact}", versions.FACT)
+
+
 def _begin_stating(connection: Any, _record: object) -> None:
-    _begin(connection, _SESSION)
+    _begin(connection, (*_SESSION, _is_usable()))
 
 
 def _begin_replica(connection: Any, _record: object) -> None:
     lock = f"SELECT pg_advisory_lock_shared({_LOCK[0]}, {_LOCK[1]})"
     idle = f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'"
-    _begin(connection, (*_SESSION, idle, f"SET lock_timeout = '{_LOCK_S}s'", lock, "SET lock_timeout = 0"))
+    locked = f"SET lock_timeout = '{_LOCK_S}s'", lock, "SET lock_timeout = 0"
+    _begin(connection, (*_SESSION, idle, *locked, _is_usable()))
 
 
 def _begin_writer(connection: Any, _record: object) -> None:
