@@ -162,6 +162,12 @@ async def test_what_is_for_admins_is_closed_to_every_other_key(bay: World) -> No
             assert_error(await client.get(path), 403, "forbidden")
 
 
+async def test_health_and_profiles_need_no_key(bay: World) -> None:
+    client = await bay.open_client()
+    for path in sorted(OPEN):
+        assert (await client.get(path)).status_code == 200, path
+
+
 async def test_every_route_is_closed_without_a_key(bay: World) -> None:
     nobody = await bay.open_client()
     for method, path in operations(bay):

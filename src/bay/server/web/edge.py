@@ -38,7 +38,7 @@ log = structlog.get_logger("bay.http")
 
 OPEN_PATHS = frozenset(
     (
-        *("/health", "/v1/profiles", "/openapi.json", *PATHS),
+        *("/health", "/health/ready", "/v1/profiles", "/openapi.json", *PATHS),
         # RFC 9728: clients of `/mcp` ask there before they have a key.
         *("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"),
     )
