@@ -159,7 +159,7 @@ SERVER_MAY: dict[str, set[str]] = {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets"),
         "replicas",
     },
-    "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes"},
+    "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes", "replicas"},
     "compat": {
         *("web", "ship", "sessions", "checkpoints", "execs", "files", "managed_services", "networks"),
         *("ports", "sandboxes", "kernels", "templates"),

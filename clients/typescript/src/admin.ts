@@ -3,7 +3,7 @@
 import { get, type Call, type CallOptions } from "./call.js";
 import { Noun } from "./http.js";
 import { wire } from "./names.js";
-import type { GarbageRun, GarbageState, GarbageTask, PoolState } from "./types.js";
+import type { GarbageRun, GarbageState, GarbageTask, PoolState, ReplicaState } from "./types.js";
 
 /** How long a collection may take before the client gives it up. */
 const COLLECT_S = 120;
@@ -29,5 +29,13 @@ export class Admin extends Noun {
   /** Whether a collection is under way, and what the last one that was asked for did. */
   async garbageState({ signal }: CallOptions = {}): Promise<GarbageState> {
     return this.http.json<GarbageState>({ ...get("/v1/admin/gc/status"), signal });
+  }
+
+  /**
+   * The Bays that share one database, which shards of sandboxes and which jobs each has, and which none has just now.
+   * One that is alone has all.
+   */
+  async replicas({ signal }: CallOptions = {}): Promise<ReplicaState> {
+    return this.http.json<ReplicaState>({ ...get("/v1/replicas"), signal });
   }
 }

@@ -1361,6 +1361,14 @@ export interface components {
             /** @default false */
             truncated: boolean;
         };
+        /** @description Bay can serve. A replica also names itself, and the shards and jobs that it works on. */
+        ReadyReply: {
+            status: string;
+            version: string;
+            replica?: string | null;
+            shards?: number[] | null;
+            jobs?: string[] | null;
+        };
         /**
          * @description A name that was not answered.
          *
@@ -1388,6 +1396,32 @@ export interface components {
         ReleaseList: {
             items: components["schemas"]["SkillRelease"][];
             total: number;
+        };
+        /**
+         * @description A Bay that lives, and the parts of the work that it does: shards of sandboxes by number, and jobs.
+         *
+         *     `url` is where its own host reaches it. `beat_at`: when it last said that it lives. `is_self`: it is the
+         *     one that answered.
+         */
+        Replica: {
+            id: string;
+            url: string;
+            version: string;
+            /** Format: date-time */
+            started_at: string;
+            /** Format: date-time */
+            beat_at: string;
+            is_self: boolean;
+            shards: number[];
+            jobs: string[];
+        };
+        /**
+         * @description The Bays of one database that live, in the order in which they joined, and the shards and jobs that
+         *     none of them does just now, such as ``shard:03`` and ``pool``.
+         */
+        ReplicaState: {
+            items: components["schemas"]["Replica"][];
+            unheld: string[];
         };
         /** @description The terminal's new size in characters. */
         ResizeTerminal: {

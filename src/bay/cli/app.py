@@ -211,6 +211,11 @@ PANELS = {
             "Commands for operators: audit, backup, restore, pool",
             "bay admin backup bay.tar.gz\nbay admin audit --since 2h",
         ),
+        "replicas": CommandEntry(
+            "replicas",
+            "List the servers that share one database, and the work of each",
+            "bay replicas\nbay replicas --json",
+        ),
         "compat": CommandEntry(
             "compat",
             "Print the lines that point another platform's client here",

@@ -5,7 +5,7 @@ durations seconds unless the name says otherwise; bytes are base64 on the wire. 
 the two directions; fields that a newer server adds are ignored. `__all__` has the names that `bay` exports.
 """
 
-from bay.models.admin import GarbageRun, GarbageState, GarbageTaskResult, PoolState
+from bay.models.admin import GarbageRun, GarbageState, GarbageTaskResult, PoolState, Replica, ReplicaState
 from bay.models.admin import GarbageTask as GarbageTask
 from bay.models.brief import Brief as Brief
 from bay.models.browser import BrowserBatch, BrowserReplay, BrowserResult, BrowserStep, BrowserTrace
@@ -121,6 +121,8 @@ __all__ = [
     "PythonResult",
     "RefusedName",
     "RegistryLogin",
+    "Replica",
+    "ReplicaState",
     "Resources",
     "Sandbox",
     "SandboxSecret",

@@ -1,4 +1,4 @@
-"""An operator's nouns: warm pools and garbage collections."""
+"""An operator's nouns: warm pools, garbage collections, and the Bays of one database."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,3 +62,31 @@ class GarbageState(GarbageRun):
     interval_seconds: float
     tasks: tuple[GarbageTask, ...]
     ran_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A Bay that lives, and the parts of the work that it does: shards of sandboxes by number, and jobs.
+
+    `url` is where its own host reaches it. `beat_at`: when it last said that it lives. `is_self`: it is the
+    one that answered.
+    """
+
+    id: str
+    url: str
+    version: str
+    started_at: datetime
+    beat_at: datetime
+    is_self: bool
+    shards: tuple[int, ...]
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """The Bays of one database that live, in the order in which they joined, and the shards and jobs that
+    none of them does just now, such as ``shard:03`` and ``pool``.
+    """
+
+    items: tuple[Replica, ...]
+    unheld: tuple[str, ...]

@@ -56,6 +56,7 @@ from bay.server.keys import routes as keys_api
 from bay.server.maintenance import admin_routes as admin_api
 from bay.server.maintenance import health_routes as health_api
 from bay.server.maintenance import metrics_routes as metrics_api
+from bay.server.maintenance import replica_routes as replicas_api
 from bay.server.managed_services import routes as services_api
 from bay.server.networks import routes as network_api
 from bay.server.ports import routes as ports_api
@@ -80,6 +81,7 @@ _APIS = (
     admin_api,
     health_api,
     metrics_api,
+    replicas_api,
     sandboxes_api,
     usage_api,
     checkpoints_api,

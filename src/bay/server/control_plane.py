@@ -64,6 +64,7 @@ from bay.server.keys.service import ApiKeys, Audits
 from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.maintenance.metrics import Metrics
 from bay.server.maintenance.readiness import Readiness
+from bay.server.maintenance.replicas import Replicas
 from bay.server.maintenance.retention import Housekeeping, Retention
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceClient
@@ -433,6 +434,9 @@ class ControlPlane:
         self.skill_payloads = SkillPayloads(
             store=self.store, clock=clock, max_bytes=settings.skills_max_mb * MIB
         )
+        self.replicas = Replicas(
+            store=self.store, leases=self.leases, url=lambda: self.hosts.own_url, clock=clock
+        )
         self._connect_replicas()
         self.new_key: str | None = None
         """The first admin key, when it was made by this start."""
@@ -617,6 +621,7 @@ class ControlPlane:
             self.pool,
             Garbage(core=self.core, waker=self.waker, sweep=self.sweep, orphans=self.reconciler.orphans),
             Metrics(store=self.store, clock=self.clock),
+            self.replicas,
             Readiness(store=self.store),
         )
         return {type(one): one for one in made}
@@ -683,6 +688,7 @@ class ControlPlane:
             )
             tasks = [group.create_task(part.run()) for part in parts]
             tasks += map(group.create_task, jobs)
+            self.replicas.start()
             tasks.append(group.create_task(self.leases.run()))
             try:
                 yield

@@ -616,6 +616,13 @@ def garbage_state(stage: Stage, _: Any, step: Json) -> Json:
 
 
 @word
+def replicas(stage: Stage, _: Any, step: Json) -> Json:
+    state = stage.client.admin.replicas()
+    shards = sum(len(one.shards) for one in state.items)
+    return {"own": [one.is_self for one in state.items], "shards": shards, "unheld": len(state.unheld)}
+
+
+@word
 def shell(stage: Stage, _: Any, step: Json) -> Json:
     done = stage.box.shell(**step)
     return {"success": done.success, "exit_code": done.exit_code, "output": done.output}

@@ -249,6 +249,11 @@ const WORDS = {
     const { is_running, results } = await client.admin.garbageState();
     return { is_running, tasks: results.map((one) => one.task_name) };
   },
+  replicas: async ({ client }) => {
+    const { items, unheld } = await client.admin.replicas();
+    const shards = items.flatMap((one) => one.shards).length;
+    return { own: items.map((one) => one.is_self), shards, unheld: unheld.length };
+  },
   shell: async ({ box }, _, { command, ...options }) => {
     const { success, exit_code, output } = await box.shell(command, camel(options));
     return { success, exit_code, output };

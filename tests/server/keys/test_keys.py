@@ -155,7 +155,7 @@ async def test_what_is_for_admins_is_closed_to_every_other_key(bay: World) -> No
     for scope in ("read", "write"):
         client = await bay.client("alice", scope)
         for method, path in operations(bay):
-            if path.startswith(("/v1/keys", "/v1/admin")):
+            if path.startswith(("/v1/keys", "/v1/admin", "/v1/replicas")):
                 answer = await client.request(method.upper(), a_path(path), content=b"{not json")
                 assert_error(answer, 403, "forbidden")
         for path in ("/v1/admin", "/v1/admin/nothing", "/v1/keys/", "/v1/keys/x/y"):

@@ -42,7 +42,7 @@ NOBODY.update(payload_ref=f"blob:blob-{RANDOM}", candidate_id=f"cand-{RANDOM}", 
 NESTED = ("exec_id", "execution_id", "kernel_id", "cell_id", "checkpoint_id", "trace_ref")
 """What stands below a sandbox."""
 OPEN = {"/health", "/health/ready", "/v1/profiles"}
-ADMIN = ("/v1/keys", "/v1/admin", "/metrics")
+ADMIN = ("/v1/keys", "/v1/admin", "/v1/replicas", "/metrics")
 """What stands below is of no owner, and closed to all but admin keys: `test_keys` tries every route."""
 OWN_LISTS = {
     ("get", "/v1/sandboxes"),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bay.client._async.http import AsyncNoun
 from bay.client._calls import Call, given
 from bay.client._waits import COLLECT_S
-from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
+from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState, ReplicaState
 
 
 class AsyncAdmin(AsyncNoun):
@@ -29,3 +29,9 @@ class AsyncAdmin(AsyncNoun):
     async def garbage_state(self) -> GarbageState:
         """Whether a collection is under way, and what the last one that was asked for did."""
         return await self._http.one(GarbageState, Call.get("/v1/admin/gc/status"))
+
+    async def replicas(self) -> ReplicaState:
+        """The Bays that share one database, which shards of sandboxes and which jobs each has, and which
+        none has just now. One that is alone has all.
+        """
+        return await self._http.one(ReplicaState, Call.get("/v1/replicas"))

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,6 +57,13 @@ class _Held:
     is_leaving: bool = False
 
 
+def parted(names: Iterable[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The numbers of the shards among these leases, and the jobs, each in order."""
+    found = set(names)
+    shards = (number for number in range(SHARDS) if f"shard:{number:02}" in found)
+    return tuple(shards), tuple(job for job in JOBS if job in found)
+
+
 class _Job:
     """Whether this replica does a job, as two events of which one is set; and whether nothing of it runs."""
 
@@ -93,6 +100,7 @@ class ReplicaLeases:
         self._bus = bus
         self._version = version
         self._clock = clock
+        self._url = ""
         self._held: dict[str, _Held] = {}
         self._until = 0.0
         """When the leases end unless they are renewed (monotonic)."""
@@ -119,8 +127,17 @@ class ReplicaLeases:
         return self._database is None or self._does(shard_of(sandbox_id))
 
     def holds(self, name: str) -> bool:
-        """Whether this replica does that job."""
+        """Whether this replica works under that lease."""
         return self._database is None or self._does(name)
+
+    def work(self) -> list[str]:
+        """The leases under which this replica works just now; all for a Bay that is alone."""
+        return [name for name in NAMES if self.holds(name)]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this replica has said that it lives, and its leases have not ended since."""
+        return self._database is None or time.monotonic() < self._until
 
     def _does(self, name: str) -> bool:
         held = self._held.get(name)

@@ -43,7 +43,7 @@ OPEN_PATHS = frozenset(
         *("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"),
     )
 )
-ADMIN_PATHS = ("/v1/keys", "/v1/admin", "/metrics")
+ADMIN_PATHS = ("/v1/keys", "/v1/admin", "/v1/replicas", "/metrics")
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 """A browser gives a key with a WebSocket by a subprotocol that begins with this."""
