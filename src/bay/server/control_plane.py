@@ -622,7 +622,7 @@ class ControlPlane:
             Garbage(core=self.core, waker=self.waker, sweep=self.sweep, orphans=self.reconciler.orphans),
             Metrics(store=self.store, clock=self.clock),
             self.replicas,
-            Readiness(store=self.store),
+            Readiness(store=self.store, leases=self.leases, bus=self.bus),
         )
         return {type(one): one for one in made}
 

@@ -24,6 +24,14 @@ class HealthReply(BaseModel):
     version: str
 
 
+class ReadyReply(HealthReply):
+    """Bay can serve. A replica also names itself, and the shards and jobs that it works on."""
+
+    replica: str | None = None
+    shards: list[int] | None = None
+    jobs: list[str] | None = None
+
+
 class ProfileItem(BaseModel):
     """A profile as a caller chooses it."""
 
@@ -54,11 +62,12 @@ async def health() -> WireResponse:
     return WireResponse({"status": "ok", "version": __version__})
 
 
-@router.get("/health/ready", response_model=HealthReply, tags=["health"])
+@router.get("/health/ready", response_model=ReadyReply, tags=["health"])
 async def ready(readiness: ReadinessDep) -> WireResponse:
-    """Whether Bay can serve: 503 while its database cannot be used."""
-    await readiness.check()
-    return WireResponse({"status": "ok", "version": __version__})
+    """Whether Bay can serve: 503 while its database cannot be used, and for a replica that lacks more."""
+    replica = await readiness.check()
+    own: dict[str, Any] = {} if replica is None else to_wire(replica)
+    return WireResponse({"status": "ok", "version": __version__, **own})
 
 
 @router.get("/v1/profiles", response_model=ProfileList, tags=["profiles"])

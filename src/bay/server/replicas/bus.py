@@ -74,6 +74,8 @@ class Bus:
         self._asked: dict[str, dict[str, asyncio.Future[bool]]] = {}
         """Questions under way: an answer for each replica."""
         self._answering: set[asyncio.Task[None]] = set()
+        self.hears = database is None
+        """Whether messages come: this replica's own signs within `_DEAF_S`, if nothing else."""
         self.on_gap: list[Callable[[], None]] = []
         """Called when messages may have been missed."""
 
@@ -215,6 +217,7 @@ class Bus:
                 failures += 1
             else:
                 failures = 0  # it was given up for silence
+            self.hears = False
             await asyncio.sleep(_BACKOFF.pause(max(failures, 1)))
 
     async def _listen(self, database: SharedDatabase) -> None:
@@ -226,6 +229,7 @@ class Bus:
                 except TimeoutError:
                     log.warning("bus.deaf")
                     return
+                self.hears = True
                 if payload:
                     self._take(payload)
                 else:
