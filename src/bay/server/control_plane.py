@@ -127,7 +127,7 @@ from bay.store.postgres import PostgresDatabase
 from bay.store.records import Keep
 from bay.units import GIB, MIB
 
-_CHANGED = "changed"
+_CHANGED, _WRITTEN = "changed", "written"
 _LOOK_S = 1.0
 
 
@@ -447,6 +447,8 @@ class ControlPlane:
         self.leases.drop, self.leases.recheck = self.reconciler.drop, self.reconciler.recheck
         self.store.on_change.append(lambda changed: self.bus.tell(_CHANGED, changed))
         self.bus.hear(_CHANGED, self._hear_changed)
+        self.bus.answer(_WRITTEN, self._write_deferred)
+        self.deferred.settle = partial(self.bus.all, _WRITTEN)
         self.bus.on_gap.append(self._hear_all)
         self.leases.on_beat.append(self.keys.recheck)
 
@@ -455,6 +457,10 @@ class ControlPlane:
             self.changes.hear(key)
             self.reconciler.queue.put_here(key)
         self.feed.wake()
+
+    async def _write_deferred(self, _item: str) -> bool:
+        await self.deferred.flush()
+        return True
 
     def _hear_all(self) -> None:
         self.changes.hear_all()

@@ -36,6 +36,8 @@ class DeferredWrites:
         self._some = asyncio.Event()
         # Guards the order of batches: `flush` and `run` may both want to write. Held over one transaction.
         self._writing = asyncio.Lock()
+        self.settle: Callable[[], Awaitable[object]] = self.flush
+        """The same as `flush` for the writes of all replicas: for readers of what others may have put."""
 
     def put(self, write: Write) -> None:
         """Write this soon. If none can be written for long, the oldest are given up for the newest."""

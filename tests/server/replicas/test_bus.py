@@ -142,3 +142,15 @@ async def test_questions_asked_at_once_get_their_own_answers(member: Join) -> No
     assert await within(asyncio.gather(*(one.bus.any("mine", item) for item in items))) == [
         item == "two" for item in items
     ]
+
+
+async def test_a_replica_that_left_a_question_unanswered_is_waited_for_once_it_is_heard_again(
+    member: Join,
+) -> None:
+    one, two = await together(member, "one", "two")
+    await two.stop("bus")
+    assert await within(one.bus.any("mine", "nobody"))
+    assert one.bus._silent == {"two"}
+    two.tasks["bus"] = asyncio.create_task(two.bus.run())
+    await until(lambda: one.bus._silent == set())
+    assert not await within(one.bus.any("mine", "nobody"))

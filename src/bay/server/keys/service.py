@@ -108,7 +108,7 @@ class Audits:
             if filters.owner not in (None, caller.owner):
                 raise Forbidden("only an admin key may read the audit of other owners; leave out owner")
             filters = replace(filters, owner=caller.owner)
-        await self._deferred.flush()
+        await self._deferred.settle()
         async with self._store.read() as db:
             return await audit.page(db, filters, after=after, limit=limit)
 

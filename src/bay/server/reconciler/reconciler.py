@@ -542,7 +542,7 @@ class Reconciler:
         ending = self._ending_again if sandbox.id in self._attempts else self._ending
         async with ending.take(sandbox.owner):
             finals = await self._take_down(session, graceful=graceful)
-        await self._core.deferred.flush()  # collect the known ends of its execs, before the rest become lost
+        await self._core.deferred.settle()  # collect the known ends of its execs, before the rest become lost
         async with self._core.store.write() as db:
             for item in finals:
                 await execs.save(db, session.id, item)

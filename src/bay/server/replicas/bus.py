@@ -73,6 +73,8 @@ class Bus:
         """Set once everything was told."""
         self._asked: dict[str, dict[str, asyncio.Future[bool]]] = {}
         """Questions under way: an answer for each replica."""
+        self._silent: set[str] = set()
+        """Replicas that left a question unanswered and were not heard since: not waited for again."""
         self._answering: set[asyncio.Task[None]] = set()
         self.hears = database is None
         """Whether messages come: this replica's own signs within `_DEAF_S`, if nothing else."""
@@ -132,7 +134,9 @@ class Bus:
             return []
         with self._expecting(others) as (question, awaited):
             self._send({"k": kind, "q": question, "i": item})
-            await asyncio.wait(awaited.values(), timeout=ANSWER_S)
+            if heard := [one for name, one in awaited.items() if name not in self._silent]:
+                await asyncio.wait(heard, timeout=ANSWER_S)
+            self._silent.update(name for name, one in awaited.items() if not one.done())
             return [one.result() if one.done() else silent for one in awaited.values()]
 
     @contextmanager
@@ -245,6 +249,7 @@ class Bus:
     def _take(self, payload: str) -> None:
         message = json.loads(payload)
         sender = message["f"]
+        self._silent.discard(sender)
         if "a" in message:
             awaited = self._asked.get(message["a"], {}).get(sender)
             if awaited is not None and not awaited.done():
