@@ -19,7 +19,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -249,13 +249,14 @@ class PostgresDatabase:
         try:
             listening = await connection.run_sync(lambda db: _listen(db, channel, heard))
             yield ""
-            async for _ in _readable(listening.fileno()):
-                # The driver takes messages in with the answer to any statement.
-                if await connection.run_sync(_used_by_statement) is not listening:
-                    raise _generic()
-                told, heard[:] = heard[:], []
-                for message in told:
-                    yield message
+            async with aclosing(_readable(listening.fileno())) as readable:
+                async for _ in readable:
+                    # The driver takes messages in with the answer to any statement.
+                    if await connection.run_sync(_used_by_statement) is not listening:
+                        raise _generic()
+                    told, heard[:] = heard[:], []
+                    for message in told:
+                        yield message
         except DBAPIError as error:
             raise self._trouble.unusable(error) from None
         finally:
@@ -570,6 +571,8 @@ def _used_by_statement(connection: Connection) -> Any:
 async def _readable(descriptor: int) -> AsyncGenerator[None]:
     """Yield whenever there is something to read."""
     loop, some = asyncio.get_running_loop(), asyncio.Event()
+    # The driver closes its own when the connection is lost, and a client's connection may get that number.
+    descriptor = os.dup(descriptor)
     loop.add_reader(descriptor, some.set)
     try:
         while True:
@@ -578,6 +581,7 @@ async def _readable(descriptor: int) -> AsyncGenerator[None]:
             some.clear()
     finally:
         loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def _took(connection: Connection, lock: str) -> bool:
