@@ -10,10 +10,17 @@ class DatabaseClock:
 
     def __init__(self) -> None:
         self._booted_at = utc_now() - since_boot()
+        self._was_told = False
 
     def __call__(self) -> datetime:
         return self._booted_at + since_boot()
 
     def set(self, told: datetime, asked_at: timedelta) -> None:
-        """The database has told its time, to a question that was sent `asked_at` (see `since_boot`)."""
-        self._booted_at = told - (asked_at + since_boot()) / 2
+        """The database has told its time, to a question that was sent `asked_at` (see `since_boot`). A late
+        answer, of a server or process that slept, says little: the clock moves no further than it must.
+        """
+        least, most = told - since_boot(), told - asked_at
+        if not self._was_told:
+            self._booted_at = least + (most - least) / 2
+            self._was_told = True
+        self._booted_at = min(max(self._booted_at, least), most)
