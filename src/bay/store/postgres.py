@@ -569,19 +569,18 @@ def _used_by_statement(connection: Connection) -> Any:
 
 
 async def _readable(descriptor: int) -> AsyncGenerator[None]:
-    """Yield whenever there is something to read."""
-    loop, some = asyncio.get_running_loop(), asyncio.Event()
-    # The driver closes its own when the connection is lost, and a client's connection may get that number.
-    descriptor = os.dup(descriptor)
-    loop.add_reader(descriptor, some.set)
-    try:
-        while True:
+    """Yield whenever there is something to read. It is watched between two yields alone: a connection that is
+    lost is closed by its thread, and the next socket of the process may have the same number.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        some = asyncio.Event()
+        loop.add_reader(descriptor, some.set)
+        try:
             await some.wait()
-            yield
-            some.clear()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+        finally:
+            loop.remove_reader(descriptor)
+        yield
 
 
 def _took(connection: Connection, lock: str) -> bool:

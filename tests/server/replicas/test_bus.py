@@ -1,12 +1,16 @@
 """What replicas tell and ask one another."""
 
 import asyncio
+import json
+import os
+import socket
 
 import pytest
 from replica_members import Join, Member
 from server_harness import until, within
 
 from bay.server.replicas.bus import SharedEvent
+from bay.store.postgres import _readable
 
 pytestmark = pytest.mark.anyio
 
@@ -154,3 +158,76 @@ async def test_a_replica_that_left_a_question_unanswered_is_waited_for_once_it_i
     two.tasks["bus"] = asyncio.create_task(two.bus.run())
     await until(lambda: one.bus._silent == set())
     assert not await within(one.bus.any("mine", "nobody"))
+
+
+async def test_a_message_that_the_database_refuses_keeps_no_other_one(member: Join) -> None:
+    one, two = await together(member, "one", "two")
+    heard: list[str] = []
+    two.bus.hear("word", heard.extend)
+    two.bus.hear("other", heard.extend)
+    one.bus.tell("word", ["x" * 9_000])
+    one.bus.tell("other", ["heard"])
+    await until(lambda: heard == ["heard"])
+
+
+async def test_items_of_any_script_fit_into_messages(member: Join) -> None:
+    one, two = await together(member, "one", "two")
+    heard: list[str] = []
+    two.bus.hear("word", heard.extend)
+    items = [f"{number}-" + "\N{GREEK SMALL LETTER OMEGA}" * 500 for number in range(20)]
+    one.bus.tell("word", items)
+    await until(lambda: heard == items)
+
+
+async def test_signs_of_life_do_not_pile_up_while_there_is_no_database(
+    member: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await member("one")
+    monkeypatch.setattr("bay.server.replicas.bus._SIGN_S", 0)
+    signs = asyncio.create_task(one.bus._give_signs())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert [json.loads(message)["k"] for message in one.bus._waiting()].count("sign") == 1
+    assert one.bus._messages == []
+    signs.cancel()
+    await asyncio.wait([signs])
+
+
+async def test_answers_under_way_end_with_the_bus(member: Join) -> None:
+    one, two = await together(member, "one", "two")
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def never(_item: str) -> bool:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return True
+
+    two.bus.answer("slow", never)
+    asking = asyncio.create_task(one.bus.of("two", "slow", "x"))
+    await within(asked.wait())
+    await two.stop("bus")
+    assert cancelled.is_set()
+    assert await within(asking) is None
+
+
+async def test_the_number_of_a_connection_that_was_lost_may_be_the_next_ones() -> None:
+    """The thread of the connection closes it, and an accepted socket of the process gets its number."""
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    listening, server = socket.socketpair()
+    accepted, client = socket.socketpair()
+    readable = _readable(listening.fileno())
+    with server, accepted, client:
+        server.send(b"last words")
+        await within(anext(readable))
+        number = os.dup2(accepted.fileno(), listening.detach())
+        try:
+            loop.add_reader(number, heard.set)
+            await readable.aclose()
+            client.send(b"request")
+            await within(heard.wait())
+        finally:
+            loop.remove_reader(number)
+            os.close(number)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, ProgrammingError, SQLAlchemyError
 
 from bay.backoff import Backoff
 from bay.errors import BayError
@@ -58,6 +58,9 @@ class Bus:
     that is alone: it tells nobody, and each answer is its own.
     """
 
+    _group: asyncio.TaskGroup
+    """Parent of the tasks that answer, while `run` runs."""
+
     def __init__(self, store: Store, database: SharedDatabase | None, replica_id: str) -> None:
         self.is_shared = database is not None
         self._store = store
@@ -75,9 +78,10 @@ class Bus:
         """Questions under way: an answer for each replica."""
         self._silent: set[str] = set()
         """Replicas that left a question unanswered and were not heard since: not waited for again."""
-        self._answering: set[asyncio.Task[None]] = set()
         self.hears = database is None
         """Whether messages come: this replica's own signs within `_DEAF_S`, if nothing else."""
+        self._failures = 0
+        """How often in a row nothing could be heard."""
         self.on_gap: list[Callable[[], None]] = []
         """Called when messages may have been missed."""
 
@@ -153,10 +157,10 @@ class Bus:
         """Carry messages until cancelled."""
         if self._database is None:
             return
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._send_always(self._database))
-            group.create_task(self._listen_always(self._database))
-            group.create_task(self._give_signs())
+        async with asyncio.TaskGroup() as self._group:
+            for part in (self._send_always(self._database), self._listen_always(self._database)):
+                self._group.create_task(part)
+            self._group.create_task(self._give_signs())
 
     def _send(self, message: dict[str, Any]) -> None:
         self._messages.append(json.dumps({"f": self._me, **message}, separators=(",", ":")))
@@ -174,20 +178,24 @@ class Bus:
                 self._some.clear()
                 waiting = [*self._messages, *self._waiting()]
                 self._messages, self._to_tell = [], {}
-                await self._deliver(connection, waiting)
+                for message in waiting:
+                    await self._deliver(connection, message)
                 if not self._some.is_set():
                     self._is_quiet.set()
         finally:
             await connection.aclose()
 
-    async def _deliver(self, connection: StoreConnection, waiting: list[str]) -> None:
+    async def _deliver(self, connection: StoreConnection, message: str) -> None:
         failures = 0
         while True:
             try:
-                await leases.notify(connection, CHANNEL, waiting)
+                await leases.notify(connection, CHANNEL, [message])
+            except (DataError, ProgrammingError):
+                log.exception("bus.refused", characters=len(message))  # it would be, however often it is told
+                return
             except (BayError, SQLAlchemyError) as error:
                 failures += 1
-                log.warning("bus.untold", messages=len(waiting), error=type(error).__name__)
+                log.warning("bus.untold", failures=failures, error=type(error).__name__)
                 await asyncio.sleep(_BACKOFF.pause(failures))
             else:
                 return
@@ -198,11 +206,12 @@ class Bus:
         for kind, items in self._to_tell.items():
             part, size = list[str](), 0
             for item in items:
-                if part and size + len(item) > _BYTES:
+                bytes_of_item = len(json.dumps(item)) + 1
+                if part and size + bytes_of_item > _BYTES:
                     messages.append(self._message(kind, part))
                     part, size = [], 0
                 part.append(item)
-                size += len(item) + 3
+                size += bytes_of_item
             messages.append(self._message(kind, part))
         return messages
 
@@ -210,19 +219,17 @@ class Bus:
         return json.dumps({"f": self._me, "k": kind, "t": items}, separators=(",", ":"))
 
     async def _listen_always(self, database: SharedDatabase) -> None:
-        failures = 0
+        self._failures = 0
         while True:
+            self._failures += 1
             try:
                 await self._listen(database)
             except BayError:
-                failures += 1
+                log.info("bus.lost", failures=self._failures)
             except Exception:
                 log.exception("bus.failed")
-                failures += 1
-            else:
-                failures = 0  # it was given up for silence
             self.hears = False
-            await asyncio.sleep(_BACKOFF.pause(max(failures, 1)))
+            await asyncio.sleep(_BACKOFF.pause(self._failures))
 
     async def _listen(self, database: SharedDatabase) -> None:
         async with aclosing(database.hear(CHANNEL)) as told:
@@ -237,14 +244,16 @@ class Bus:
                 if payload:
                     self._take(payload)
                 else:
+                    self._failures = 0
+                    self.tell("sign")  # from now on others can ask it again
                     for missed in self.on_gap:
                         missed()
 
     async def _give_signs(self) -> None:
         """Be heard by oneself: a connection that is cut without a word says nothing either."""
         while True:
-            self._send({"k": "sign", "t": []})
             await asyncio.sleep(_SIGN_S)
+            self.tell("sign")  # once, also after hours without a database
 
     def _take(self, payload: str) -> None:
         message = json.loads(payload)
@@ -257,9 +266,7 @@ class Bus:
         elif sender == self._me or message.get("to", self._me) != self._me:
             return
         elif "q" in message:
-            task = asyncio.create_task(self._reply(message))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._group.create_task(self._reply(message))
         else:
             for take in self._hear.get(message["k"], ()):
                 take(message["t"])
