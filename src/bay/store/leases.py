@@ -2,10 +2,10 @@
 that clocks of hosts need not agree.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, or_, select, tuple_, update
 
 from bay.store.connection import StoreConnection
 from bay.store.dialects import insert as upsert
@@ -84,10 +84,10 @@ async def renew(db: StoreConnection, replica_id: str) -> dict[str, int]:
     return {row.name: row.epoch for row in await db.execute(query.returning(_L.name, _L.epoch))}
 
 
-async def release(db: StoreConnection, names: Collection[str], replica_id: str) -> None:
-    """Let go of these leases."""
-    query = update(leases).where(_L.name.in_(names), _L.holder == replica_id)
-    await db.execute(query.values(holder=None))
+async def release(db: StoreConnection, epochs: Mapping[str, int], replica_id: str) -> None:
+    """Let go of leases, by name, that the replica has under these epochs: of none that it took anew since."""
+    held = tuple_(_L.name, _L.epoch).in_(list(epochs.items()))
+    await db.execute(update(leases).where(held, _L.holder == replica_id).values(holder=None))
 
 
 async def notify(db: StoreConnection, channel: str, payloads: Sequence[str]) -> None:

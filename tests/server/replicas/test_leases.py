@@ -2,11 +2,14 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from replica_members import Join, Member
 from server_harness import eventually, until, within
+from sqlalchemy import select
 
+from bay.clock import since_boot
 from bay.server.replicas.leases import JOBS, NAMES, shard_of
 from bay.store import leases
 from bay.store.fences import LeaseLost
@@ -130,7 +133,7 @@ async def test_a_lease_is_believed_no_longer_than_it_lasts(
     box = "sandbox-000000000000000000000000"
     assert one.leases.owns(box)
     later = one.leases._until + 0.001
-    monkeypatch.setattr("bay.server.replicas.leases.time.monotonic", lambda: later)
+    monkeypatch.setattr("bay.server.replicas.leases._now", lambda: later)
     assert not one.leases.owns(box)
     assert not one.leases.holds("pool")
     with pytest.raises(LeaseLost):
@@ -242,3 +245,96 @@ async def test_shards_that_cannot_be_begun_go_to_another_replica_or_are_tried_ag
     one.begin()
     await within(settled(one))
     assert tried > 1
+
+
+async def test_an_earlier_hand_over_does_not_let_go_of_a_lease_that_was_taken_anew(member: Join) -> None:
+    one = await member("one")
+    async with one.store.write() as db:
+        earlier = await leases.take(db, ["pool"], "one")
+        await leases.release(db, earlier, "one")
+        await leases.take(db, ["pool"], "one")
+        await leases.release(db, earlier, "one")
+    assert (await holders(one))["one"] == 1
+
+
+async def test_a_job_ends_with_its_lease_and_begins_again_once_that_is_renewed(member: Join) -> None:
+    one = await member("one")
+    one.begin()
+    await settled(one)
+    await one.stop("leases")
+    working = asyncio.Event()
+
+    async def work() -> None:
+        working.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            working.clear()
+
+    one.leases._until = since_boot().total_seconds() + 0.3
+    job = asyncio.create_task(one.leases.do("pool", work))
+    await until(working.is_set)
+    await until(lambda: not working.is_set())
+    one.tasks["leases"] = asyncio.create_task(one.leases.run())
+    await until(working.is_set)
+    job.cancel()
+    await asyncio.wait([job])
+
+
+async def test_leases_are_renewed_while_another_replica_keeps_the_turn_to_write(member: Join) -> None:
+    one, two = await member("one"), await member("two")
+    one.begin()
+    await settled_alone(one)
+    async with two.store.write() as db:
+        await leases.leave(db, "two")  # one is to have its share, and waits for this transaction
+        before = await beats(one)
+        for _ in range(2):
+            await until_beaten(one, before)
+            before = await beats(one)
+            await db.execute(select(1))
+    await settled(one)
+
+
+async def settled_alone(one: Member) -> None:
+    """Return once the replica has all that is its share."""
+    await until(lambda: any(one.leases._does(name) for name in NAMES) and not one.leases._is_taking)
+
+
+async def beats(one: Member) -> object:
+    """When the replica said last that it lives."""
+    ((when,),) = await one.sql("SELECT beat_at FROM replicas WHERE id = :name", name=one.name)
+    return when
+
+
+async def until_beaten(one: Member, before: object) -> None:
+    """Return once it has said so again."""
+
+    async def has() -> bool:
+        one.leases._look.set()
+        return await beats(one) != before
+
+    await eventually(has)
+
+
+async def test_what_was_begun_of_a_shard_that_was_lost_meanwhile_is_dropped_after_that(member: Join) -> None:
+    one = await member("one")
+    begun, go_on = list[str](), asyncio.Event()
+
+    async def take(shards: Sequence[str]) -> None:
+        begun.extend(shards)
+        await go_on.wait()
+        one.shards += [("take", shard) for shard in shards]
+
+    one.leases.take = take
+    one.begin()
+    await until(lambda: bool(begun))
+    await one.sql("UPDATE leases SET holder = 'two', epoch = epoch + 1")
+    one.leases._look.set()
+    await until(lambda: {shard for what, shard in one.shards if what == "drop"} >= set(begun))
+    go_on.set()
+    await until(lambda: all(lasts(one, shard) == ["take", "drop"] for shard in begun))
+
+
+def lasts(one: Member, shard: str) -> list[str]:
+    """The last two things that it was told of a shard."""
+    return [what for what, name in one.shards if name == shard][-2:]

@@ -350,6 +350,7 @@ class Reconciler:
                 sandbox = await sandboxes.get(db, sandbox_id)
             if sandbox is None:
                 return
+            self._leases.check(sandbox_id)
             if sandbox.id in self._to_probe and await self._look_at(sandbox):
                 continue
             exited = sandbox.session is not None and sandbox.session.id in self._live.exited

@@ -7,7 +7,6 @@ another one is let go of once its work is at rest.
 
 import asyncio
 import hashlib
-import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,13 +47,17 @@ def shard_of(sandbox_id: str) -> str:
 NAMES = (*(f"shard:{number:02}" for number in range(SHARDS)), *JOBS)
 
 
+def _now() -> float:
+    """Seconds, also those in which the host slept: the database has counted them."""
+    return since_boot().total_seconds()
+
+
 @dataclass(slots=True)
 class _Held:
-    """A lease of this replica's. `is_ready`: whether its work may be done, which comes after `take`."""
+    """A lease of this replica's. `is_ready`: whether its work may be done, after `take` and before `rest`."""
 
     epoch: int
     is_ready: bool = False
-    is_leaving: bool = False
 
 
 def parted(names: Iterable[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -103,9 +106,11 @@ class ReplicaLeases:
         self._url = ""
         self._held: dict[str, _Held] = {}
         self._until = 0.0
-        """When the leases end unless they are renewed (monotonic)."""
+        """When the leases end unless they are renewed (see `_now`)."""
         self._url = ""
         self._living: list[ReplicaRecord] = []
+        self._renewed = asyncio.Event()
+        self._is_taking = False
         self._is_unsure = False
         """Whether pokes may have been missed."""
         self._look = asyncio.Event()
@@ -137,11 +142,11 @@ class ReplicaLeases:
     @property
     def is_live(self) -> bool:
         """Whether this replica has said that it lives, and its leases have not ended since."""
-        return self._database is None or time.monotonic() < self._until
+        return self._database is None or _now() < self._until
 
     def _does(self, name: str) -> bool:
         held = self._held.get(name)
-        return held is not None and held.is_ready and time.monotonic() < self._until
+        return held is not None and held.is_ready and _now() < self._until
 
     @contextmanager
     def working_on(self, sandbox_id: str) -> Generator[None]:
@@ -171,7 +176,8 @@ class ReplicaLeases:
     async def do(
         self, name: str, run: Callable[[], Coroutine[None, None, None]], take_over: TakeOver | None = None
     ) -> None:
-        """Run a job whenever it is this replica's, until cancelled; it is cancelled when it no longer is.
+        """Run a job whenever it is this replica's, until cancelled; it is cancelled when it no longer is, and
+        when its lease is not renewed in time.
         `take_over` comes before each run of a replica's: one that is alone has done it when it started.
         """
         if self._database is None:
@@ -180,6 +186,10 @@ class ReplicaLeases:
         job = self._jobs[name]
         while True:
             await job.gained.wait()
+            if not self._does(name):
+                self._renewed.clear()
+                await self._renewed.wait()
+                continue
             try:
                 with self._working(name):
                     working = asyncio.create_task(_taken_over(run, take_over))
@@ -195,7 +205,8 @@ class ReplicaLeases:
     async def _do_while_held(self, name: str, job: _Job, working: asyncio.Task[None]) -> None:
         lost = asyncio.create_task(job.lost.wait())
         try:
-            await asyncio.wait((working, lost), return_when=asyncio.FIRST_COMPLETED)
+            while not (working.done() or lost.done()) and (left_s := self._until - _now()) > 0:
+                await asyncio.wait((working, lost), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if working.done() and not working.cancelled() and (error := working.exception()) is not None:
                 log.error("job.failed", job=name, exc_info=error)
                 await asyncio.sleep(_AGAIN_S)
@@ -270,7 +281,8 @@ class ReplicaLeases:
 
     async def _beat(self, connection: StoreConnection, group: asyncio.TaskGroup) -> float:
         """Renew what is held, and match it with what should be; seconds until the next time."""
-        sent_at, asked_at = time.monotonic(), since_boot()
+        sent_at, asked_at = _now(), since_boot()
+        held = dict(self._held)
         try:
             told = await leases.beat(connection, self.me)
             if told is None:
@@ -279,7 +291,7 @@ class ReplicaLeases:
                 self._clock.set(told, asked_at)
             renewed = await leases.renew(connection, self.me)
             self._note(await leases.living(connection))
-            await self._match(connection, renewed, sent_at, group)
+            await self._match(connection, held, renewed, sent_at, group)
             for beat in self.on_beat:
                 await beat()
         except (BayError, SQLAlchemyError) as error:
@@ -298,25 +310,37 @@ class ReplicaLeases:
             log.info("replicas.gone", ids=sorted(gone))
 
     async def _match(
-        self, connection: StoreConnection, renewed: dict[str, int], sent_at: float, group: asyncio.TaskGroup
+        self,
+        connection: StoreConnection,
+        held: Mapping[str, _Held],
+        renewed: Mapping[str, int],
+        sent_at: float,
+        group: asyncio.TaskGroup,
     ) -> None:
-        self._is_unsure = self._is_unsure or time.monotonic() >= self._until
+        """`held` and `renewed`: what this replica had when the beat was sent, and what the database then
+        renewed. A lease may be taken or let go of meanwhile.
+        """
+        self._is_unsure = self._is_unsure or _now() >= self._until
         self._until = sent_at + leases.LEASE.total_seconds()
-        lost = [name for name, held in self._held.items() if renewed.get(name) != held.epoch]
+        self._renewed.set()
+        lost = [name for name in self._still(held) if renewed.get(name) != held[name].epoch]
         if lost:
             await self._lose(lost)
-        if unknown := renewed.keys() - self._held.keys():
+        unknown = {name: epoch for name, epoch in renewed.items() if name not in self._held}
+        if unknown and not self._is_taking:
             await leases.release(connection, unknown, self.me)  # taken in a transaction whose answer was lost
         if self._is_unsure:
             await self.recheck([name for name in self._held if self._does(name) and name not in JOBS])
             self._is_unsure = False
         wanted = {name for name in NAMES if self._is_preferred(name)}
-        if missing := await leases.free(connection, wanted - self._held.keys()):
-            await self._take(missing, group)
-        surplus = [name for name, held in self._held.items() if name not in wanted and not held.is_leaving]
+        missing = wanted - self._held.keys()
+        if not self._is_taking and (missing := await leases.free(connection, missing)):
+            self._is_taking = True  # before the task begins, as below
+            group.create_task(self._take(missing))
+        surplus = [name for name, one in self._held.items() if name not in wanted and one.is_ready]
         if surplus:
             for name in surplus:
-                self._held[name].is_leaving = True  # before the task begins: the next beat must not do it too
+                self._held[name].is_ready = False  # before the task begins: the next beat must not do it too
             group.create_task(self._hand_over(surplus))
 
     def _is_preferred(self, name: str) -> bool:
@@ -325,13 +349,21 @@ class ReplicaLeases:
 
         return bool(self._living) and max(self._living, key=weight).id == self.me
 
-    async def _take(self, names: Sequence[str], group: asyncio.TaskGroup) -> None:
-        async with self._store.write() as db:
-            taken = await leases.take(db, names, self.me)
-        fresh = {name: _Held(epoch) for name, epoch in taken.items()}
-        self._held |= fresh
-        # Beats go on meanwhile: to adopt many sandboxes may take longer than a lease.
-        group.create_task(self._begin(fresh))
+    async def _take(self, names: Sequence[str]) -> None:
+        """Take leases and begin their work. Beats go on meanwhile: another replica may keep the turn to write
+        for seconds, and to adopt many sandboxes may take longer than a lease.
+        """
+        try:
+            async with self._store.write() as db:
+                taken = await leases.take(db, names, self.me)
+            fresh = {name: _Held(epoch) for name, epoch in taken.items()}
+            self._held |= fresh
+        except Exception as error:  # noqa: BLE001 - the next beat tries again, whatever it is
+            log.warning("leases.not_taken", names=sorted(names), error=repr(error))
+            return
+        finally:
+            self._is_taking = False
+        await self._begin(fresh)
 
     async def _begin(self, fresh: Mapping[str, _Held]) -> None:
         """Begin the work of leases that were just taken; those of which that fails are let go of."""
@@ -343,18 +375,27 @@ class ReplicaLeases:
                 self._held[name].is_ready = True
                 if name in JOBS:
                     self._jobs[name].gain()
-            if shards:
-                await self.recheck(shards)  # pokes that came before it was ready
+            if kept := [name for name in self._still(fresh) if name not in JOBS]:
+                await self.recheck(kept)  # pokes that came before it was ready
         except Exception as error:  # noqa: BLE001 - another replica, or this one, tries again
             log.warning("leases.not_begun", names=sorted(fresh), error=repr(error))
             await asyncio.sleep(_AGAIN_S)
             await self._hand_over(self._still(fresh))
-            return
-        log.info("leases.taken", names=sorted(fresh))
+        else:
+            log.info("leases.taken", names=sorted(fresh))
+        try:
+            # What was begun of those that were lost meanwhile came after they were dropped.
+            await self.drop([name for name in shards if name not in self._held])
+        except Exception:  # it ends no beat
+            log.exception("leases.not_dropped")
 
     def _still(self, leased: Mapping[str, _Held]) -> list[str]:
         """Those that this replica has had without a break since."""
         return [name for name, held in leased.items() if self._held.get(name) is held]
+
+    def _forget(self, leased: Mapping[str, _Held]) -> None:
+        for name in self._still(leased):
+            del self._held[name]
 
     async def _lose(self, names: Sequence[str]) -> None:
         """They are another's already: this replica said nothing for too long."""
@@ -369,7 +410,7 @@ class ReplicaLeases:
         """Let go of leases, once their work is at rest."""
         leaving = {name: self._held[name] for name in names}
         for name, held in leaving.items():
-            held.is_ready, held.is_leaving = False, True
+            held.is_ready = False
             if name in JOBS:
                 self._jobs[name].lose()
         shards = [name for name in names if name not in JOBS]
@@ -380,14 +421,12 @@ class ReplicaLeases:
                 await self._jobs[name].resting.wait()
             present = self._still(leaving)
             await self.drop([name for name in present if name not in JOBS])
-            for name in present:
-                del self._held[name]
+            self._forget(leaving)
             async with self._store.write() as db:
-                await leases.release(db, present, self.me)
-        except Exception as error:  # noqa: BLE001 - the next beat tries again, whatever it is
+                await leases.release(db, {name: leaving[name].epoch for name in present}, self.me)
+        except Exception as error:  # noqa: BLE001 - the next beat lets go of what is not known here
             log.warning("leases.not_released", names=sorted(names), error=repr(error))
-            for name in self._still(leaving):
-                leaving[name].is_leaving = False
+            self._forget(leaving)
             return
         self._bus.tell(_FREE)
         log.info("leases.handed_over", names=sorted(present))
