@@ -30,6 +30,11 @@ SERVE = """
 bay serve >PLACE/serve.log & server=$!
 until grep -q 'API is at' PLACE/serve.log; do sleep 0.1; kill -0 $server; done
 """
+REPLICAS_READY = """
+for port in 8701 8702; do
+  until curl --silent http://127.0.0.1:$port/health/ready; do sleep 0.1; kill -0 %1 %2; done
+done
+"""
 DEPLOYED = """
 cp -r /path/to/the/clone/deploy .
 mkdir -p etc/systemd/system etc/nginx/conf.d etc/caddy ssl
@@ -620,6 +625,27 @@ await deployment.stop()
             RunBy("import bay\n\nwith bay.Client() as client, client.sandbox()", TYPED),
             RunBy("import json", TYPED),
             Run("import bay\n\nwith bay.Client() as client:\n", says=("42\n", "False\n")),
+        ),
+    ),
+    "docs/replicas.md": World(
+        bay=False,
+        databases=1,
+        words={"/srv/bay": "PLACE/shared"},
+        rows=(
+            Run(
+                "export BAY_DATABASE_URL=",
+                words={"postgresql://bay:PASSWORD@db.example.com/bay": "POSTGRES-1"},
+                after=f"{REPLICAS_READY}\nkill %1 %2\nwait",
+            ),
+            Run(
+                "export BAY_API_KEY=",
+                before="export BAY_DATABASE_URL=POSTGRES-1 BAY_REPLICAS=true BAY_DRIVER=fake "
+                "BAY_DATA_DIR=PLACE/shared\nbay serve --port 8701 & bay serve --port 8702 &\n"
+                f"{REPLICAS_READY}",
+                after="bay --url http://127.0.0.1:8702 rm web\nkill %1 %2\nwait",
+                says=("http://127.0.0.1:8701", "hello"),
+            ),
+            NotRun("backend bay", "HAProxy is no requirement of the tests"),
         ),
     ),
     "docs/sdk.md": World(
