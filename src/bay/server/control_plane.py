@@ -12,7 +12,7 @@ from bay.cargo import backend_detection
 from bay.cargo.base import CargoBackend
 from bay.clock import Clock, ManualClock
 from bay.drivers.base import Driver, HeaderBroker
-from bay.ids import new_id
+from bay.ids import is_id_of, new_id
 from bay.images.base import ImageLibrary
 from bay.models import Limits
 from bay.server.backends import choose_cargo
@@ -455,7 +455,8 @@ class ControlPlane:
     def _hear_changed(self, keys: list[str]) -> None:
         for key in keys:
             self.changes.hear(key)
-            self.reconciler.queue.put_here(key)
+            if is_id_of("sandbox", key):
+                self.reconciler.queue.put_here(key)
         self.feed.wake()
 
     async def _write_deferred(self, _item: str) -> bool:
