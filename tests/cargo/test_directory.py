@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bay.cargo import base_backend
 from bay.cargo.directory import DirectoryCargo
 from bay.ids import new_id
 
@@ -82,3 +83,21 @@ async def emptied(cargo: DirectoryCargo, root: Path) -> None:
         while os.listdir(root / ".trash"):  # noqa: ASYNC110  turns of the loop, not time
             await asyncio.sleep(0)
         running.cancel()
+
+
+async def test_one_that_shares_the_directory_opens_it_while_another_prepares_a_restore(
+    cargo: DirectoryCargo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cargo_id, checkpoint_id = new_id("ws"), new_id("ckpt")
+    await cargo.create(cargo_id)
+    (cargo.path(cargo_id) / "kept").touch()
+    await cargo.checkpoint(cargo_id, checkpoint_id)
+    (cargo.path(cargo_id) / "kept").unlink()
+    await cargo.prepare_restore(cargo_id, checkpoint_id, limit_bytes=None)
+    await DirectoryCargo(tmp_path / "cargo", shared=True).open()
+    await cargo.restore(cargo_id)
+    assert (cargo.path(cargo_id) / "kept").exists()
+    await cargo.prepare_restore(cargo_id, checkpoint_id, limit_bytes=None)
+    monkeypatch.setattr(base_backend, "_ABANDONED_S", -60.0)
+    await DirectoryCargo(tmp_path / "cargo", shared=True).open()
+    assert os.listdir(tmp_path / "cargo/.making") == []

@@ -82,11 +82,14 @@ def record(data_dir: Path, kind: Kind) -> None:
         sync_directory(data_dir)
 
 
-def make(data_dir: Path, kind: Kind, max_bytes: int | None = None) -> BtrfsCargo | DirectoryCargo:
-    """The backend. Nothing is opened."""
+def make(
+    data_dir: Path, kind: Kind, max_bytes: int | None = None, *, shared: bool = False
+) -> BtrfsCargo | DirectoryCargo:
+    """The backend. Nothing is opened. `shared`: other processes work in that data directory, too."""
     if kind == "directory":
-        return DirectoryCargo(data_dir / ROOT)
-    return BtrfsCargo(data_dir / ROOT, pool_of(data_dir, max_bytes) if kind == "pool" else None)
+        return DirectoryCargo(data_dir / ROOT, shared=shared)
+    pool = pool_of(data_dir, max_bytes) if kind == "pool" else None
+    return BtrfsCargo(data_dir / ROOT, pool, shared=shared)
 
 
 def pool_of(data_dir: Path, max_bytes: int | None = None) -> BtrfsPool:

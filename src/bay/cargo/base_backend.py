@@ -16,6 +16,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ T = TypeVar("T")
 SANDBOX_UID = SANDBOX_GID = 1000
 WORKSPACE, MACHINE = "workspace", "machine"
 LAYERS, IMAGES = ".layers", ".images"
+_ABANDONED_S = 86_400.0
+"""After so many seconds no process works on what it has begun to make."""
 _URGENT = 4
 """Threads for what is quick and waited for."""
 
@@ -51,8 +54,10 @@ class BaseBackend(ABC):
     name: str
     shares_blocks: bool
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, shared: bool = False) -> None:
+        """`shared`: other processes may work below `root`, now and when this one opens it."""
         self._root = root
+        self._is_shared = shared
         self._urgent = ThreadPoolExecutor(_URGENT, "bay-cargo")
         self._checkpoints = root / ".checkpoints"
         self._making = root / ".making"
@@ -236,8 +241,9 @@ class BaseBackend(ABC):
         if beside_others:
             return  # whose work is under way
         for name in os.listdir(self._making):
-            self._move_to_trash(self._making / name)
-        self._fences.keep_only(_ids(self._root))
+            if not self._is_shared or _is_old(self._making / name):
+                self._move_to_trash(self._making / name)
+        self._fences.keep_only(lambda: _ids(self._root))
 
     async def _fill(self, made: Path, origin: str | None) -> None:
         if origin is None:
@@ -313,6 +319,13 @@ class BaseBackend(ABC):
 
     def _imported(self, checkpoint_id: str) -> Path:
         return self._making / f"{self._named(checkpoint_id)}.import"
+
+
+def _is_old(made: Path) -> bool:
+    try:
+        return made.lstat().st_ctime < time.time() - _ABANDONED_S
+    except FileNotFoundError:
+        return False
 
 
 def _ids(directory: Path) -> set[str]:

@@ -30,8 +30,8 @@ class BtrfsCargo(BaseBackend):
     name = "btrfs"
     shares_blocks = True
 
-    def __init__(self, root: Path, pool: BtrfsPool | None = None) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, pool: BtrfsPool | None = None, *, shared: bool = False) -> None:
+        super().__init__(root, shared=shared)
         self._pool = pool
         self._limits = pool is not None
 

@@ -19,8 +19,8 @@ class DirectoryCargo(BaseBackend):
     name = "directory"
     shares_blocks = False
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, shared: bool = False) -> None:
+        super().__init__(root, shared=shared)
         self._swapping = root / ".swapping"
 
     async def aclose(self) -> None:

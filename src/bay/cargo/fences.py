@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,12 +45,14 @@ class Fences:
             if name.partition(".")[0] == cargo_id:
                 (self.directory / name).unlink(missing_ok=True)
 
-    def keep_only(self, cargo_ids: set[str]) -> None:
+    def keep_only(self, cargo_ids: Callable[[], set[str]]) -> None:
         """Remove what belongs to no cargo: a crash left it, between the removal of one and of the other."""
-        for name in os.listdir(self.directory):
-            if name.partition(".")[0] not in cargo_ids:
+        names = os.listdir(self.directory)
+        there = cargo_ids()  # after that: another process may make a cargo, and its fence then
+        for name in names:
+            if name.partition(".")[0] not in there:
                 with contextlib.suppress(IsADirectoryError):  # not ours
-                    (self.directory / name).unlink()
+                    (self.directory / name).unlink(missing_ok=True)
 
     def _read(self, name: str) -> Fence | None:
         try:

@@ -74,6 +74,11 @@ def check_replicas(settings: Settings, driver: Driver) -> None:
             f"setting replicas: driver {driver.name} runs sandboxes that only this host reaches; unset it, and "
             "have one Bay for each host"
         )
+    if choose_cargo(settings) == "pool":
+        raise InvalidArgument(
+            "setting replicas: cargo_backend btrfs keeps files in a pool of its own, which one Bay mounts; keep the "
+            "data directory on a file system that all replicas reach"
+        )
 
 
 def run_dir_of(settings: Settings) -> Path:

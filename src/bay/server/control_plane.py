@@ -163,8 +163,9 @@ class ControlPlane:
         self.keys = Keys(self.store, clock, self.bus)
         self._cargo_kind: backend_detection.Kind = choose_cargo(settings)
         self.cargo: CargoBackend = backend_detection.make(
-            settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB
-        )
+            settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB,
+            shared=settings.replicas,
+        )  # fmt: skip
         self.ship = ShipClient(ring_bytes=_largest_ring(settings))
         self.kernels = KernelClient(self.ship)
         self.port_client = PortClient(self.ship)
