@@ -143,7 +143,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "execs": {"web", "ship", "sessions", "kernels"},
     "files": {"web", "ship", "sessions"},
     "secrets": {"web", "ship", "sessions", "files"},
-    "managed_services": {"web", "ship", "sessions", "events", "execs"},
+    "managed_services": {"web", "ship", "sessions", "events", "execs", "replicas"},
     "ports": {"web", "ship", "sessions", "events"},
     "skills": {"web"},
     "browser": {"web", "sessions", "execs", "skills"},

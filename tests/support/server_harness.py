@@ -182,9 +182,10 @@ async def world(
     clock: ManualClock | None = None,
     library: FakeLibrary | None = None,
     available_memory: Callable[[], int] = lambda: 1 << 40,
+    may_block: bool = False,
     **given: Any,
 ) -> AsyncGenerator[World]:
-    """A Bay below `root`. Its sessions outlive it: `clear` ends them."""
+    """A Bay below `root`. Its sessions outlive it: `clear` ends them. `may_block`: others start meanwhile."""
     settings = settings_in(root, **given)
     driver = driver or FakeDriver(run_dir=root / "run")
     clock = clock or ManualClock()
@@ -193,7 +194,8 @@ async def world(
     async with AsyncExitStack() as stack:
         bay: ControlPlane = app.state.bay
         await within(stack.enter_async_context(bay.running()))
-        stack.enter_context(no_blocking())
+        if not may_block:
+            stack.enter_context(no_blocking())
         yield World(app, bay, driver, library, clock, root, stack)
 
 

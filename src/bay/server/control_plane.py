@@ -219,6 +219,8 @@ class ControlPlane:
             bring_secrets=self.secrets.bring,
             notifier=self.changes,
             clock=clock,
+            leases=self.leases,
+            bus=self.bus,
         )
         port_listener = partial(PortListener, self.core, self.changes)
         self.feeds = SessionFeeds(

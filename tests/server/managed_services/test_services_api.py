@@ -193,7 +193,9 @@ async def test_a_frozen_sandbox_has_its_services_as_they_were(alice: httpx.Async
     web = await put(alice, box, "web")
 
     async def heard() -> bool:
-        return "web" in bay.bay.service_syncer.seen((await bay.session(box["id"])).id)
+        return (
+            "web" in (await bay.bay.service_syncer.report(box["id"], (await bay.session(box["id"])).id)).seen
+        )
 
     await eventually(heard)
     assert (await alice.post(f"/v1/sandboxes/{box['id']}/pause")).status_code == 200

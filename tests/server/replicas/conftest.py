@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import postgres_databases
 import postgres_server
 import pytest
 from replica_members import Join, Member, make
+from replica_worlds import replica_worlds
+from server_harness import World
 
 
 @pytest.fixture
@@ -30,3 +33,12 @@ async def member(url: str) -> AsyncGenerator[Join]:
             return made
 
         yield lambda name: asyncio.ensure_future(joined(name))
+
+
+@pytest.fixture
+async def replicas(root: Path) -> AsyncGenerator[list[World]]:
+    """Two Bays that share the work."""
+    if postgres_server.binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    async with replica_worlds(root) as running:
+        yield running

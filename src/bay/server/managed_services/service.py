@@ -19,7 +19,7 @@ from bay.server.web.open_connections import OpenConnections
 from bay.store import sandboxes, services
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
-from bay.store.records import SandboxRecord
+from bay.store.records import SandboxRecord, SessionRecord
 
 Output = AsyncIterator[OutputChunk | OutputEnd]
 Known = list[Service]
@@ -126,7 +126,7 @@ class SandboxServices:
             if session is None:
                 return
             if session.phase == "running":
-                await self.syncer.tell(session.id)
+                await self.syncer.tell(sandbox.id, session.id)
                 self.waker.touch(sandbox)
             else:
                 self.syncer.tell_later(session.id)
@@ -205,7 +205,7 @@ class SandboxServices:
             if not sandbox.has_compute:
                 return ship_client.stopped(spec)
             async with self.waker.reach(sandbox) as (_, peer):
-                await self.syncer.tell(peer.session_id)
+                await self.syncer.tell(sandbox.id, peer.session_id)
                 return (await self.ship.restart(peer, name)).to_service(spec)
 
     async def _specs_of(self, record: SandboxRecord) -> Specs:
@@ -218,20 +218,21 @@ class SandboxServices:
             return [ship_client.stopped(spec) for spec in specs]
         if not specs:
             return []
-        states, trouble = await self._states(record), self.syncer.trouble(session.id)
-        unknown = trouble or (_FROZEN if session.phase == "paused" else None)
-        return [_joined(spec, states.get(spec.name), trouble, unknown) for spec in specs]
+        report = await self.syncer.report(record.id, session.id)
+        asked = await self._asked(session)
+        states = report.seen if asked is None else asked
+        unknown = report.trouble or (_FROZEN if session.phase == "paused" else None)
+        return [_joined(spec, states.get(spec.name), report.trouble, unknown) for spec in specs]
 
-    async def _states(self, record: SandboxRecord) -> States:
-        """Ship's report; of a frozen or silent one its last report."""
-        session = record.session
-        peer = peer_of(session) if session and session.phase == "running" else None
+    async def _asked(self, session: SessionRecord) -> States | None:
+        """The present report of the session's Ship; None of a frozen or silent one."""
+        peer = peer_of(session) if session.phase == "running" else None
         if peer is None:
-            return self.syncer.seen(session.id) if session else {}
+            return None
         try:
             return await self.ship.list(peer)
         except BayError:
-            return self.syncer.seen(peer.session_id)
+            return None
 
 
 def _joined(

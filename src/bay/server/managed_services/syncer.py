@@ -1,7 +1,8 @@
 """The syncer has the Ship of each running session keep the services of the rows, and follows their state.
 
 A Ship gets them when it starts, when the rows change, and when Bay adopts it; a failed sync is retried. Then
-it reports each change by itself, over the session's feed.
+it reports each change by itself, over the session's feed. Of replicas the one that acts on the sandbox does
+all of this, as two that tell at once could leave an older version; the others ask it.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ from bay.errors import BayError
 from bay.models import Profile
 from bay.server.events.rate import event_bucket
 from bay.server.managed_services.ship_client import ServiceClient, ServiceStatus, States, states_of
+from bay.server.replicas.bus import Bus
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sessions.feeds import Take
 from bay.server.sessions.notifier import Notifier
 from bay.server.ship.connection import Peer
@@ -29,6 +32,9 @@ from bay.token_bucket import TokenBucket
 log = structlog.get_logger("bay.services")
 
 _BACKOFF = Backoff(0.5, 30.0)
+_TELL, _TELL_LATER, _REPORT = "services.tell", "services.tell_later", "services.report"
+_TOLD_S = 45.0
+"""Longer than a sync may take: the client of Ship has a shorter deadline."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +59,16 @@ class _Kept:
     events: TokenBucket = field(default_factory=event_bucket)
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceReport:
+    """The facts that are known of a session's services without a call of its Ship."""
+
+    seen: States = field(default_factory=dict[str, ServiceStatus])
+    """Their state in Ship's last report."""
+    trouble: str | None = None
+    """Why its Ship does not know what the rows say; None when it does."""
+
+
 class ServiceSyncer:
     """See the module. `run` has to run for anything to be tried again and heard."""
 
@@ -65,8 +81,15 @@ class ServiceSyncer:
         bring_secrets: Callable[[SandboxRecord, Peer], Awaitable[Mapping[str, str]]],
         notifier: Notifier,
         clock: Clock,
+        leases: ReplicaLeases,
+        bus: Bus,
     ) -> None:
         self._store = store
+        self._leases = leases
+        self._bus = bus
+        bus.answer(_TELL, self._tell_here)
+        bus.answer(_REPORT, self._report_here)
+        bus.hear(_TELL_LATER, self._tell_later_here)
         self._bring_secrets = bring_secrets
         self._ship = ship
         self._profiles = profiles
@@ -117,16 +140,48 @@ class ServiceSyncer:
             kept.task.cancel()
             await asyncio.wait((kept.task,))
 
-    async def tell(self, session_id: str) -> None:
+    async def tell(self, sandbox_id: str, session_id: str) -> None:
         """The rows have changed: tell a session that runs; nothing is raised, as for `begin`."""
-        if (kept := self._kept.get(session_id)) is not None:
-            await self._try_to_tell(kept)
+        await self._leases.ask_owner(sandbox_id, _TELL, session_id, _TOLD_S)
 
     def tell_later(self, session_id: str) -> None:
         """The rows have changed: tell the session once it is able to hear it."""
+        self._tell_later_here([session_id])
+        self._bus.tell(_TELL_LATER, [session_id])
+
+    def tell_all_later(self) -> None:
+        """Words of other replicas may have been missed: tell all sessions that this one keeps."""
+        self._tell_later_here(list(self._kept))
+
+    async def report(self, sandbox_id: str, session_id: str) -> ServiceReport:
+        """The facts that the replica has which acts on the sandbox; none while it does not answer."""
+        if self._leases.owns(sandbox_id):
+            return self._known(session_id)
+        found = await self._leases.ask_owner(sandbox_id, _REPORT, session_id)
+        if found is None:
+            return ServiceReport()
+        seen = (ServiceStatus.model_validate(one) for one in found["seen"])
+        return ServiceReport({one.name: one for one in seen}, found["trouble"])
+
+    async def _tell_here(self, session_id: str) -> bool:
         if (kept := self._kept.get(session_id)) is not None:
-            kept.dirty.set()
-            self._to_keep.put_nowait(kept)
+            await self._try_to_tell(kept)
+        return True
+
+    def _tell_later_here(self, session_ids: list[str]) -> None:
+        for session_id in session_ids:
+            if (kept := self._kept.get(session_id)) is not None:
+                kept.dirty.set()
+                self._to_keep.put_nowait(kept)
+
+    async def _report_here(self, session_id: str) -> object:
+        known = self._known(session_id)
+        seen = [one.model_dump(mode="json", exclude_defaults=True) for one in known.seen.values()]
+        return {"seen": seen, "trouble": known.trouble}
+
+    def _known(self, session_id: str) -> ServiceReport:
+        kept = self._kept.get(session_id)
+        return ServiceReport(kept.seen or {}, kept.trouble) if kept is not None else ServiceReport()
 
     def froze(self, session_id: str) -> None:
         """The session hears nothing from now on."""
@@ -137,16 +192,6 @@ class ServiceSyncer:
         """The session was thawed: do the syncs that waited for it."""
         if (kept := self._kept.get(session_id)) is not None:
             kept.running.set()
-
-    def seen(self, session_id: str) -> States:
-        """The state of a session's services in Ship's last report."""
-        kept = self._kept.get(session_id)
-        return (kept and kept.seen) or {}
-
-    def trouble(self, session_id: str) -> str | None:
-        """Why the session's Ship does not know what the rows say, None when it does."""
-        kept = self._kept.get(session_id)
-        return kept and kept.trouble
 
     async def _try_to_tell(self, kept: _Kept) -> None:
         try:

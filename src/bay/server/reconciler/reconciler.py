@@ -151,10 +151,7 @@ class Reconciler:
 
     async def settle_probe(self, sandbox_id: str) -> None:
         """The same, and return once it was probed, within a bound, so that a retry meets the true state."""
-        if self._leases.owns(sandbox_id):
-            await self._settle_probe_here(sandbox_id)
-        elif (owner := await self._leases.owner_of(sandbox_id)) is not None:
-            await self._bus.of(owner, _PROBED, sandbox_id, _SUSPICIOUS_S)
+        await self._leases.ask_owner(sandbox_id, _PROBED, within_s=_SUSPICIOUS_S)
 
     async def _probed_here(self, sandbox_id: str) -> bool:
         await self._settle_probe_here(sandbox_id)
@@ -162,10 +159,7 @@ class Reconciler:
 
     async def acted_on(self, sandbox_id: str) -> None:
         """Return when the present work on the sandbox, if there is any, is over."""
-        if self._leases.owns(sandbox_id):
-            await self.queue.left(sandbox_id)
-        elif (owner := await self._leases.owner_of(sandbox_id)) is not None:
-            await self._bus.of(owner, _LEFT, sandbox_id, _LEFT_S)
+        await self._leases.ask_owner(sandbox_id, _LEFT, within_s=_LEFT_S)
 
     async def _left_here(self, sandbox_id: str) -> bool:
         await self.queue.left(sandbox_id)
@@ -221,6 +215,7 @@ class Reconciler:
         for sandbox in found:
             if shard_of(sandbox.id) in shards:
                 self.queue.put(sandbox.id)
+        self._live.syncer.tell_all_later()
 
     async def rest(self, shards: Sequence[str]) -> None:
         """Return once nothing is done to the sandboxes of these shards; nothing new begins."""

@@ -36,7 +36,8 @@ _DEAF_S = 10.0
 _SIGN_S = 3.0
 
 Hear = Callable[[list[str]], None]
-Answer = Callable[[str], Awaitable[bool]]
+Answer = Callable[[str], Awaitable[Any]]
+"""Gives a value of JSON. One that is too long for a message is told as null: not known."""
 
 
 class SharedDatabase(Protocol):
@@ -54,8 +55,8 @@ class SharedDatabase(Protocol):
 
 
 class Bus:
-    """Tells and hears messages of a kind, and questions with a yes or a no. `is_shared` is False for a Bay
-    that is alone: it tells nobody, and each answer is its own.
+    """Tells and hears messages of a kind, and questions with a yes or a no, or to one replica with any short
+    answer. `is_shared` is False for a Bay that is alone: it tells nobody, and each answer is its own.
     """
 
     _group: asyncio.TaskGroup
@@ -74,7 +75,7 @@ class Bus:
         self._some = asyncio.Event()
         self._is_quiet = asyncio.Event()
         """Set once everything was told."""
-        self._asked: dict[str, dict[str, asyncio.Future[bool]]] = {}
+        self._asked: dict[str, dict[str, asyncio.Future[Any]]] = {}
         """Questions under way: an answer for each replica."""
         self._silent: set[str] = set()
         """Replicas that left a question unanswered and were not heard since: not waited for again."""
@@ -110,7 +111,7 @@ class Bus:
         """Whether any replica that lives answers yes, this one first. One that does not answer may have
         meant yes.
         """
-        if await self._answer[kind](item):
+        if await self.own(kind, item):
             return True
         if not self.is_shared:
             return False
@@ -118,13 +119,17 @@ class Bus:
 
     async def all(self, kind: str, item: str = "") -> bool:
         """Have every replica answer, and return whether all of them have, and answered yes."""
-        own = await self._answer[kind](item)
+        own = bool(await self.own(kind, item))
         if not self.is_shared:
             return own
         return all([own, *await self._ask_others(kind, item, silent=False)])
 
-    async def of(self, replica_id: str, kind: str, item: str, within_s: float = ANSWER_S) -> bool | None:
-        """The answer of one other replica; None when there is none in time."""
+    async def own(self, kind: str, item: str) -> Any:
+        """The answer of this replica."""
+        return await self._answer[kind](item)
+
+    async def of(self, replica_id: str, kind: str, item: str, within_s: float = ANSWER_S) -> Any:
+        """The answer of one other replica; None when there is none in time, or it is too long."""
         with self._expecting([replica_id]) as (question, awaited):
             self._send({"k": kind, "q": question, "i": item, "to": replica_id})
             await asyncio.wait(awaited.values(), timeout=within_s)
@@ -141,10 +146,10 @@ class Bus:
             if heard := [one for name, one in awaited.items() if name not in self._silent]:
                 await asyncio.wait(heard, timeout=ANSWER_S)
             self._silent.update(name for name, one in awaited.items() if not one.done())
-            return [one.result() if one.done() else silent for one in awaited.values()]
+            return [bool(one.result()) if one.done() else silent for one in awaited.values()]
 
     @contextmanager
-    def _expecting(self, replicas: Collection[str]) -> Generator[tuple[str, dict[str, asyncio.Future[bool]]]]:
+    def _expecting(self, replicas: Collection[str]) -> Generator[tuple[str, dict[str, asyncio.Future[Any]]]]:
         loop = asyncio.get_running_loop()
         question = secrets.token_hex(8)
         awaited = self._asked[question] = {one: loop.create_future() for one in replicas}
@@ -273,10 +278,13 @@ class Bus:
 
     async def _reply(self, message: dict[str, Any]) -> None:
         try:
-            found = await self._answer[message["k"]](message["i"])
+            found = await self.own(message["k"], message["i"])
         except Exception:
             log.exception("bus.unanswered", kind=message["k"])
             return
+        if len(json.dumps(found)) > _BYTES:
+            log.warning("bus.too_long", kind=message["k"])
+            found = None
         self._send({"a": message["q"], "y": found})
 
 

@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from bay.clock import since_boot
 from bay.errors import BayError
-from bay.server.replicas.bus import Bus, SharedDatabase
+from bay.server.replicas.bus import ANSWER_S, Bus, SharedDatabase
 from bay.server.replicas.clock import DatabaseClock
 from bay.store import leases
 from bay.store.connection import StoreConnection
@@ -224,9 +225,33 @@ class ReplicaLeases:
         """The replicas that lived at the last beat."""
         return self._living
 
-    async def owner_of(self, sandbox_id: str) -> str | None:
-        """The replica that acts on the sandbox; None while none does."""
-        name = shard_of(sandbox_id)
+    async def ask_owner(
+        self, sandbox_id: str, kind: str, item: str | None = None, within_s: float = ANSWER_S
+    ) -> Any:
+        """The answer of the replica that acts on the sandbox, this one or another, to `item`, by default
+        the sandbox's id; None when there is none in time, or that replica has changed meanwhile.
+        """
+        return await self.ask_holder(shard_of(sandbox_id), kind, item or sandbox_id, within_s)
+
+    async def ask_holder(self, name: str, kind: str, item: str, within_s: float = ANSWER_S) -> Any:
+        """The same of the replica that has the lease of that name."""
+        if self.holds(name):
+            return await self._bus.own(kind, item)
+        holder = await self._holder_of(name)
+        if holder is None:
+            return None
+        if holder == self.me:  # it is about to have it, or to let go of it
+            return await self._bus.own(kind, item)
+        asking = asyncio.ensure_future(self._bus.of(holder, kind, item, within_s))
+        try:
+            while not (await asyncio.wait((asking,), timeout=ANSWER_S))[0]:
+                if await self._holder_of(name) != holder:
+                    return None
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    async def _holder_of(self, name: str) -> str | None:
         async with self._store.read() as db:
             found = await leases.all_of(db)
         return next((one.holder for one in found if one.name == name), None)

@@ -707,18 +707,27 @@ class Sandboxes:
         until = loop.time() + wait_s
         record = await self.waker.settled(sandbox.id, wait_s)
         if record is not None and serving:
-            record = await self.waker.wait_until(sandbox.id, self._serves, until - loop.time())
+            record = await self._serving(sandbox.id, until - loop.time())
         if record is None:
             async with self.core.store.read() as db:
                 record = await sandboxes.get(db, sandbox.id)
         is_there = record is not None and record.deleted_at is None and record.target != "deleted"
         return self.view(record) if record and is_there else sandbox
 
-    def _serves(self, record: SandboxRecord) -> bool:
-        """Whether there is nothing more to wait for of a sandbox whose `main` has a health check."""
+    async def _serving(self, sandbox_id: str, wait_s: float) -> SandboxRecord | None:
+        """The sandbox once there is nothing more to wait for of its `main`, which has a health check."""
+
+        async def read() -> SandboxRecord | None:
+            async with self.core.store.read() as db:
+                found = await sandboxes.get(db, sandbox_id)
+            return found if found is not None and await self._serves(found) else None
+
+        return await self.waker.wait_for(sandbox_id, read, wait_s)
+
+    async def _serves(self, record: SandboxRecord) -> bool:
         if record.session is None or record.session.phase != "running":
             return True
-        main = self.syncer.seen(record.session.id).get(MAIN)
+        main = (await self.syncer.report(record.id, record.session.id)).seen.get(MAIN)
         return main is not None and (main.healthy is True or main.state in ("failed", "exited"))
 
     async def _containers(self, record: SandboxRecord) -> tuple[Container, ...] | None:
