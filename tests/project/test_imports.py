@@ -144,7 +144,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "files": {"web", "ship", "sessions"},
     "secrets": {"web", "ship", "sessions", "files"},
     "managed_services": {"web", "ship", "sessions", "events", "execs", "replicas"},
-    "ports": {"web", "ship", "sessions", "events"},
+    "ports": {"web", "ship", "sessions", "events", "replicas"},
     "skills": {"web"},
     "browser": {"web", "sessions", "execs", "skills"},
     "sandboxes": {

@@ -489,7 +489,14 @@ class ControlPlane:
             screens=self.screens,
             connections=self.connections,
         )
-        port_watches = PortWatches(waker=self.waker, feeds=self.feeds, connections=self.connections)
+        port_watches = PortWatches(
+            waker=self.waker,
+            feeds=self.feeds,
+            ship=self.port_client,
+            connections=self.connections,
+            leases=self.leases,
+            bus=self.bus,
+        )
         processes = Processes(waker=self.waker, ship=self.ship)
         file_client = FileClient(self.ship)
         files = Files(
