@@ -94,9 +94,20 @@ class RestoreFailure:
     failure: KeptFailure
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeFailure:
+    """Why a live session could not have the `sizes`, which the requests up to `number` have asked for that
+    wanted the same.
+    """
+
+    number: int
+    sizes: Sizes
+    failure: KeptFailure
+
+
 KEPT_FAILURES = 8
-"""Restores of a sandbox of which its row says why they failed: the next one may be over before a request that
-waits for this one has read the row.
+"""Restores of a sandbox of which its row says why they failed, and changes of its sizes: the next one may be
+over before a request that waits for this one has read the row.
 """
 
 
@@ -128,6 +139,10 @@ class SandboxRecord:
     """The number of the last restore that was asked for, from 1 on."""
     restore_failures: tuple[RestoreFailure, ...] = ()
     """Why those among its last `KEPT_FAILURES` restores failed that did, the oldest first."""
+    resize_number: int = 0
+    """The number of the last request for other sizes of a live session, from 1 on."""
+    resize_failures: tuple[ResizeFailure, ...] = ()
+    """Why those among the last `KEPT_FAILURES` of them were refused that were, the oldest first."""
     checkpoint_due: str | None = None
     """The oldest checkpoint that was asked for and is not made yet."""
     checkpoint_policy: CheckpointPolicy | None = None

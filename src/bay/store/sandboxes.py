@@ -30,6 +30,7 @@ from bay.store.records import (
     Filters,
     Page,
     Phase,
+    ResizeFailure,
     RestoreFailure,
     SandboxRecord,
     SessionRecord,
@@ -469,7 +470,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
     error, policy = values.pop("error"), values.pop("checkpoint_policy")
     url, ports = values.pop("url"), values.pop("ports")
     given, mounted = values.pop("secrets"), values.pop("volumes")
-    failures = values.pop("restore_failures")
+    failures, refusals = values.pop("restore_failures"), values.pop("resize_failures")
     return SandboxRecord(
         **values,
         url=from_wire(PortSettings, url) if url else None,
@@ -478,6 +479,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
         volumes=tuple(from_wire(Volume, volume) for volume in mounted),
         checkpoint_policy=from_wire(CheckpointPolicy, policy) if policy else None,
         restore_failures=tuple(from_wire(RestoreFailure, failure) for failure in failures),
+        resize_failures=tuple(from_wire(ResizeFailure, refusal) for refusal in refusals),
         error=from_wire(Failure, error) if error else None,
         session=SessionRecord(**live) if live["id"] else None,
     )
@@ -485,5 +487,13 @@ def _record(row: Row[Any]) -> SandboxRecord:
 
 def _values(record: SandboxRecord, besides: tuple[str, ...]) -> dict[str, Any]:
     values = {c.name: getattr(record, c.name) for c in sandboxes.c if c.name not in besides}
-    encoded = ("checkpoint_policy", "url", "ports", "secrets", "volumes", "restore_failures")
+    encoded = (
+        "checkpoint_policy",
+        "url",
+        "ports",
+        "secrets",
+        "volumes",
+        "restore_failures",
+        "resize_failures",
+    )
     return {**values, **{name: to_wire(values[name]) for name in encoded}}

@@ -122,6 +122,9 @@ sandboxes = Table(
     # How many restores were asked for, and why the last of those that failed did.
     Column("restore_number", integer_type(), nullable=False, server_default="0"),
     Column("restore_failures", json_type(), nullable=False, server_default="[]"),
+    # The same of the requests for other sizes of a live session.
+    Column("resize_number", integer_type(), nullable=False, server_default="0"),
+    Column("resize_failures", json_type(), nullable=False, server_default="[]"),
     Column("checkpoint_policy", json_type(none_as_null=True)),
     _when("checkpoint_at"),
     # Which network policy it has: 0 is its profile's, else that in `network_policies`; each change adds 1.

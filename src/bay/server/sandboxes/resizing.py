@@ -1,24 +1,22 @@
 """A live session takes the sizes that its sandbox was given: the reconciler's step, and the wait for it.
 
 The row says what is wanted, and the session's what it has. Sizes that the host refuses, as less memory than
-is in use, are put back in the row, and the call that asked for them is told why.
+is in use, are put back in the row, which says why for the call that asked for them.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from bay.drivers.base import Resizable
 from bay.errors import CallerError, CapabilityNotSupported, Conflict, Timeout
-from bay.models import Sizes
+from bay.models import Sizes, to_wire
 from bay.server.sessions.core import Core
 from bay.server.sessions.rows import handle_of
 from bay.server.sessions.sizes import resources_of
 from bay.server.sessions.waker import Waker
 from bay.store import events, sandboxes, sessions
-from bay.store.records import SandboxRecord, SessionRecord
+from bay.store.records import KEPT_FAILURES, KeptFailure, ResizeFailure, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.sizes")
 
@@ -27,43 +25,34 @@ RESIZED = ("cpus", "memory_mb", "pids")
 _SETTLE_S = 30.0
 
 
-@dataclass(slots=True)
-class ResizeOutcome:
-    """The outcome of sizes that a call has asked for."""
+@dataclass(frozen=True, slots=True)
+class ResizeRequest:
+    """The sizes that a call has asked for; `number` is its place among such calls."""
 
-    wanted: Sizes | None = None
-    refusal: CallerError | None = None
+    number: int
+    wanted: Sizes
 
 
 class Resizing:
-    """Applies the sizes of rows, and tells those who wait of refusals."""
+    """Applies the sizes of rows, and writes refusals into them."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._awaited: dict[str, list[ResizeOutcome]] = {}
 
-    @contextmanager
-    def expected(self, sandbox_id: str) -> Generator[ResizeOutcome]:
-        """The outcome of sizes that the block asks for; it says which, in the transaction that does."""
-        outcome = ResizeOutcome()
-        self._awaited.setdefault(sandbox_id, []).append(outcome)
-        try:
-            yield outcome
-        finally:
-            self._awaited[sandbox_id].remove(outcome)
-            if not self._awaited[sandbox_id]:
-                del self._awaited[sandbox_id]
-
-    async def settled(self, waker: Waker, before: SandboxRecord, outcome: ResizeOutcome) -> None:
-        """Wait until the session has the sizes. Raises what the host refused them for, DriverUnavailable when
-        it cannot be asked, and Timeout; Bay tries again by itself after these two.
+    async def settled(self, waker: Waker, before: SandboxRecord) -> None:
+        """Wait until the session has the sizes, or they were refused. Raises DriverUnavailable when the host
+        cannot be asked, and Timeout; Bay tries again by itself after these two.
         """
         late = Timeout(
             f"the sizes of {before.id} were not applied within {_SETTLE_S:g} s; Bay continues in the background"
         )
         await waker.settle(before, _is_applied, lambda r: _is_in_trouble(r, before), late, _SETTLE_S)
-        if outcome.refusal is not None:
-            raise outcome.refusal
+
+    def check(self, sandbox: SandboxRecord, asked: ResizeRequest) -> None:
+        """Raises what the host refused the sizes for, if it did."""
+        for one in sandbox.resize_failures:
+            if one.number >= asked.number and one.sizes == asked.wanted:
+                raise one.failure.error()
 
     async def apply(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         """Have the session take the row's sizes, or put the row's back. Raises DriverUnavailable."""
@@ -88,14 +77,17 @@ class Resizing:
         await driver.resize(handle_of(session), resources_of(sandbox.sizes, profile))
 
     async def _take_back(self, sandbox: SandboxRecord, session: SessionRecord, refusal: CallerError) -> None:
+        now = self._core.clock()
         async with self._core.store.write() as db:
             present = await sandboxes.get(db, sandbox.id) or sandbox
-            if present.sizes == sandbox.sizes:  # else others are wanted by now
-                await sandboxes.change(db, sandbox.id, **_columns(session.sizes))
-                await events.add(db, sandbox, "sandbox.updated", self._core.clock(), fields=sorted(RESIZED))
-        for outcome in self._awaited.get(sandbox.id, ()):
-            if outcome.wanted == sandbox.sizes:
-                outcome.refusal = refusal
+            is_wanted = present.sizes == sandbox.sizes  # else others are wanted by now
+            number = (present if is_wanted else sandbox).resize_number
+            kept = [one for one in present.resize_failures if one.number > number - KEPT_FAILURES]
+            failed = ResizeFailure(number=number, sizes=sandbox.sizes, failure=KeptFailure.of(refusal, now))
+            put_back = _columns(session.sizes) if is_wanted else {}
+            await sandboxes.change(db, sandbox.id, **put_back, resize_failures=to_wire([*kept, failed]))
+            if is_wanted:
+                await events.add(db, sandbox, "sandbox.updated", now, fields=sorted(RESIZED))
         log.info("session.not_resized", id=session.id, sandbox=sandbox.id, error=refusal.message)
 
 

@@ -51,7 +51,7 @@ from bay.server.ports.gate import host_of
 from bay.server.sandboxes import volumes
 from bay.server.sandboxes.pool import Pool, add_cargo
 from bay.server.sandboxes.pool_kinds import PoolKind, fresh_record
-from bay.server.sandboxes.resizing import RESIZED, ResizeOutcome, Resizing
+from bay.server.sandboxes.resizing import RESIZED, ResizeRequest, Resizing
 from bay.server.secrets import rules as secret_rules
 from bay.server.sessions import sizes
 from bay.server.sessions.core import DEFAULT_PROFILE, Core
@@ -335,22 +335,26 @@ class Sandboxes:
         self.waker.refuse_expired(record)
         _check_name(new.name)
         changed = {name: getattr(new, name) for name in new.given}
-        with self.resizing.expected(record.id) as resize:
-            try:
-                async with self.core.store.write() as db:
-                    if changed:
-                        await self._change(db, record, changed, resize)
-            except IntegrityError as error:
-                raise _taken(new.name) from error
-            if "name" in changed:
-                self.waker.poke(record.id)
-            if resize.wanted is not None:
-                await self.resizing.settled(self.waker, record, resize)
-        return self.view(await self.waker.find(caller, record.id))
+        resize: ResizeRequest | None = None
+        try:
+            async with self.core.store.write() as db:
+                if changed:
+                    resize = await self._change(db, record, changed)
+        except IntegrityError as error:
+            raise _taken(new.name) from error
+        if "name" in changed:
+            self.waker.poke(record.id)
+        if resize is not None:
+            await self.resizing.settled(self.waker, record)
+        present = await self.waker.find(caller, record.id)
+        if resize is not None:
+            self.resizing.check(present, resize)
+        return self.view(present)
 
     async def _change(
-        self, db: StoreConnection, record: SandboxRecord, changed: dict[str, Any], resize: ResizeOutcome
-    ) -> None:
+        self, db: StoreConnection, record: SandboxRecord, changed: dict[str, Any]
+    ) -> ResizeRequest | None:
+        """Write the changes. Returns the sizes that a live session must take."""
         present = await sandboxes.get(db, record.id) or record
         if (wanted := changed.pop("url_access", None)) is not None:
             changed["url"] = replace(present.url or wanted, access=wanted.access)
@@ -360,12 +364,16 @@ class Sandboxes:
             values[field_name] = to_wire(values[field_name])
         if "name" in changed:
             values["host"] = await sandboxes.free_host(db, host_of(changed["name"]), record.id)
+        resize = None
         if changed.keys() & set(RESIZED):
-            resize.wanted = replace(
+            wanted_sizes = replace(
                 present.sizes, **{name: values[name] for name in RESIZED if name in values}
             )
+            resize = ResizeRequest(present.resize_number + 1, wanted_sizes)
+            values["resize_number"] = resize.number
         await sandboxes.change(db, record.id, **values)
         await events.add(db, record, "sandbox.updated", self.core.clock(), fields=sorted(changed))
+        return resize
 
     def _lifetime(self, present: SandboxRecord, values: dict[str, Any]) -> dict[str, Any]:
         """How a changed lifetime is stored. Raises SandboxExpired when it has ended meanwhile."""
