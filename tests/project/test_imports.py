@@ -135,7 +135,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "sessions": {"web", "ship", "replicas"},
     "checkpoints": {"web", "sessions"},
     "events": {"web", "replicas"},
-    "images": {"web", "sessions", "secrets", "managed_services"},
+    "images": {"web", "sessions", "secrets", "managed_services", "replicas"},
     "kernels": {"web", "ship", "sessions"},
     "keys": {"web"},
     "networks": {"web", "sessions"},
@@ -151,7 +151,7 @@ SERVER_MAY: dict[str, set[str]] = {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
         *("secrets", "templates", "events", "cargos"),
     },
-    "templates": {"web", "sessions", "checkpoints", "images", "secrets"},
+    "templates": {"web", "sessions", "checkpoints", "images", "secrets", "replicas"},
     "builds": {
         *("web", "ship", "sessions", "checkpoints", "images", "execs", "files", "templates", "sandboxes"),
     },

@@ -1,4 +1,6 @@
-"""Several replicas in one process, on one PostgreSQL database and one data directory, with one clock."""
+"""Several replicas in one process, on one PostgreSQL database and one data directory, with one clock and one
+library of images.
+"""
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,6 +11,7 @@ import postgres_databases
 from server_harness import World, clear, eventually, no_blocking, world
 
 from bay.clock import ManualClock
+from bay.images.fake import FakeLibrary
 from bay.server.replicas.leases import NAMES, shard_of
 
 
@@ -16,11 +19,13 @@ from bay.server.replicas.leases import NAMES, shard_of
 async def replica_worlds(root: Path, count: int = 2, **given: Any) -> AsyncGenerator[list[World]]:
     """So many replicas, each with a share of the work, until the block is left; no session outlives it."""
     given = {"database_url": postgres_databases.url_for(root), "replicas": True, **given}
-    clock = ManualClock()
+    clock, library = ManualClock(), FakeLibrary()
     try:
         async with AsyncExitStack() as stack:
             worlds = [
-                await stack.enter_async_context(world(root, clock=clock, may_block=True, **given))
+                await stack.enter_async_context(
+                    world(root, clock=clock, library=library, may_block=True, **given)
+                )
                 for _ in range(count)
             ]
             stack.enter_context(no_blocking())

@@ -288,6 +288,8 @@ class ControlPlane:
             places=settings.image_pulls,
             keep=None if settings.images_keep_days is None else timedelta(days=settings.images_keep_days),
             poked=SharedEvent(self.bus, "images"),
+            leases=self.leases,
+            bus=self.bus,
         )
         self.outcomes = ExecResults(
             store=self.store, deferred=self.deferred, ship=self.ship, kernels=self.kernels, clock=clock
@@ -345,6 +347,8 @@ class ControlPlane:
             puller=self.puller,
             notifier=self.changes,
             poked=SharedEvent(self.bus, "templates"),
+            leases=self.leases,
+            bus=self.bus,
         )
         self.sandboxes = Sandboxes(
             core=self.core,

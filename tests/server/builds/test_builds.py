@@ -6,21 +6,18 @@ import asyncio
 import io
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from build_machines import machines
 from server_harness import Json, World, assert_error, clear, eventually, until, world
 
 from bay.errors import DatabaseUnavailable
-from bay.models import Exec
 from bay.server.builds import files
-from bay.server.execs.service import NewExec
 from bay.server.templates import maker
-from bay.server.web.auth import Caller
 from bay.store import checkpoints, templates
 from bay.store.records import CheckpointRecord
 
@@ -41,19 +38,6 @@ async def bay(root: Path) -> AsyncGenerator[World]:
             yield running
     finally:
         await clear(root)
-
-
-def machines(bay: World) -> None:
-    """Sandboxes keep their root. They have no directory but their workspace, so commands run there."""
-    bay.driver.capabilities = replace(bay.driver.capabilities, persist=("workspace", "machine"))
-    create = bay.bay.execs.create
-
-    async def in_workspace(
-        caller: Caller, ref: str, new: NewExec, key: str | None, wait_s: float | None
-    ) -> Exec:
-        return await create(caller, ref, replace(new, cwd=None), key, wait_s)
-
-    bay.bay.execs.create = in_workspace  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -224,7 +224,7 @@ async def test_a_delete_cancels_a_pull(bay: World, admin: httpx.AsyncClient) -> 
     assert (await admin.delete(f"/v1/images/{image['id']}")).status_code == 204
 
     async def is_over() -> bool:
-        return bay.bay.puller.progress(image["id"]) is None
+        return image["id"] not in bay.bay.puller._progress
 
     await eventually(is_over)
     assert bay.library.layers == set()

@@ -2,10 +2,14 @@
 
 A pull is a row in state `pulling`: a Bay that ends goes on with it when it starts again. A deleted row
 cancels its pull. The sandboxes that wait for an image are poked when its pull has ended.
+
+Of replicas one pulls and collects. The others ask it how far its pulls are, and to collect: it knows which
+files a pull under way is about to need.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,10 +20,12 @@ from bay.backoff import Backoff
 from bay.errors import BayError, DatabaseUnavailable, ImageInvalid, ImageNotFound, InternalError
 from bay.images.base import BroughtImage, HeldLayer, ImageLibrary, ImageSource
 from bay.images.registries import Credentials
-from bay.models import Failure, PullProgress
+from bay.models import Failure, PullProgress, from_wire, to_wire
 from bay.server.images.entrypoints import NAME, service_of
 from bay.server.images.layers import held_by, rows_of
 from bay.server.images.requests import HOST, ImageRequests
+from bay.server.replicas.bus import Bus
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.work_queue import WorkQueue
@@ -36,6 +42,9 @@ _AGAIN_S = 60.0
 """After a failure of Bay's own database."""
 _RETRY_S = 5.0
 """After an outage of it."""
+_JOB, _PROGRESS, _COLLECT = "images", "images.progress", "images.collect"
+_ASKED = 40
+"""Pulls of one question: the answer has to fit into a message."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -52,16 +61,31 @@ class Puller:
     keep: timedelta | None
     poked: asyncio.Event
     """Set when a row has changed."""
+    leases: ReplicaLeases
+    bus: Bus
     _pulls: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict[str, asyncio.Task[None]])
     _progress: dict[str, PullProgress] = field(init=False, default_factory=dict[str, PullProgress])
+
+    def __post_init__(self) -> None:
+        self.bus.answer(_PROGRESS, self._progress_here)
+        self.bus.answer(_COLLECT, self._collect_here)
 
     def poke(self) -> None:
         """A row has changed."""
         self.poked.set()
 
-    def progress(self, image_id: str) -> PullProgress | None:
-        """How far the pull of that image has come; None when it is not under way."""
-        return self._progress.get(image_id)
+    async def progress(self, image_ids: Sequence[str]) -> dict[str, PullProgress]:
+        """How far the pulls of those images have come that are under way, as far as that is known."""
+        found = dict[str, PullProgress]()
+        for first in range(0, len(image_ids), _ASKED):
+            item = json.dumps(image_ids[first : first + _ASKED])
+            told: dict[str, object] | None = await self.leases.ask_holder(_JOB, _PROGRESS, item)
+            found |= {one: from_wire(PullProgress, value) for one, value in (told or {}).items()}
+        return found
+
+    async def _progress_here(self, item: str) -> object:
+        wanted: list[str] = json.loads(item)
+        return {one: to_wire(self._progress[one]) for one in wanted if one in self._progress}
 
     async def take_over(self) -> None:
         """After a restart: ask for the images of the profiles, and again for those whose files are lost."""
@@ -92,11 +116,15 @@ class Puller:
 
     async def collect(self) -> None:
         """Remove once what may go: images unused for long, and files that no row needs."""
+        await self.leases.ask_holder(_JOB, _COLLECT, "", _COLLECT_S)
+
+    async def _collect_here(self, _item: str) -> bool:
         if self.keep is not None:
             async with self.core.store.write() as db:
                 for image in await images.unused(db, self.core.clock() - self.keep):
                     await self.hide(db, image)
         await self.library.collect(self._needed)
+        return True
 
     async def hide(self, db: StoreConnection, image: ImageRecord) -> None:
         """Delete an image's row; its files go with the next collection, and a pull of it is cancelled."""
@@ -286,7 +314,7 @@ class Puller:
     async def _collect_often(self) -> None:
         while True:
             try:
-                await self.collect()
+                await self._collect_here("")
             except BayError as error:
                 log.warning("images.not_collected", error=error.message)
             except Exception:

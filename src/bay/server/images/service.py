@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -12,7 +12,7 @@ from bay.errors import Conflict, DatabaseUnavailable, Forbidden, ImageNotFound
 from bay.ids import new_id
 from bay.images import references, scratch
 from bay.images.base import ImageLibrary
-from bay.models import ContainerImage, Pull, from_wire, to_wire
+from bay.models import ContainerImage, Pull, PullProgress, from_wire, to_wire
 from bay.server.images.puller import Puller
 from bay.server.images.requests import ImageRequests, full_reference
 from bay.server.sessions.notifier import Notifier
@@ -138,7 +138,7 @@ class Images:
         """Part of the images that the caller may use, oldest first."""
         async with self.store.read() as db:
             found = await images.page(db, caller.owner, after=after, limit=limit)
-        return Page(items=tuple(map(self._view, found.items)), next_cursor=found.next_cursor)
+        return Page(items=tuple(await self._shown(found.items)), next_cursor=found.next_cursor)
 
     async def get(self, caller: Caller, ref: str, wait_s: float) -> ContainerImage:
         """One image, by id or reference, with `wait_s` once its pull has ended. Raises ImageNotFound."""
@@ -187,7 +187,7 @@ class Images:
             for image in gone:
                 await self.puller.hide(db, image)
         await self.puller.collect()
-        return [self._view(image) for image in gone]
+        return await self._shown(gone)
 
     async def _find(self, caller: Caller, ref: str) -> ImageRecord:
         async with self.store.read() as db:
@@ -204,15 +204,19 @@ class Images:
             return found if found is None or found.state != "pulling" or found.deleted_at else None
 
         found = await self.notifier.wait_for(image.id, ended, wait_s) if wait_s else None
-        return self._view(found or image)
+        return (await self._shown([found or image]))[0]
 
-    def _view(self, record: ImageRecord) -> ContainerImage:
+    async def _shown(self, records: Sequence[ImageRecord]) -> list[ContainerImage]:
+        under_way = await self.puller.progress([one.id for one in records if one.state == "pulling"])
+        return [self._view(one, under_way.get(one.id)) for one in records]
+
+    def _view(self, record: ImageRecord, progress: PullProgress | None = None) -> ContainerImage:
         config = record.config or {}
         platform = [config[key] for key in ("os", "architecture", "variant") if config.get(key)]
         image = ContainerImage(
             id=record.id, ref=record.ref, digest=record.digest, source=record.source, state=record.state,
             shared=record.shared, size_bytes=record.size_bytes, layers=record.layers, error=record.error,
-            platform="/".join(platform) or None, attempts=record.attempts, progress=self.puller.progress(record.id),
+            platform="/".join(platform) or None, attempts=record.attempts, progress=progress,
             created_at=record.created_at, last_used_at=record.last_used_at,
         )  # fmt: skip
         if record.config is None:

@@ -281,7 +281,9 @@ class Bus:
             found = await self.own(message["k"], message["i"])
         except Exception:
             log.exception("bus.unanswered", kind=message["k"])
-            return
+            if "to" not in message:
+                return  # who asks all takes silence for the safe answer
+            found = None
         if len(json.dumps(found)) > _BYTES:
             log.warning("bus.too_long", kind=message["k"])
             found = None

@@ -2,6 +2,9 @@
 
 A template that is to be made is a row in state `building`: a Bay that ends in the middle leaves nothing but
 that row, and begins again when it starts.
+
+Of replicas one makes and collects, which knows the snapshots that builds under way have found. The others ask
+it to stop a build, and to collect.
 """
 
 import asyncio
@@ -19,6 +22,8 @@ from bay.errors import BayError, DatabaseUnavailable, InternalError, NotFound, T
 from bay.models import Failure
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.images.puller import Puller
+from bay.server.replicas.bus import Bus
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sessions.core import Core
 from bay.server.sessions.notifier import Notifier
 from bay.server.templates.freezing import ConfigChanges, TemplateFreezer, changes_of
@@ -34,6 +39,8 @@ _BUILDS_OF_OWNER = 2
 _AGAIN_S = 60.0
 _RETRY_S = 5.0
 _CONTEXT_WITHIN = timedelta(hours=1)
+_JOB, _STOP, _COLLECT = "templates", "templates.stop", "templates.collect"
+_STOP_S, _COLLECT_S = 30.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +79,18 @@ class TemplateMaker:
     notifier: Notifier
     poked: asyncio.Event
     """Set when a row has changed."""
+    leases: ReplicaLeases
+    bus: Bus
     builds: TemplateSources = field(init=False)
     _making: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict[str, asyncio.Task[None]])
     _places: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _of_owner: defaultdict[str, asyncio.Semaphore] = field(
         init=False, default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(_BUILDS_OF_OWNER))
     )
+
+    def __post_init__(self) -> None:
+        self.bus.answer(_STOP, self._stop_here)
+        self.bus.answer(_COLLECT, self._collect_here)
 
     def poke(self) -> None:
         """A row has changed."""
@@ -140,20 +153,28 @@ class TemplateMaker:
         """Remove once the files of templates that were deleted, and templates that lost their tag and are not
         in use.
         """
+        await self.leases.ask_holder(_JOB, _COLLECT, "", _COLLECT_S)
+
+    async def _collect_here(self, _item: str) -> bool:
         async with self.core.store.write() as db:
             for template in await templates.superseded(db):
                 await self.hide(db, template)
         await self.builds.collect()
         self.freezer.discard()
         await self.puller.collect()
+        return True
 
     async def stop(self, template: TemplateRecord) -> None:
         """End the work on a template that was deleted, and remove what it left."""
-        if (making := self._making.get(template.id)) is not None:
-            making.cancel()
-            await asyncio.wait([making])
+        await self.leases.ask_holder(_JOB, _STOP, template.id, _STOP_S)
         if template.build is not None:
             await self.builds.clear(template)
+
+    async def _stop_here(self, template_id: str) -> bool:
+        if (making := self._making.get(template_id)) is not None:
+            making.cancel()
+            await asyncio.wait([making])
+        return True
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         async with self.core.store.read() as db:
@@ -164,7 +185,7 @@ class TemplateMaker:
                 making = self._making[template.id] = group.create_task(self._make(template))
                 making.add_done_callback(lambda _, template_id=template.id: self._making.pop(template_id))
         if superseded:
-            await self.collect()
+            await self._collect_here("")
 
     async def _may_begin(self, template: TemplateRecord) -> bool:
         """Whether all is here that it is made of; one whose context does not come fails."""
