@@ -34,7 +34,7 @@ async def get_pool(_caller: Admin, pool: PoolDep) -> WireResponse:
 @router.get("/gc/status", response_model=GarbageState)
 async def garbage_status(_caller: Admin, garbage: GarbageDep) -> WireResponse:
     """Whether a collection runs, and the results of the last one."""
-    return WireResponse(garbage.state())
+    return WireResponse(await garbage.state())
 
 
 @router.post("/gc/run", response_model=GarbageRun)

@@ -1,43 +1,53 @@
 """Collects garbage at an operator's word, as Bay does anyway: idle compute, expired sandboxes, orphans."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
 
 from bay.errors import BayError
-from bay.models import GarbageRun, GarbageState, GarbageTask, GarbageTaskResult
+from bay.models import GarbageRun, GarbageState, GarbageTask, GarbageTaskResult, from_wire, to_wire
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.sweep import PERIOD_S, Sweep, cool
+from bay.server.replicas.bus import Bus
 from bay.server.sessions.core import Core
 from bay.server.sessions.waker import Waker
-from bay.store import events, sandboxes
+from bay.store import events, metadata, sandboxes
 from bay.store.records import SandboxRecord
 
 TASKS: tuple[GarbageTask, ...] = ("idle_session", "expired_sandbox", "orphan_cargo", "orphan_container")
 _SETTLE_S = 60.0
+_FACT, _RUNNING = "garbage", "garbage.running"
 _NEVER = GarbageRun(results=(), total_cleaned=0, total_errors=0, duration_ms=0)
 
 
 @dataclass(kw_only=True, eq=False)
 class Garbage:
-    """The service behind `/v1/admin/gc`. One run at a time; a second waits for the first."""
+    """The service behind `/v1/admin/gc`. One run at a time; a second waits for the first. Of replicas each
+    may have one; each thing is removed once.
+    """
 
     core: Core
     waker: Waker
     sweep: Sweep
     orphans: Orphans
+    bus: Bus
     _running: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)  # nothing else is held with it
-    _last: GarbageRun = field(init=False, default=_NEVER)
-    _ran_at: datetime | None = field(init=False, default=None)
 
-    def state(self) -> GarbageState:
-        """Whether a run is under way, and what the last one found."""
-        last = self._last
+    def __post_init__(self) -> None:
+        self.bus.answer(_RUNNING, self._is_running_here)
+
+    async def state(self) -> GarbageState:
+        """Whether a run is under way, and what the last one found, at whichever replica."""
+        async with self.core.store.read() as db:
+            fact = await metadata.get(db, _FACT)
+        last = from_wire(GarbageRun, json.loads(fact["run"])) if fact else _NEVER
         return GarbageState(
-            enabled=True, is_running=self._running.locked(), interval_seconds=PERIOD_S, tasks=TASKS, ran_at=self._ran_at,
-            results=last.results, total_cleaned=last.total_cleaned, total_errors=last.total_errors, duration_ms=last.duration_ms,
+            enabled=True, is_running=await self.bus.any(_RUNNING, ""), interval_seconds=PERIOD_S, tasks=TASKS,
+            ran_at=datetime.fromisoformat(fact["ran_at"]) if fact else None, results=last.results,
+            total_cleaned=last.total_cleaned, total_errors=last.total_errors, duration_ms=last.duration_ms,
         )  # fmt: skip
 
     async def run(self, tasks: tuple[GarbageTask, ...]) -> GarbageRun:
@@ -45,14 +55,19 @@ class Garbage:
         async with self._running:
             begun = monotonic()
             results = [await self._do(task) for task in TASKS if task in tasks]
-            self._last = GarbageRun(
+            done = GarbageRun(
                 results=tuple(results),
                 total_cleaned=sum(result.cleaned_count for result in results),
                 total_errors=sum(len(result.errors) for result in results),
                 duration_ms=round(1000 * (monotonic() - begun)),
             )
-            self._ran_at = self.core.clock()
-            return self._last
+            fact = {"run": json.dumps(to_wire(done)), "ran_at": self.core.clock().isoformat()}
+            async with self.core.store.write() as db:
+                await metadata.set(db, _FACT, fact)
+            return done
+
+    async def _is_running_here(self, _item: str) -> bool:
+        return self._running.locked()
 
     async def _do(self, task: GarbageTask) -> GarbageTaskResult:
         try:
