@@ -149,7 +149,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "browser": {"web", "sessions", "execs", "skills"},
     "sandboxes": {
         *("web", "ship", "sessions", "checkpoints", "images", "managed_services", "networks", "ports"),
-        *("secrets", "templates", "events", "cargos"),
+        *("secrets", "templates", "events", "cargos", "replicas"),
     },
     "templates": {"web", "sessions", "checkpoints", "images", "secrets", "replicas"},
     "builds": {

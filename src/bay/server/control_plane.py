@@ -268,12 +268,15 @@ class ControlPlane:
             quotas=self.quotas,
             max_age=timedelta(seconds=settings.pool_max_age),
             is_busy=lambda: self.starter.slots.urgent() > 0,
+            leases=self.leases,
+            bus=self.bus,
         )
         self.pressure = Pressure(
             core=self.core,
             queue=queue,
             pool=self.pool,
             holds=self.holds,
+            leases=self.leases,
             reserve=settings.memory_reserve_mb * MIB,
             available=available_memory,
         )
@@ -714,7 +717,7 @@ class ControlPlane:
                 do("webhooks", self.deliverer.run),
             )
             tasks = [group.create_task(part.run()) for part in parts]
-            tasks += map(group.create_task, jobs)
+            tasks += map(group.create_task, (*jobs, self.pool.watch()))
             self.replicas.start()
             tasks.append(group.create_task(self.leases.run()))
             try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from bay.server.reconciler.sweep import cool
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sandboxes.pool import Pool
 from bay.server.sessions.core import Core
 from bay.server.sessions.waker import Holds
@@ -28,12 +29,15 @@ def available_memory() -> int:
 
 @dataclass(kw_only=True, eq=False)
 class Pressure:
-    """Watches the host's memory; below `reserve` bytes it takes one sandbox at a time."""
+    """Watches the host's memory; below `reserve` bytes it takes one sandbox at a time. Of replicas the one
+    that keeps the pools does: each would take another.
+    """
 
     core: Core
     queue: WorkQueue
     pool: Pool
     holds: Holds
+    leases: ReplicaLeases
     reserve: int
     available: Callable[[], int]
     _going: str | None = field(init=False, default=None)
@@ -43,7 +47,7 @@ class Pressure:
         """Check once: frozen sandboxes go first, then those of the pool; those at work never."""
         available = await asyncio.to_thread(self.available)
         self.pool.set_spare(available - self.reserve)
-        if available >= self.reserve or await self._is_going():
+        if available >= self.reserve or not self.leases.holds("pool") or await self._is_going():
             return
         async with self.core.store.read() as db:
             frozen = await sandboxes.longest_idle(db, "paused")

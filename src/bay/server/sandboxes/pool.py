@@ -3,9 +3,13 @@
 A create claims one in its own transaction; without one here it starts its own. The fingerprint of its kind
 tells that the session is the one it would have started. Old rows, and those of no kind that is wanted, go.
 A pool with a `pool_max` follows the creates: `pool_demand` says how.
+
+Of replicas one keeps the pools, and all claim from them. Each tells the others of its creates, so that the
+pools follow the creates of all, and knows what is there by a look each second.
 """
 
 import asyncio
+import json
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -19,8 +23,10 @@ import structlog
 
 from bay.backoff import Backoff
 from bay.errors import QuotaExceeded, StorageFull
-from bay.models import PoolState
+from bay.models import PoolState, from_wire, to_wire
 from bay.server.images.requests import HOST, ImageRequests
+from bay.server.replicas.bus import Bus
+from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sandboxes.pool_demand import REMEMBERED, size_wanted
 from bay.server.sandboxes.pool_kinds import PoolKind
 from bay.server.sessions.core import Core
@@ -38,6 +44,9 @@ _BREATH_S = 0.2  # the claimer is about to use its sandbox: it gets the processo
 _DRAIN_S = 5.0
 _REMOVE_S = 60.0
 _BACKOFF = Backoff(1.0, 60.0)
+_JOB, _ASKED_FOR, _TROUBLE, _STATE = "pool", "pool.asked_for", "pool.trouble", "pool.state"
+_WHY_CHARS = 2000
+"""Of an error in a message to the other replicas."""
 
 
 @dataclass(slots=True)
@@ -71,6 +80,8 @@ class Pool:
         quotas: Quotas,
         max_age: timedelta,
         is_busy: Callable[[], bool],
+        leases: ReplicaLeases,
+        bus: Bus,
     ) -> None:
         self._core = core
         self._queue = queue
@@ -90,6 +101,13 @@ class Pool:
         self._spare: int | None = None
         # Guards what is there against what is wanted: two looks at once would both begin what is missing.
         self._looking = asyncio.Lock()
+        self._leases = leases
+        self._bus = bus
+        self._counted = 0
+        """Creates of this replica: two words of them that are alike would be told as one."""
+        bus.hear(_ASKED_FOR, self._hear_asked)
+        bus.hear(_TROUBLE, self._hear_troubles)
+        bus.answer(_STATE, self._state_here)
 
     async def run(self) -> None:
         """Refill until cancelled: a moment after each claim, and once a second for all other changes."""
@@ -105,6 +123,27 @@ class Pool:
                 pass
             await asyncio.sleep(_BREATH_S)
             self._poked.clear()
+
+    async def watch(self) -> None:
+        """Know what is there while another replica keeps the pools, until cancelled."""
+        while self._bus.is_shared:
+            await asyncio.sleep(_PERIOD_S)
+            try:
+                if not self._leases.holds(_JOB):
+                    await self.look()
+            except Exception:
+                log.exception("pool.not_looked_at")
+
+    async def look(self) -> None:
+        """See which pools are kept, and how many wait in each."""
+        async with self._looking:
+            async with self._core.store.read() as db:
+                self._kinds = await self._present_kinds(db)
+                found = await sandboxes.pooled(db)
+            self._forget_kinds()
+            for print_ in self._kinds:
+                waiting = [r for r in found if r.pool == print_ and r.phase == "running"]
+                self._tallies[print_].ready = len(waiting)
 
     def poke(self) -> None:
         """Something has changed: look at once."""
@@ -140,9 +179,18 @@ class Pool:
 
     def count(self, kind: PoolKind, *, hit: bool) -> None:
         """Note a create that the pool served, or could have, once it is committed; and make up for it."""
-        tally = self._tallies[kind.fingerprint]
+        self._count_create(kind.fingerprint, hit=hit)
+        self._counted += 1
+        self._bus.tell(_ASKED_FOR, [f"{kind.fingerprint} {hit:d} {self._counted}"])
+
+    def _hear_asked(self, items: list[str]) -> None:
+        for print_, hit, _ in map(str.split, items):
+            self._count_create(print_, hit=hit == "1")
+
+    def _count_create(self, print_: str, *, hit: bool) -> None:
+        tally = self._tallies[print_]
         tally.hits, tally.misses = tally.hits + hit, tally.misses + (not hit)
-        tally.ready = tally.ready - 1 if hit else 0
+        tally.ready = max(0, tally.ready - 1) if hit else 0
         tally.creates.append(self._core.clock())
         self.poke()
 
@@ -156,8 +204,7 @@ class Pool:
             self._kinds = await self._present_kinds(db)
             found = await sandboxes.pooled(db)
             moved = await self._moved(db, found)
-        for print_ in self._tallies.keys() - self._kinds.keys():
-            del self._tallies[print_]
+        self._forget_kinds()
         by_kind = {
             print_: [r for r in found if r.pool == print_ and r not in moved] for print_ in self._kinds
         }
@@ -170,6 +217,10 @@ class Pool:
             gone = {record.id for record in unwanted}
             for print_, records in by_kind.items():
                 await self._refill(self._kinds[print_], [r for r in records if r.id not in gone])
+
+    def _forget_kinds(self) -> None:
+        for print_ in self._tallies.keys() - self._kinds.keys():
+            del self._tallies[print_]
 
     async def _present_kinds(self, db: StoreConnection) -> dict[str, PoolKind]:
         of_templates = [PoolKind.of_template(t, self._core.profiles) for t in await templates.pooled(db)]
@@ -237,13 +288,24 @@ class Pool:
         return size_wanted(creates, now, kind.pool_size, kind.largest)
 
     async def state(self) -> list[PoolState]:
-        """How full each pool is."""
+        """How full each pool is, as told by the replica that keeps them; else as far as this one knows."""
+        if self._leases.holds(_JOB):
+            return await self._states(self._kinds.values())
+        await self.look()
+        kinds = list(self._kinds.values())
+        asked = (self._leases.ask_holder(_JOB, _STATE, kind.fingerprint) for kind in kinds)
+        told = await asyncio.gather(*asked)
+        own = await self._states(kinds)
+        return [from_wire(PoolState, a) if a else b for a, b in zip(told, own, strict=True)]
+
+    async def _state_here(self, print_: str) -> object:
+        kind = self._kinds.get(print_)
+        return to_wire((await self._states([kind]))[0]) if kind is not None else None
+
+    async def _states(self, kinds: Iterable[PoolKind]) -> list[PoolState]:
         async with self._core.store.read() as db:
             found = await sandboxes.pooled(db)
-        return [
-            self._state(kind, [r for r in found if r.pool == kind.fingerprint])
-            for kind in self._kinds.values()
-        ]
+        return [self._state(kind, [r for r in found if r.pool == kind.fingerprint]) for kind in kinds]
 
     def _state(self, kind: PoolKind, records: list[SandboxRecord]) -> PoolState:
         tally = self._tallies[kind.fingerprint]
@@ -282,6 +344,7 @@ class Pool:
             self._put_off(kind, next((r.error.message for r in new if r.error), "it ended by itself"))
         elif tally.failed_at and any(_started_after(r, tally.failed_at) for r in records):
             tally.failures, tally.failed_at, tally.refill_at = 0, None, None
+            self._tell_trouble(kind.fingerprint)
 
     def _put_off(self, kind: PoolKind, why: str) -> None:
         tally, now = self._tallies[kind.fingerprint], self._core.clock()
@@ -291,6 +354,7 @@ class Pool:
         tally.failures += 1
         wait_s = _BACKOFF.pause(tally.failures)
         tally.refill_at = tally.failed_at + timedelta(seconds=wait_s)
+        self._tell_trouble(kind.fingerprint)
         log.warning(
             "pool.start_failed",
             profile=kind.profile.id,
@@ -298,6 +362,19 @@ class Pool:
             retry_in_s=wait_s,
             error=why,
         )
+
+    def _tell_trouble(self, print_: str) -> None:
+        """Have the other replicas know, of which one may have to go on with it."""
+        tally = self._tallies[print_]
+        why = tally.last_error and tally.last_error[:_WHY_CHARS]
+        times = [at and at.isoformat() for at in (tally.failed_at, tally.refill_at)]
+        self._bus.tell(_TROUBLE, [json.dumps([print_, tally.failures, why, *times])])
+
+    def _hear_troubles(self, items: list[str]) -> None:
+        for print_, failures, why, *times in map(json.loads, items):
+            tally = self._tallies[print_]
+            tally.failures, tally.last_error = failures, why
+            tally.failed_at, tally.refill_at = (at and datetime.fromisoformat(at) for at in times)
 
     async def _drop(self, sandbox_ids: list[str]) -> None:
         if not sandbox_ids:
