@@ -263,7 +263,7 @@ async def test_a_name_moves_to_the_template_that_is_given_it_last(
 ) -> None:
     box = await source(admin)
     one, two = await make(admin, box["id"], tag="v1"), await make(admin, box["id"], tag="v2")
-    user = await create(admin, template=one["id"])
+    user, _ = [await create(admin, template=made["id"]) for made in (one, two)]  # or they would be removed
     await alias(admin, "web:v1", "web")
     assert names_of(await alias(admin, "web:v2", "web")) == ["web:v2", "web:latest"]
     assert names_of(await shown(admin, "web:v1")) == ["web:v1"]
