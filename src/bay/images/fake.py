@@ -1,10 +1,12 @@
 """The fake image library, for tests and the fake driver. IT FETCHES NOTHING: every reference names an image.
 
 A test can say what an image is, make a pull fail, wait at a step, or lose files; it never does so by itself.
+With a directory it shares the names with other processes.
 """
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +26,8 @@ _CONFIG: dict[str, Any] = {
 class FakeLibrary:
     """Images that are nothing but names. See `ImageLibrary`."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
         self.here: dict[str, tuple[str, ...]] = {}
         """The diff-ids of each image that was brought."""
         self.layers: set[str] = set()
@@ -49,7 +52,9 @@ class FakeLibrary:
         """The archives that are kept."""
 
     async def open(self) -> None:
-        """There is nothing to make."""
+        """Make the directory, if it shares one."""
+        if self._directory is not None:
+            await asyncio.to_thread(self._directory.mkdir, exist_ok=True)
 
     async def aclose(self) -> None:
         """There is nothing to let go of."""
@@ -77,6 +82,7 @@ class FakeLibrary:
                 config={**_CONFIG, **self.config, "diff_ids": list(names)}, facts={},
                 layers=tuple(HeldLayer(digest=name, diff_id=name, size_bytes=1024) for name in names),
             )  # fmt: skip
+            await asyncio.to_thread(self._tell, image_id, names)
         finally:
             del self._pinned[image_id]
 
@@ -99,6 +105,7 @@ class FakeLibrary:
             yield BroughtImage(
                 digest=root.layer_id, config={**config, "diff_ids": list(names)}, facts={}, layers=layers
             )
+            await asyncio.to_thread(self._tell, image_id, names)
         finally:
             del self._pinned[image_id]
 
@@ -115,7 +122,9 @@ class FakeLibrary:
         self.uploads.pop(image_id, None)
 
     async def is_whole(self, image_id: str, diff_ids: Sequence[str]) -> bool:
-        return image_id in self.here and set(diff_ids) <= self.layers
+        told = await asyncio.to_thread(self._told)
+        is_here = image_id in self.here or image_id in told
+        return is_here and set(diff_ids) <= self.layers.union(*told.values())
 
     def root(
         self,
@@ -143,6 +152,22 @@ class FakeLibrary:
         diff_ids = diff_ids.union(*pinned.values())
         self.here = {image_id: names for image_id, names in self.here.items() if image_id in ids}
         self.layers &= diff_ids
+        await asyncio.to_thread(self._keep_only, ids)
+
+    def _tell(self, image_id: str, names: Sequence[str]) -> None:
+        """Once its row is there: another process that collects keeps it then."""
+        if self._directory is not None:
+            (self._directory / image_id).write_text(json.dumps(names))
+
+    def _told(self) -> dict[str, list[str]]:
+        """The layers of all images that any process has brought."""
+        files = self._directory.iterdir() if self._directory is not None else ()
+        return {file.name: json.loads(file.read_text()) for file in files}
+
+    def _keep_only(self, image_ids: set[str]) -> None:
+        for image_id in self._told().keys() - image_ids:
+            if self._directory is not None:
+                (self._directory / image_id).unlink(missing_ok=True)
 
 
 def _hash(text: str) -> str:

@@ -22,7 +22,7 @@ from bay.network.dns.names import Opener
 from bay.network.dns.upstream import UpstreamResolver, resolvers_in
 from bay.network.manager import NetworkManager
 from bay.network.reserved_ranges import Address
-from bay.server.data_dir import instance_of
+from bay.server.data_dir import FAKE_IMAGES, instance_of
 from bay.server.settings import Settings
 from bay.units import MIB
 
@@ -89,7 +89,7 @@ def run_dir_of(settings: Settings) -> Path:
 def make_library(settings: Settings, network: NetworkManager | None) -> ImageLibrary:
     """The images of the data directory; the `fake` driver's are nothing but names."""
     if settings.driver == "fake" or network is None:
-        return FakeLibrary()
+        return FakeLibrary(settings.data_dir / FAKE_IMAGES if settings.replicas else None)
     run_dir, ids = run_dir_of(settings), IdRanges(IDS_DIR, settings.id_range_start, ID_RANGES)
     parts = CageParts(stage=run_dir / "stage", closures=settings.cache_dir / "closures", ids=ids)
     root = images_of(settings)

@@ -29,6 +29,7 @@ PORTS_KEY_FILE = "ports.key"
 SECRETS_KEY_FILE = "secrets.key"
 SPOOL = "spool"
 BUILDS = "builds"
+FAKE_IMAGES = "fake-images"
 
 
 def configured(given: Path | None) -> Path:
