@@ -64,7 +64,7 @@ _DYING_S, _LONG_DYING_S = 0.3, 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
 _LONGEST_LOOK_S = 16.0
 _LEFT_S = 60.0
-_PROBE, _PROBED, _LEFT = "probe", "probed", "left"
+_PROBE, _PROBED, _LEFT, _OVER = "probe", "probed", "left", "over"
 
 
 _LOST = {
@@ -116,6 +116,7 @@ class Reconciler:
         bus.answer(_PROBED, self._probed_here)
         bus.answer(_LEFT, self._left_here)
         bus.hear(_PROBE, self._hear_probes)
+        bus.hear(_OVER, self._hear_ended)
         self._notifier = notifier
         # Ends wait for ends only: a delete never queues behind a hundred starts. Those that were tried in
         # vain wait for one another, and no owner keeps the others waiting. Nothing else is held while a turn
@@ -148,6 +149,11 @@ class Reconciler:
     def _hear_probes(self, sandbox_ids: list[str]) -> None:
         for sandbox_id in filter(self._leases.owns, sandbox_ids):
             self.request_probe(sandbox_id)
+
+    def _hear_ended(self, session_ids: list[str]) -> None:
+        """Sessions that another replica has ended: calls of this one may have left connections to them."""
+        for session_id in session_ids:
+            self._ship.forget(session_id)
 
     async def settle_probe(self, sandbox_id: str) -> None:
         """The same, and return once it was probed, within a bound, so that a retry meets the true state."""
@@ -553,6 +559,7 @@ class Reconciler:
             if reason == "stopped":
                 await checkpoint_policy.before_stop(db, sandbox.id, now)
         self._live.forget(session.id)
+        self._bus.tell(_OVER, [session.id])
         log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)
 
     async def _restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
