@@ -227,7 +227,7 @@ class ControlPlane:
             ship=self.ship, listeners={"ports": port_listener, "services": self.service_syncer.listener}
         )
         queue = WorkQueue(self.leases.owns, lambda key: self.bus.tell(_CHANGED, [key]))
-        orphans = Orphans(core=self.core)
+        orphans = Orphans(core=self.core, bus=self.bus)
         live = LiveSessions(driver, queue, self.feeds, self.service_syncer)
         self.starter = Starter(
             core=self.core,

@@ -1,12 +1,18 @@
-"""Removes orphans, things on the host without a row: when Bay starts, or when an operator asks."""
+"""Removes orphans, things on the host without a row: when Bay starts, or when an operator asks.
+
+A sandbox does not start beside an orphan of its own. So a replica tells the others of each that it could not
+remove.
+"""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 
 import structlog
 
-from bay.drivers.base import Owned
+from bay.drivers.base import Handle, Owned
 from bay.errors import BayError, DriverUnavailable
+from bay.server.replicas.bus import Bus
 from bay.server.sessions.core import Core
 from bay.store import cargos, sessions
 
@@ -14,6 +20,7 @@ log = structlog.get_logger("bay.orphans")
 
 _AT_ONCE = 8
 _AGAIN_S = 5.0
+_LEFT = "orphans.left"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -21,10 +28,16 @@ class Orphans:
     """Orphaned sessions and cargos. A removal that fails is tried again."""
 
     core: Core
+    bus: Bus
     _left: dict[str, Owned] = field(init=False, default_factory=dict[str, Owned])
     """Sessions that could not be removed yet."""
+    _told: set[str] = field(init=False, default_factory=set[str])
+    """Those of them that other replicas know of, too."""
     _is_stale: bool = field(init=False, default=False)
     """Whether something may be on the host since the last look that no row knows."""
+
+    def __post_init__(self) -> None:
+        self.bus.hear(_LEFT, self._hear)
 
     def __len__(self) -> int:
         return len(self._left)
@@ -105,7 +118,18 @@ class Orphans:
             await self.core.driver.destroy(owned.handle)
         except (BayError, OSError) as error:
             log.warning("session.orphan_stays", id=owned.session_id, error=str(error))
+            if owned.session_id not in self._told:
+                self._told.add(owned.session_id)
+                self.bus.tell(
+                    _LEFT, [json.dumps([owned.session_id, owned.sandbox_id, owned.handle.to_json()])]
+                )
             self._left[owned.session_id] = self._left.pop(owned.session_id, owned)  # behind the others
             return False
         self._left.pop(owned.session_id, None)
+        self._told.discard(owned.session_id)
         return True
+
+    def _hear(self, items: list[str]) -> None:
+        for session_id, sandbox_id, handle in map(json.loads, items):
+            self._told.add(session_id)
+            self._left.setdefault(session_id, Owned(session_id, sandbox_id, Handle.from_json(handle)))
