@@ -18,8 +18,11 @@ from replica_bays import KEY, LOST, WAIT_S, ReplicaBays, replica_bays
 from server_harness import Json
 
 import bay
+from bay.server.replicas.leases import JOBS, SHARDS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
+
+JUNK = "junk"
 
 RETRY_S = 40.0
 """How long a client tries again: longer than the leases of a replica that was killed last."""
@@ -73,6 +76,8 @@ class Ledger:
     ended: set[str] = field(default_factory=set[str])
     doubtful: set[str] = field(default_factory=set[str])
     """Sandboxes whose delete was asked for."""
+    restored: set[str] = field(default_factory=set[str])
+    """Sandboxes whose file has no junk any more."""
     answered: int = 0
     failures: list[bay.BayError] = field(default_factory=list[bay.BayError])
 
@@ -83,7 +88,7 @@ class Ledger:
 
 
 async def keep_calling(bays: ReplicaBays, key: str, worker: int, ledger: Ledger, stop: asyncio.Event) -> None:
-    """Make sandboxes, write in them, stop some and delete others, until told to stop."""
+    """Make sandboxes, write in them, and stop, delete, freeze, restore or fork them, until told to stop."""
     async with client_of(bays.balancer.url, key) as client:
         for turn in itertools.count():
             if stop.is_set():
@@ -103,14 +108,23 @@ async def one_life(client: bay.AsyncClient, name: str, turn: int, ledger: Ledger
         assert (await box.run(f"echo {line} >> log")).exit_code == 0
         lines.append(line)
         ledger.answered += 1
-    if turn % 3 == 1:
-        await box.stop()
-        ledger.answered += 1
-    elif turn % 3 == 2:
-        ledger.doubtful.add(box.id)
-        await box.delete()
-        ledger.ended.add(box.id)
-        ledger.answered += 1
+    match turn % 4:
+        case 1:
+            await box.stop()
+        case 2:
+            ledger.doubtful.add(box.id)
+            await box.delete()
+            ledger.ended.add(box.id)
+        case 3:
+            checkpoint = await box.checkpoint()
+            await box.run(f"echo {JUNK} >> log")
+            await box.restore(checkpoint)
+            ledger.restored.add(box.id)
+            for fork in await box.fork(2, checkpoint=checkpoint):
+                ledger.lines[fork.id] = lines
+        case _:
+            await box.pause()
+    ledger.answered += 1
 
 
 @asynccontextmanager
@@ -137,6 +151,7 @@ async def http_client_of(url: str, key: str) -> AsyncGenerator[httpx.AsyncClient
 
 async def check_nothing_is_lost(bays: ReplicaBays, key: str, ledger: Ledger) -> None:
     """Every sandbox whose create was answered is there with the lines whose writing was, each once."""
+    assert not [error for error in ledger.failures if isinstance(error, bay.InternalError)]
     async with client_of(bays.balancer.url, key) as client:
         for box_id in ledger.ended:
             with pytest.raises(bay.NotFound):
@@ -146,6 +161,7 @@ async def check_nothing_is_lost(bays: ReplicaBays, key: str, ledger: Ledger) -> 
             box = await client.sandboxes.get(box_id)
             found = Counter((await box.run("cat log || true")).stdout.split())
             assert {line: found[line] for line in lines} == dict.fromkeys(lines, 1)
+            assert not found[JUNK] or box_id not in ledger.restored
 
         alive = [box_id for box_id in ledger.lines if box_id not in ledger.doubtful]
         for some in (alive[start : start + 6] for start in range(0, len(alive), 6)):
@@ -388,6 +404,56 @@ async def test_a_fourth_replica_has_its_share_and_ends_no_session(bays: ReplicaB
                 same = await fourth.sandboxes.get(box.id)
                 await same.stop()
                 assert (await same.run("echo again")).stdout == "again\n"
+
+
+async def test_every_replica_names_those_that_live_and_their_work(bays: ReplicaBays) -> None:
+    async def work(number: int) -> dict[str, set[str]]:
+        async with http_client_of(bays.url(number), KEY) as admin:
+            answer = (await admin.get("/v1/replicas")).json()
+        assert [one["url"] for one in answer["items"] if one["is_self"]] == [bays.url(number)]
+        return {one["url"]: {*map(str, one["shards"]), *one["jobs"]} for one in answer["items"]}
+
+    async def is_shared_among(numbers: list[int]) -> bool:
+        seen = [await work(number) for number in numbers]
+        parts = sorted(part for one in seen[0].values() for part in one)
+        return (
+            all(one == seen[0] for one in seen)
+            and set(seen[0]) == {bays.url(number) for number in numbers}
+            and parts == sorted({*map(str, range(SHARDS)), *JOBS})
+        )
+
+    await eventually(lambda: is_shared_among([0, 1, 2]))
+    bays.kill(1)
+    await eventually(lambda: is_shared_among([0, 2]))
+    bays.stop(2)
+    await eventually(lambda: is_shared_among([0]))
+    bays.start(3)
+    await eventually(lambda: is_shared_among([0, 3]))
+
+
+async def test_the_pool_is_one_and_is_filled_again_after_its_keeper_was_killed() -> None:
+    profiles = json.dumps({"python-default": {"pool_size": 2}})
+    with replica_bays(3, BAY_PROFILES=profiles) as bays:
+        key = bays.key_of("alice")
+
+        async def is_full() -> bool:
+            async with http_client_of(bays.url(bays.numbers[-1]), KEY) as admin:
+                (pool,) = (await admin.get("/v1/admin/pool")).json()["items"]
+            return pool["ready"] == 2 and len(bays.ships()) == len(made) + 2
+
+        made: list[str] = []
+        async with never_two_ships(bays):
+            await eventually(is_full)
+            for keeper in (next(number for number in bays.numbers if "pool" in bays.leases(number)), None):
+                for number in bays.numbers:
+                    async with client_of(bays.url(number), key) as client:
+                        box = await client.sandboxes.create(wait=WAIT_S)
+                        assert (await box.run("echo pooled")).stdout == "pooled\n"
+                        made.append(box.id)
+                if keeper is not None:
+                    await asyncio.to_thread(bays.kill, keeper)
+                await eventually(is_full)
+        assert len(set(made)) == len(made)
 
 
 # Cut off from the database
