@@ -89,21 +89,21 @@ def name_of(scenario: Json) -> str:
 def test_a_scenario_is_the_same_in_both_sdks(
     live: real_bay.RealBay, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json
 ) -> None:
-    come_true(live, words, proxy, scenario)
+    come_true(live.url, words, proxy, scenario)
 
 
 @pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.get("deno")], ids=name_of)
 def test_a_scenario_is_the_same_in_deno(
     live: real_bay.RealBay, deno: sdk_words.Words, proxy: CuttingProxy, scenario: Json
 ) -> None:
-    come_true(live, deno, proxy, scenario)
+    come_true(live.url, deno, proxy, scenario)
 
 
-def come_true(live: real_bay.RealBay, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json) -> None:
+def come_true(url: str, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json) -> None:
     cuts: list[int] = scenario.get("cut", [])
     before = proxy.cuts
     through = f"http://127.0.0.1:{proxy.port}" if cuts else None
-    results = words.perform(live.url, bare(scenario["steps"]), through, lambda: proxy.cut_each(cuts))
+    results = words.perform(url, bare(scenario["steps"]), through, lambda: proxy.cut_each(cuts))
     assert failures(scenario["steps"], results) == []
     assert proxy.cuts - before == len(cuts), "the proxy was to cut connections that carry this much"
 

@@ -229,6 +229,7 @@ async def test_the_number_of_a_connection_that_was_lost_may_be_the_next_ones() -
             await readable.aclose()
             client.send(b"request")
             await within(heard.wait())
+            assert heard.is_set()
         finally:
             loop.remove_reader(number)
             os.close(number)

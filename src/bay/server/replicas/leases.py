@@ -409,7 +409,7 @@ class ReplicaLeases:
         else:
             log.info("leases.taken", names=sorted(fresh))
         try:
-            # What was begun of those that were lost meanwhile came after they were dropped.
+            # Some may have been lost and dropped meanwhile, before their sandboxes were adopted here.
             await self.drop([name for name in shards if name not in self._held])
         except Exception:  # it ends no beat
             log.exception("leases.not_dropped")
