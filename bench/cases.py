@@ -17,6 +17,7 @@ from bench.network import network
 from bench.ports import ports
 from bench.programs import clients, ship
 from bench.python import python, python_pooled
+from bench.replicas import replicas
 from bench.restarting import restart
 from bench.running import exec_many, exec_true, warm
 from bench.starting import burst, cold, patterns, pool
@@ -43,6 +44,7 @@ CASES: dict[str, Case] = {
     "density": density,
     "list": listing,
     "store": store,
+    "replicas": replicas,
     "restart": restart,
     "checkpoint": checkpoints,
     "machine": machine,
