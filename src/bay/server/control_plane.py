@@ -173,7 +173,7 @@ class ControlPlane:
             lambda key: self.bus.tell(_CHANGED, [key]), look_s=None if shared is None else _LOOK_S
         )
         self.deferred = DeferredWrites(self.store)
-        self.holds = Holds(self.bus)
+        self.holds = Holds(self.bus, self.deferred)
         self.connections = OpenConnections(self.keys)
         self.keys.on_forget = self.connections.look
         self.screens = Screens()

@@ -63,7 +63,8 @@ class Holds:
     keeps a sandbox from idling, and yields to its owner's pause.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, deferred: DeferredWrites) -> None:
+        self._deferred = deferred
         self._callers: Counter[str] = Counter()
         self._followers: Counter[str] = Counter()
         self._bus = bus
@@ -71,10 +72,16 @@ class Holds:
         bus.answer(_CALLED, self._is_called)
 
     async def _is_held(self, held_id: str) -> bool:
-        return self.any_here(held_id)
+        return await self._answer(self.any_here(held_id))
 
     async def _is_called(self, held_id: str) -> bool:
-        return self.any_here(held_id, followers=False)
+        return await self._answer(self.any_here(held_id, followers=False))
+
+    async def _answer(self, is_held: bool) -> bool:
+        if not is_held:
+            # A call that has just ended pushed the idle clock, and who asks reads that next.
+            await self._deferred.flush()
+        return is_held
 
     @contextmanager
     def hold(self, held_id: str, *, follower: bool = False) -> Generator[None]:
