@@ -488,17 +488,19 @@ async def test_replicas_that_were_all_cut_off_hear_of_changes_again(bays: Replic
 
     async with client_of(bays.url(0), KEY) as admin:
 
-        async def is_made_known() -> bool:
-            made.append(await admin.keys.create("short", owner="alice"))
-            return await statuses(made[-1].secret or "") == [200] * 3
+        async def is_known_at_once() -> bool:
+            """Three times: a beat alone may make one known by chance."""
+            for _ in range(3):
+                made = await admin.keys.create("short", owner="alice")
+                opened = await statuses(made.secret or "")
+                await admin.keys.revoke(made.id)
+                if (opened, await statuses(made.secret or "")) != ([200] * 3, [401] * 3):
+                    return False
+            return True
 
         for _ in range(3):
-            made: list[bay.NewKey] = []
             cut(bays, backends(bays))
-            await eventually(is_made_known)
-            for key in made[-5:]:
-                await admin.keys.revoke(key.id)
-                assert await statuses(key.secret or "") == [401] * 3
+            await eventually(is_known_at_once)
 
 
 def backends(bays: ReplicaBays) -> set[int]:
