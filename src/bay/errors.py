@@ -30,6 +30,8 @@ __all__ = [
     "InvalidPath",
     "MethodNotAllowed",
     "NotFound",
+    "ObjectStoreRefused",
+    "ObjectStoreUnavailable",
     "OutputGone",
     "PayloadTooLarge",
     "PortClosed",
@@ -212,6 +214,16 @@ class DatabaseUnavailable(HostError, code="database_unavailable", status=503):
 
 class RegistryUnavailable(HostError, code="registry_unavailable", status=503):
     """The registry cannot be reached, is too slow, or fails. Try again later; the message has the reason."""
+
+
+class ObjectStoreUnavailable(HostError, code="object_store_unavailable", status=503):
+    """The object store cannot be reached, is too slow, or fails. Try again later; the message has why."""
+
+
+class ObjectStoreRefused(HostError, code="object_store_refused", status=502, retryable=False):
+    """The object store refuses Bay: its bucket, region or credentials are wrong. The message says which, and
+    Bay's operator mends the settings; `bay doctor` tries them.
+    """
 
 
 class ShipError(HostError, code="ship_error", status=502):

@@ -18,7 +18,7 @@ from bay.cli.app import app as cli
 from bay.client._frames import close_error
 from bay.errors import BY_CODE, ConnectionFailed
 from bay.server.app import FORMATS, build_app
-from bay.server.settings import ProfileSettings, Settings, load
+from bay.server.settings import ObjectStoreSettings, ProfileSettings, Settings, load
 from bay.server.web.websocket_close import CODES
 from bay.server.web.wire_format import format_of
 from ship_protocol import CloseCode
@@ -94,19 +94,29 @@ def profile_rows() -> Iterator[str]:
         yield f"| `{name}` | {default_of(field)} | {field.description} |"
 
 
-@pytest.mark.parametrize("line", [*setting_rows(), *profile_rows()], ids=lambda line: line.split("`")[1])
+def object_store_rows() -> Iterator[str]:
+    for name, field in ObjectStoreSettings.model_fields.items():
+        default = "required" if field.is_required() else default_of(field)
+        yield f"| `{name}` | {default} | {field.description} |"
+
+
+ROWS = [*setting_rows(), *profile_rows(), *object_store_rows()]
+
+
+@pytest.mark.parametrize("line", ROWS, ids=lambda line: line.split("`")[1])
 def test_every_setting_is_documented_as_it_is(line: str) -> None:
     assert line in read("docs/settings.md").splitlines()
 
 
-@pytest.mark.parametrize("model", [Settings, ProfileSettings])
+@pytest.mark.parametrize("model", [Settings, ProfileSettings, ObjectStoreSettings])
 def test_every_setting_says_what_it_is(model: type[BaseModel]) -> None:
     assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     documented = set(re.findall(r"(?m)^\| `(\w+)` \|", read("docs/settings.md")))
-    assert documented == {*Settings.model_fields, *ProfileSettings.model_fields}
+    tables = Settings, ProfileSettings, ObjectStoreSettings
+    assert documented == {name for table in tables for name in table.model_fields}
 
 
 def error_rows() -> dict[str, tuple[str, ...]]:

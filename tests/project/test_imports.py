@@ -57,6 +57,7 @@ GROUPS = {
     "bay.server.offline.secrets_key": "app",
     "bay.server.offline.store_migration": "app",
     "bay.server.main": "app",
+    "bay.object_store": "objects",
     "bay.testing": "testing",  # suites for other people's backends: it alone imports pytest
     "bay.client": "client",
     "bay.integrations": "integrations",  # glue for other people's frameworks, over the SDK's public names
@@ -81,6 +82,7 @@ MAY = {
     "network": {"root", "network", "linux", "words"},
     "drivers": {"root", "drivers", "network", "linux", "words", "protocol"},
     "cargo": {"root", "cargo", "linux", "words", "tar"},
+    "objects": {"root", "objects", "words"},
     "images": {"root", "images", "cargo", "drivers", "network", "linux", "words", "tar", "unpack"},
     "server": {
         "root",
@@ -92,6 +94,7 @@ MAY = {
         "drivers",
         "cargo",
         "images",
+        "objects",
         "terminal",
         "linux",
         "words",
@@ -107,6 +110,7 @@ MAY = {
         "drivers",
         "cargo",
         "images",
+        "objects",
         "network",
         "linux",
         "words",
@@ -177,6 +181,7 @@ LAZY = {
     "bay.cli.topics": "rich and the pager, for pages on a terminal",
     "bay.cli.progress": "rich, for transfers that are worth a bar",
     "bay.client._socket": "the WebSocket library, for the programs that attach to something",
+    "bay.server.backends": "the library of object stores, for servers that push to one",
     "bay.server.compat.mcp.messages": "the library of the Model Context Protocol, for servers that agents call",
     "bay.store.versions": "Alembic, for a database of another version",
     "ship_kernel.boot": "one of two kernels, in an interpreter that may be able to run neither",

@@ -194,6 +194,10 @@ WORLDS: Mapping[str, World] = {
         ),
     ),
     "clients/typescript/README.md": World(languages={"ts": RunBy("", TYPESCRIPT)}),
+    "docs/object-storage.md": World(
+        bay=False,
+        rows=(NotRun("pip install", REGISTRY), NotRun("PREFIX/bay.json", "it is a list of keys")),
+    ),
     "docs/typescript.md": World(
         languages={"ts": RunBy("", TYPESCRIPT)},
         rows=(NotRun("npm install", "npm asks its registry also for a package of this machine"),),

@@ -220,6 +220,19 @@ export class RegistryUnavailable extends HostError {
   static override readonly status = 503;
 }
 
+/** The object store cannot be reached, is too slow, or fails. */
+export class ObjectStoreUnavailable extends HostError {
+  static override readonly code = "object_store_unavailable";
+  static override readonly status = 503;
+}
+
+/** The object store refuses Bay: its bucket, region or credentials are wrong. Bay's operator mends them. */
+export class ObjectStoreRefused extends HostError {
+  static override readonly code = "object_store_refused";
+  static override readonly status = 502;
+  static override readonly retryable = false;
+}
+
 /** The runtime inside the sandbox failed or sent an invalid answer. */
 export class ShipError extends HostError {
   static override readonly code = "ship_error";
@@ -251,7 +264,8 @@ export const ERRORS = [
   MethodNotAllowed, CapabilityNotSupported, Conflict, SandboxExpired, SandboxTtlInfinite, SecretMissing,
   OutputGone, RangeNotSatisfiable, ImageNotFound, ImageDenied, ImageInvalid, ImagePlatform, ImageTooLarge,
   BuildFailed, RequestTimeout, QuotaExceeded, SandboxNotReady, DriverUnavailable, StorageFull,
-  DatabaseUnavailable, RegistryUnavailable, ShipError, PortClosed, Timeout, InternalError,
+  DatabaseUnavailable, RegistryUnavailable, ObjectStoreUnavailable, ObjectStoreRefused, ShipError, PortClosed,
+  Timeout, InternalError,
 ] as const;
 
 const BY_CODE = new Map<string, typeof BayError>(ERRORS.map((kind) => [kind.code, kind]));

@@ -1300,6 +1300,14 @@ export interface components {
         PrunedImages: {
             items: components["schemas"]["ContainerImage"][];
         };
+        /** @description The checkpoint to pull, and the name and comment of the one that is made of it. */
+        PullCheckpoint: {
+            /** @description Of a remote checkpoint */
+            key: string;
+            /** @description Unique among the checkpoints of the sandbox */
+            name?: string | null;
+            comment?: string | null;
+        };
         /** @description The image to fetch. */
         PullImage: {
             /** @description Such as `debian:13` or `registry.example.com/app@sha256:…` */
@@ -1396,6 +1404,41 @@ export interface components {
         ReleaseList: {
             items: components["schemas"]["SkillRelease"][];
             total: number;
+        };
+        /**
+         * @description A checkpoint in the object store, or on its way there.
+         *
+         *     `key` names it on every Bay that uses the same store: it is the id that the checkpoint has, or had, on
+         *     the Bay that pushed it. `bytes` and `sha256` are the archive's, compressed; while `state` is `pushing`,
+         *     `bytes` is how much is there. `files` counts files and directories. `created_at` is the checkpoint's.
+         */
+        RemoteCheckpoint: {
+            key: string;
+            /** @enum {string} */
+            state: "pushing" | "ready" | "failed";
+            sandbox_id: string;
+            sandbox_name: string | null;
+            name: string | null;
+            comment: string | null;
+            /** @enum {string} */
+            persist: "workspace" | "machine";
+            image: string;
+            /** Format: date-time */
+            created_at: string;
+            bytes: number;
+            sha256?: string | null;
+            files?: number | null;
+            pushed_at?: string | null;
+            bay?: string | null;
+            error?: components["schemas"]["Failure"] | null;
+            /** @default 0 */
+            attempts: number;
+        };
+        /** @description A page of remote checkpoints, by key. */
+        RemoteCheckpointList: {
+            items: components["schemas"]["RemoteCheckpoint"][];
+            has_more: boolean;
+            next_cursor: string | null;
         };
         /**
          * @description A Bay that lives, and the parts of the work that it does: shards of sandboxes by number, and jobs.

@@ -24,26 +24,35 @@ _LONGEST_VERDICT = 1 << 17
 _ERRORS: dict[str, type[BayError]] = {BadRequest.code: BadRequest, StorageFull.code: StorageFull}
 
 
-async def export_stream(path: Path, facts: Manifest) -> AsyncGenerator[bytes]:
+async def export_stream(
+    path: Path, facts: Manifest, counts: dict[str, int] | None = None
+) -> AsyncGenerator[bytes]:
     """The checkpoint in the directory `path`, by 64 KiB at most; closing the generator kills its process.
+    At the end `counts` has the number of `entries`.
     Raises BadRequest when it cannot be carried and DriverUnavailable when the host refuses: then what was
     given has no end, and no import takes it.
     """
-    async with aclosing(packed_stream(_PROGRAM, ["export", str(path)], facts.to_json().encode())) as chunks:
+    told = facts.to_json().encode()
+    async with aclosing(packed_stream(_PROGRAM, ["export", str(path)], told, counts)) as chunks:
         async for chunk in chunks:
             yield chunk
 
 
-async def packed_stream(program: str, arguments: Sequence[str], told: bytes) -> AsyncGenerator[bytes]:
+async def packed_stream(
+    program: str, arguments: Sequence[str], told: bytes, counts: dict[str, int] | None = None
+) -> AsyncGenerator[bytes]:
     """The output of the module `program`, which reads `told`, by 64 KiB at most; closing the generator kills
-    it. Its last words, on stderr, are one line of JSON. Raises the error there, or DriverUnavailable.
+    it. Its last words, on stderr, are one line of JSON, whose numbers go into `counts`. Raises the error
+    there, or DriverUnavailable.
     """
     async with _process(program, *arguments) as process:
         await _bring(process, told)
         out = cast("StreamReader", process.stdout)
         while chunk := await _in_time(out.read(CHUNK)):
             yield chunk
-        await _verdict(process)
+        said = await _verdict(process)
+        if counts is not None:
+            counts |= {name: value for name, value in said.items() if type(value) is int}
 
 
 async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int | None) -> Manifest:

@@ -51,6 +51,8 @@ from bay.models.network import CurrentPolicy as CurrentPolicy
 from bay.models.network import NetworkMode as NetworkMode
 from bay.models.network import NetworkProtocol as NetworkProtocol
 from bay.models.network import PortAccess as PortAccess
+from bay.models.remote import PushState as PushState
+from bay.models.remote import RemoteCheckpoint
 from bay.models.sandboxes import DEFAULT_CAPABILITIES as DEFAULT_CAPABILITIES
 from bay.models.sandboxes import Capability as Capability
 from bay.models.sandboxes import Compute as Compute
@@ -121,6 +123,7 @@ __all__ = [
     "PythonResult",
     "RefusedName",
     "RegistryLogin",
+    "RemoteCheckpoint",
     "Replica",
     "ReplicaState",
     "Resources",

@@ -16,6 +16,7 @@ from bay.server.backends import check_replicas, make_driver, make_library, make_
 from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
+from bay.server.checkpoints import remote_routes as remote_checkpoints_api
 from bay.server.checkpoints import routes as checkpoints_api
 from bay.server.compat.e2b import files_routes as envd_contents_api
 from bay.server.compat.e2b import filesystem_routes as envd_files_api
@@ -85,6 +86,7 @@ _APIS = (
     sandboxes_api,
     usage_api,
     checkpoints_api,
+    remote_checkpoints_api,
     cargos_api,
     images_api,
     registries_api,

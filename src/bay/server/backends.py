@@ -1,7 +1,10 @@
 """The driver, the network and the cargo backend that the settings name."""
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bay.cargo import backend_detection, base_backend
 from bay.drivers.base import Driver
@@ -22,6 +25,7 @@ from bay.network.dns.names import Opener
 from bay.network.dns.upstream import UpstreamResolver, resolvers_in
 from bay.network.manager import NetworkManager
 from bay.network.reserved_ranges import Address
+from bay.object_store.base import ObjectStore
 from bay.server.data_dir import FAKE_IMAGES, instance_of
 from bay.server.settings import Settings
 from bay.units import MIB
@@ -61,6 +65,38 @@ def make_fetcher(settings: Settings, network: NetworkManager) -> Fetcher:
             max_bytes=settings.images_max_mb * MIB,
         ),
     )
+
+
+def object_store_of(settings: Settings) -> Callable[[], ObjectStore] | None:
+    """Makes the object store of the settings, which takes a moment; None where there is none. Raises
+    InvalidArgument when its library is not installed.
+    """
+    given = settings.object_store
+    if given is None:
+        return None
+    if importlib.util.find_spec("boto3") is None:
+        raise InvalidArgument(
+            "setting object_store: needs the library boto3; install it with: pip install 'bay-sandbox[s3]'"
+        )
+    bucket, _, prefix = given.url.removeprefix("s3://").partition("/")
+    secret = given.secret_access_key
+    values: dict[str, Any] = {
+        "bucket": bucket,
+        "prefix": f"{prefix.strip('/')}/" if prefix.strip("/") else "",
+        "endpoint": given.endpoint,
+        "region": given.region,
+        "access_key_id": given.access_key_id,
+        "secret_access_key": secret and secret.get_secret_value(),
+        "ca_file": given.ca_file,
+        "path_style": given.endpoint is not None if given.path_style is None else given.path_style,
+        "timeout_s": given.timeout,
+    }
+
+    def make() -> ObjectStore:
+        s3 = importlib.import_module("bay.object_store.s3")  # which half a second of start-up would go to
+        return s3.S3ObjectStore(s3.S3Access(**values))
+
+    return make
 
 
 def check_replicas(settings: Settings, driver: Driver) -> None:

@@ -15,7 +15,7 @@ from bay.drivers.base import Driver, HeaderBroker
 from bay.ids import is_id_of, new_id
 from bay.images.base import ImageLibrary
 from bay.models import Limits
-from bay.server.backends import choose_cargo
+from bay.server.backends import choose_cargo, object_store_of
 from bay.server.browser.replays import Replays
 from bay.server.browser.service import Browsers
 from bay.server.browser.traces import Traces
@@ -25,7 +25,10 @@ from bay.server.builds.service import Builds
 from bay.server.cargos.service import Cargos
 from bay.server.cargos.usage import Usage
 from bay.server.checkpoints import policy
+from bay.server.checkpoints.bucket import CheckpointBucket
 from bay.server.checkpoints.garbage import CheckpointGarbage
+from bay.server.checkpoints.pushing import Pusher
+from bay.server.checkpoints.remote import RemoteCheckpoints
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.checkpoints.storage_steps import StorageSteps
@@ -203,6 +206,16 @@ class ControlPlane:
             holds=self.holds,
             poked=SharedEvent(self.bus, "checkpoints"),
             is_alone=shared is None,
+        )
+        self.bucket = CheckpointBucket(object_store_of(settings))
+        self.pusher = Pusher(
+            store=self.store,
+            cargo=self.cargo,
+            bucket=self.bucket,
+            notifier=self.changes,
+            clock=clock,
+            discard=self.discards.poke,
+            poked=SharedEvent(self.bus, "pushes"),
         )
         self.storage_steps = StorageSteps(
             store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
@@ -534,6 +547,17 @@ class ControlPlane:
             view=self.view,
             clock=self.clock,
         )
+        remote_checkpoints = RemoteCheckpoints(
+            store=self.store,
+            waker=self.waker,
+            snapshots=self.snapshots,
+            checkpoints=checkpoints,
+            bucket=self.bucket,
+            pusher=self.pusher,
+            notifier=self.changes,
+            quotas=self.quotas,
+            clock=self.clock,
+        )
         services = SandboxServices(
             store=self.store,
             waker=self.waker,
@@ -590,6 +614,7 @@ class ControlPlane:
             self.templates,
             self.builds,
             checkpoints,
+            remote_checkpoints,
             cargos,
             self.execs,
             attachments,
@@ -714,6 +739,7 @@ class ControlPlane:
                 do("templates", self.template_maker.run),
                 do("usage", self.usage.run),
                 do("checkpoints", self.discards.run, self.discards.take_over),
+                do("pushes", self.pusher.run),
                 do("webhooks", self.deliverer.run),
             )
             tasks = [group.create_task(part.run()) for part in parts]

@@ -248,6 +248,40 @@ class RegistrySettings(SettingFields):
         )
 
 
+class ObjectStoreSettings(SettingFields):
+    """`[object_store]`: a bucket that checkpoints are pushed to, and pulled from."""
+
+    url: str = Field(
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()-]+)*/?$",
+        max_length=512,
+        description="the bucket, and a prefix of its keys: `s3://BUCKET/PREFIX`",
+    )
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://[^\s@]+$", description="URL of a server other than Amazon's"
+    )
+    region: str | None = Field(
+        None, pattern="^[a-z0-9-]{1,64}$", description="region of the bucket; unset: the environment's"
+    )
+    access_key_id: str | None = Field(
+        None, description="the key; unset: the environment's, a profile's, or this machine's role"
+    )
+    secret_access_key: SecretStr | None = Field(None, description="the secret of `access_key_id`")
+    ca_file: Path | None = Field(None, description="PEM file of its certificate authority")
+    path_style: bool | None = Field(
+        None, description="whether the bucket is in the path of URLs; unset: where `endpoint` is set"
+    )
+    timeout: float = Field(
+        60, gt=0, le=3600, description="seconds that the server may say nothing before a request is repeated"
+    )
+
+    @field_validator("secret_access_key")
+    @classmethod
+    def _comes_with_its_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and not info.data.get("access_key_id"):
+            raise ValueError("give access_key_id too, or leave both out")
+        return value
+
+
 def default_profiles(**pool: int) -> dict[str, ProfileSettings]:
     """The profiles of a Bay that is given none, with `pool` as the settings of the pool of the first."""
     about = "One core, 1 GiB, the host's own programs"
@@ -415,6 +449,9 @@ class Settings(SettingFields, BaseSettings):
     registries: dict[str, RegistrySettings] = Field(
         default_factory=dict[str, RegistrySettings],
         description="registries of images that are not public, or need a certificate authority, by host",
+    )
+    object_store: ObjectStoreSettings | None = Field(
+        None, description="a bucket that checkpoints may be pushed to and pulled from; unset = none"
     )
     images_max_mb: int = Field(
         20_480, ge=1, description="largest size of an image's layers as they are fetched, MiB"

@@ -10,10 +10,17 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bay.server.settings import ProfileSettings, QuotaSettings, RegistrySettings, Settings, default_profiles
+from bay.server.settings import (
+    ObjectStoreSettings,
+    ProfileSettings,
+    QuotaSettings,
+    RegistrySettings,
+    Settings,
+    default_profiles,
+)
 
 _WIDTH = 100
-_TABLES = ("profiles", "quotas", "owners", "registries")
+_TABLES = ("profiles", "quotas", "owners", "registries", "object_store")
 _EMPTY: dict[Any, Any] = {int: 0, float: 0.0, tuple: ()}
 _HEAD = """\
 Settings of a Bay server: `bay serve --config FILE`. Remove the # of a line to change its value.
@@ -44,6 +51,8 @@ def _tables() -> Iterator[str]:
     yield "#[quotas]\n" + _fields(QuotaSettings)
     yield _remark("Registries of images that are not public, or need a certificate authority, by host.")
     yield '#[registries."registry.example.com"]\n' + _fields(RegistrySettings)
+    yield _remark("The bucket that checkpoints may be pushed to and pulled from.")
+    yield "#[object_store]\n" + _fields(ObjectStoreSettings)
 
 
 def _fields(model: type[BaseModel]) -> str:

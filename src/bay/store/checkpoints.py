@@ -12,7 +12,7 @@ from bay.store.connection import StoreConnection
 from bay.store.dialects import whole, whole_sum
 from bay.store.records import CheckpointRecord, KeptFailure, Page
 from bay.store.rows import columns_of, page_of, values_of, without_seq
-from bay.store.schema import cargos, checkpoints, sandboxes, templates
+from bay.store.schema import cargos, checkpoints, pushes, sandboxes, templates
 
 _C = checkpoints.c
 _COLUMNS = columns_of(checkpoints)
@@ -26,8 +26,13 @@ _RESTORED = select(sandboxes.c.restore_id).where(
 _OF_TEMPLATES = select(templates.c.checkpoint_id).where(
     templates.c.checkpoint_id.is_not(None), templates.c.deleted_at.is_(None)
 )
+_PUSHED = select(pushes.c.checkpoint_id).where(pushes.c.state == "pushing", pushes.c.deleted_at.is_(None))
 _REMOVABLE = select(_C.id).where(
-    _C.deleted_at.is_not(None), _C.state == "ready", _C.id.not_in(_NEEDED), _C.id.not_in(_RESTORED)
+    _C.deleted_at.is_not(None),
+    _C.state == "ready",
+    _C.id.not_in(_NEEDED),
+    _C.id.not_in(_RESTORED),
+    _C.id.not_in(_PUSHED),
 )
 
 _OF_PRESENT_FILES = exists().where(sandboxes.c.id == _C.sandbox_id, sandboxes.c.checkpoint_id == _C.id)

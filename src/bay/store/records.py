@@ -17,6 +17,7 @@ from bay.models import (
     OnExpiry,
     Persist,
     PortSettings,
+    PushState,
     SandboxSecret,
     Sizes,
     Status,
@@ -330,6 +331,25 @@ class ImageLayer:
     diff_id: str
     size_bytes: int
     """On disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushRecord:
+    """The row of a checkpoint that is pushed, or was. A deleted one is to have nothing in the store."""
+
+    checkpoint_id: str
+    owner: str
+    state: PushState = "pushing"
+    bytes: int = 0
+    """Of the archive, as far as it is there."""
+    attempts: int = 0
+    """That have failed."""
+    retry_at: datetime | None = None
+    is_littered: bool = False
+    """Whether objects may be there that belong to nothing."""
+    failure: KeptFailure | None = None
+    created_at: datetime
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -644,6 +644,27 @@ _run = skill_runs.c
 Index("ix_skill_runs_release_id", _run.release_id, _run.started_at, _run.success, _run.execution_time_ms)
 Index("ix_skill_runs_started_at", _run.started_at)
 
+# Checkpoints that are pushed to the object store, or were: the store itself has what is there.
+pushes = Table(
+    "pushes",
+    metadata,
+    _seq(),
+    Column("checkpoint_id", text_type(64), nullable=False, unique=True),
+    Column("owner", text_type(128), nullable=False),
+    Column("state", text_type(16), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("attempts", integer_type(), nullable=False),
+    _when("retry_at"),
+    # Whether a push that failed, or a delete, may have left objects.
+    Column("is_littered", Boolean, nullable=False),
+    Column("failure", json_type(none_as_null=True)),
+    _when("created_at", nullable=False),
+    _when("deleted_at"),
+    sqlite_autoincrement=True,
+)
+partial_index("ix_pushes_owner", pushes.c.owner, where=_ALIVE)
+Index("ix_pushes_state", pushes.c.state)
+
 facts = Table(
     "facts",
     metadata,

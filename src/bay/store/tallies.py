@@ -10,7 +10,16 @@ from bay.store.connection import StoreConnection
 from bay.store.dialects import Larger, whole_sum
 from bay.store.records import NOBODY
 from bay.store.sandboxes import has_volume
-from bay.store.schema import cargos, checkpoints, image_layers, images, sandboxes, sessions, templates
+from bay.store.schema import (
+    cargos,
+    checkpoints,
+    image_layers,
+    images,
+    pushes,
+    sandboxes,
+    sessions,
+    templates,
+)
 from bay.store.templates import HAS_POOL
 
 _S = sandboxes.c
@@ -82,8 +91,8 @@ async def pools(db: StoreConnection, whose: UsageScope, besides: str | None) -> 
 
 async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     """Bytes of the cargos (a key's: of its sandboxes), also in the pools of templates, of what only
-    checkpoints hold, as measured, and of an owner's images. A layer of two images counts once, and an archive
-    until it is an image.
+    checkpoints hold, as measured, of archives in the object store, and of an owner's images. A layer of two
+    images counts once, and an archive until it is an image.
     """
     held = Larger(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(whole_sum(held), 0)).where(cargos.c.deleted_at.is_(None))
@@ -111,9 +120,16 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
         copies = copies.where(checkpoints.c.sandbox_id.in_(select(_S.id).where(its)))
     its_images = select(_T.image_id).where(*_pools_of(whose), _T.image_id.is_not(None))
     in_pools = select(_S.id).where(_S.owner == NOBODY, _S.pool.is_not(None), _S.image_id.in_(its_images))
+    pushed = select(func.coalesce(whole_sum(pushes.c.bytes), 0)).where(pushes.c.deleted_at.is_(None))
+    pushed = pushed.where(pushes.c.owner == whose.owner, pushes.c.state != "failed")
+    if whose.key_id is not None:
+        its = select(checkpoints.c.id).where(checkpoints.c.sandbox_id.in_(select(_S.id).where(*_of(whose))))
+        pushed = pushed.where(pushes.c.checkpoint_id.in_(its))
     waiting = select(func.coalesce(whole_sum(held), 0))
     waiting = waiting.where(cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.in_(in_pools))
-    return sum([(await db.execute(query)).scalar_one() for query in (files, waiting, copies, kept, archives)])
+    return sum(
+        [(await db.execute(query)).scalar_one() for query in (files, waiting, copies, kept, archives, pushed)]
+    )
 
 
 async def external_cargos(db: StoreConnection, owner: str) -> int:

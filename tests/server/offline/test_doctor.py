@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
+import object_server
 import pytest
 from server_harness import Json, World, clear, create, empty_database, eventually, settings_in, world
 
@@ -194,3 +195,20 @@ def test_a_host_that_gives_no_cage_is_told_of(stopped: Path, monkeypatch: pytest
     assert (found.name, found.ok) == ("skopeo", True)
     assert (cage.name, cage.ok, cage.required) == ("fetch-cage", False, False)
     assert "not permitted" in cage.found
+
+
+def test_the_object_store_is_tried_with_an_object_that_is_removed_again(root: Path) -> None:
+    server = object_server.shared()
+    bucket = server.bucket()
+    (found,) = doctor.object_store(settings_in(root, object_store=server.settings(bucket)))
+    assert (found.name, found.ok, found.found) == (
+        "object-store", True, f"s3://{bucket}/some/prefix takes objects and gives them back",
+    )  # fmt: skip
+    assert server.objects(bucket) == {}
+    wrong = server.settings(bucket, secret_access_key="open-sesame")
+    (found,) = doctor.object_store(settings_in(root, object_store=wrong))
+    assert not found.ok
+    assert "object_store.secret_access_key" in found.found
+    assert "sesame" not in str(found)
+    (found,) = doctor.object_store(settings_in(root))
+    assert found.ok

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import object_server
 import pytest
 from attaching import ask_in_process
 from fastapi.routing import APIRouter, APIWebSocketRoute
@@ -35,6 +36,7 @@ NOBODY.update(pid="1", port="80", kernel_id=f"kern-{RANDOM}", cell_id=f"cell-{RA
 NOBODY.update(
     checkpoint_id=f"ckpt-{RANDOM}", cargo_id=f"ws-{RANDOM}", service_name="none", secret_name="NEVER"
 )
+NOBODY["key"] = NOBODY["checkpoint_id"]
 NOBODY["skill_key"] = "none"
 NOBODY["trace_ref"] = f"blob:blob-{RANDOM[::-1]}"
 NOBODY.update(image_ref=f"img-{RANDOM}", template_ref=f"tmpl-{RANDOM}", registry_host="never.example.com")
@@ -65,6 +67,7 @@ OWN_LISTS = {
     ("get", "/v1/skills/candidates"),
     ("post", "/v1/skills/candidates"),
     ("get", "/v1/skills/releases"),
+    ("get", "/v1/remote-checkpoints"),
 }
 """Routes without a path parameter; what they show of others has tests of its own below."""
 OWN_NAMES = {("put", "/v1/secrets/{secret_name}"), ("put", "/v1/registries/{registry_host}")}
@@ -106,6 +109,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("put", "/v1/sandboxes/{sandbox_id}/files/archive"): {"params": {"path": "x"}, "content": b"x"},
     ("delete", "/v1/sandboxes/{sandbox_id}/files"): {"params": {"path": "x"}},
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/import"): {"content": b"x"},
+    ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/pull"): {"json": {"key": f"ckpt-{RANDOM}"}},
     ("put", "/v1/sandboxes/{sandbox_id}/network-policy"): {"json": {"mode": "none"}},
     ("put", "/v1/sandboxes/{sandbox_id}/services/{service_name}"): {"json": {"argv": ["true"]}},
     ("post", "/v1/sandboxes/{sandbox_id}/services/{service_name}/signal"): {"json": {"signal": "HUP"}},
@@ -163,6 +167,8 @@ BARE = {
     ("delete", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/restore"),
     ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/export"),
+    ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/push"),
+    ("get", "/v1/remote-checkpoints/{key}"), ("delete", "/v1/remote-checkpoints/{key}"),
 }  # fmt: skip
 """Routes that need nothing but their path."""
 
@@ -219,6 +225,17 @@ class Estate:
 
 
 @pytest.fixture
+async def bay(root: Path) -> AsyncGenerator[World]:
+    """A Bay with an object store."""
+    server = object_server.shared()
+    try:
+        async with world(root, object_store=server.settings(server.bucket())) as running:
+            yield running
+    finally:
+        await clear(root)
+
+
+@pytest.fixture
 async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -> Estate:
     made = await create(alice, name="alices-box", ttl=1000, wait=15)
     ran = (
@@ -252,6 +269,8 @@ async def estate(bay: World, alice: httpx.AsyncClient, bob: httpx.AsyncClient) -
             f"/v1/sandboxes/{box['id']}/services/of-{box['name']}", json={"argv": ["sleep", "1000"]}
         )
     skill = await released_skill(alice, ids[0])
+    pushed = f"/v1/sandboxes/{made['id']}/checkpoints/{hers['checkpoint_id']}/push"
+    hers["key"] = (await alice.post(pushed, params={"wait": 60})).json()["key"]
     return Estate(
         bay, alice, bob,
         {"sandbox_id": made["id"], "exec_id": ran["id"], "webhook_id": hook["id"], "secret_name": "HERS", "image_ref": image["id"], "template_ref": template.id, "registry_host": "hers.example.com", "execution_id": ids[0], "pid": "1", "port": "80", **hers, **skill},

@@ -7,15 +7,26 @@ from fastapi import Query, Request, Response
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
-from bay.models import Checkpoint, Sandbox
+from bay.models import Checkpoint, RemoteCheckpoint, Sandbox
+from bay.server.checkpoints.remote import RemoteCheckpoints
 from bay.server.checkpoints.service import Checkpoints, NewCheckpoint
 from bay.server.web.bodies import Body, raw_body
-from bay.server.web.dependencies import IdempotencyKey, Limit, Paging, Reader, Writer, noun_router, service
+from bay.server.web.dependencies import (
+    IdempotencyKey,
+    Limit,
+    Paging,
+    Reader,
+    Wait,
+    Writer,
+    noun_router,
+    service,
+)
 from bay.server.web.replies import HeldResponse, PageOf, WireResponse, download_headers
 
 router = noun_router("checkpoints", "/v1/sandboxes/{sandbox_id}")
 
 CheckpointsDep = Annotated[Checkpoints, service(Checkpoints)]
+RemoteDep = Annotated[RemoteCheckpoints, service(RemoteCheckpoints)]
 
 Name = Annotated[str | None, Field(max_length=63, description="Unique among the checkpoints of the sandbox")]
 Comment = Annotated[str | None, Field(max_length=4096, pattern=r"^[^\x00]*$")]
@@ -24,6 +35,14 @@ Comment = Annotated[str | None, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 class CreateCheckpoint(Body):
     """The optional name and comment of a checkpoint."""
 
+    name: Name = None
+    comment: Comment = None
+
+
+class PullCheckpoint(Body):
+    """The checkpoint to pull, and the name and comment of the one that is made of it."""
+
+    key: Annotated[str, Field(min_length=1, max_length=64, description="Of a remote checkpoint")]
     name: Name = None
     comment: Comment = None
 
@@ -79,6 +98,15 @@ async def import_checkpoint(
     return WireResponse(made, 201)
 
 
+@router.post("/checkpoints/pull", status_code=201, response_model=Checkpoint)
+async def pull_checkpoint(
+    caller: Writer, remote: RemoteDep, sandbox_id: str, body: PullCheckpoint
+) -> WireResponse:
+    """Make a checkpoint of this sandbox from one in the object store, of whichever Bay."""
+    new = NewCheckpoint(name=body.name, comment=body.comment)
+    return WireResponse(await remote.pull(caller, sandbox_id, body.key, new), 201)
+
+
 @router.get("/checkpoints/{checkpoint_id}", response_model=Checkpoint)
 async def get_checkpoint(
     caller: Reader, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
@@ -102,6 +130,16 @@ async def restore_checkpoint(
 ) -> WireResponse:
     """Restore the files; processes end, and compute starts again if there was some."""
     return WireResponse(await checkpoints.restore(caller, sandbox_id, checkpoint_id))
+
+
+@router.post("/checkpoints/{checkpoint_id}/push", status_code=201, response_model=RemoteCheckpoint)
+async def push_checkpoint(
+    caller: Writer, remote: RemoteDep, sandbox_id: str, checkpoint_id: str, wait: Wait = None
+) -> WireResponse:
+    """Have the checkpoint in the object store; a repeated call changes nothing. Answers at once, or with
+    `wait` when it is there or the push has failed.
+    """
+    return WireResponse(await remote.push(caller, sandbox_id, checkpoint_id, wait or 0), 201)
 
 
 @router.get("/checkpoints/{checkpoint_id}/export", response_class=StreamingResponse)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import IntegrityError
 
-from bay import __version__
 from bay.cargo.base import CargoBackend
 from bay.cargo.export_import import export_stream, import_stream
 from bay.cargo.manifest import Manifest
@@ -17,6 +16,7 @@ from bay.errors import BadRequest, Conflict, InvalidArgument
 from bay.ids import is_name
 from bay.models import Checkpoint, Sandbox, to_wire
 from bay.server.checkpoints import policy
+from bay.server.checkpoints.pushing import facts_of
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.waker import Holds, Waker
@@ -135,10 +135,7 @@ class Checkpoints:
         with self._transferring(caller.owner), self.holds.hold(record.id):
             try:
                 record = await self.snapshots.find(sandbox, record.id)  # held from here on
-                facts = Manifest(
-                    bay=__version__, persist=record.persist, image=record.image, created_at=record.created_at,
-                    name=record.name, comment=record.comment, sandbox_id=sandbox.id,
-                )  # fmt: skip
+                facts = facts_of(record)
                 path = self.cargo.checkpoint_path(record.id)
                 async with aclosing(export_stream(path, facts)) as chunks:
                     yield _view(record, sandbox.checkpoint_id), await begun(chunks)
@@ -146,10 +143,11 @@ class Checkpoints:
                 self.discard()
 
     async def import_(
-        self, caller: Caller, ref: str, new: NewCheckpoint, body: AsyncIterator[bytes]
-    ) -> Checkpoint:
-        """A checkpoint from an export of any Bay. Raises BadRequest, StorageFull, QuotaExceeded, and Conflict
-        when there is no room or name for it.
+        self, caller: Caller, ref: str, new: NewCheckpoint, body: AsyncIterator[bytes],
+        check: Callable[[Manifest], None] = lambda _: None,
+    ) -> Checkpoint:  # fmt: skip
+        """A checkpoint from an export of any Bay, when `check` raises nothing about it. Raises BadRequest,
+        StorageFull, QuotaExceeded, and Conflict when there is no room or name for it.
         """
         sandbox = await self._find(caller, ref)
         _check(new)
@@ -159,15 +157,18 @@ class Checkpoints:
             await self.snapshots.admit(db, sandbox, new.name)
             limit_mb = (await cargos.get(db, sandbox.cargo_id)).size_limit_mb
         with self._transferring(caller.owner):
-            made = await self._import(sandbox, wanted, body, None if limit_mb is None else limit_mb * MIB)
+            limit = None if limit_mb is None else limit_mb * MIB
+            made = await self._import(sandbox, wanted, body, limit, check)
         return _view(made, sandbox.checkpoint_id)
 
     async def _import(
-        self, sandbox: SandboxRecord, wanted: CheckpointRecord, body: AsyncIterator[bytes], limit: int | None
-    ) -> CheckpointRecord:
+        self, sandbox: SandboxRecord, wanted: CheckpointRecord, body: AsyncIterator[bytes], limit: int | None,
+        check: Callable[[Manifest], None],
+    ) -> CheckpointRecord:  # fmt: skip
         path = await self.cargo.begin_import(wanted.id, limit_bytes=limit)
         try:
             facts = await import_stream(body, path, limit)
+            check(facts)
             await self.cargo.keep_import(wanted.id)
             return await self._imported(sandbox, wanted, facts)
         except BaseException as error:

@@ -1,24 +1,26 @@
-"""The checks of `bay doctor`: the host's requirements, and the images of the data directory.
+"""The checks of `bay doctor`: the host's requirements, the images of the data directory, the object store.
 
 The images are read from the database, read-only, so a Bay may be running, or none: the pool that holds the
 files need not be mounted for it.
 """
 
 import asyncio
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from bay.clock import utc_now
 from bay.drivers.oci import probe
 from bay.drivers.oci.probe import HostCheck
-from bay.errors import BayError, DriverUnavailable
+from bay.errors import BayError, DriverUnavailable, ObjectStoreUnavailable
 from bay.images import fetch_cage
 from bay.images.fetch_probe import caged_version
 from bay.images.layer_store import LayerLimits
 from bay.images.library import ImageLimits
-from bay.server.backends import choose_cargo
+from bay.object_store.base import ObjectMissing, ObjectStore
+from bay.server.backends import choose_cargo, object_store_of
 from bay.server.database import make_database, sqlite_file
 from bay.server.settings import Settings
 from bay.store.engine import Database
@@ -37,7 +39,36 @@ def checks(settings: Settings) -> list[HostCheck]:
     found = probe.checks(settings.runc, scratch=settings.data_dir, id_base=settings.id_range_start)
     if not found[0].ok:  # without root the others may fail for want of it
         return found
-    return [*found, *_fetching(settings), *_images(settings)]
+    return [*found, *_fetching(settings), *_images(settings), *object_store(settings)]
+
+
+def object_store(settings: Settings) -> Iterator[HostCheck]:
+    """Whether the object store of the settings takes a small object, gives it back and removes it."""
+    try:
+        make = object_store_of(settings)
+        if make is None:
+            yield HostCheck("object-store", True, False, "none: no setting object_store", "-")
+            return
+        place = asyncio.run(_tried(make))
+    except BayError as error:
+        fix = "mend the settings object_store; until then no checkpoint can be pushed or pulled"
+        yield HostCheck("object-store", False, False, error.message, fix)
+        return
+    yield HostCheck("object-store", True, False, f"{place} takes objects and gives them back", "-")
+
+
+async def _tried(make: Callable[[], ObjectStore]) -> str:
+    store = make()
+    key, content = f"trial-{secrets.token_hex(8)}/object", secrets.token_bytes(16)
+    await store.put(key, content)
+    try:
+        if await store.get(key, 1024) != content or key not in await store.keys(key):
+            raise ObjectStoreUnavailable(f"{store.place} does not give back what was written")
+    except ObjectMissing:
+        raise ObjectStoreUnavailable(f"{store.place} does not give back what was written") from None
+    finally:
+        await store.delete([key])
+    return store.place
 
 
 def _fetching(settings: Settings) -> Iterator[HostCheck]:

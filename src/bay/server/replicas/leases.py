@@ -29,7 +29,7 @@ from bay.store.records import ReplicaRecord
 log = structlog.get_logger("bay.replicas")
 
 SHARDS = 16
-JOBS = ("pool", "webhooks", "retention", "usage", "images", "templates", "checkpoints")
+JOBS = ("pool", "webhooks", "retention", "usage", "images", "templates", "checkpoints", "pushes")
 """Those that one replica does for all."""
 
 _BEAT_S = 3.0
