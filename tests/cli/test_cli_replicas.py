@@ -23,7 +23,7 @@ def test_a_server_that_is_alone_has_all_the_work(served: tuple[str, str]) -> Non
     assert heads.split() == ["ID", "URL", "VERSION", "BEAT", "SHARDS", "JOBS"]
     assert line.split()[1] == served[0]
     assert line.split()[4:] == [
-        "0-15", "pool,", "webhooks,", "retention,", "usage,", "images,", "templates,", "checkpoints",
+        "0-15", "pool,", "webhooks,", "retention,", "usage,", "images,", "templates,", "checkpoints,", "pushes",
     ]  # fmt: skip
 
 

@@ -66,6 +66,7 @@ TYPESCRIPT = "tests/clients/test_typescript_docs.py::test_an_example_compiles_an
 FRAMEWORKS = "tests/integrations/test_frameworks.py"
 PROGRAM = f"{FRAMEWORKS}::test_the_program_of_a_page_gets_its_answer"
 IMAGES = "tests/cli/test_cli_images_real.py"
+REMOTE = "tests/cli/test_cli_remote_checkpoints.py"
 
 WITH_MAKE = r"""
 bay create web --wait 60
@@ -196,7 +197,12 @@ WORLDS: Mapping[str, World] = {
     "clients/typescript/README.md": World(languages={"ts": RunBy("", TYPESCRIPT)}),
     "docs/object-storage.md": World(
         bay=False,
-        rows=(NotRun("pip install", REGISTRY), NotRun("PREFIX/bay.json", "it is a list of keys")),
+        rows=(
+            NotRun("pip install", REGISTRY),
+            RunBy("bay checkpoint push", f"{REMOTE}::test_a_checkpoint_is_pushed_listed_pulled_and_removed"),
+            RunBy("def move", f"{REMOTE}::test_the_sdk_moves_a_checkpoint_as_the_page_says"),
+            NotRun("PREFIX/bay.json", "it is a list of keys"),
+        ),
     ),
     "docs/typescript.md": World(
         languages={"ts": RunBy("", TYPESCRIPT)},

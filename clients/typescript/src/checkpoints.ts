@@ -4,7 +4,7 @@ import type { Source } from "./bytes.js";
 import { COPY_S, get, once, type Call, type CallOptions } from "./call.js";
 import { History } from "./history.js";
 import { wire } from "./names.js";
-import type { Checkpoint } from "./types.js";
+import type { Checkpoint, RemoteCheckpoint } from "./types.js";
 
 export interface CheckpointOptions extends CallOptions {
   name?: string;
@@ -60,6 +60,24 @@ export class Checkpoints extends History {
     const path = this.path("checkpoints", "import");
     const call: Call = { method: "POST", path, query: { ...options }, content: source, headers, waitS: COPY_S };
     return this.http.json<Checkpoint>({ ...call, signal });
+  }
+
+  /**
+   * Have a checkpoint in Bay's object store. Answers at once: `client.remoteCheckpoints.wait` waits. Asking again
+   * changes nothing. Throws Conflict where Bay has no object store.
+   */
+  async pushCheckpoint(checkpoint: string | Checkpoint, { signal }: CallOptions = {}): Promise<RemoteCheckpoint> {
+    return this.http.json<RemoteCheckpoint>({ method: "POST", path: this.of(checkpoint, "push"), safe: true, signal });
+  }
+
+  /** Make a checkpoint of one in Bay's object store, also of another Bay's. Throws NotFound. */
+  async pullCheckpoint(
+    key: string | RemoteCheckpoint,
+    { signal, ...options }: CheckpointOptions = {},
+  ): Promise<Checkpoint> {
+    const body = wire({ ...options, key: typeof key === "string" ? key : key.key });
+    const path = this.path("checkpoints", "pull");
+    return this.http.json<Checkpoint>({ method: "POST", path, body, waitS: COPY_S, signal });
   }
 
   protected of(checkpoint: string | Checkpoint, ...rest: string[]): string {

@@ -15,6 +15,7 @@ import { LEASE_S } from "./leases.js";
 import { newId } from "./names.js";
 import { Registries } from "./registries.js";
 import { cleanUp } from "./retries.js";
+import { RemoteCheckpoints } from "./remote.js";
 import { Sandboxes } from "./sandboxes.js";
 import { Secrets } from "./secrets.js";
 import { Skills } from "./skills.js";
@@ -29,6 +30,7 @@ const READY_S = 60;
 export class Client implements Disposable {
   readonly sandboxes: Sandboxes;
   readonly cargos: Cargos;
+  readonly remoteCheckpoints: RemoteCheckpoints;
   readonly secrets: Secrets;
   readonly images: Images;
   readonly templates: Templates;
@@ -44,6 +46,7 @@ export class Client implements Disposable {
     this.http = new Http(resolve(options));
     this.sandboxes = new Sandboxes(this.http);
     this.cargos = new Cargos(this.http);
+    this.remoteCheckpoints = new RemoteCheckpoints(this.http);
     this.secrets = new Secrets(this.http);
     this.images = new Images(this.http);
     this.templates = new Templates(this.http);

@@ -25,6 +25,7 @@ export type { Network } from "./network.js";
 export { OutputChunk, type Stream } from "./output.js";
 export type { FetchOptions, LinkOptions, Ports } from "./ports.js";
 export type { Registries } from "./registries.js";
+export type { ListRemoteOptions, PushWaitOptions, RemoteCheckpoints } from "./remote.js";
 export { CommandFailed, RunResult } from "./results.js";
 export type { Sandboxes } from "./sandboxes.js";
 export type { components } from "./schema.js";

@@ -39,6 +39,7 @@ export type PortSettings = Answered<"PortSettings">;
 export type Process = Answered<"Process">;
 export type Profile = Answered<"ProfileItem">;
 export type RegistryLogin = Answered<"RegistryLogin">;
+export type RemoteCheckpoint = Answered<"RemoteCheckpoint">;
 export type Replica = Answered<"Replica">;
 export type ReplicaState = Answered<"ReplicaState">;
 export type Sandbox = Answered<"Sandbox">;

@@ -11,18 +11,19 @@ import typer
 from bay.cli.complete import NameArgument
 from bay.cli.output import act_on_each, age, amount, print_json, print_line, print_list, printable
 from bay.cli.progress import Bar
-from bay.cli.state import JsonOption, connect_box, duration_option
+from bay.cli.state import JsonOption, connect, connect_box, duration_option
 from bay.cli.tree import Tree
 from bay.clock import utc_now
 from bay.models import CheckpointPolicy
 
 if TYPE_CHECKING:
-    from bay.models import Checkpoint
+    from bay.models import Checkpoint, RemoteCheckpoint
 
 checkpoint = Tree(help="Make and restore checkpoints of a sandbox's files.")
 
 CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its name or id.")]
 CommentOption = Annotated[str | None, typer.Option(help="A remark for people.")]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its key, from a push.")]
 LabelOption = Annotated[str | None, typer.Option("--name", help="A name, unique in the sandbox.")]
 
 
@@ -130,6 +131,66 @@ def import_(
     print_json(made) if as_json else print_line(made.id)
 
 
+@checkpoint.command("push")
+def push(
+    ctx: typer.Context,
+    name: NameArgument,
+    kept: Annotated[
+        str | None, typer.Argument(metavar="CHECKPOINT", help="Its name or id; default: one made now.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a checkpoint to Bay's object store and print its key."""
+    with connect_box(ctx, name) as box:
+        asked = box.push_checkpoint(box.checkpoint() if kept is None else kept)
+    with connect(ctx) as client, Bar(printable(kept or asked.key)) as bar:
+        done = client.remote_checkpoints.wait(asked.key, progress=lambda found: bar(found.bytes, None))
+    print_json(done) if as_json else print_line(done.key)
+
+
+@checkpoint.command("pull")
+def pull(
+    ctx: typer.Context,
+    name: NameArgument,
+    key: KeyArgument,
+    label: LabelOption = None,
+    comment: CommentOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a checkpoint of one in Bay's object store, of whichever Bay, and print its id."""
+    with connect_box(ctx, name) as box:
+        made = box.pull_checkpoint(key, name=label, comment=comment)
+    print_json(made) if as_json else print_line(made.id)
+
+
+@checkpoint.command("remote")
+def remote(
+    ctx: typer.Context,
+    sandbox: Annotated[
+        str | None, typer.Option("--sandbox", metavar="NAME", help="Those made of this sandbox alone.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print keys only.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List your checkpoints in Bay's object store, and those on their way there."""
+    with connect(ctx) as client:
+        heads = ("KEY", "STATE", "SANDBOX", "NAME", "AGE", "SIZE", "COMMENT")
+        found = client.remote_checkpoints.list(sandbox=sandbox)
+        row = partial(_remote_row, utc_now())
+        print_list(found, as_json, heads, row, quiet=attrgetter("key") if quiet else None)
+
+
+@checkpoint.command("remote-rm")
+def remote_rm(
+    ctx: typer.Context,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY", help="Keys of remote checkpoints.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Remove checkpoints from Bay's object store permanently, and cancel their pushes."""
+    with connect(ctx) as client:
+        act_on_each(keys, client.remote_checkpoints.delete, as_json, "remote checkpoint", "deleted")
+
+
 def fork(
     ctx: typer.Context,
     name: NameArgument,
@@ -177,6 +238,18 @@ def _row(found: "list[Checkpoint]", line: set[str], now: datetime, kept: "Checkp
         "yes" if kept.auto else "no",
         "-" if kept.parent_id is None else names.get(kept.parent_id, kept.parent_id),
         kept.comment or "",
+    )
+
+
+def _remote_row(now: datetime, found: "RemoteCheckpoint") -> tuple[str, ...]:
+    return (
+        found.key,
+        found.state,
+        found.sandbox_name or found.sandbox_id,
+        found.name or "-",
+        age(found.created_at, now),
+        amount(found.bytes),
+        found.comment or "",
     )
 
 

@@ -9,7 +9,7 @@ from bay.client._local import Meter, Progress, Source, Target, facts
 from bay.client._paths import ref
 from bay.client._seam import async_in_thread
 from bay.client._zstd import Frames
-from bay.models import Checkpoint
+from bay.models import Checkpoint, RemoteCheckpoint
 
 
 class AsyncCheckpoints(AsyncSandboxNoun):
@@ -70,6 +70,26 @@ class AsyncCheckpoints(AsyncSandboxNoun):
             wait_s=COPY_S,
         )
         return await self._http.one(Checkpoint, call, body(source, Meter(progress, about.size)))
+
+    async def push_checkpoint(self, checkpoint: str | Checkpoint) -> RemoteCheckpoint:
+        """Have a checkpoint in Bay's object store. Answers at once: `client.remote_checkpoints.wait` waits.
+
+        Asking again changes nothing. Raises Conflict where Bay has no object store, and QuotaExceeded.
+        """
+        call = Call("POST", self._of(checkpoint, "push"), safe=True)
+        return await self._http.one(RemoteCheckpoint, call)
+
+    async def pull_checkpoint(
+        self, key: str | RemoteCheckpoint, *, name: str | None = None, comment: str | None = None
+    ) -> Checkpoint:
+        """Make a checkpoint of one in Bay's object store, also of another Bay's.
+
+        Raises NotFound, and BadRequest for what is damaged; it makes nothing of it then.
+        """
+        of = key.key if isinstance(key, RemoteCheckpoint) else key
+        fields = given(key=of, name=name, comment=comment)
+        call = Call("POST", self._path("checkpoints", "pull"), body=fields, wait_s=COPY_S)
+        return await self._http.one(Checkpoint, call)
 
     def _of(self, checkpoint: str | Checkpoint, *rest: str) -> str:
         return self._path("checkpoints", ref(checkpoint), *rest)

@@ -15,6 +15,7 @@ from bay.client._async.http import AsyncHttp, AsyncNoun
 from bay.client._async.images import AsyncImages
 from bay.client._async.keys import AsyncKeys
 from bay.client._async.registries import AsyncRegistries
+from bay.client._async.remote import AsyncRemoteCheckpoints
 from bay.client._async.secrets import AsyncSecrets
 from bay.client._async.skills import AsyncSkills
 from bay.client._async.templates import AsyncTemplates
@@ -136,6 +137,7 @@ class AsyncClient:
         self._leases = Leases(config) if transport is None else None
         self.sandboxes = AsyncSandboxes(self._http)
         self.cargos = AsyncCargos(self._http)
+        self.remote_checkpoints = AsyncRemoteCheckpoints(self._http)
         self.secrets = AsyncSecrets(self._http)
         self.images = AsyncImages(self._http)
         self.templates = AsyncTemplates(self._http)

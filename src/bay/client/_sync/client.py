@@ -23,6 +23,7 @@ from bay.client._sync.http import Http, Noun
 from bay.client._sync.images import Images
 from bay.client._sync.keys import Keys
 from bay.client._sync.registries import Registries
+from bay.client._sync.remote import RemoteCheckpoints
 from bay.client._sync.secrets import Secrets
 from bay.client._sync.skills import Skills
 from bay.client._sync.templates import Templates
@@ -138,6 +139,7 @@ class Client:
         self._leases = Leases(config) if transport is None else None
         self.sandboxes = Sandboxes(self._http)
         self.cargos = Cargos(self._http)
+        self.remote_checkpoints = RemoteCheckpoints(self._http)
         self.secrets = Secrets(self._http)
         self.images = Images(self._http)
         self.templates = Templates(self._http)

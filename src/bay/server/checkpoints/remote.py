@@ -160,7 +160,7 @@ class RemoteCheckpoints:
     async def _manifest(self, caller: Caller, key: str) -> PushManifest:
         found = await self.bucket.manifest(caller.owner, key)
         if found is None:
-            raise NotFound(f"there is no remote checkpoint {key}; see `bay checkpoint remote ls`")
+            raise NotFound(f"there is no remote checkpoint {key}; see `bay checkpoint remote`")
         audit.about(key)
         return found
 
