@@ -22,6 +22,7 @@ from bay.client._async.open import AsyncFileReader as AsyncFileReader
 from bay.client._async.open import AsyncFileWriter as AsyncFileWriter
 from bay.client._async.ports import AsyncPorts as AsyncPorts
 from bay.client._async.registries import AsyncRegistries as AsyncRegistries
+from bay.client._async.remote import AsyncRemoteCheckpoints as AsyncRemoteCheckpoints
 from bay.client._async.secrets import AsyncSecrets as AsyncSecrets
 from bay.client._async.services import AsyncServices as AsyncServices
 from bay.client._async.skills import AsyncSkills as AsyncSkills

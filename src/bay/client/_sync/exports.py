@@ -33,6 +33,7 @@ from bay.client._sync.open import FileReader as FileReader
 from bay.client._sync.open import FileWriter as FileWriter
 from bay.client._sync.ports import Ports as Ports
 from bay.client._sync.registries import Registries as Registries
+from bay.client._sync.remote import RemoteCheckpoints as RemoteCheckpoints
 from bay.client._sync.secrets import Secrets as Secrets
 from bay.client._sync.services import Services as Services
 from bay.client._sync.skills import Skills as Skills
