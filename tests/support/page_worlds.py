@@ -656,6 +656,11 @@ await deployment.stop()
                 says=("http://127.0.0.1:8701", "hello"),
             ),
             NotRun("backend bay", "HAProxy is no requirement of the tests"),
+            RunBy(
+                "… leave no older replica",
+                "tests/replicas/test_upgrading.py::"
+                "test_a_version_that_older_replicas_cannot_run_beside_says_which_to_stop",
+            ),
         ),
     ),
     "docs/sdk.md": World(

@@ -108,7 +108,6 @@ class ReplicaLeases:
         self._held: dict[str, _Held] = {}
         self._until = 0.0
         """When the leases end unless they are renewed (see `_now`)."""
-        self._url = ""
         self._living: list[ReplicaRecord] = []
         self._renewed = asyncio.Event()
         self._is_taking = False
