@@ -37,7 +37,8 @@ def block(begins: str) -> str:
 
 def test_a_checkpoint_is_pushed_listed_pulled_and_removed(bay: Cli, name: str) -> None:
     """The commands of the page, and those that it does without."""
-    sdk.Client(bay.url, real_bay.KEY).sandboxes.create(name="other", exist_ok=True)
+    with sdk.Client(bay.url, real_bay.KEY) as client:
+        client.sandboxes.create(name="other", exist_ok=True)
     [kept] = lines(bay("checkpoint", "create", name, "--name", "before"))
     page = [line.split("#")[0].split()[1:] for line in block("bay checkpoint push").splitlines()]
     words, said = {"web": name, "ckpt-51f1c5c6e6f4f6b1a2b3c4d5": kept}, [""]

@@ -75,7 +75,8 @@ class ObjectServer:
         command = [
             str(_PROGRAM), "server", f"-dir={self.directory / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports,
             "-filer", "-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false",
-            "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=200",
+            "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
+            "-volume.max=20000",  # each bucket takes seven
         ]  # fmt: skip
         libc = ctypes.CDLL(None)
         with (self.directory / "log").open("ab") as log:
