@@ -487,7 +487,7 @@ class Reconciler:
             return
         async with self._core.store.write() as db:
             await sandboxes.end_lifetime(db, sandbox.id, now)
-            await events.add(db, sandbox, "sandbox.paused", now, session_id=session.id)
+            await events.add(db, sandbox, "sandbox.paused", self._core.clock(), session_id=session.id)
         log.info("sandbox.paused", id=sandbox.id, session=session.id)
 
     async def _learn_meta(self, session: SessionRecord) -> None:

@@ -113,7 +113,8 @@ class Sweep:
         await self.core.deferred.flush()  # a call that came and went meanwhile may have pushed the clock
         async with self.core.store.write() as db:
             if await sandboxes.idle_out(db, sandbox.id, now, new):
-                await events.add(db, sandbox, "sandbox.idle", now)
+                # Calls may have ended since `now`, while they were asked for.
+                await events.add(db, sandbox, "sandbox.idle", self.core.clock())
 
     async def is_active(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         """Whether a call is under way, an exec still runs, a kernel is busy or a task is held."""
