@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+import structlog
+
 from bay.clock import Clock
 from bay.errors import (
+    BayError,
     CapabilityNotSupported,
     DriverUnavailable,
     NotFound,
@@ -32,6 +35,8 @@ from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord
 
 T = TypeVar("T")
+
+log = structlog.get_logger("bay.waker")
 
 _RETRY_AFTER_MS = 1000
 _TOUCH = 0.05  # of the idle timeout
@@ -80,7 +85,11 @@ class Holds:
     async def _answer(self, is_held: bool) -> bool:
         if not is_held:
             # A call that has just ended pushed the idle clock, and who asks reads that next.
-            await self._deferred.flush()
+            try:
+                await self._deferred.flush()
+            except BayError as error:
+                log.warning("holds.unknown", error=error.message)
+                return True  # unknown is not idle, and who asks may have written half of what it does
         return is_held
 
     @contextmanager
