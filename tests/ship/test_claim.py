@@ -65,6 +65,11 @@ def printed(ship: Ship, exec_id: str) -> int:
     return ship.http.get(f"/execs/{exec_id}").json()["output_bytes"]
 
 
+def in_flight(ship: Ship, exec_id: str, taken: int) -> int:
+    """The bytes that were sent and not taken: Ship keeps a ring before the first that is unsent."""
+    return int(ship.http.get(f"/execs/{exec_id}").json()["first_offset"]) + MIB - taken
+
+
 def stands_still(ship: Ship, exec_id: str) -> bool:
     """Whether it waits in a write."""
     pid = ship.http.get(f"/execs/{exec_id}").json()["pid"]
@@ -200,6 +205,17 @@ def test_a_newer_reader_takes_the_place_of_one_that_has_not_been_missed_yet(ship
             rest(stale)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4410
+
+
+def test_a_newer_reader_gets_all_that_a_stalled_one_was_sent_and_has_not_taken(ship: Ship) -> None:
+    exec_id = ship.start(SEQ, wait_for_reader_s=60)
+    assert eventually(lambda: stands_still(ship, exec_id))  # so that its frames are as large as they may be
+    with attached(ship, exec_id) as stale:
+        begun = some(stale, 3 * MIB)
+        assert eventually(lambda: len({in_flight(ship, exec_id, len(begun)) for _ in range(50)}) == 1)
+        assert in_flight(ship, exec_id, len(begun)) <= MIB * 3 // 4
+        with attached(ship, exec_id, len(begun)) as socket:
+            assert same(begun + rest(socket)[0], NUMBERS)
 
 
 def test_any_program_waits_for_a_reader_that_claims_it(ship: Ship) -> None:

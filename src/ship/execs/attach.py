@@ -22,7 +22,7 @@ from ship.waiting import first_of
 from ship_protocol import CONTROLS_PER_S, END_OF_STDIN, STDERR, STDIN, STDOUT, CloseCode, first_offset_reason
 
 _OUTPUT_MARKERS = {"stdout": STDOUT, "tty": STDOUT, "stderr": STDERR}
-_FRAME_BYTES = 256 * 1024
+_FRAME_BYTES = 128 * 1024  # a few of them and the buffers of a socket are less than a ring
 _SLICE_BYTES = 64 * 1024
 _INPUT_BYTES = 1 << 20
 _LEFT_BEHIND_S = 2.0

@@ -99,8 +99,8 @@ class ClaimingReader:
     @contextmanager
     def while_giving(self, next_offset: int) -> Generator[None]:
         """Within, bytes before `next_offset` are sent to the reader."""
-        self.gave(next_offset)
         yield
+        self.gave(next_offset)  # not before: until now up to a frame and more of them lay in Ship
 
     def earn(self, taken: int) -> None:
         """Nothing has to be earned: see `ReaderAllowance`, in whose place this may stand."""
