@@ -4,7 +4,6 @@ runc does as little as possible: all of the root file system is assembled before
 namespace is the one runc runs in, and nothing here names a path that a caller chose.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from bay.drivers.base import SessionSpec
 from bay.drivers.oci.cgroup_limits import CPU_PERIOD_US, cpu_quota
 from bay.drivers.oci.userns import IDS
+from bay.drivers.ship_settings import ship_settings
 from bay.models import Resources
 
 OOM_SCORE_ADJ = 100
@@ -128,43 +128,8 @@ def _process(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
 
 def environment(spec: SessionSpec) -> Mapping[str, str]:
     """The environment that Ship begins with: its settings, and what its programs inherit."""
-    return {
-        "PATH": _PATH,
-        "LANG": "C.UTF-8",
-        "SHIP_SOCKET": f"{SOCKET_DIR}/{SOCKET_NAME}",
-        "SHIP_TOKEN": spec.token,
-        "SHIP_WORKSPACE": "/workspace",
-        **_user(spec),
-        "SHIP_USERS": "*" if spec.users is None else ",".join(spec.users),
-        "SHIP_ALLOW_ROOT": "1" if spec.allow_root else "0",
-        "SHIP_KERNEL": spec.kernel,
-        "SHIP_ENV": json.dumps(dict(spec.root.env if spec.root else {}), ensure_ascii=False),
-        "SHIP_KERNEL_ENV": json.dumps(dict(spec.kernel_env)),
-        "SHIP_ENV_FILE": "1" if spec.env_file else "0",
-        "SHIP_SKILLS": ",".join(spec.skills),
-    }
-
-
-def _user(spec: SessionSpec) -> dict[str, str]:
-    """Whom Ship runs programs as."""
-    if spec.home is None:
-        return _user_of_root(spec)
-    own = {"SHIP_USER": spec.user, "SHIP_HOME": spec.home, "SHIP_MAKE_ACCOUNT": "1"}
-    return {**_user_of_root(spec), **own}
-
-
-def _user_of_root(spec: SessionSpec) -> dict[str, str]:
-    if spec.root is None:
-        return {"SHIP_UID": "1000", "SHIP_GID": "1000", "SHIP_USER": spec.user}
-    user = spec.root.user
-    return {
-        "SHIP_UID": str(user.uid),
-        "SHIP_GID": str(user.gid),
-        "SHIP_USER": user.name,
-        "SHIP_HOME": user.home,
-        "SHIP_CWD": spec.root.cwd,
-        "SHIP_GROUPS": "*" if user.groups is None else ",".join(map(str, user.groups)),
-    }
+    own = {"PATH": _PATH, "LANG": "C.UTF-8", "SHIP_SOCKET": f"{SOCKET_DIR}/{SOCKET_NAME}"}
+    return {**own, **ship_settings(spec)}
 
 
 def _namespaces(place: RuntimePlacement) -> dict[str, Any]:
