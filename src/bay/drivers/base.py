@@ -72,7 +72,11 @@ class Capabilities:
     volumes: bool = False
     """Whether a session can have directories mounted at paths that its owner chose."""
     network: tuple[NetworkMode, ...] = ("none",)
-    """The network modes that this driver holds a session to."""
+    """The network modes that a session may have."""
+    egress: Literal["enforced", "unenforced"] = "enforced"
+    """Whether sessions are held to their mode. `unenforced`: each reaches what the host's network lets it."""
+    network_rules: bool = True
+    """Whether a policy can have rules."""
     shared: bool = False
     """Whether other processes of the same settings reach its sessions, and may act on them."""
 

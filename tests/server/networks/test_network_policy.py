@@ -5,6 +5,7 @@ The `fake` driver remembers what it was told and enforces nothing; tests/network
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -190,6 +191,51 @@ async def test_a_mode_that_the_host_cannot_enforce_is_refused_and_by_default_bec
         assert (await told(bay, sandbox)).mode == "none"
         assert (await policy_of(client, sandbox))["enforced"] is False
         await client.delete(f"/v1/sandboxes/{sandbox['id']}")
+
+
+class Unenforced(FakeDriver):
+    """A driver whose host holds sessions to nothing, and which sets no policy of a session that runs."""
+
+    set_network = None  # type: ignore[assignment]
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir=run_dir, network=("open",))
+        self.capabilities = replace(self.capabilities, egress="unenforced", network_rules=False)
+
+
+async def test_a_driver_that_enforces_nothing_says_so_and_is_asked_for_nothing_more(root: Path) -> None:
+    unpooled = {name: profile for name, profile in PROFILES.items() if not profile.pool_size}
+    async with world(root, Unenforced(root / "run"), profiles=unpooled) as bay:
+        client = await bay.client()
+        rules = [{"action": "deny", "cidr": "9.9.9.9/32"}]
+        for asked in (
+            {"network_policy": {"mode": "none"}},
+            {"network_policy": {"mode": "open", "rules": rules}},
+            {"profile": "closed"},
+        ):
+            answer = await client.post("/v1/sandboxes", json=asked)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "capability_not_supported")
+        sandbox = await create(client, wait=20)
+        assert sandbox["network"] == "open"
+        assert (await policy_of(client, sandbox))["enforced"] is False
+        assert (await client.get(f"/v1/sandboxes/{sandbox['id']}/network")).json()["enforced"] is False
+        await client.delete(f"/v1/sandboxes/{sandbox['id']}")
+
+
+async def test_a_policy_that_holds_from_a_start_on_changes_while_there_is_no_compute(root: Path) -> None:
+    unpooled = {name: profile for name, profile in PROFILES.items() if not profile.pool_size}
+    async with world(root, Unenforced(root / "run"), profiles=unpooled) as bay:
+        client = await bay.client()
+        sandbox = await create(client, wait=20)
+        path = f"/v1/sandboxes/{sandbox['id']}"
+        await client.post(f"{path}/exec", json={"command": "true"})
+        answer = await client.put(f"{path}/network-policy", json={"mode": "open"})
+        assert answer.status_code == 409
+        assert "stop it" in answer.json()["error"]["message"]
+        assert (await client.post(f"{path}/stop")).is_success
+        answer = await client.put(f"{path}/network-policy", json={"mode": "open"})
+        assert (answer.status_code, answer.json()["source"]) == (200, "sandbox")
+        await client.delete(path)
 
 
 MALFORMED: list[Json] = [

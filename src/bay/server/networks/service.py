@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from bay.clock import Clock
 from bay.drivers.base import Capabilities, Driver, NetworkControl
-from bay.errors import BadRequest, CapabilityNotSupported, NotFound, Timeout
+from bay.errors import BadRequest, CapabilityNotSupported, Conflict, NotFound, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
 from bay.server.sessions.effective_policy import has_headers, mode_of
@@ -45,6 +45,11 @@ class Networks:
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
+        if record.session is not None and not isinstance(self.driver, NetworkControl):
+            raise Conflict(
+                f"driver {self.driver.name} applies a policy when compute starts, and {record.id} has compute; stop it, "
+                "and change the policy then"
+            )
         wanted = policy and await checked_policy(policy, self.driver.capabilities, self.private)
         async with self.store.write() as db:
             await check_injected(db, caller.owner, wanted)
@@ -66,21 +71,22 @@ class Networks:
         if record.session is not None and running and isinstance(self.driver, NetworkControl):
             return await self.driver.network_state(handle_of(record.session))
         return NetworkState(
-            mode=self._mode_of(record), enforced=True, counters=(), refused=(), received_bytes=0, sent_bytes=0
-        )
+            mode=self._mode_of(record), enforced=self.driver.capabilities.egress == "enforced", counters=(), refused=(),
+            received_bytes=0, sent_bytes=0,
+        )  # fmt: skip
 
     async def _current(self, db: StoreConnection, record: SandboxRecord) -> CurrentPolicy:
         present = await sandboxes.get(db, record.id) or record
-        own = await networks.get(db, record.id)
+        own, here = await networks.get(db, record.id), self.driver.capabilities
         profile = self.profiles.get(present.profile)
         policy = own or (profile.network_policy if profile else NetworkPolicy(mode="none"))
         return CurrentPolicy(
             mode=policy.mode, rules=policy.rules, version=present.network_version,
-            source="sandbox" if own else "profile", enforced=policy.mode in self.driver.capabilities.network,
+            source="sandbox" if own else "profile", enforced=here.egress == "enforced" and policy.mode in here.network,
         )  # fmt: skip
 
     def _mode_of(self, record: SandboxRecord) -> NetworkMode:
-        return mode_of(record, self.profiles.get(record.profile), self.driver.capabilities.network)
+        return mode_of(record, self.profiles.get(record.profile), self.driver.capabilities)
 
     async def _settle(self, before: SandboxRecord, version: int) -> None:
         late = Timeout(
@@ -91,17 +97,27 @@ class Networks:
         )
 
 
+def check_offered(policy: NetworkPolicy, here: Capabilities) -> None:
+    """Raises CapabilityNotSupported for a policy that sessions of this driver cannot have."""
+    if policy.mode not in here.network:
+        raise CapabilityNotSupported(
+            f"this host cannot enforce network mode {policy.mode}; `bay doctor` says why",
+            details={"capability": policy.mode, "available": list(here.network)},
+        )
+    if policy.rules and not here.network_rules:
+        raise CapabilityNotSupported(
+            "this server's driver knows no rules of network policies; give a mode alone",
+            details={"capability": "network_rules", "available": list(here.network)},
+        )
+
+
 async def checked_policy(
     policy: NetworkPolicy, here: Capabilities, private: Sequence[IPv4Network | IPv6Network]
 ) -> NetworkPolicy:
     """The policy as the store keeps it, whose rules open no network that is neither public nor `private`.
     Raises InvalidArgument, and CapabilityNotSupported for a mode that the driver does not enforce.
     """
-    if policy.mode not in here.network:
-        raise CapabilityNotSupported(
-            f"this host cannot enforce network mode {policy.mode}; `bay doctor` says why",
-            details={"capability": policy.mode, "available": list(here.network)},
-        )
+    check_offered(policy, here)
     if policy.mode == "none" and policy.rules:
         raise BadRequest("mode none takes no rules, because it blocks all traffic; use allowlist or open")
     if not here.broker and any(rule.inject for rule in policy.rules):

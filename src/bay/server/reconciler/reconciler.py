@@ -456,7 +456,7 @@ class Reconciler:
         async with self._core.store.read() as db:
             present = await sandboxes.get(db, sandbox.id) or sandbox
             profile = self._core.profiles.get(present.profile)
-            policy = await policy_of(db, present, profile, self._core.driver.capabilities.network)
+            policy = await policy_of(db, present, profile, self._core.driver.capabilities)
         if isinstance(self._core.driver, NetworkControl):
             await self._core.driver.set_network(handle_of(session), policy)
         async with self._core.store.write() as db:

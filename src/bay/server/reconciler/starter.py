@@ -239,7 +239,7 @@ class Starter:
         # Read now, and so at least as new as the version in the session's row: a newer policy is applied once
         # it runs.
         async with self.core.store.read() as db:
-            network = await policy_of(db, sandbox, profile, self.core.driver.capabilities.network)
+            network = await policy_of(db, sandbox, profile, self.core.driver.capabilities)
             root = await self._root(db, sandbox, profile)
         disk_mb = sizes_of(sandbox.sizes, profile).disk_mb
         return SessionSpec(

@@ -46,7 +46,7 @@ from bay.server.images.puller import Puller
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.managed_services import rules
 from bay.server.managed_services.syncer import ServiceSyncer
-from bay.server.networks.service import check_injected, checked_policy
+from bay.server.networks.service import check_injected, check_offered, checked_policy
 from bay.server.ports.gate import host_of
 from bay.server.sandboxes import volumes
 from bay.server.sandboxes.pool import Pool, add_cargo
@@ -473,6 +473,8 @@ class Sandboxes:
             raise BadRequest("this server's driver has the image host alone", details={"available": [HOST]})
         _check_offered("isolation", new.isolation or profile.isolation, here.isolation)
         _check_offered("persist", profile.persist, here.persist)
+        if new.network_policy is None and (here.egress == "unenforced" or not here.network_rules):
+            check_offered(profile.network_policy, here)
         if new.volumes and not here.volumes:
             raise CapabilityNotSupported(
                 "this server's driver mounts no volumes; give cargo_id, which is the workspace",

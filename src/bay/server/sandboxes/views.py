@@ -14,7 +14,7 @@ from bay.store.records import SandboxRecord
 def view_of(core: Core, hosts: PortHosts, record: SandboxRecord) -> Sandbox:
     """The sandbox as its owner sees it. Call it once the driver is open, and its capabilities are known."""
     profile = core.profiles.get(record.profile)
-    mode = mode_of(record, profile, core.driver.capabilities.network)
+    mode = mode_of(record, profile, core.driver.capabilities)
     sizes = sizes_of(record.sizes, profile) if profile else record.sizes
     sandbox = lifecycle.view(record, core.clock(), profile.capabilities if profile else (), mode, sizes)
     if (setting := record.url) is None:

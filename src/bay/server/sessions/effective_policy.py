@@ -1,5 +1,9 @@
-"""The effective network policy: the sandbox's, else its profile's, and none on a host without it."""
+"""The effective network policy: the sandbox's, else its profile's, and none on a host that cannot hold to it.
 
+A driver whose egress is unenforced gets the policy as it is, and starts no session that it would not hold to.
+"""
+
+from bay.drivers.base import Capabilities
 from bay.models import NetworkMode, NetworkPolicy, Profile
 from bay.store import networks
 from bay.store.connection import StoreConnection
@@ -9,12 +13,12 @@ NOTHING = NetworkPolicy(mode="none")
 
 
 async def policy_of(
-    db: StoreConnection, sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]
+    db: StoreConnection, sandbox: SandboxRecord, profile: Profile | None, here: Capabilities
 ) -> NetworkPolicy:
-    """The effective policy of the sandbox's sessions; `offered` are the modes that the driver enforces."""
+    """The effective policy of the sandbox's sessions with a driver that has the capabilities `here`."""
     own = await networks.get(db, sandbox.id) if sandbox.network_mode is not None else None
     wanted = own or (profile.network_policy if profile else NOTHING)
-    return wanted if wanted.mode in offered else NOTHING
+    return wanted if _stands(wanted.mode, here) else NOTHING
 
 
 def has_headers(policy: NetworkPolicy | None) -> bool:
@@ -29,7 +33,11 @@ def is_brokered(sandbox: SandboxRecord, profile: Profile | None) -> bool:
     return profile is not None and has_headers(profile.network_policy)
 
 
-def mode_of(sandbox: SandboxRecord, profile: Profile | None, offered: tuple[NetworkMode, ...]) -> NetworkMode:
+def mode_of(sandbox: SandboxRecord, profile: Profile | None, here: Capabilities) -> NetworkMode:
     """The mode of that policy."""
     wanted = sandbox.network_mode or (profile.network_policy.mode if profile else "none")
-    return wanted if wanted in offered else "none"
+    return wanted if _stands(wanted, here) else "none"
+
+
+def _stands(mode: NetworkMode, here: Capabilities) -> bool:
+    return mode in here.network or here.egress == "unenforced"
