@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import secrets
+import signal
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -81,6 +82,30 @@ class DriverBench:
             yield await self.start(spec)
         finally:
             await self.driver.destroy(self.handle(spec.session_id))
+
+    async def read(self, spec: SessionSpec, name: str) -> str:
+        """A file of the workspace, whether the session runs or not."""
+        return (spec.workspace / name).read_text()
+
+    async def touch(self, spec: SessionSpec, name: str) -> None:
+        """Make an empty file in the workspace from outside, also of a session that is frozen."""
+        (spec.workspace / name).touch()
+
+    async def kill_first(self, handle: Handle) -> None:
+        """Kill the first process of a session, frozen or not, from outside."""
+        pid = endpoint_of(handle).peer_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    async def traces(self) -> dict[str, object]:
+        """All that the driver could leave behind: the same before a session and after it, but for the files
+        of its workspace.
+        """
+        return host_fingerprint(self)
+
+    async def ships(self) -> int:
+        """How many Ships of this driver there are now."""
+        return sum(1 for kept in self.kept for _ in kept.rglob("ship.sock"))
 
     async def clear(self) -> None:
         """Destroy whatever a test left."""

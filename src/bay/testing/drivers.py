@@ -18,13 +18,11 @@ Tests of an optional protocol are skipped for a driver without it.
 
 import asyncio
 import contextlib
-import os
-import signal
-from pathlib import Path
 
 import pytest
 
 from bay.drivers.base import (
+    Endpoint,
     Exited,
     Freezer,
     Gone,
@@ -41,7 +39,7 @@ from bay.drivers.base import (
 from bay.drivers.health import check_health
 from bay.errors import SandboxNotReady
 from bay.models import NetworkPolicy, NetworkRule, Resources
-from bay.testing.driver_bench import Answer, DriverBench, call, endpoint_of, host_fingerprint, run
+from bay.testing.driver_bench import Answer, DriverBench, call, endpoint_of, run
 from bay.units import MIB
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +64,7 @@ async def test_a_command_runs_in_the_workspace_and_its_files_are_there_for_the_h
     spec = bench.spec()
     handle = await bench.start(spec)
     assert (await run(handle, "echo hello > greeting; true")).exit_code == 0
-    assert (spec.workspace / "greeting").read_text() == "hello\n"
+    assert await bench.read(spec, "greeting") == "hello\n"
 
 
 async def test_a_running_session_is_observed_as_running_at_its_endpoint(bench: DriverBench) -> None:
@@ -78,7 +76,7 @@ async def test_the_session_id_alone_is_enough_to_observe(bench: DriverBench) -> 
     async with bench.session() as handle:
         seen = await bench.driver.observe(bench.handle(handle.session_id))
         assert isinstance(seen, Running)
-        assert seen.endpoint.socket_path == endpoint_of(handle).socket_path
+        assert place_of(seen.endpoint) == place_of(endpoint_of(handle))
 
 
 async def test_a_session_that_never_was_is_gone(bench: DriverBench) -> None:
@@ -132,7 +130,7 @@ async def test_a_command_goes_on_after_a_pause_and_nothing_it_wrote_is_lost(benc
         running = tasks.create_task(run(handle, command))
         await run(handle, "until [ -e begun ]; do sleep 0.01; done")
         await freezer(bench).pause(handle)
-        (spec.workspace / "go").touch()
+        await bench.touch(spec, "go")
         assert not running.done()
         await freezer(bench).resume(handle)
     assert running.result() == Answer(0, "before\nafter\n", "")
@@ -144,9 +142,7 @@ async def test_a_first_process_that_is_killed_while_paused_is_seen_to_end_once_r
     async with bench.session() as handle, asyncio.TaskGroup() as tasks:
         await freezer(bench).pause(handle)
         waiting = tasks.create_task(bench.driver.wait(handle))
-        pid = endpoint_of(handle).peer_pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        await bench.kill_first(handle)
         await freezer(bench).resume(handle)
         assert isinstance(await waiting, Exited)
 
@@ -183,40 +179,37 @@ async def test_stop_of_what_is_gone_is_success(bench: DriverBench) -> None:
 async def test_wait_sees_a_first_process_that_was_killed_from_outside(bench: DriverBench) -> None:
     async with bench.session() as handle, asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(bench.driver.wait(handle))
-        pid = endpoint_of(handle).peer_pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        await bench.kill_first(handle)
         assert isinstance(await waiting, Exited)
 
 
 async def test_destroy_leaves_nothing_and_says_gone(bench: DriverBench) -> None:
     spec = bench.spec()
-    before = host_fingerprint(bench)
+    before = await bench.traces()
     handle = await bench.start(spec)
-    await run(handle, "mkdir -p a/b; echo x > a/b/c; (sleep 1000 &) ; true")
-    (spec.workspace / "a/b/c").unlink()
+    await run(handle, "mkdir -p a/b; echo x > a/b/c; (sleep 1000 &) ; rm a/b/c")
     await bench.driver.destroy(handle)
     assert await bench.driver.observe(handle) == Gone()
-    assert host_fingerprint(bench) == before
+    assert await bench.traces() == before
 
 
 async def test_destroy_takes_a_paused_session(bench: DriverBench) -> None:
     spec = bench.spec()
-    before = host_fingerprint(bench)
+    before = await bench.traces()
     handle = await bench.start(spec)
     await freezer(bench).pause(handle)
     await bench.driver.destroy(handle)
-    assert host_fingerprint(bench) == before
+    assert await bench.traces() == before
 
 
 async def test_destroy_is_idempotent_and_needs_only_the_session_id(bench: DriverBench) -> None:
     spec = bench.spec()
-    before = host_fingerprint(bench)
+    before = await bench.traces()
     await bench.start(spec)
     for _ in range(2):
         await bench.driver.destroy(bench.handle(spec.session_id))
     await bench.driver.destroy(bench.handle("sess-never"))
-    assert host_fingerprint(bench) == before
+    assert await bench.traces() == before
 
 
 async def test_destroy_keeps_the_workspace(bench: DriverBench) -> None:
@@ -224,7 +217,7 @@ async def test_destroy_keeps_the_workspace(bench: DriverBench) -> None:
     handle = await bench.start(spec)
     await run(handle, "echo kept > file")
     await bench.driver.destroy(handle)
-    assert (spec.workspace / "file").read_text() == "kept\n"
+    assert await bench.read(spec, "file") == "kept\n"
 
 
 async def test_a_session_can_be_started_again_on_the_same_workspace(bench: DriverBench) -> None:
@@ -249,7 +242,7 @@ async def test_start_with_the_handle_of_a_half_made_session_gives_one_container(
         handle = [found async for found in bench.driver.start(spec, halfway)][-1]
         assert await bench.driver.observe(handle) == Running(endpoint_of(handle))
         assert [owned.session_id async for owned in bench.driver.list_owned()] == [spec.session_id]
-        assert len(ships(bench)) == 1
+        assert await bench.ships() == 1
         await bench.driver.destroy(handle)
 
 
@@ -279,22 +272,22 @@ async def test_everything_started_is_listed_with_its_sandbox_and_nothing_after_d
 async def test_a_start_abandoned_after_any_step_is_listed_and_can_be_destroyed(bench: DriverBench) -> None:
     for steps in (1, 2, 3):
         spec = bench.spec()
-        before = host_fingerprint(bench)
+        before = await bench.traces()
         await start_partly(bench, spec, steps)
         assert [owned.session_id async for owned in bench.driver.list_owned()] == [spec.session_id]
         await bench.driver.destroy(bench.handle(spec.session_id))
-        assert host_fingerprint(bench) == before
+        assert await bench.traces() == before
 
 
 async def test_a_start_cancelled_at_any_time_can_be_destroyed(bench: DriverBench) -> None:
     for delay_s in (0.0, 0.01, 0.02, 0.04, 0.06):
         spec = bench.spec()
-        before = host_fingerprint(bench)
+        before = await bench.traces()
         with contextlib.suppress(TimeoutError):  # the longest ones may be long enough
             async with asyncio.timeout(delay_s):
                 await bench.start(spec)
         await bench.driver.destroy(bench.handle(spec.session_id))
-        assert host_fingerprint(bench) == before
+        assert await bench.traces() == before
 
 
 async def test_sessions_start_side_by_side(bench: DriverBench) -> None:
@@ -302,8 +295,8 @@ async def test_sessions_start_side_by_side(bench: DriverBench) -> None:
     async with asyncio.TaskGroup() as tasks:
         starting = [tasks.create_task(bench.start(spec)) for spec in specs]
     endpoints = [endpoint_of(task.result()) for task in starting]
-    assert len({endpoint.socket_path for endpoint in endpoints}) == 6
-    assert len({endpoint.peer_pid for endpoint in endpoints}) == 6
+    assert len(set(map(place_of, endpoints))) == 6
+    assert await bench.ships() == 6
 
 
 async def test_sessions_outlive_the_driver_object(bench: DriverBench) -> None:
@@ -407,11 +400,11 @@ async def test_a_frozen_session_takes_another_policy(bench: DriverBench) -> None
 
 async def test_a_session_with_a_network_leaves_nothing_of_it_when_it_is_destroyed(bench: DriverBench) -> None:
     spec = bench.spec(network=NetworkPolicy(mode="allowlist"))
-    before = host_fingerprint(bench)
+    before = await bench.traces()
     handle = await bench.start(spec)
     await network(bench).set_network(handle, NetworkPolicy())
     await bench.driver.destroy(handle)
-    assert host_fingerprint(bench) == before
+    assert await bench.traces() == before
 
 
 def freezer(bench: DriverBench) -> Freezer:
@@ -459,6 +452,6 @@ async def start_partly(bench: DriverBench, spec: SessionSpec, steps: int) -> Han
     return handle
 
 
-def ships(bench: DriverBench) -> list[Path]:
-    """The sockets of Ship that this driver has on the host now."""
-    return [path for kept in bench.kept for path in kept.rglob("ship.sock")]
+def place_of(endpoint: Endpoint) -> str:
+    """Where a Ship answers."""
+    return endpoint.socket_path
