@@ -311,7 +311,11 @@ def test_each_arrow_between_folders_is_used_and_none_closes_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["bay.drivers.fake", "bay.drivers.oci", "bay.cargo.directory", "bay.cargo.btrfs"]
+    "kind",
+    [
+        *("bay.drivers.fake", "bay.drivers.oci", "bay.drivers.kubernetes"),
+        *("bay.cargo.directory", "bay.cargo.btrfs"),
+    ],
 )
 def test_only_the_app_knows_which_kinds_there_are(kind: str) -> None:
     """Everyone else is handed one and knows only the contract."""
@@ -324,6 +328,18 @@ def test_only_the_app_knows_which_kinds_there_are(kind: str) -> None:
         and not (group(name) == "images" and target in CAGES)
     ]
     assert wrong == []
+
+
+def test_the_client_of_kubernetes_has_one_door() -> None:
+    """Loading it costs half a second, and another one could take its place."""
+    users = {
+        name
+        for name, path in modules().items()
+        for node in run_nodes(tree(path))
+        for target in imported(node)
+        if target.split(".")[0] in ("kubernetes", "aiohttp")
+    }
+    assert users == {"bay.drivers.kubernetes.api_server", "bay.drivers.kubernetes.login"}
 
 
 def functions(path: Path) -> Iterator[ast.AST]:
