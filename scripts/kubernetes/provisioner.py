@@ -1,0 +1,141 @@
+"""Gives the tests' Kubernetes volumes: a folder of the node for each claim of the storage class `bay-test`.
+
+    provisioner.py KUBECONFIG FOLDER
+
+A claim gets its volume when the scheduler has chosen a node for its first pod. A released volume goes with
+its files. They are `local` volumes, whose files the kubelet gives to the pod's group as it would on a disk;
+`hostPath` has no such step. Sizes are not enforced. It needs nothing but the standard library, so the
+system's own Python runs it.
+"""
+
+import base64
+import http.client
+import json
+import shutil
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+Object = dict[str, Any]
+
+_CLASS, _NAME = "bay-test", "bay.test/folders"
+_SELECTED = "volume.kubernetes.io/selected-node"
+_MADE_BY = "pv.kubernetes.io/provisioned-by"
+_CLAIMS = "/api/v1/persistentvolumeclaims"
+_VOLUMES = "/api/v1/persistentvolumes"
+
+
+class Api:
+    """The API server and the user that a client configuration names."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config: Object = json.loads(kubeconfig.read_text())
+        cluster: dict[str, str] = config["clusters"][0]["cluster"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self._address = urlsplit(cluster["server"])
+        self._token: str = config["users"][0]["user"]["token"]
+        self._tls = ssl.create_default_context(cadata=authority)
+
+    def send(self, method: str, path: str, body: Object | None = None) -> http.client.HTTPResponse:
+        """The answer, of which nothing is read. Raises OSError."""
+        connection = http.client.HTTPSConnection(
+            self._address.hostname or "", self._address.port, timeout=60, context=self._tls
+        )
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        return connection.getresponse()
+
+    def change(self, method: str, path: str, body: Object | None = None) -> None:
+        """Create or delete an object. It may be there already, or be gone."""
+        answer = self.send(method, path, body)
+        text = answer.read().decode()
+        if answer.status not in (200, 201, 202, 404, 409):
+            raise OSError(f"{method} {path}: {answer.status} {text}")
+
+    def follow(self, path: str, act: Callable[[Object], None]) -> None:
+        """Call `act` for each object that there is, and for each change, until the server ends the watch."""
+        listed = json.load(self.send("GET", path))
+        for item in listed["items"]:
+            act(item)
+        version = listed["metadata"]["resourceVersion"]
+        changes = self.send("GET", f"{path}?watch=1&timeoutSeconds=50&resourceVersion={version}")
+        for line in changes:
+            event = json.loads(line)
+            if event["type"] in ("ADDED", "MODIFIED"):
+                act(event["object"])
+
+
+class Provisioner:
+    """Makes volumes below `folder`, and removes them."""
+
+    def __init__(self, api: Api, folder: Path) -> None:
+        self._api, self._folder = api, folder
+
+    def provide(self, claim: Object) -> None:
+        """Make the volume of a claim that waits for one on a node."""
+        metadata, spec = claim["metadata"], claim["spec"]
+        node = metadata.get("annotations", {}).get(_SELECTED)
+        if spec.get("storageClassName") != _CLASS or spec.get("volumeName") or node is None:
+            return
+        name = f"pvc-{metadata['uid']}"
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)  # as the root of a new disk: the pod must name its group
+        self._api.change("POST", _VOLUMES, _volume(name, folder, node, claim))
+
+    def remove(self, volume: Object) -> None:
+        """Remove a volume whose claim is gone, with its files."""
+        metadata = volume["metadata"]
+        if metadata.get("annotations", {}).get(_MADE_BY) != _NAME:
+            return
+        if volume.get("status", {}).get("phase") != "Released":
+            return
+        shutil.rmtree(self._folder / metadata["name"], ignore_errors=True)
+        self._api.change("DELETE", f"{_VOLUMES}/{metadata['name']}")
+
+
+def _volume(name: str, folder: Path, node: str, claim: Object) -> Object:
+    metadata, spec = claim["metadata"], claim["spec"]
+    reference = {key: metadata[key] for key in ("namespace", "name", "uid")}
+    on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name, "annotations": {_MADE_BY: _NAME}},
+        "spec": {
+            "capacity": {"storage": spec["resources"]["requests"]["storage"]},
+            "accessModes": spec["accessModes"],
+            "persistentVolumeReclaimPolicy": "Delete",
+            "storageClassName": _CLASS,
+            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **reference},
+            "local": {"path": str(folder)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+        },
+    }
+
+
+def _follow_for_ever(api: Api, path: str, act: Callable[[Object], None]) -> None:
+    # Tests stop the API server, and each change that was missed is seen in the next list.
+    while True:
+        try:
+            api.follow(path, act)
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            print(f"provisioner: {path}: {error!r}", file=sys.stderr, flush=True)
+            time.sleep(0.5)
+
+
+def main(kubeconfig: Path, folder: Path) -> None:
+    """Provide volumes until the process is killed."""
+    api = Api(kubeconfig)
+    provisioner = Provisioner(api, folder)
+    threading.Thread(target=_follow_for_ever, args=(api, _VOLUMES, provisioner.remove), daemon=True).start()
+    _follow_for_ever(api, _CLAIMS, provisioner.provide)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
