@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import compiled_statements
 import forked_ship
+import kube_cluster
 import pytest
 import shared_cache
 import turns
@@ -19,13 +20,16 @@ from bay.linux import mounts
 # A rule that fails must not let a packet out of this machine, and a Bay under test must not change its
 # network: root's tests run, with all that they start, in a network namespace that has loopback and no way to
 # any other device. Their mounts are their own too: each mount namespace that another process makes begins
-# with a copy of all that is mounted, and would keep a file system alive that a test has unmounted.
-if os.geteuid() == 0:
+# with a copy of all that is mounted, and would keep a file system alive that a test has unmounted. The
+# tests of Kubernetes are in the namespaces of its node, which have no way out either.
+if os.geteuid() == 0 and not kube_cluster.is_inside():
     mounts.unshare(mounts.CLONE_NEWNET | mounts.CLONE_NEWNS)
     mounts.make_all_private()
     netns.set_up_loopback()
 
 pytest.register_assert_rewrite("bay.testing")
+
+collect_ignore = [] if kube_cluster.is_inside() else ["kubernetes"]
 
 # A pool is a mount on the host: only the tests that are about pools make one.
 os.environ.setdefault("BAY_CARGO_BACKEND", "directory")
