@@ -23,7 +23,7 @@ SPEC_COMPILE = pip compile --quiet --universal --generate-hashes --no-emit-index
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: .stamp-server ## install what Bay needs: system packages, .venv, the locked requirements
@@ -48,6 +48,7 @@ test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs ## all che
 test-all: check test-setup ## all checks and all tests, as CI runs them
 	@$(PYTEST)
 	@$(MAKE) test-postgres
+	@$(MAKE) test-kubernetes
 
 # Those whose queries differ most; the tests of the store run on both databases anyway.
 POSTGRES_TESTS ?= $(addprefix tests/server/, test_database.py events keys maintenance skills \
@@ -56,6 +57,13 @@ POSTGRES_TESTS ?= $(addprefix tests/server/, test_database.py events keys mainte
 .PHONY: test-postgres
 test-postgres: .stamp-dev ## tests of the server with its rows in PostgreSQL, as `make test-all` runs them too (POSTGRES_TESTS=)
 	@BAY_TEST_DATABASE=postgresql $(PYTEST) $(POSTGRES_TESTS)
+
+KUBERNETES_TESTS ?= tests/kubernetes
+
+# One after the other: they stop and start programs of the one node.
+.PHONY: test-kubernetes
+test-kubernetes: .stamp-dev ## tests inside a real Kubernetes, as `make test-all` runs them too; builds it once (KUBERNETES_TESTS=)
+	@scripts/kubernetes/with-cluster $(BIN)/python -m pytest $(KUBERNETES_TESTS)
 
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files
