@@ -65,13 +65,30 @@ Fault = Said | Callable[[web.BaseRequest], Awaitable[None]]
 
 
 class Pauses:
-    """The time that a program wanted to wait, in the order in which it wanted to. It waits for none of it."""
+    """The time that a program wanted to wait, in the order in which it wanted to. It waits for none of it,
+    apart from pauses of a minute and more: those end when the test says so.
+    """
 
     def __init__(self) -> None:
         self.taken: list[float] = []
+        self.long: asyncio.Queue[float] = asyncio.Queue()
+        self._long_over = asyncio.Event()
 
     async def __call__(self, seconds: float) -> None:
-        self.taken.append(seconds)
+        if seconds < 60:
+            self.taken.append(seconds)
+            await asyncio.sleep(0)
+            return
+        self.long.put_nowait(seconds)
+        await self._long_over.wait()
+        self._long_over.clear()
+
+    async def end_long(self) -> float:
+        """End the next pause of a minute or more, and return its length."""
+        async with asyncio.timeout(WAIT_S):
+            seconds = await self.long.get()
+        self._long_over.set()
+        return seconds
 
 
 class OpenWatch:
@@ -118,6 +135,7 @@ class KubeServer:
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
         self._open: set[OpenWatch] = set()
+        self._came = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -146,6 +164,13 @@ class KubeServer:
     def count(self, what: str) -> int:
         """How many requests of a sort came."""
         return sum(_sort(seen.method, seen.path, seen.query, seen.headers) == what for seen in self.seen)
+
+    async def asked(self, what: str, times: int = 1) -> None:
+        """Return when so many requests of a sort have come."""
+        async with asyncio.timeout(WAIT_S):
+            while self.count(what) < times:
+                self._came.clear()
+                await self._came.wait()
 
     async def watch(self) -> OpenWatch:
         """The next watch that a client opens."""
@@ -176,6 +201,7 @@ class KubeServer:
         self.seen.append(
             Seen(request.method, request.path, query, headers, json.loads(data) if data else None)
         )
+        self._came.set()
         what = _sort(request.method, request.path, query, headers)
         waiting = self._faults[what]
         fault = waiting.popleft() if waiting else self._always.get(what)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import shutil
 import ssl
 import subprocess
 import sys
@@ -47,6 +48,13 @@ async def changes(kube: Kube, since: str = "1", silence_s: float = 20.0) -> list
     """All of one watch."""
     async with asyncio.timeout(30):
         return [change async for change in kube.watch(POD, since=since, silence_s=silence_s)]
+
+
+def tls_of(made: Path) -> ssl.SSLContext:
+    """A server's side, with the certificate of an `authority`."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(made / "server.crt", made / "server.key")
+    return tls
 
 
 # --- The way to a cluster
@@ -118,9 +126,7 @@ async def test_a_server_without_a_valid_address_is_named(tmp_path: Path, server:
 
 async def test_a_certificate_of_another_authority_is_not_trusted(tmp_path: Path, pauses: Pauses) -> None:
     own, other = authority(tmp_path / "own", "127.0.0.1"), authority(tmp_path / "other", "127.0.0.1")
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(own / "server.crt", own / "server.key")
-    async with kube_server(tls) as server:
+    async with kube_server(tls_of(own)) as server:
         wrong = server.kubeconfig(tmp_path, ca=other / "ca.crt")
         message = await refused(KubeAccess(kubeconfig=wrong), pauses)
         right = server.kubeconfig(tmp_path, ca=own / "ca.crt")
@@ -159,6 +165,59 @@ async def test_a_token_that_was_replaced_in_its_file_is_used_from_the_next_refus
     ]
 
 
+async def test_a_token_for_another_cluster_is_not_sent_to_this_one(
+    access: KubeAccess, server: KubeServer, tmp_path: Path
+) -> None:
+    """Someone has chosen another context of the kubeconfig meanwhile."""
+    kube = await Kube.connect(access)
+    port, server.port = server.port, 1
+    server.kubeconfig(tmp_path, token="of-another-cluster")
+    server.port = port
+    server.next("list", Said(401, status(401, "Unauthorized")))
+    with pytest.raises(DriverUnavailable, match="names another API server"):
+        [one async for one in kube.list(POD)]
+    await kube.aclose()
+    assert {seen.headers["Authorization"] for seen in server.seen} == {f"Bearer {TOKEN}"}
+
+
+async def test_a_pod_is_who_its_service_account_is_and_reads_new_tokens_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = authority(tmp_path / "made", "127.0.0.1")
+    account = tmp_path / "account"
+    account.mkdir()
+    shutil.copy(made / "ca.crt", account)
+    (account / "namespace").write_text("of-the-pod\n")
+    (account / "token").write_text("first\n")
+    now = 1000.0
+    async with kube_server(tls_of(made)) as server:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+        kube = await Kube.connect(KubeAccess(service_account=account), clock=lambda: now)
+        (account / "token").write_text("second\n")
+        await kube.get(POD, "a")
+        now += 61
+        await kube.get(POD, "a")
+        (account / "token").write_text("")  # as in the middle of a write: the former one is used
+        now += 61
+        await kube.get(POD, "a")
+        await kube.aclose()
+    assert kube.namespace == "of-the-pod"
+    tokens = [seen.headers["Authorization"].split()[1] for seen in server.seen]
+    assert tokens == ["first", "first", "second", "second"]
+
+
+async def test_proxies_of_the_environment_are_not_used(
+    access: KubeAccess, server: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    await (await Kube.connect(access, persistence=Persistence(tries=1))).aclose()
+    assert server.count("version") == 1
+
+
 async def test_a_program_of_the_kubeconfig_gives_a_token(server: KubeServer, tmp_path: Path) -> None:
     program = tmp_path / "login.py"
     reply = {
@@ -180,8 +239,7 @@ async def test_no_key_of_a_kubeconfig_stays_in_a_temporary_file(
     files = tmp_path / "temporary"
     files.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(files))
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(made / "server.crt", made / "server.key")
+    tls = tls_of(made)
     tls.load_verify_locations(made / "ca.crt")
     tls.verify_mode = ssl.CERT_REQUIRED
     async with kube_server(tls) as secure:

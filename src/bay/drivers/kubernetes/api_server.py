@@ -266,7 +266,7 @@ class ApiServer:
         if isinstance(certificate, ssl.CertificateError):
             why = getattr(certificate, "verify_message", "") or str(certificate)
             return _Unanswered(
-                f"the certificate of {self} is not trusted ({_bounded(why)}); name its authority as "
+                f"the certificate of {self} is not trusted ({bounded(why)}); name its authority as "
                 "certificate-authority in the kubeconfig",
                 is_unsent=True,
                 is_final=True,
@@ -276,7 +276,7 @@ class ApiServer:
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             why = getattr(error, "os_error", error)
             return _Unanswered(
-                f"{self} cannot be reached ({_bounded(str(why))}); see to it that it runs, and that the "
+                f"{self} cannot be reached ({bounded(str(why))}); see to it that it runs, and that the "
                 "kubeconfig has its address",
                 is_unsent=True,
             )
@@ -334,10 +334,11 @@ def _status(body: bytes) -> Json:
 
 
 def _words(status: Json) -> str:
-    return _bounded(str(status.get("message") or "without a reason"))
+    return bounded(str(status.get("message") or "without a reason"))
 
 
-def _bounded(text: str) -> str:
+def bounded(text: str) -> str:
+    """A text of the API server on one line, of at most 500 characters."""
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"
 

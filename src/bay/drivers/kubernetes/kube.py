@@ -29,6 +29,7 @@ from bay.drivers.kubernetes.api_server import (
     Persistence,
     as_dict,
     as_list,
+    bounded,
     parsed,
 )
 from bay.drivers.kubernetes.login import KubeAccess, KubeLogin, load
@@ -57,6 +58,7 @@ __all__ = [
     "Persistence",
     "as_dict",
     "as_list",
+    "bounded",
 ]
 
 JsonPatch = list[Json]

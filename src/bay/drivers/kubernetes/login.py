@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import kube_config
+from kubernetes.aio.config import incluster_config, kube_config
 
 from bay.errors import DriverUnavailable
 from bay.linux.threads import in_new_thread
@@ -23,9 +22,7 @@ from bay.linux.threads import in_new_thread
 _CONNECTIONS = 64
 _LONGEST_AGE_S = 60.0
 """How long credentials of a pod are used before they are read again: the kubelet writes new ones."""
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LONGEST_MESSAGE = 500
-_library = cast("Any", config)
 _LOADING = threading.Lock()
 """Held while a kubeconfig is loaded: the library keeps its temporary files for the whole process."""
 
@@ -40,6 +37,8 @@ class KubeAccess:
     """None: the kubeconfig's current one."""
     namespace: str | None = None
     """None: the pod's own, or the context's, or `default`."""
+    service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """Where the kubelet puts a pod's token, the cluster's authority and the pod's namespace."""
     timeout_s: float = 30.0
     """Most seconds for one attempt of one request, watches apart."""
 
@@ -50,6 +49,7 @@ class KubeLogin:
     def __init__(self, access: KubeAccess, configuration: Configuration, clock: Callable[[], float]) -> None:
         self._access = access
         self._clock = clock
+        self._host = configuration.host
         self._value = _authorization(configuration)
         self._rotates = _in_pod(access)
         self._read_at = clock()
@@ -70,6 +70,11 @@ class KubeLogin:
         async with self._reading:
             if self._value == refused:
                 loaded = await in_new_thread(lambda: load(self._access))
+                if loaded.configuration.host != self._host:
+                    raise DriverUnavailable(
+                        f"{_source(self._access)} names another API server than when Bay started; restart Bay, or "
+                        "name a context"
+                    )
                 self._value = _authorization(loaded.configuration)
         return self._value != refused
 
@@ -91,8 +96,7 @@ def load(access: KubeAccess, clients: int = 0) -> LoadedAccess:
             # By itself the library reads ~/.netrc and proxies from the environment at each request.
             configuration.client_session_kwargs = {"trust_env": False}
             if _in_pod(access):
-                _library.load_incluster_config(configuration, try_refresh_token=False)
-                namespace = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+                namespace = _load_account(access, configuration)
             else:
                 namespace = _load_file(access, configuration)
             made = tuple(ApiClient(configuration) for _ in range(clients))
@@ -108,6 +112,14 @@ def load(access: KubeAccess, clients: int = 0) -> LoadedAccess:
     return LoadedAccess(configuration, namespace, made)
 
 
+def _load_account(access: KubeAccess, configuration: Configuration) -> str:
+    """Read the pod's service account, and return the pod's namespace."""
+    files = access.service_account
+    pod = incluster_config.InClusterConfigLoader(str(files / "token"), str(files / "ca.crt"), False)
+    cast("Any", pod).load_and_set(configuration)
+    return (files / "namespace").read_text(encoding="utf-8").strip()
+
+
 def _load_file(access: KubeAccess, configuration: Configuration) -> str | None:
     """Read the kubeconfig, and return the namespace of its context."""
     paths = _paths(access)
@@ -116,16 +128,19 @@ def _load_file(access: KubeAccess, configuration: Configuration) -> str | None:
     # A loop of its own, since the library reads files in its coroutines; and not one of uvloop, whose child
     # processes belong to the main thread.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        loader = runner.run(
-            _library.load_kube_config(paths, access.context, configuration, persist_config=False)
-        )
+        load_file = cast("Any", kube_config).load_kube_config
+        loader = runner.run(load_file(paths, access.context, configuration, persist_config=False))
     namespace = loader.current_context["context"].get("namespace")
     return str(namespace) if namespace else None
 
 
 def _in_pod(access: KubeAccess) -> bool:
     chosen = access.kubeconfig is not None or access.context is not None
-    return not chosen and "KUBERNETES_SERVICE_HOST" in os.environ and (_ACCOUNT / "token").is_file()
+    return (
+        not chosen
+        and "KUBERNETES_SERVICE_HOST" in os.environ
+        and (access.service_account / "token").is_file()
+    )
 
 
 def _paths(access: KubeAccess) -> str:
