@@ -55,7 +55,7 @@ class CopyingCargo:
             made.chmod(0o700)
         made.rename(cargo)
 
-    def path(self, cargo_id: str) -> Path:
+    def place(self, cargo_id: str) -> Path:
         return self._root / cargo_id / "workspace"
 
     def machine(self, cargo_id: str) -> Path:

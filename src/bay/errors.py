@@ -127,8 +127,8 @@ class MethodNotAllowed(CallerError, code="method_not_allowed", status=405):
 
 
 class CapabilityNotSupported(CallerError, code="capability_not_supported"):
-    """The profile lacks a capability of the call, or a runtime that an earlier Bay started does; restart the
-    sandbox to get the new one. `details.available` lists the available ones.
+    """The profile, driver or cargo backend lacks a capability of the call, or a runtime that an earlier Bay
+    started does; restart the sandbox to get the new one. `details.available` lists the available ones.
     """
 
 

@@ -75,9 +75,9 @@ async def test_opening_again_empties_the_place_where_things_are_made(
 async def test_exclusive_bytes_are_those_that_no_checkpoint_shares(cargo: Backend) -> None:
     ws, ckpt = new_id("ws"), new_id("ckpt")
     await cargo.create(ws)
-    write(cargo.path(ws) / "a", 4 * MIB)
+    write(cargo.place(ws) / "a", 4 * MIB)
     await cargo.checkpoint(ws, ckpt)
-    write(cargo.path(ws) / "own", 2 * MIB)
+    write(cargo.place(ws) / "own", 2 * MIB)
     found = await cargo.weigh([ws, ckpt])
     if cargo.name == "btrfs":
         assert 2 * MIB <= found[ws].exclusive_bytes < 3 * MIB
@@ -90,12 +90,12 @@ async def test_exclusive_bytes_are_those_that_no_checkpoint_shares(cargo: Backen
 async def test_a_limit_holds_in_subvolumes_that_were_made_inside(limited: BtrfsCargo) -> None:
     ws = new_id("ws")
     await limited.create(ws, limit_bytes=10 * MIB)
-    inner = limited.path(ws) / "inner"
+    inner = limited.place(ws) / "inner"
     btrfs.create(inner)
-    btrfs.snapshot(limited.path(ws).parent, limited.path(ws) / "copy")
+    btrfs.snapshot(limited.place(ws).parent, limited.place(ws) / "copy")
     assert full(inner / "a", 20 * MIB)
-    assert full(limited.path(ws) / "copy/workspace/a", 20 * MIB)
-    assert full(limited.path(ws) / "b", MIB)
+    assert full(limited.place(ws) / "copy/workspace/a", 20 * MIB)
+    assert full(limited.place(ws) / "b", MIB)
 
 
 @needs_btrfs
@@ -104,12 +104,12 @@ async def test_checkpoint_and_restore_again_and_again_is_no_way_around_a_limit(l
     await limited.create(ws, limit_bytes=20 * MIB)
     refused = False
     for _ in range(5):
-        refused = refused or full(limited.path(ws) / "a", 8 * MIB)
+        refused = refused or full(limited.place(ws) / "a", 8 * MIB)
         ckpt = new_id("ckpt")
         await limited.checkpoint(ws, ckpt)
         await limited.prepare_restore(ws, ckpt, limit_bytes=20 * MIB)
         await limited.restore(ws)
-        (limited.path(ws) / "a").unlink(missing_ok=True)
+        (limited.place(ws) / "a").unlink(missing_ok=True)
     assert refused
     assert (await limited.charged(ws) or 0) <= 21 * MIB  # the tree of a new snapshot itself may go beyond
 
@@ -118,12 +118,12 @@ async def test_checkpoint_and_restore_again_and_again_is_no_way_around_a_limit(l
 async def test_a_fork_has_a_limit_of_its_own(limited: BtrfsCargo) -> None:
     ws, ckpt, fork = new_id("ws"), new_id("ckpt"), new_id("ws")
     await limited.create(ws, limit_bytes=30 * MIB)
-    write(limited.path(ws) / "a", 20 * MIB)
+    write(limited.place(ws) / "a", 20 * MIB)
     await limited.checkpoint(ws, ckpt)
     await limited.create(fork, limit_bytes=10 * MIB, origin=ckpt)
-    write(limited.path(fork) / "b", 5 * MIB)
-    assert full(limited.path(fork) / "c", 20 * MIB)
-    write(limited.path(ws) / "d", 5 * MIB)
+    write(limited.place(fork) / "b", 5 * MIB)
+    assert full(limited.place(fork) / "c", 20 * MIB)
+    write(limited.place(ws) / "d", 5 * MIB)
 
 
 @needs_btrfs
@@ -132,12 +132,12 @@ async def test_a_full_cargo_with_read_only_subvolumes_inside_is_checkpointed_res
 ) -> None:
     ws, ckpt = new_id("ws"), new_id("ckpt")
     await limited.create(ws, limit_bytes=10 * MIB)
-    inner = limited.path(ws) / "inner"
+    inner = limited.place(ws) / "inner"
     btrfs.create(inner)
     btrfs.create(inner / "innermost")
-    dig_and_make(limited.path(ws))
+    dig_and_make(limited.place(ws))
     assert full(inner / "innermost/a", 20 * MIB)
-    for path in (inner / "innermost", inner, limited.path(ws).parent):
+    for path in (inner / "innermost", inner, limited.place(ws).parent):
         unguarded_read_only(path)
     await limited.checkpoint(ws, ckpt)
     await limited.prepare_restore(ws, ckpt, limit_bytes=10 * MIB)
@@ -171,9 +171,9 @@ async def test_when_the_disk_is_full_new_things_are_refused_and_nothing_is_half_
         async with opened(kind, data_dir / "data") as cargo:
             ws, ckpt, ckpt2 = new_id("ws"), new_id("ckpt"), new_id("ckpt")
             await cargo.create(ws)
-            write(cargo.path(ws) / "small", MIB)
+            write(cargo.place(ws) / "small", MIB)
             await cargo.checkpoint(ws, ckpt)
-            assert full(cargo.path(ws) / "big", 1024 * MIB, errno.ENOSPC)
+            assert full(cargo.place(ws) / "big", 1024 * MIB, errno.ENOSPC)
             for call in (
                 cargo.checkpoint(ws, ckpt2),
                 cargo.create(new_id("ws")),
@@ -184,8 +184,8 @@ async def test_when_the_disk_is_full_new_things_are_refused_and_nothing_is_half_
                 with pytest.raises(StorageFull, match="delete files, checkpoints or sandboxes"):
                     await call
             assert (await cargo.list_ids(), await cargo.list_checkpoints()) == ({ws}, {ckpt})
-            assert (cargo.path(ws) / "small").stat().st_size == MIB
-            (cargo.path(ws) / "big").unlink()
+            assert (cargo.place(ws) / "small").stat().st_size == MIB
+            (cargo.place(ws) / "big").unlink()
             await cargo.remove_checkpoint(ckpt)
 
 
@@ -194,7 +194,7 @@ async def test_a_copy_that_runs_out_of_disk_leaves_nothing(data_dir: Path) -> No
         async with opened("directory", data_dir / "data") as cargo:
             ws, ckpt = new_id("ws"), new_id("ckpt")
             await cargo.create(ws)
-            write(cargo.path(ws) / "half", 50 * MIB)
+            write(cargo.place(ws) / "half", 50 * MIB)
             with pytest.raises(StorageFull, match="no space left"):
                 await cargo.checkpoint(ws, ckpt)
             assert await cargo.list_checkpoints() == set()

@@ -75,8 +75,8 @@ async def test_a_pool_that_only_a_sandbox_still_holds_is_found_again(data_dir: P
     ws = new_id("ws")
     async with opened("btrfs", data_dir) as cargo:
         await cargo.create(ws)
-        (cargo.path(ws) / "file").write_text("kept")
-        script = f"mount --bind {cargo.path(ws)} {data_dir / 'other'} && echo ready && read end && cat {data_dir / 'other/file'}"
+        (cargo.place(ws) / "file").write_text("kept")
+        script = f"mount --bind {cargo.place(ws)} {data_dir / 'other'} && echo ready && read end && cat {data_dir / 'other/file'}"
         (data_dir / "other").mkdir()
         holder = hold(script)
         try:
@@ -89,7 +89,7 @@ async def test_a_pool_that_only_a_sandbox_still_holds_is_found_again(data_dir: P
             await cargo.open()
             assert await cargo.list_ids() == {ws}
             assert loops_of(data_dir / "pool.img") == before
-            (cargo.path(ws) / "file").write_text("changed")
+            (cargo.place(ws) / "file").write_text("changed")
         finally:
             printed, _ = holder.communicate("\n", timeout=10)
         assert printed == "changed"
@@ -131,7 +131,7 @@ async def test_the_pool_follows_the_room_on_the_host(tmp_path: Path) -> None:
         await cargo.open()
         ws = new_id("ws")
         await cargo.create(ws)
-        write(cargo.path(ws) / "file", 20 * MIB)
+        write(cargo.place(ws) / "file", 20 * MIB)
         large = total_bytes(disk / "data/cargo")
         assert large > 600 * MIB
         reserve = disk / "somebody's"
@@ -142,7 +142,7 @@ async def test_the_pool_follows_the_room_on_the_host(tmp_path: Path) -> None:
         fallocate(disk / "more", os.statvfs(disk).f_bavail * 4096 - 30 * MIB)
         with pytest.raises(StorageFull, match="reserved for existing sandboxes"):
             await cargo.create(new_id("ws"))
-        write(cargo.path(ws) / "goes on", MIB)
+        write(cargo.place(ws) / "goes on", MIB)
         for name in (reserve, disk / "more"):
             name.unlink()
         await asyncio.to_thread(refit, pool)
@@ -164,13 +164,13 @@ async def test_groups_of_what_is_gone_are_removed_and_the_others_stay(data_dir: 
         gone, stays = new_id("ws"), new_id("ws")
         for ws in (gone, stays):
             await cargo.create(ws, limit_bytes=10 * MIB)
-        btrfs.destroy(cargo.path(gone).parent)
+        btrfs.destroy(cargo.place(gone).parent)
         mount = str(data_dir / "cargo")
         said("btrfs", "filesystem", "sync", mount)  # wakes the one who cleans up
         said("btrfs", "subvolume", "sync", "-s", "1", mount)
         btrfs.remove_stale_groups(data_dir / "cargo")
         listed = said("btrfs", "qgroup", "show", mount)
-        number = btrfs.subvolume_id(cargo.path(stays))
+        number = btrfs.subvolume_id(cargo.place(stays))
         groups = {line.split()[0] for line in listed.splitlines() if line[:1].isdigit()}
         assert groups == {"0/5", f"0/{number}", f"1/{number}"}
 

@@ -44,9 +44,9 @@ def word(path: Path) -> str | None:
 
 
 ACTS = {
-    "restore": Act(prepare, lambda cargo: cargo.restore(WS), lambda cargo: word(cargo.path(WS)), "then"),
-    "prepare": Act(nothing, prepare, lambda cargo: word(cargo.path(WS)), "now"),
-    "fork": Act(nothing, lambda c: c.create(FORK, origin=THEN, limit_bytes=1 << 30), lambda c: word(c.path(FORK)), "then"),
+    "restore": Act(prepare, lambda cargo: cargo.restore(WS), lambda cargo: word(cargo.place(WS)), "then"),
+    "prepare": Act(nothing, prepare, lambda cargo: word(cargo.place(WS)), "now"),
+    "fork": Act(nothing, lambda c: c.create(FORK, origin=THEN, limit_bytes=1 << 30), lambda c: word(c.place(FORK)), "then"),
     "checkpoint": Act(
         nothing, lambda c: c.checkpoint(WS, NEW), lambda c: word(c.checkpoint_path(NEW) / "workspace"), "now"
     ),
@@ -102,7 +102,7 @@ def set_up(kind: str, data_dir: Path, asked: Act) -> None:
         await cargo.remove_checkpoint(NEW)
         await cargo.create(WS)
         for text, checkpoint in (("then", THEN), ("now", None)):
-            (cargo.path(WS) / "file").write_text(text)
+            (cargo.place(WS) / "file").write_text(text)
             if checkpoint:
                 await cargo.checkpoint(WS, checkpoint)
         await asked.before(cargo)
@@ -114,7 +114,7 @@ def check(kind: str, data_dir: Path, asked: Act) -> None:
     async def work() -> None:
         cargo = make(kind, data_dir)
         await cargo.open()
-        assert word(cargo.path(WS)) in WORDS
+        assert word(cargo.place(WS)) in WORDS
         assert asked.seen(cargo) in {*WORDS, None}
         assert word(cargo.checkpoint_path(THEN) / "workspace") == "then"
         assert os.listdir(data_dir / "cargo/.making") == []

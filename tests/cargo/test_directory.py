@@ -23,9 +23,9 @@ async def cargo(tmp_path: Path) -> DirectoryCargo:
 async def test_a_cargo_is_closed_to_other_users_and_owned_by_the_sandboxs_user(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    for above in cargo.path(cargo_id).parents[:2]:
+    for above in cargo.place(cargo_id).parents[:2]:
         assert above.stat().st_mode & 0o777 == 0o700
-    assert os.geteuid() != 0 or cargo.path(cargo_id).stat().st_uid == 1000
+    assert os.geteuid() != 0 or cargo.place(cargo_id).stat().st_uid == 1000
 
 
 async def test_a_directory_that_was_opened_to_others_is_closed_again(tmp_path: Path) -> None:
@@ -37,15 +37,15 @@ async def test_a_directory_that_was_opened_to_others_is_closed_again(tmp_path: P
 async def test_making_a_cargo_again_keeps_its_files(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    (cargo.path(cargo_id) / "kept").touch()
+    (cargo.place(cargo_id) / "kept").touch()
     await cargo.create(cargo_id)
-    assert (cargo.path(cargo_id) / "kept").exists()
+    assert (cargo.place(cargo_id) / "kept").exists()
 
 
 async def test_a_tree_deeper_than_pythons_recursion_limit_is_removed(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    here = os.open(cargo.path(cargo_id), os.O_RDONLY)
+    here = os.open(cargo.place(cargo_id), os.O_RDONLY)
     for _ in range(3000):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
@@ -55,7 +55,7 @@ async def test_a_tree_deeper_than_pythons_recursion_limit_is_removed(cargo: Dire
     await cargo.remove(cargo_id)
     await cargo.remove(cargo_id)
     assert await cargo.list_ids() == set()
-    await emptied(cargo, cargo.path(cargo_id).parent.parent)
+    await emptied(cargo, cargo.place(cargo_id).parent.parent)
 
 
 async def test_removing_a_cargo_follows_no_link_out_of_it(cargo: DirectoryCargo, tmp_path: Path) -> None:
@@ -63,16 +63,16 @@ async def test_removing_a_cargo_follows_no_link_out_of_it(cargo: DirectoryCargo,
     await cargo.create(cargo_id)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/file").touch()
-    (cargo.path(cargo_id) / "link").symlink_to(tmp_path / "outside")
+    (cargo.place(cargo_id) / "link").symlink_to(tmp_path / "outside")
     await cargo.remove(cargo_id)
-    await emptied(cargo, cargo.path(cargo_id).parent.parent)
+    await emptied(cargo, cargo.place(cargo_id).parent.parent)
     assert (tmp_path / "outside/file").exists()
 
 
 async def test_what_is_no_cargo_is_not_listed(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    (cargo.path(cargo_id).parent.parent / "lost+found").mkdir()
+    (cargo.place(cargo_id).parent.parent / "lost+found").mkdir()
     assert await cargo.list_ids() == {cargo_id}
 
 
@@ -90,13 +90,13 @@ async def test_one_that_shares_the_directory_opens_it_while_another_prepares_a_r
 ) -> None:
     cargo_id, checkpoint_id = new_id("ws"), new_id("ckpt")
     await cargo.create(cargo_id)
-    (cargo.path(cargo_id) / "kept").touch()
+    (cargo.place(cargo_id) / "kept").touch()
     await cargo.checkpoint(cargo_id, checkpoint_id)
-    (cargo.path(cargo_id) / "kept").unlink()
+    (cargo.place(cargo_id) / "kept").unlink()
     await cargo.prepare_restore(cargo_id, checkpoint_id, limit_bytes=None)
     await DirectoryCargo(tmp_path / "cargo", shared=True).open()
     await cargo.restore(cargo_id)
-    assert (cargo.path(cargo_id) / "kept").exists()
+    assert (cargo.place(cargo_id) / "kept").exists()
     await cargo.prepare_restore(cargo_id, checkpoint_id, limit_bytes=None)
     monkeypatch.setattr(base_backend, "_ABANDONED_S", -60.0)
     await DirectoryCargo(tmp_path / "cargo", shared=True).open()

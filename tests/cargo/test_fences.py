@@ -35,7 +35,7 @@ async def test_the_newest_session_is_written_beside_the_cargo_and_not_inside(
     await cargo.fence(CARGO, SANDBOX, 1, "sess-a")
     await cargo.fence(CARGO, SANDBOX, 2, "sess-b")
     assert await cargo.fenced(CARGO, SANDBOX) == Fence(sandbox_id=SANDBOX, generation=2, session_id="sess-b")
-    assert os.listdir(cargo.path(CARGO)) == []
+    assert os.listdir(cargo.place(CARGO)) == []
     assert await cargo.list_ids() == {CARGO}
     fence = tmp_path / "cargo/.fences" / FENCE
     assert fence.stat().st_mode & 0o777 == 0o600

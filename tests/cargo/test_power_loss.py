@@ -121,7 +121,7 @@ async def live(cargo: BtrfsCargo, answered: Answered, chance: random.Random) -> 
         await cargo.create(ws, limit_bytes=50 * MIB)
         for turn in range(100_000):
             word = f"{ws} {turn} " + "x" * chance.randint(0, 9000)
-            await asyncio.to_thread((cargo.path(ws) / "file").write_text, word)
+            await asyncio.to_thread((cargo.place(ws) / "file").write_text, word)
             ckpt, fork = new_id("ckpt"), new_id("ws")
             await cargo.checkpoint(ws, ckpt)
             answered.checkpoints[ckpt] = word
@@ -150,7 +150,7 @@ async def look(data_dir: Path, answered: Answered) -> None:
         for ckpt, word in answered.checkpoints.items():
             assert (cargo.checkpoint_path(ckpt) / "workspace/file").read_text() == word
         for ws, word in answered.cargos.items():
-            assert (cargo.path(ws) / "file").read_text() == word
+            assert (cargo.place(ws) / "file").read_text() == word
         await cargo.create(new_id("ws"), origin=next(iter(answered.checkpoints)))
     finally:
         await cargo.aclose()

@@ -29,7 +29,7 @@ async def test_a_removed_cargo_is_out_of_the_way_before_its_files_are_gone(
     with blockbuster_ctx(["bay.cargo"]):
         for _ in range(2):  # the same name again, while the first one's files are still there
             await cargo.create(cargo_id)
-            (cargo.path(cargo_id) / "file").touch()
+            (cargo.place(cargo_id) / "file").touch()
             await cargo.remove(cargo_id)
             assert await cargo.list_ids() == set()
     assert len(list((tmp_path / "cargo/.trash").glob("*/workspace/file"))) == 2
@@ -42,7 +42,7 @@ async def test_the_trash_is_emptied_while_bay_runs(cargo: DirectoryCargo, tmp_pa
         for _ in range(2):
             cargo_id = new_id("ws")
             await cargo.create(cargo_id)
-            (cargo.path(cargo_id) / "file").touch()
+            (cargo.place(cargo_id) / "file").touch()
             await cargo.remove(cargo_id)
             await emptied(tmp_path / "cargo/.trash")
             assert not running.done()
@@ -99,7 +99,7 @@ async def test_a_link_in_place_of_the_trash_is_refused(tmp_path: Path) -> None:
 async def test_a_cargo_that_cannot_be_moved_aside_says_so_and_stays(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    cargo.path(cargo_id).parent.parent.joinpath(".trash").rmdir()
+    cargo.place(cargo_id).parent.parent.joinpath(".trash").rmdir()
     with pytest.raises(DriverUnavailable, match=f"cannot remove .*{cargo_id}"):
         await cargo.remove(cargo_id)
     assert await cargo.list_ids() == {cargo_id}

@@ -17,6 +17,7 @@ from image_roots import MUSL, TestImage, busybox_root
 
 from bay.drivers.base import Handle, ImageUser
 from bay.linux.threads import in_new_thread
+from bay.places import directory_of
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +127,7 @@ async def test_users_and_groups_are_added_in_a_debian_and_root_becomes_them(
 
 async def test_apt_installs_in_a_debian(oci: DriverBench, debian_image: TestImage) -> None:
     spec = oci.spec(root=debian_image.root())
-    build_package(spec.workspace)
+    build_package(directory_of(spec.workspace))
     handle = await oci.start(spec)
     await root_of(handle, "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*")
     await root_of(
@@ -140,7 +141,7 @@ async def test_pip_installs_in_a_debian_for_the_user_and_for_all(
     oci: DriverBench, debian_image: TestImage
 ) -> None:
     spec = oci.spec(root=debian_image.root())
-    with zipfile.ZipFile(spec.workspace / "probe-1.0-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(directory_of(spec.workspace) / "probe-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("probe.py", "print('imported')\n")
         wheel.writestr("probe-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: probe\nVersion: 1.0\n")
         wheel.writestr("probe-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
@@ -229,7 +230,7 @@ async def test_whom_user_names_runs_the_commands_in_workdir_and_has_the_workspac
     uid, gid, groups, cwd, home, owner = (await run(handle, look)).stdout.splitlines()
     assert (uid, gid, cwd, home, owner) == ("4711", "4712", "/srv/code", "/home/app app", "app")
     assert {"4712", "70"} < set(groups.split())
-    assert spec.workspace.stat().st_uid == 4711
+    assert directory_of(spec.workspace).stat().st_uid == 4711
     assert await root_of(handle, "id -u") == "0\n"
     assert (await run(handle, "id -un", user="ship")).stdout == "ship\n"
 

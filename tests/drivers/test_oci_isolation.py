@@ -26,6 +26,7 @@ from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.userns import USER_LIMITS
 from bay.linux.btrfs import are_quotas_on
 from bay.models import Resources
+from bay.places import directory_of
 from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, mounts_of_the_host, run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
@@ -250,8 +251,8 @@ async def test_files_are_owned_by_inside_ids_on_disk_and_hidden_from_the_hosts_u
     handle = await oci.start(spec)
     await run(handle, "touch mine")
     await run(handle, "touch roots; chmod 4755 roots", user="root")
-    assert (spec.workspace / "mine").stat().st_uid == 1000
-    assert (spec.workspace / "roots").stat().st_uid == 0
+    assert (directory_of(spec.workspace) / "mine").stat().st_uid == 1000
+    assert (directory_of(spec.workspace) / "roots").stat().st_uid == 0
     assert (oci_root / "sessions").stat().st_mode & 0o777 == 0o700
 
 

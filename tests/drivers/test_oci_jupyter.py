@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bay.drivers.base import Handle
+from bay.places import directory_of
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +76,7 @@ async def printed(handle: Handle, kernel: str, code: str) -> str:
 
 async def test_a_bash_kernel_runs_in_a_sandbox_by_its_spec(oci: DriverBench) -> None:
     spec = oci.spec()
-    install(spec.workspace)
+    install(directory_of(spec.workspace))
     try:
         handle = await oci.start(spec)
         await call(endpoint_of(handle), "POST", "/kernels", {"id": "kern-bash", "spec": "bash"})
@@ -92,7 +93,7 @@ async def test_a_bash_kernel_runs_in_a_sandbox_by_its_spec(oci: DriverBench) -> 
 async def test_a_kernel_spec_beside_the_programs_of_path_is_found_as_conda_has_them(oci: DriverBench) -> None:
     env = {"PATH": "/workspace/conda/bin:/usr/bin:/bin"}
     spec = oci.spec(kernel_env=env)
-    install(spec.workspace, "conda")
+    install(directory_of(spec.workspace), "conda")
     try:
         handle = await oci.start(spec)
         listed = await call(endpoint_of(handle), "GET", "/kernelspecs")

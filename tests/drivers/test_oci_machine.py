@@ -13,6 +13,7 @@ from debian_package import build_package
 from bay.drivers.base import Handle
 from bay.drivers.oci.rootfs import Layer, Rootfs, prepare_writable
 from bay.errors import DriverUnavailable
+from bay.places import directory_of
 from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +42,7 @@ async def test_what_root_installed_edited_and_deleted_is_there_after_a_stop(
     oci: DriverBench, machine: Path
 ) -> None:
     first = oci.spec(machine=machine)
-    build_package(first.workspace)
+    build_package(directory_of(first.workspace))
     handle = await oci.start(first)
     await root(handle, "echo 'deb [trusted=yes] file:/workspace/repo ./' > /etc/apt/sources.list.d/own.list")
     await root(handle, "apt-get -q update && apt-get -qy install bay-probe")

@@ -12,6 +12,7 @@ import pytest
 from oci_bench import OciBench
 
 from bay.drivers.base import Handle
+from bay.places import directory_of
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +101,6 @@ async def test_services_end_in_order_when_the_session_is_stopped(oci: DriverBenc
     await put(handle, *specs)
     await run(handle, "until [ $(wc -l < order) = 3 ]; do sleep 0.01; done")
     await oci.driver.stop(handle, 10)
-    noted = (spec.workspace / "order").read_text().split()
+    noted = (directory_of(spec.workspace) / "order").read_text().split()
     assert noted[0] == "+a"
     assert noted[3:] == ["-c", "-b", "-a"]

@@ -8,6 +8,7 @@ import pytest
 from bay.drivers.base import MountedVolume
 from bay.errors import Conflict
 from bay.linux import mounts
+from bay.places import directory_of
 from bay.testing.driver_bench import DriverBench, run
 
 pytestmark = pytest.mark.anyio
@@ -27,8 +28,12 @@ async def test_volumes_are_at_their_paths_with_the_owners_that_are_on_the_disk(o
     async with oci.session(volumes=volumes) as handle:
         for one in volumes:
             assert (await run(handle, f"echo hi > {one.path}/file; true")).exit_code == 0
-            written = (one.source / "file").stat()
-            assert ((one.source / "file").read_text(), written.st_uid, written.st_gid) == ("hi\n", 1000, 1000)
+            written = (directory_of(one.source) / "file").stat()
+            assert ((directory_of(one.source) / "file").read_text(), written.st_uid, written.st_gid) == (
+                "hi\n",
+                1000,
+                1000,
+            )
         seen = await run(handle, "stat -c '%u %a' /data /srv/deep /srv; cat /proc/self/mountinfo")
         assert seen.stdout.startswith("1000 755\n0 755\n0 755\n")
         for path in paths:
@@ -38,7 +43,7 @@ async def test_volumes_are_at_their_paths_with_the_owners_that_are_on_the_disk(o
 
 async def test_a_read_only_volume_is_read_and_not_written_by_root_either(oci: DriverBench) -> None:
     one = volume(oci, "/data", read_only=True)
-    (one.source / "file").write_text("hi\n")
+    (directory_of(one.source) / "file").write_text("hi\n")
     async with oci.session(volumes=(one,)) as handle:
         assert (await run(handle, "cat /data/file")).stdout == "hi\n"
         for user in ("ship", "root"):
@@ -49,7 +54,7 @@ async def test_a_read_only_volume_is_read_and_not_written_by_root_either(oci: Dr
                 "umount /data",
             ):
                 assert (await run(handle, command, user=user)).exit_code != 0
-        assert [path.name for path in one.source.iterdir()] == ["file"]
+        assert [path.name for path in directory_of(one.source).iterdir()] == ["file"]
 
 
 async def test_two_sessions_see_each_others_files_in_a_volume(oci: DriverBench) -> None:
@@ -88,7 +93,7 @@ async def test_what_a_tenant_put_at_the_mount_point_is_not_followed(
     assert "below" not in os.listdir("/etc")
     assert "below" not in os.listdir("/tmp")
     assert before[0] == sorted(os.listdir("/etc"))
-    assert not (first.workspace / "below").exists()
+    assert not (directory_of(first.workspace) / "below").exists()
     handle = await oci.start(oci.spec(machine=machine, volumes=(volume(oci, "/other"),)))
     assert (await run(handle, "touch /other/fine")).exit_code == 0
 

@@ -14,6 +14,7 @@ import crash_host
 import httpx
 from crash_case import KEY, WAIT_S, Json, Place
 
+from bay.cargo.base import checkpoint_files
 from bay.server.app import build_app
 from bay.server.backends import layers_of
 from bay.server.control_plane import ControlPlane
@@ -133,7 +134,7 @@ class Pooled:
 
     def checkpoint_files(self, checkpoint: str) -> Path:
         """Where the workspace of a checkpoint is on this host."""
-        return self.bay.cargo.checkpoint_path(checkpoint) / "workspace"
+        return checkpoint_files(self.bay.cargo).checkpoint_path(checkpoint) / "workspace"
 
     def leftovers(self) -> list[str]:
         """What is in the pool of no sandbox that there is; all of it goes by and by."""

@@ -26,10 +26,10 @@ async def test_a_cargo_is_made_once_and_removed_as_often_as_you_like(cargo: Dire
     cargo_id = new_id("ws")
     with blockbuster_ctx(["bay.cargo"]):
         await cargo.create(cargo_id)
-        (cargo.path(cargo_id) / "kept").touch()
+        (cargo.place(cargo_id) / "kept").touch()
         await cargo.create(cargo_id)
         assert await cargo.list_ids() == {cargo_id}
-        assert os.listdir(cargo.path(cargo_id)) == ["kept"]
+        assert os.listdir(cargo.place(cargo_id)) == ["kept"]
         await cargo.remove(cargo_id)
         await cargo.remove(cargo_id)
         assert await cargo.list_ids() == set()
@@ -44,7 +44,7 @@ async def test_nobody_but_its_owner_gets_into_the_directory_above(
 async def test_what_a_sandbox_nested_deeper_than_any_stack_is_removed(cargo: DirectoryCargo) -> None:
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    here = os.open(cargo.path(cargo_id), os.O_RDONLY)
+    here = os.open(cargo.place(cargo_id), os.O_RDONLY)
     for _ in range(5000):
         os.mkdir("a", dir_fd=here)
         below = os.open("a", os.O_RDONLY, dir_fd=here)
@@ -53,8 +53,8 @@ async def test_what_a_sandbox_nested_deeper_than_any_stack_is_removed(cargo: Dir
         here = below
     os.close(here)
     await cargo.remove(cargo_id)
-    assert not cargo.path(cargo_id).parent.exists()
-    await emptied(cargo, cargo.path(cargo_id).parent.parent)
+    assert not cargo.place(cargo_id).parent.exists()
+    await emptied(cargo, cargo.place(cargo_id).parent.parent)
 
 
 async def test_no_link_is_followed_by_a_remove(cargo: DirectoryCargo, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ async def test_no_link_is_followed_by_a_remove(cargo: DirectoryCargo, tmp_path: 
     (outside / "kept").touch()
     cargo_id = new_id("ws")
     await cargo.create(cargo_id)
-    where = cargo.path(cargo_id)
+    where = cargo.place(cargo_id)
     (where / "d" / "e").mkdir(parents=True)
     for link in (where / "link", where / "d" / "link", where / "d" / "e" / "link"):
         link.symlink_to(outside)
@@ -81,7 +81,7 @@ async def test_a_link_in_place_of_the_cargo_is_not_followed(cargo: DirectoryCarg
     outside.mkdir()
     (outside / "kept").touch()
     cargo_id = new_id("ws")
-    cargo.path(cargo_id).parent.symlink_to(outside)
+    cargo.place(cargo_id).parent.symlink_to(outside)
     with suppress(OSError):
         await cargo.remove(cargo_id)
     await emptied(cargo, tmp_path / "cargo")

@@ -204,7 +204,7 @@ async def _leave_remains(run: Run) -> None:
     await run.bay.cargo.create(workspace)
     spec = SessionSpec(
         session_id=new_id("sess"), sandbox_id=new_id("sandbox"), image="host", isolation="container",
-        resources=Resources(memory=256 << 20), workspace=run.bay.cargo.path(workspace), token="t" * 64,
+        resources=Resources(memory=256 << 20), workspace=run.bay.cargo.place(workspace), token="t" * 64,
     )  # fmt: skip
     async for _ in run.bay.driver.start(spec, None):
         pass

@@ -21,12 +21,14 @@ from blockbuster import blockbuster_ctx
 from fastapi import FastAPI
 from sqlalchemy import insert
 
+from bay.cargo.base import CargoBackend, CheckpointStore, checkpoint_files, checkpoint_store
 from bay.clock import ManualClock
 from bay.drivers.base import Handle
 from bay.drivers.fake import FakeDriver
 from bay.ids import is_id
 from bay.images.fake import FakeLibrary
 from bay.models import KeyScope
+from bay.places import directory_of
 from bay.server import main
 from bay.server.app import build_app
 from bay.server.control_plane import ControlPlane
@@ -158,7 +160,20 @@ class World:
 
     def workspace(self, sandbox: Json) -> Path:
         """Where the files of a sandbox are on this host."""
-        return self.bay.cargo.path(sandbox["cargo_id"])
+        return self.directory(sandbox["cargo_id"])
+
+    def directory(self, cargo_id: str) -> Path:
+        """Where the files of a cargo are on this host."""
+        return directory_of(self.bay.cargo.place(cargo_id))
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """Where the files of checkpoints are kept."""
+        return checkpoint_store(self.bay.cargo)
+
+    def checkpoint_path(self, checkpoint_id: str) -> Path:
+        """Where the files of a checkpoint are on this host."""
+        return checkpoint_files(self.bay.cargo).checkpoint_path(checkpoint_id)
 
 
 @contextmanager
@@ -180,6 +195,7 @@ async def world(
     driver: FakeDriver | None = None,
     *,
     clock: ManualClock | None = None,
+    cargo: CargoBackend | None = None,
     library: FakeLibrary | None = None,
     available_memory: Callable[[], int] = lambda: 1 << 40,
     may_block: bool = False,
@@ -190,7 +206,9 @@ async def world(
     driver = driver or FakeDriver(run_dir=root / "run")
     clock = clock or ManualClock()
     library = library or FakeLibrary()
-    app = build_app(settings, driver=driver, library=library, clock=clock, available_memory=available_memory)
+    app = build_app(
+        settings, driver=driver, cargo=cargo, library=library, clock=clock, available_memory=available_memory
+    )
     async with AsyncExitStack() as stack:
         bay: ControlPlane = app.state.bay
         await within(stack.enter_async_context(bay.running()))

@@ -1,14 +1,16 @@
 """The contract of a cargo backend: it keeps the files of cargos and checkpoints, copies and measures them.
 
 Vocabulary
-    cargo       A directory with two parts that a sandbox writes to: `workspace` becomes /workspace, and
-                `machine` holds the writable layers of the root file system where a profile keeps them.
-                Its id is `ws-…`.
-    checkpoint  A copy of both parts that is never written again. Its id is `ckpt-…`.
+    cargo       Files that a sandbox writes to. Its `workspace` becomes /workspace. On a host it has a second
+                part, `machine`, with the writable layers of the root file system where a profile keeps them.
+                Its id is `ws-…`, and no two cargos ever have the same.
+    place       The thing that a session mounts at /workspace: a directory of Bay's host, or a volume claim of
+                a cluster, whose files only the session has.
+    checkpoint  A copy of a cargo that is never written again. Its id is `ckpt-…`.
     origin      The checkpoint that a new cargo begins as a copy of: a fork.
     import      A checkpoint whose files come from outside of the backend, not from a cargo.
-    fence       A record on the host of the newest session that was let onto a cargo, whatever the database
-                says.
+    fence       A record beside the files of the newest session that was let onto a cargo, whatever the
+                database says.
     trash       Removed trees. Their names are free at once, their space once `run` has deleted them.
 
 The life of a cargo
@@ -18,32 +20,35 @@ The life of a cargo
     after a crash. `open` discards the half-made things of a crash, prepared restores and imports included.
 
 Call sequences
-    A sandbox starts, is checkpointed, and is deleted:
+    A sandbox starts and is deleted:
 
         await cargo.open()
         await cargo.create("ws-…", limit_bytes=1 << 30)
-        await cargo.fence("ws-…", "sandbox-…", 1, "sess-…")   # on the disk before the session may start
-        mount(cargo.path("ws-…"))
-        await cargo.settle("ws-…")                            # the session still runs
-        await cargo.checkpoint("ws-…", "ckpt-…")              # the session is frozen
-        await cargo.remove("ws-…")                            # the checkpoint stays
+        await cargo.fence("ws-…", "sandbox-…", 1, "sess-…")   # durable before the session may start
+        mount(cargo.place("ws-…"))
+        await cargo.remove("ws-…")
 
-    A cargo goes back to a checkpoint, and a second one forks from it:
+    A cargo is checkpointed, goes back to that, and a second one forks from it:
 
-        await cargo.prepare_restore("ws-…", "ckpt-…", limit_bytes=None)   # the session still runs
-        await cargo.restore("ws-…")                                       # no session uses the cargo
+        store = checkpoint_store(cargo)                       # a CheckpointStore, or it raises
+        await store.settle("ws-…")                            # the session still runs
+        await store.checkpoint("ws-…", "ckpt-…")              # the session is frozen
+        await store.prepare_restore("ws-…", "ckpt-…", limit_bytes=None)   # the session still runs
+        await store.restore("ws-…")                                       # no session uses the cargo
         await cargo.create("ws-2…", origin="ckpt-…")
-        await cargo.remove_checkpoint("ckpt-…")                           # both cargos keep their files
+        await store.remove_checkpoint("ckpt-…")                           # both cargos keep their files
 
     A checkpoint comes from an archive:
 
-        directory = await cargo.begin_import("ckpt-…", limit_bytes=None)
+        files = checkpoint_files(cargo)                       # CheckpointFiles, or it raises
+        directory = await files.begin_import("ckpt-…", limit_bytes=None)
         unpack(archive, directory)                            # makes `workspace` and `machine` there
-        await cargo.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
+        await files.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
-A server needs a `CargoBackend`. `SizeLimits` and `DiskUsage` are optional: Bay finds them with `isinstance`,
-and without them it reports limits as not enforced, and sizes as unknown. `bay.testing.cargo` is the suite
-that every backend passes.
+A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits` and
+`DiskUsage` are optional: Bay finds them with `isinstance`. Without the first three it refuses, before
+anything is begun, each call that needs one. Without the last two it reports limits as not enforced, and sizes
+as unknown. `bay.testing.cargo` is the suite that every backend passes.
 
 All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and
 InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
@@ -54,7 +59,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from bay.errors import Conflict
+from bay.errors import CapabilityNotSupported, Conflict
+from bay.places import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +106,21 @@ class CargoStore(Protocol):
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
         """Make a cargo, empty or a copy of the checkpoint `origin`; its workspace is uid 1000's. Idempotent.
-        Raises NotFound when the checkpoint is absent, and StorageFull while present cargos have a reserve.
+        Raises NotFound when the checkpoint is absent, CapabilityNotSupported for an `origin` where there are
+        none, and StorageFull while present cargos have a reserve.
         """
 
-    def path(self, cargo_id: str) -> Path:
-        """The directory that becomes /workspace."""
-        ...
-
-    def machine(self, cargo_id: str) -> Path:
-        """The existing directory for the writable layers of the root file system, empty at first."""
+    def place(self, cargo_id: str) -> Place:
+        """The thing that becomes /workspace; no call is needed to know it."""
         ...
 
     async def remove(self, cargo_id: str) -> None:
-        """Remove a cargo and its fences; idempotent. Its name is free at once, its space after `run`."""
+        """Remove a cargo and its fences; idempotent. It is in no list from then on, and its space is free
+        after a while.
+        """
 
     async def list_ids(self) -> set[str]:
-        """Ids of every cargo that has something on the host."""
+        """Ids of every cargo that there is something of."""
         ...
 
     async def check_room(self, what: str) -> None:
@@ -126,9 +131,9 @@ class CargoFences(Protocol):
     """Fences keep an old session off a cargo when the database was put back to an older state."""
 
     async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
-        """Write the sandbox's fence on the cargo to the disk; the session may start after that. Idempotent.
-        Raises StaleGeneration when the host has a newer generation of this sandbox, or another session of the
-        same one: the database is older than the host. Sandboxes that share a cargo have a fence each.
+        """Write the sandbox's fence on the cargo durably; the session may start after that. Idempotent.
+        Raises StaleGeneration when the cargo has a newer generation of this sandbox, or another session of
+        the same one: the database is older than the cargo. Sandboxes that share a cargo have a fence each.
         """
 
     async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
@@ -136,8 +141,22 @@ class CargoFences(Protocol):
         ...
 
 
+class CargoBackend(CargoStore, CargoFences, Protocol):
+    """The parts of a backend that a server needs."""
+
+
+@runtime_checkable
+class MachineLayers(Protocol):
+    """Optional: a cargo also keeps the layers that a session writes outside of its workspace."""
+
+    def machine(self, cargo_id: str) -> Path:
+        """The existing host directory for the writable layers of the root file system, empty at first."""
+        ...
+
+
+@runtime_checkable
 class CheckpointStore(Protocol):
-    """Checkpoints are taken from cargos, and cargos go back to them."""
+    """Optional: checkpoints are taken from cargos, and cargos go back to them."""
 
     @property
     def shares_blocks(self) -> bool:
@@ -167,13 +186,16 @@ class CheckpointStore(Protocol):
         """Ids of every whole checkpoint."""
         ...
 
+
+@runtime_checkable
+class CheckpointFiles(Protocol):
+    """Optional, beside a `CheckpointStore`: Bay reads the files of checkpoints itself, for exports, and makes
+    checkpoints of files from outside of the backend.
+    """
+
     def checkpoint_path(self, checkpoint_id: str) -> Path:
-        """The read-only directory of a checkpoint, with `workspace` and `machine` in it."""
+        """The read-only host directory of a checkpoint, with `workspace` and `machine` in it."""
         ...
-
-
-class CheckpointImports(Protocol):
-    """Imports make a checkpoint of files from outside of the backend."""
 
     async def begin_import(
         self, checkpoint_id: str, *, limit_bytes: int | None, origin: str | None = None
@@ -188,10 +210,6 @@ class CheckpointImports(Protocol):
 
     async def drop_import(self, checkpoint_id: str) -> None:
         """Discard an import; idempotent."""
-
-
-class CargoBackend(CargoStore, CargoFences, CheckpointStore, CheckpointImports, Protocol):
-    """The parts of a backend that a server needs."""
 
 
 @runtime_checkable
@@ -218,3 +236,36 @@ class DiskUsage(Protocol):
     async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
         """Weights by id, from a walk of low priority; without ids that are absent or take too long."""
         ...
+
+
+def checkpoint_store(cargo: CargoStore) -> CheckpointStore:
+    """The backend as a `CheckpointStore`. Raises CapabilityNotSupported."""
+    if isinstance(cargo, CheckpointStore):
+        return cargo
+    raise CapabilityNotSupported(
+        f"cargo backend {cargo.name} has no checkpoints, and so no restores, forks or templates; copy files with "
+        "`bay cp`, or use a Bay that keeps cargos on its host's disk",
+        details={"capability": "checkpoints", "available": []},
+    )
+
+
+def checkpoint_files(cargo: CargoStore) -> CheckpointFiles:
+    """The backend as `CheckpointFiles`. Raises CapabilityNotSupported."""
+    checkpoint_store(cargo)
+    if isinstance(cargo, CheckpointFiles):
+        return cargo
+    raise CapabilityNotSupported(
+        f"cargo backend {cargo.name} gives Bay no access to the files of checkpoints, so there are no exports, "
+        "imports, pushes, pulls and templates; checkpoints, restores and forks work",
+        details={"capability": "checkpoint_files", "available": ["checkpoints"]},
+    )
+
+
+def machine_layers(cargo: CargoStore) -> MachineLayers:
+    """The backend as `MachineLayers`. Raises CapabilityNotSupported."""
+    if isinstance(cargo, MachineLayers):
+        return cargo
+    raise CapabilityNotSupported(
+        f"cargo backend {cargo.name} keeps /workspace alone; use a profile with `persist: workspace`",
+        details={"capability": "persist", "available": ["workspace"]},
+    )

@@ -49,7 +49,7 @@ log = structlog.get_logger("bay.cargo")
 
 
 class BaseBackend(ABC):
-    """The common half: `CargoBackend` and `DiskUsage`. Each adds how trees are made, copied and removed."""
+    """The common half: all but `SizeLimits`. Each adds how trees are made, copied and removed."""
 
     name: str
     shares_blocks: bool
@@ -136,7 +136,7 @@ class BaseBackend(ABC):
                 await asyncio.to_thread(renames.place, made, cargo)  # if another was quicker, that one is it
                 await asyncio.to_thread(self._commit)
 
-    def path(self, cargo_id: str) -> Path:
+    def place(self, cargo_id: str) -> Path:
         return self._root / cargo_id / WORKSPACE
 
     def machine(self, cargo_id: str) -> Path:
@@ -204,7 +204,7 @@ class BaseBackend(ABC):
             await self._drop(target)
 
     async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
-        places = {name: self._place(name) for name in ids}
+        places = {name: self._directory(name) for name in ids}
         with host_errors(self._root, "weigh what is in"):
             found = await disk_usage.weigh(list(places.values()))
         return {name: found[place] for name, place in places.items() if place in found}
@@ -311,7 +311,7 @@ class BaseBackend(ABC):
             raise InvalidArgument(f"{name!r} is not an id")
         return name
 
-    def _place(self, name: str) -> Path:
+    def _directory(self, name: str) -> Path:
         return self.checkpoint_path(name) if name.startswith("ckpt-") else self._checked(name)
 
     def _prepared(self, cargo_id: str) -> Path:

@@ -51,6 +51,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from bay.errors import CapabilityNotSupported, Conflict
 from bay.models import NetworkMode, NetworkPolicy, NetworkState, Persist, Resources
+from bay.places import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +120,14 @@ class ImageRoot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountedVolume:
-    """The host directory `source`, with files owned by inside ids, at the absolute path `path` of a session.
+    """The place `source`, with files owned by inside ids, at the absolute path `path` of a session.
 
     The mount point is made where there is none. One that a symbolic link of the session's own files leads to,
     or that is no directory, fails the start with Conflict.
     """
 
     path: str
-    source: Path
+    source: Place
     read_only: bool
 
 
@@ -139,8 +140,10 @@ class SessionSpec:
     image: str
     isolation: str
     resources: Resources
-    workspace: Path
-    """Host directory (made by the cargo backend) to mount at /workspace; owned on disk by inside ids."""
+    workspace: Place
+    """Host directory or volume claim, made by the cargo backend, to mount at /workspace; owned by inside ids.
+    A driver that cannot mount that kind raises DriverUnavailable, before it leaves anything behind.
+    """
     root: ImageRoot | None = None
     """The root file system; None: that of the driver's own image named `image`."""
     machine: Path | None = None

@@ -55,6 +55,7 @@ from bay.linux.processes import (
 from bay.linux.readiness import wait_readable
 from bay.linux.threads import in_new_thread, opened_in_thread
 from bay.models import NetworkMode, NetworkPolicy, NetworkState, Resources
+from bay.places import directory_of
 from bay.units import MIB
 
 SessionState = dict[str, str | int]
@@ -152,6 +153,8 @@ class FakeDriver:
         if handle is not None and (ready := await self._still_ready(spec, handle)):
             yield ready
             return
+        for place in (spec.workspace, *(volume.source for volume in spec.volumes)):
+            directory_of(place)
         await self._reach("claim")
         self.networks[spec.session_id] = spec.network
         self.hostnames[spec.session_id] = spec.hostname
@@ -325,7 +328,7 @@ class FakeDriver:
             "SHIP_LOCAL": "1",
             "SHIP_SOCKET": str(self._directory(spec.session_id) / "ship.sock"),
             "SHIP_TOKEN": spec.token,
-            "SHIP_WORKSPACE": str(spec.workspace),
+            "SHIP_WORKSPACE": str(directory_of(spec.workspace)),
             "SHIP_UID": str(os.getuid()),
             "SHIP_GID": str(os.getgid()),
             "SHIP_USER": spec.user,

@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from starlette.exceptions import HTTPException
 
 from bay import __version__
+from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.errors import BayError
@@ -137,6 +138,7 @@ def build_app(
     settings: Settings,
     *,
     driver: Driver | None = None,
+    cargo: CargoBackend | None = None,
     library: ImageLibrary | None = None,
     clock: Clock | None = None,
     available_memory: Callable[[], int] = available_memory,
@@ -146,7 +148,7 @@ def build_app(
     driver = driver or make_driver(settings, network)
     check_replicas(settings, driver)
     library = library or make_library(settings, network)
-    bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory)
+    bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory, cargo)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:

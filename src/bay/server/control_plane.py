@@ -144,7 +144,9 @@ class ControlPlane:
         library: ImageLibrary,
         clock: Clock,
         available_memory: Callable[[], int],
+        cargo: CargoBackend | None = None,
     ) -> None:
+        """Without `cargo` the data directory's own backend keeps the files."""
         self.settings = settings
         self.driver = driver
         self.database = make_database(settings)
@@ -164,11 +166,8 @@ class ControlPlane:
             clock=clock if isinstance(clock, DatabaseClock) else None,
         )
         self.keys = Keys(self.store, clock, self.bus)
-        self._cargo_kind: backend_detection.Kind = choose_cargo(settings)
-        self.cargo: CargoBackend = backend_detection.make(
-            settings.data_dir, self._cargo_kind, settings.pool_max_gb and settings.pool_max_gb * GIB,
-            shared=settings.replicas,
-        )  # fmt: skip
+        self._cargo_kind: backend_detection.Kind | None = None if cargo else choose_cargo(settings)
+        self.cargo = cargo or _own_cargo(settings)
         self.ship = ShipClient(ring_bytes=_largest_ring(settings))
         self.kernels = KernelClient(self.ship)
         self.port_client = PortClient(self.ship)
@@ -423,6 +422,7 @@ class ControlPlane:
         self.templates = Templates(
             store=self.store,
             waker=self.waker,
+            cargo=self.cargo,
             maker=self.template_maker,
             notifier=self.changes,
             quotas=self.quotas,
@@ -550,6 +550,7 @@ class ControlPlane:
         remote_checkpoints = RemoteCheckpoints(
             store=self.store,
             waker=self.waker,
+            cargo=self.cargo,
             snapshots=self.snapshots,
             checkpoints=checkpoints,
             bucket=self.bucket,
@@ -706,7 +707,10 @@ class ControlPlane:
                 others = await self.leases.join(self.hosts.own_url)
                 await self.cargo.open(beside_others=others)
                 stack.push_async_callback(self.cargo.aclose)
-                await asyncio.to_thread(backend_detection.record, self.settings.data_dir, self._cargo_kind)
+                if self._cargo_kind is not None:
+                    await asyncio.to_thread(
+                        backend_detection.record, self.settings.data_dir, self._cargo_kind
+                    )
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.ship.close)
@@ -768,6 +772,13 @@ async def _running(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
             yield
         finally:
             task.cancel()
+
+
+def _own_cargo(settings: Settings) -> CargoBackend:
+    return backend_detection.make(
+        settings.data_dir, choose_cargo(settings), settings.pool_max_gb and settings.pool_max_gb * GIB,
+        shared=settings.replicas,
+    )  # fmt: skip
 
 
 def _largest_ring(settings: Settings) -> int:

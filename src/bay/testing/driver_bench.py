@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from bay.drivers.base import Driver, Endpoint, Handle, ImageRoot, SessionSpec
 from bay.models import NetworkPolicy, Resources
+from bay.places import directory_of
 
 TOKEN = secrets.token_hex(16)
 
@@ -85,11 +86,11 @@ class DriverBench:
 
     async def read(self, spec: SessionSpec, name: str) -> str:
         """A file of the workspace, whether the session runs or not."""
-        return (spec.workspace / name).read_text()
+        return (directory_of(spec.workspace) / name).read_text()
 
     async def touch(self, spec: SessionSpec, name: str) -> None:
         """Make an empty file in the workspace from outside, also of a session that is frozen."""
-        (spec.workspace / name).touch()
+        (directory_of(spec.workspace) / name).touch()
 
     async def kill_first(self, handle: Handle) -> None:
         """Kill the first process of a session, frozen or not, from outside."""

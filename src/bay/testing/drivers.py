@@ -18,6 +18,8 @@ Tests of an optional protocol are skipped for a driver without it.
 
 import asyncio
 import contextlib
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,7 @@ from bay.drivers.base import (
     Handle,
     MemoryInUse,
     Metered,
+    MountedVolume,
     NetworkControl,
     Paused,
     Resizable,
@@ -37,8 +40,9 @@ from bay.drivers.base import (
     SessionUsage,
 )
 from bay.drivers.health import check_health
-from bay.errors import SandboxNotReady
+from bay.errors import DriverUnavailable, SandboxNotReady
 from bay.models import NetworkPolicy, NetworkRule, Resources
+from bay.places import VolumeClaim
 from bay.testing.driver_bench import Answer, DriverBench, call, endpoint_of, run
 from bay.units import MIB
 
@@ -65,6 +69,17 @@ async def test_a_command_runs_in_the_workspace_and_its_files_are_there_for_the_h
     handle = await bench.start(spec)
     assert (await run(handle, "echo hello > greeting; true")).exit_code == 0
     assert await bench.read(spec, "greeting") == "hello\n"
+
+
+async def test_a_place_that_the_driver_cannot_mount_is_refused_and_leaves_nothing(bench: DriverBench) -> None:
+    spec = bench.spec()
+    is_here = isinstance(spec.workspace, Path)
+    other = VolumeClaim(name="bay-other", read_write_once_pod=False) if is_here else Path("/bay-other")
+    volume = MountedVolume(path="/data", source=other, read_only=False)
+    for wrong in (replace(spec, workspace=other), replace(spec, volumes=(volume,))):
+        with pytest.raises(DriverUnavailable, match="bay-other"):
+            await bench.start(wrong)
+        assert await bench.driver.observe(bench.handle(spec.session_id)) == Gone()
 
 
 async def test_a_running_session_is_observed_as_running_at_its_endpoint(bench: DriverBench) -> None:

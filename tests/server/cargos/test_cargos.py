@@ -43,7 +43,7 @@ async def test_an_external_cargo_is_made_shown_changed_and_removed(
         "size_limit_enforced", "used_bytes", "used_inodes", "charged_bytes", "measured_at", "sandbox_ids",
     }  # fmt: skip
     assert (made["managed"], made["size_limit_mb"], made["sandbox_ids"]) == (False, 64, [])
-    assert bay.bay.cargo.path(made["id"]).is_dir()
+    assert bay.directory(made["id"]).is_dir()
     call = f"/v1/cargos/{made['id']}"
     assert (await alice.get(call)).json() == made
     changed = await alice.patch(call, json={"size_limit_mb": None})
@@ -152,7 +152,7 @@ async def test_several_sandboxes_share_an_external_cargo_which_outlives_them(
     assert error["details"] == {"active_sandbox_ids": [one["id"], two["id"]]}
     for box in (one, two):
         assert (await alice.delete(f"/v1/sandboxes/{box['id']}")).status_code == 204
-    assert (bay.bay.cargo.path(cargo) / "n").read_text() == "hello\n"
+    assert (bay.directory(cargo) / "n").read_text() == "hello\n"
     assert (await alice.delete(f"/v1/cargos/{cargo}")).status_code == 204
 
 

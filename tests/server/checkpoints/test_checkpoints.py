@@ -133,7 +133,7 @@ async def test_a_checkpoint_of_a_fork_is_put_back_into_what_it_was_made_of(
 
 
 async def _is_gone(bay: World, checkpoint_id: str) -> bool:
-    return checkpoint_id not in await bay.bay.cargo.list_checkpoints()
+    return checkpoint_id not in await bay.checkpoints.list_checkpoints()
 
 
 async def test_another_owners_checkpoint_is_none_to_put_back(
@@ -213,7 +213,7 @@ async def test_a_deleted_checkpoint_is_gone_with_its_files_and_can_be_deleted_ag
 ) -> None:
     box = (await create(alice))["id"]
     made = (await checkpoint(alice, box, name="mine"))["id"]
-    path = bay.bay.cargo.checkpoint_path(made)
+    path = bay.checkpoint_path(made)
     assert path.is_dir()
     for _ in range(2):
         assert (await alice.delete(f"/v1/sandboxes/{box}/checkpoints/{made}")).status_code == 204
@@ -544,7 +544,7 @@ async def test_what_a_fork_was_made_of_goes_when_all_are_made(bay: World, alice:
         await shell(alice, fork["id"], "true")
 
     async def is_gone() -> bool:
-        return await bay.bay.cargo.list_checkpoints() == set()
+        return await bay.checkpoints.list_checkpoints() == set()
 
     bay.bay.discards.poke()
     async with asyncio.timeout(20):
@@ -567,7 +567,7 @@ async def test_a_fork_of_a_checkpoint_survives_its_deletion_and_that_of_its_sour
     assert await text(alice, fork["id"]) == "kept"
     assert await text(alice, lazy["id"]) == "kept"
     assert (await alice.get(f"/v1/sandboxes/{lazy['id']}")).json()["checkpoint_id"] is None
-    path = bay.bay.cargo.checkpoint_path(made)
+    path = bay.checkpoint_path(made)
     await until(lambda: not path.exists())
 
 
@@ -661,7 +661,7 @@ async def test_a_policy_makes_one_before_each_stop_and_can_be_taken_away(
     await alice.post(f"/v1/sandboxes/{box}/stop")
     await bay.settled(box, lambda r: r.checkpoint_due is None and r.checkpoint_id is not None)
     (only,) = await listed(alice, box, auto=True)
-    path = bay.bay.cargo.checkpoint_path(only["id"]) / "workspace" / "n"
+    path = bay.checkpoint_path(only["id"]) / "workspace" / "n"
     assert path.read_text() == "last words"
     answer = await alice.patch(f"/v1/sandboxes/{box}", json={"checkpoint_policy": None})
     assert answer.json()["checkpoint_policy"] is None
@@ -704,10 +704,10 @@ async def test_an_archive_that_is_not_whole_is_refused_and_leaves_nothing(
         "nonsense": b"x" * 99,
         "empty": b"",
     }
-    there = await bay.bay.cargo.list_checkpoints()
+    there = await bay.checkpoints.list_checkpoints()
     answer = await alice.post(f"/v1/sandboxes/{box}/checkpoints/import", content=bad[harm])
     assert_error(answer, 400, "validation_error")
-    assert await bay.bay.cargo.list_checkpoints() == there
+    assert await bay.checkpoints.list_checkpoints() == there
     assert len(await listed(alice, box)) == 1
 
 
@@ -715,7 +715,7 @@ async def test_checkpoints_go_with_their_sandbox(bay: World, alice: httpx.AsyncC
     box = (await create(alice))["id"]
     made = [(await checkpoint(alice, box))["id"] for _ in range(2)]
     assert (await alice.delete(f"/v1/sandboxes/{box}")).status_code == 204
-    for path in map(bay.bay.cargo.checkpoint_path, made):
+    for path in map(bay.checkpoint_path, made):
         await until(lambda path=path: not path.exists())
 
 
@@ -890,10 +890,10 @@ async def test_an_import_whose_last_answer_is_lost_keeps_the_files_that_a_row_ma
     assert left == []
     found = await listed(alice, box)
     assert len(found) == 1 + committed
-    there = await bay.bay.cargo.list_checkpoints()
+    there = await bay.checkpoints.list_checkpoints()
     assert len(there) == 1 + (committed or then_away)
     await bay.bay.discards.take_over()
-    assert await bay.bay.cargo.list_checkpoints() == {one["id"] for one in found}
+    assert await bay.checkpoints.list_checkpoints() == {one["id"] for one in found}
     await write(alice, box, "newer")
     assert (await restore(alice, box, found[-1]["id"])).status_code == 200
     assert await text(alice, box) == "kept"
@@ -912,12 +912,12 @@ async def test_a_row_without_files_and_files_without_a_row_are_noticed_at_the_st
 ) -> None:
     box = (await create(alice))["id"]
     lost, kept = [(await checkpoint(alice, box))["id"] for _ in range(2)]
-    cargo = bay.bay.cargo
-    await cargo.remove_checkpoint(lost)
-    await cargo.checkpoint((await bay.record(box)).cargo_id, "ckpt-0123456789abcdef01234567")
+    store = bay.checkpoints
+    await store.remove_checkpoint(lost)
+    await store.checkpoint((await bay.record(box)).cargo_id, "ckpt-0123456789abcdef01234567")
     await bay.bay.discards.take_over()
     assert [item["id"] for item in await listed(alice, box)] == [kept]
-    assert await cargo.list_checkpoints() == {kept}
+    assert await store.list_checkpoints() == {kept}
 
 
 async def test_a_persistent_machine_is_refused_where_the_driver_has_none(root: Any) -> None:

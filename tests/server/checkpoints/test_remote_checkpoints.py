@@ -144,7 +144,7 @@ async def remote(client: httpx.AsyncClient, **params: Any) -> list[Json]:
 
 async def left_nothing(bay: World, before: set[str]) -> None:
     """No part of a pull is on the disk, once the trash is empty."""
-    assert await bay.bay.cargo.list_checkpoints() == before
+    assert await bay.checkpoints.list_checkpoints() == before
 
     def is_clear() -> bool:
         try:
@@ -315,7 +315,7 @@ async def test_a_checkpoint_that_is_deleted_during_its_push_is_pushed_whole(
     await until(lambda: front.count("PUT", "-00002") >= 1)
     assert (await alice.delete(f"/v1/sandboxes/{box['id']}/checkpoints/{kept['id']}")).status_code == 204
     await fronted.bay.discards.discard()
-    path = fronted.bay.cargo.checkpoint_path(kept["id"])
+    path = fronted.checkpoint_path(kept["id"])
     assert path.exists()
     is_held.set()
     answer = await within(alice.get(f"/v1/remote-checkpoints/{kept['id']}", params=WAIT), 60)
@@ -421,7 +421,7 @@ async def test_a_pull_from_a_store_that_always_breaks_off_leaves_nothing(
     alice = await fronted.client("alice")
     box, kept = await made(fronted, alice, 2 * PART_BYTES)
     await push(alice, kept)
-    before = await fronted.bay.cargo.list_checkpoints()
+    before = await fronted.checkpoints.list_checkpoints()
     front.fault = lambda method, path: "cut" if path.endswith("-00002") else None
     assert_error(await pull(alice, box, kept["id"]), 503, "object_store_unavailable")
     await left_nothing(fronted, before)
@@ -431,7 +431,7 @@ async def test_an_object_that_was_changed_is_refused_and_leaves_nothing(place: P
     alice = await bay.client("alice")
     box, kept = await made(bay, alice, 2 * PART_BYTES)
     await push(alice, kept)
-    before = await bay.bay.cargo.list_checkpoints()
+    before = await bay.checkpoints.list_checkpoints()
     key, first, data = place.key_of("-00002"), place.read("-00001"), place.read("-00002")
     flipped = data[:99] + bytes([data[99] ^ 1]) + data[100:]
     for harmed in (flipped, data[:-1], data + b"x", b"", first, None):
@@ -471,7 +471,7 @@ async def test_a_manifest_that_lies_is_refused_and_leaves_nothing(place: Place, 
     alice = await bay.client("alice")
     box, kept = await made(bay, alice)
     await push(alice, kept)
-    before = await bay.bay.cargo.list_checkpoints()
+    before = await bay.checkpoints.list_checkpoints()
     told = json.loads(place.read("manifest.json"))
     for lie, values in LIES.items():
         place.write("manifest.json", json.dumps({**told, **values}).encode())
@@ -543,7 +543,7 @@ async def test_a_hostile_archive_behind_a_right_manifest_is_refused(place: Place
     alice = await bay.client("alice")
     box, kept = await made(bay, alice)
     await push(alice, kept)
-    before = await bay.bay.cargo.list_checkpoints()
+    before = await bay.checkpoints.list_checkpoints()
     told, good = json.loads(place.read("manifest.json")), place.read("-00001")
 
     async def pull_instead(archive: bytes) -> httpx.Response:
@@ -568,7 +568,7 @@ async def test_a_pull_keeps_to_the_limit_of_the_cargo(place: Place, bay: World) 
     _, kept = await made(bay, alice, 20 << 20)
     await push(alice, kept)
     small = await create(alice, disk_mb=16)
-    before = await bay.bay.cargo.list_checkpoints()
+    before = await bay.checkpoints.list_checkpoints()
     assert_error(await pull(alice, small, kept["id"]), 507, "storage_full")
     await left_nothing(bay, before)
 

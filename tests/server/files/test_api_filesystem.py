@@ -10,6 +10,8 @@ import httpx
 import pytest
 from server_harness import Json, Served, World, assert_error, create, shell, until, within
 
+from bay.places import directory_of
+
 pytestmark = pytest.mark.anyio
 
 NAMES = ["plain.txt", "报告 2024.csv", "a'b\"c.txt", "ünï;=%.bin", "🦆", "line\nbreak", "-rf", "x" * 255]
@@ -293,7 +295,7 @@ def resident() -> int:
 async def test_a_client_that_leaves_in_the_middle_of_a_download_leaves_nothing_open(live: Served) -> None:
     async with httpx.AsyncClient(base_url=live.url, headers=live.headers, timeout=20) as client:
         made = await create(client, wait=15)
-        with (live.bay.cargo.path(made["cargo_id"]) / "big").open("wb") as file:
+        with (directory_of(live.bay.cargo.place(made["cargo_id"])) / "big").open("wb") as file:
             file.truncate(200 * MIB)
         path = f"/v1/sandboxes/{made['id']}/filesystem/download"
         async with client.stream("GET", path, params={"path": "big"}) as got:

@@ -33,6 +33,7 @@ from starlette.requests import HTTPConnection
 
 from bay.errors import InvalidPath, RangeNotSatisfiable, ShipError, Timeout
 from bay.models import FileInfo
+from bay.places import directory_of
 from bay.server.files.routes import raw_path
 from bay.server.files.service import SandboxFiles
 from bay.server.files.ship_client import FileClient, ListEnd, ShipDownload, Wanted
@@ -364,7 +365,7 @@ async def test_a_large_file_goes_both_ways_without_being_held(live: Served) -> N
 async def test_a_client_that_leaves_leaves_the_old_file_and_nothing_under_way(live: Served) -> None:
     async with httpx.AsyncClient(base_url=live.url, headers=live.headers, timeout=20) as client:
         made = await create(client, wait=15)
-        where = live.bay.cargo.path(made["cargo_id"])
+        where = directory_of(live.bay.cargo.place(made["cargo_id"]))
         base = f"/v1/sandboxes/{made['id']}/files"
         await client.put(f"{base}/content?path=x", content=b"old")
         caller = live.bay.keys.authenticate(f"Bearer {live.key}")

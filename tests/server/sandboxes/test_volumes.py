@@ -48,7 +48,7 @@ async def test_a_session_has_the_volumes_that_the_create_named(bay: World, alice
     made = await with_volumes(alice, *volumes, wait=15)
     assert made["volumes"] == list(volumes)
     assert (await alice.get(f"/v1/sandboxes/{made['id']}")).json()["volumes"] == list(volumes)
-    path = bay.bay.cargo.path
+    path = bay.directory
     assert bay.driver.volumes[(await bay.session(made["id"])).id] == (
         MountedVolume(path="/data", source=path(one), read_only=False),
         MountedVolume(path="/srv/models", source=path(two), read_only=True),
@@ -155,7 +155,7 @@ async def test_a_cargo_that_is_a_volume_is_not_deleted(bay: World, alice: httpx.
     listed = {item["id"]: item["sandbox_ids"] for item in (await alice.get("/v1/cargos")).json()["items"]}
     assert listed == {one: [made["id"]], other: []}
     assert (await alice.delete(f"/v1/sandboxes/{made['id']}")).status_code == 204
-    assert bay.bay.cargo.path(one).is_dir()
+    assert bay.directory(one).is_dir()
     assert (await alice.delete(f"/v1/cargos/{one}")).status_code == 204
 
 

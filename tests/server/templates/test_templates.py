@@ -74,7 +74,7 @@ async def has_copies(bay: World, count: int) -> None:
     """Wait until so many checkpoints are on the host."""
 
     async def found() -> bool:
-        return len(await bay.bay.cargo.list_checkpoints()) == count
+        return len(await bay.checkpoints.list_checkpoints()) == count
 
     await eventually(found)
 
@@ -446,7 +446,7 @@ async def test_a_freeze_whose_last_answer_is_lost_keeps_the_files_that_a_row_may
         async with world(root, driver, library=library, profiles=PROFILES) as bay:
             bay.keys.update(keys)
             admin = await bay.client("root", "admin")
-            assert len(await bay.bay.cargo.list_checkpoints()) == 1
+            assert len(await bay.checkpoints.list_checkpoints()) == 1
             other = await create(admin, template="web", wait=10)
             assert (await shell(admin, other["id"], "cat file"))["output"] == "kept\n"
     finally:
@@ -486,7 +486,7 @@ async def test_a_template_that_is_deleted_while_it_is_made_leaves_nothing(
     async def all_gone() -> bool:
         await bay.bay.puller.collect()
         layers = {layer for names in bay.library.here.values() for layer in names}
-        return await bay.bay.cargo.list_checkpoints() == set() and len(layers) == 1
+        return await bay.checkpoints.list_checkpoints() == set() and len(layers) == 1
 
     await eventually(all_gone)
     assert [kind for kind, _ in await events_of(admin)] == ["template.building", "template.deleted"]
@@ -560,7 +560,7 @@ async def test_a_builder_freezes_a_checkpoint_that_stays_with_changes_to_the_con
     assert image is not None
     assert image.config is not None
     assert (image.config["env"], image.config["cmd"], image.config["user"]) == ({"A": "b"}, ["serve"], "app")
-    assert kept in await bay.bay.cargo.list_checkpoints()
+    assert kept in await bay.checkpoints.list_checkpoints()
     assert made["state"] == "ready"
 
 

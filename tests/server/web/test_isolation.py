@@ -21,6 +21,7 @@ from server_harness import Json, World, assert_error, clear, create, settings_in
 
 from bay.drivers.base import Handle, SessionSpec
 from bay.drivers.fake import FakeDriver
+from bay.places import directory_of
 from bay.server.app import FORMATS, build_app
 from bay.server.web.sealing import Cursors
 from bay.server.web.wire_format import format_of
@@ -329,7 +330,7 @@ async def facts(estate: Estate) -> list[Any]:
         "SELECT * FROM checkpoints WHERE owner = 'alice'", f"SELECT * FROM services WHERE sandbox_id IN {hers}",  # noqa: S608
     )  # fmt: skip
     record = await estate.bay.record(estate.ids["sandbox_id"])
-    where = estate.bay.bay.cargo.path(record.cargo_id)
+    where = estate.bay.directory(record.cargo_id)
     files = {str(p): p.read_bytes() for p in sorted(where.rglob("*")) if p.is_file()}
     return [[await estate.bay.sql(query) for query in tables], files]
 
@@ -508,7 +509,7 @@ async def test_a_session_has_what_its_profile_says_and_secrets_of_its_own(root: 
         f: getattr(second, f) for f in SessionSpec.__slots__ if f not in own
     }
     assert second.allow_root is False
-    assert second.workspace.parent.parent == root / "data" / "cargo"
+    assert directory_of(second.workspace).parent.parent == root / "data" / "cargo"
     assert second.token not in (first.token, "mine")
     assert len(second.token) >= 32
 

@@ -58,6 +58,7 @@ from bay.models import NetworkPolicy, NetworkState, Resources
 from bay.network.firewalls import FIX, dropping
 from bay.network.manager import NetworkManager
 from bay.network.slots import NetworkSlot
+from bay.places import directory_of
 
 log = structlog.get_logger("bay.drivers.oci")
 
@@ -402,6 +403,8 @@ class OciDriver:
         for kind, name, available in wanted:
             if name not in available:
                 raise CapabilityNotSupported(f"there is no {kind} {name!r}", details={"available": available})
+        for place in (spec.workspace, *(volume.source for volume in spec.volumes)):
+            directory_of(place)
         if self._shared is None:
             raise DriverUnavailable("the oci driver is not open")
         return self._shared
@@ -518,7 +521,7 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
     return Rootfs(
         layers=_layers(spec, spec.machine or places.data, shared),
         binds=(
-            Bind("/workspace", spec.workspace, private, idmapped=True),
+            Bind("/workspace", directory_of(spec.workspace), private, idmapped=True),
             Bind(CLOSURE, shared.closure, private | mounts.RDONLY, own_inodes=True),
             Bind(SOCKET_DIR, places.socket_dir, private | mounts.NOEXEC),
             *(_volume(volume, private) for volume in spec.volumes),
@@ -529,7 +532,7 @@ def _rootfs(spec: SessionSpec, places: SessionPlaces, shared: _Shared) -> Rootfs
 
 def _volume(volume: MountedVolume, attributes: int) -> Bind:
     attributes |= mounts.RDONLY if volume.read_only else 0
-    return Bind(volume.path, volume.source, attributes, idmapped=True, made=True)
+    return Bind(volume.path, directory_of(volume.source), attributes, idmapped=True, made=True)
 
 
 def _layers(spec: SessionSpec, writable: Path, shared: _Shared) -> tuple[Layer, ...]:
@@ -569,8 +572,9 @@ def _give_workspace(spec: SessionSpec) -> None:
     run as; what is in the workspace stays.
     """
     if (root := spec.root) is not None:
-        fresh = (one.source for one in spec.volumes if not one.read_only and not os.listdir(one.source))
-        for directory in (spec.workspace, *fresh):
+        writable = [directory_of(one.source) for one in spec.volumes if not one.read_only]
+        fresh = (one for one in writable if not os.listdir(one))
+        for directory in (directory_of(spec.workspace), *fresh):
             os.chown(directory, root.user.uid, root.user.gid, follow_symlinks=False)
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 import structlog
 
 from bay.builds.steps import BuildConfig, BuildPlan, Copy, Origin, Step, copies_of
+from bay.cargo.base import CheckpointStore
 from bay.errors import BayError, BuildFailed, Conflict, DatabaseUnavailable, Unauthorized, error_from_wire
 from bay.images import scratch
 from bay.linux.threads import in_new_thread
@@ -258,7 +259,8 @@ class Builder:
     @property
     def _is_cached(self) -> bool:
         """Whether snapshots after steps are kept: elsewhere each would copy all files."""
-        return self.core.cargo.shares_blocks and bool(self.keep)
+        cargo = self.core.cargo
+        return isinstance(cargo, CheckpointStore) and cargo.shares_blocks and bool(self.keep)
 
     async def _built(self, work: _Work) -> CheckpointRecord:
         """The last stage's result, held in the stack of the build."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bay.cargo.base import CargoStore, SizeLimits
+from bay.cargo.base import CargoStore, SizeLimits, checkpoint_store
 from bay.clock import Clock
 from bay.errors import BayError, Conflict, InvalidArgument, NotFound
 from bay.ids import new_id
@@ -43,8 +43,11 @@ class Cargos:
         idempotency_key: str | None,
     ) -> Cargo:
         """An external cargo, empty or with the files of a checkpoint; no limit stands for the most there is.
-        Raises StorageFull, NotFound, InvalidArgument or QuotaExceeded.
+        Raises StorageFull, NotFound, InvalidArgument, QuotaExceeded, and CapabilityNotSupported for a
+        checkpoint where the cargo backend has none.
         """
+        if from_checkpoint is not None:
+            checkpoint_store(self.cargo)
         body = {"size_limit_mb": size_limit_mb, "from_checkpoint": from_checkpoint}
         request = idempotency.request(caller, idempotency_key, "POST /v1/cargos", body)
         async with self.store.write() as db:

@@ -1,4 +1,7 @@
-"""The collector removes files of deleted checkpoints once no fork, restore or export needs them."""
+"""The collector removes files of deleted checkpoints once no fork, restore or export needs them.
+
+It rests where the cargo backend has no checkpoints.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -6,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from bay.cargo.base import CheckpointStore
+from bay.cargo.base import CargoStore, CheckpointStore
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.server.sessions.waker import Holds
@@ -27,7 +30,7 @@ class CheckpointGarbage:
         self,
         *,
         store: Store,
-        cargo: CheckpointStore,
+        cargo: CargoStore,
         clock: Clock,
         holds: Holds,
         poked: asyncio.Event,
@@ -35,7 +38,7 @@ class CheckpointGarbage:
     ) -> None:
         self._grace = timedelta(0) if is_alone else _GRACE
         self._store = store
-        self._cargo = cargo
+        self._cargo = cargo if isinstance(cargo, CheckpointStore) else None
         self._clock = clock
         self._holds = holds
         self._poked = poked
@@ -46,6 +49,8 @@ class CheckpointGarbage:
 
     async def take_over(self) -> None:
         """After a restart: remove copies on the host without a row, and hide a row without files."""
+        if self._cargo is None:
+            return
         now = self._clock()
         # The host is looked at between two looks at the rows: another replica may make a copy just now.
         async with self._store.read() as db:
@@ -79,6 +84,8 @@ class CheckpointGarbage:
 
     async def discard(self) -> None:
         """Remove once what may go."""
+        if self._cargo is None:
+            return
         if self._grace:  # a replica that has ended comes back under another name, and may never
             now = self._clock()
             async with self._store.write() as db:
@@ -87,11 +94,11 @@ class CheckpointGarbage:
             found = await checkpoints.removable(db)
         for checkpoint_id in found:
             if not await self._holds.any(checkpoint_id):
-                await self._remove(checkpoint_id)
+                await self._remove(self._cargo, checkpoint_id)
 
-    async def _remove(self, checkpoint_id: str) -> None:
+    async def _remove(self, cargo: CheckpointStore, checkpoint_id: str) -> None:
         try:
-            await self._cargo.remove_checkpoint(checkpoint_id)
+            await cargo.remove_checkpoint(checkpoint_id)
         except (BayError, OSError) as error:
             log.warning("checkpoint.stays", id=checkpoint_id, error=str(error))
             return

@@ -14,7 +14,7 @@ import structlog
 
 from bay import __version__
 from bay.backoff import Backoff
-from bay.cargo.base import CheckpointStore
+from bay.cargo.base import CargoStore, CheckpointFiles, checkpoint_files
 from bay.cargo.export_import import export_stream
 from bay.cargo.manifest import Manifest
 from bay.clock import Clock
@@ -47,7 +47,7 @@ class Pusher:
     """Works until it is cancelled."""
 
     store: Store
-    cargo: CheckpointStore
+    cargo: CargoStore
     bucket: CheckpointBucket
     notifier: Notifier
     clock: Clock
@@ -62,8 +62,8 @@ class Pusher:
         self.poked.set()
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        if not self.bucket.is_on:
+        """Work until cancelled, where there is a store, and Bay has the files of checkpoints."""
+        if not self.bucket.is_on or not isinstance(self.cargo, CheckpointFiles):
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(self._collect_often())
@@ -156,7 +156,7 @@ class Pusher:
         writer = self.bucket.begin(push.owner, push.checkpoint_id)
         counts: dict[str, int] = {}
         facts = facts_of(record)
-        path = self.cargo.checkpoint_path(record.id)
+        path = checkpoint_files(self.cargo).checkpoint_path(record.id)
         async with aclosing(export_stream(path, facts, counts)) as chunks:
             async for chunk in chunks:
                 if await writer.add(chunk):

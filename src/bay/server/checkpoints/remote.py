@@ -4,6 +4,7 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from bay.cargo.base import CargoStore, checkpoint_files
 from bay.cargo.manifest import Manifest
 from bay.clock import Clock
 from bay.errors import BadRequest, NotFound
@@ -34,6 +35,7 @@ class RemoteCheckpoints:
 
     store: Store
     waker: Waker
+    cargo: CargoStore
     snapshots: CheckpointRequests
     checkpoints: Checkpoints
     bucket: CheckpointBucket
@@ -44,10 +46,12 @@ class RemoteCheckpoints:
 
     async def push(self, caller: Caller, ref: str, checkpoint: str, wait_s: float) -> RemoteCheckpoint:
         """Have a checkpoint in the object store; answers at once, or with `wait_s` when the push has ended.
-        Idempotent. Raises NotFound, Conflict without an object store, and QuotaExceeded.
+        Idempotent. Raises NotFound, Conflict without an object store, QuotaExceeded, and
+        CapabilityNotSupported where Bay has no files of checkpoints.
         """
         self.bucket.check_on()
         sandbox = await self.waker.find(caller, ref)
+        checkpoint_files(self.cargo)
         record = await self.snapshots.find(sandbox, checkpoint)
         audit.about(record.id)
         if (there := await self._ready(caller.owner, record.id)) is not None:
@@ -128,10 +132,12 @@ class RemoteCheckpoints:
 
     async def pull(self, caller: Caller, ref: str, key: str, new: NewCheckpoint) -> Checkpoint:
         """A checkpoint of the sandbox from the caller's object of that key. Raises NotFound, BadRequest for
-        one that is damaged, StorageFull, QuotaExceeded, and Conflict when its name is taken.
+        one that is damaged, StorageFull, QuotaExceeded, Conflict when its name is taken, and
+        CapabilityNotSupported where Bay has no files of checkpoints.
         """
         self.bucket.check_on()
         sandbox = await self.waker.find(caller, ref)
+        checkpoint_files(self.cargo)
         _check_key(key)
         manifest = await self._manifest(caller, key)
 

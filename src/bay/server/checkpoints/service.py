@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import IntegrityError
 
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CargoStore, CheckpointFiles, checkpoint_files, checkpoint_store
 from bay.cargo.export_import import export_stream, import_stream
 from bay.cargo.manifest import Manifest
 from bay.clock import Clock
@@ -50,7 +50,7 @@ class Checkpoints:
     store: Store
     waker: Waker
     snapshots: CheckpointRequests
-    cargo: CargoBackend
+    cargo: CargoStore
     holds: Holds
     quotas: Quotas
     discard: Callable[[], None]
@@ -61,8 +61,11 @@ class Checkpoints:
     async def create(
         self, caller: Caller, ref: str, new: NewCheckpoint, idempotency_key: str | None
     ) -> Checkpoint:
-        """A checkpoint of the files as they are now. Raises Conflict when its name is taken, StorageFull."""
+        """A checkpoint of the files as they are now. Raises Conflict when its name is taken, StorageFull, and
+        CapabilityNotSupported where the cargo backend has no checkpoints.
+        """
         sandbox = await self._find(caller, ref)
+        checkpoint_store(self.cargo)
         _check(new)
         call = f"POST /v1/sandboxes/{sandbox.id}/checkpoints"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
@@ -119,9 +122,10 @@ class Checkpoints:
     async def restore(self, caller: Caller, ref: str, checkpoint: str | int) -> Sandbox:
         """Restore one of the caller's checkpoints. Programs end, and compute that was there starts again.
         When it fails all is as before. Raises Conflict while another restore is under way, and when the cargo
-        is in use in another sandbox.
+        is in use in another sandbox, and CapabilityNotSupported where the cargo backend has no checkpoints.
         """
         sandbox = await self._find(caller, ref)
+        checkpoint_store(self.cargo)
         await self.snapshots.restore(sandbox, await self.snapshots.restorable(sandbox, checkpoint))
         return self.view(await self.waker.find(caller, sandbox.id))
 
@@ -129,14 +133,17 @@ class Checkpoints:
     async def export(
         self, caller: Caller, ref: str, checkpoint: str
     ) -> AsyncGenerator[tuple[Checkpoint, AsyncIterator[bytes]], None]:
-        """The checkpoint, kept while it is read, and a stream of its archive. Raises QuotaExceeded."""
+        """The checkpoint, kept while it is read, and a stream of its archive. Raises QuotaExceeded, and
+        CapabilityNotSupported where Bay has no files of checkpoints.
+        """
         sandbox = await self.waker.find(caller, ref)
+        files = checkpoint_files(self.cargo)
         record = await self.snapshots.find(sandbox, checkpoint)
         with self._transferring(caller.owner), self.holds.hold(record.id):
             try:
                 record = await self.snapshots.find(sandbox, record.id)  # held from here on
                 facts = facts_of(record)
-                path = self.cargo.checkpoint_path(record.id)
+                path = files.checkpoint_path(record.id)
                 async with aclosing(export_stream(path, facts)) as chunks:
                     yield _view(record, sandbox.checkpoint_id), await begun(chunks)
             finally:
@@ -147,9 +154,11 @@ class Checkpoints:
         check: Callable[[Manifest], None] = lambda _: None,
     ) -> Checkpoint:  # fmt: skip
         """A checkpoint from an export of any Bay, when `check` raises nothing about it. Raises BadRequest,
-        StorageFull, QuotaExceeded, and Conflict when there is no room or name for it.
+        StorageFull, QuotaExceeded, Conflict when there is no room or name for it, and CapabilityNotSupported
+        where Bay has no files of checkpoints.
         """
         sandbox = await self._find(caller, ref)
+        files = checkpoint_files(self.cargo)
         _check(new)
         wanted = policy.asked(sandbox, self.clock(), name=new.name, comment=new.comment)
         async with self.store.write() as db:
@@ -158,27 +167,27 @@ class Checkpoints:
             limit_mb = (await cargos.get(db, sandbox.cargo_id)).size_limit_mb
         with self._transferring(caller.owner):
             limit = None if limit_mb is None else limit_mb * MIB
-            made = await self._import(sandbox, wanted, body, limit, check)
+            made = await self._import(files, sandbox, wanted, body, limit, check)
         return _view(made, sandbox.checkpoint_id)
 
     async def _import(
-        self, sandbox: SandboxRecord, wanted: CheckpointRecord, body: AsyncIterator[bytes], limit: int | None,
-        check: Callable[[Manifest], None],
+        self, files: CheckpointFiles, sandbox: SandboxRecord, wanted: CheckpointRecord,
+        body: AsyncIterator[bytes], limit: int | None, check: Callable[[Manifest], None],
     ) -> CheckpointRecord:  # fmt: skip
-        path = await self.cargo.begin_import(wanted.id, limit_bytes=limit)
+        path = await files.begin_import(wanted.id, limit_bytes=limit)
         try:
             facts = await import_stream(body, path, limit)
             check(facts)
-            await self.cargo.keep_import(wanted.id)
+            await files.keep_import(wanted.id)
             return await self._imported(sandbox, wanted, facts)
         except BaseException as error:
-            await asyncio.shield(self._drop(wanted.id, error))
+            await asyncio.shield(self._drop(files, wanted.id, error))
             raise
 
-    async def _drop(self, checkpoint_id: str, error: BaseException) -> None:
-        await self.cargo.drop_import(checkpoint_id)
+    async def _drop(self, files: CheckpointFiles, checkpoint_id: str, error: BaseException) -> None:
+        await files.drop_import(checkpoint_id)
         if not await may_be_there(self.store, error, lambda db: checkpoints.get(db, checkpoint_id)):
-            await self.cargo.remove_checkpoint(checkpoint_id)
+            await checkpoint_store(self.cargo).remove_checkpoint(checkpoint_id)
 
     async def _imported(
         self, sandbox: SandboxRecord, wanted: CheckpointRecord, facts: Manifest

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import structlog
 
-from bay.cargo.base import CargoBackend, SizeLimits
+from bay.cargo.base import CargoStore, SizeLimits, checkpoint_store
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
@@ -42,7 +42,7 @@ class StorageSteps:
         *,
         store: Store,
         driver: Driver,
-        cargo: CargoBackend,
+        cargo: CargoStore,
         clock: Clock,
         discard: Callable[[], None],
     ) -> None:
@@ -91,7 +91,7 @@ class StorageSteps:
             await self.make_cargo(sandbox.cargo_id)
             async with self._standing_still(sandbox):
                 now = self._clock()
-                await self._cargo.checkpoint(sandbox.cargo_id, checkpoint_id)
+                await checkpoint_store(self._cargo).checkpoint(sandbox.cargo_id, checkpoint_id)
         except DatabaseUnavailable:
             raise  # no fault of the checkpoint, which the reconciler makes later
         except BayError as error:
@@ -109,7 +109,8 @@ class StorageSteps:
             await self.make_cargo(sandbox.cargo_id)
             async with self._store.read() as db:
                 limit = _bytes((await cargos.get(db, sandbox.cargo_id)).size_limit_mb)
-            await self._cargo.prepare_restore(sandbox.cargo_id, checkpoint_id, limit_bytes=limit)
+            store = checkpoint_store(self._cargo)
+            await store.prepare_restore(sandbox.cargo_id, checkpoint_id, limit_bytes=limit)
         except DatabaseUnavailable:
             raise
         except BayError as error:
@@ -120,7 +121,7 @@ class StorageSteps:
     async def restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
         """Put the files in place; the sandbox has no session by now."""
         try:
-            await self._cargo.restore(sandbox.cargo_id)
+            await checkpoint_store(self._cargo).restore(sandbox.cargo_id)
         except BayError as error:
             await self.give_up_restore(sandbox, error)
             return
@@ -177,7 +178,7 @@ class StorageSteps:
             yield
             return
         # Bytes that are on the disk already need not be waited for frozen.
-        await self._cargo.settle(sandbox.cargo_id)
+        await checkpoint_store(self._cargo).settle(sandbox.cargo_id)
         handle = handle_of(session)
         try:
             await freezer(self._driver).pause(handle)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from bay.cargo.base import machine_layers
 from bay.drivers.base import Handle, ImageRoot, MountedVolume, SessionSpec
 from bay.errors import BayError, Conflict, DatabaseUnavailable, DriverUnavailable, ImageInvalid, Timeout
 from bay.ids import new_id
@@ -242,6 +243,7 @@ class Starter:
             network = await policy_of(db, sandbox, profile, self.core.driver.capabilities)
             root = await self._root(db, sandbox, profile)
         disk_mb = sizes_of(sandbox.sizes, profile).disk_mb
+        cargo = self.core.cargo
         return SessionSpec(
             session_id=session.id,
             sandbox_id=sandbox.id,
@@ -249,8 +251,8 @@ class Starter:
             root=root,
             isolation=sandbox.isolation,
             resources=resources_of(session.sizes, profile),
-            workspace=self.core.cargo.path(sandbox.cargo_id),
-            machine=self.core.cargo.machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
+            workspace=cargo.place(sandbox.cargo_id),
+            machine=machine_layers(cargo).machine(sandbox.cargo_id) if sandbox.persist == "machine" else None,
             layer_bytes=None if disk_mb is None else disk_mb << 20,
             hostname=lifecycle.hostname_of(sandbox),
             token=session.token,
@@ -265,10 +267,8 @@ class Starter:
             tmp_on_disk=lifecycle.BUILD_LABEL in sandbox.labels,
             secret_files=any(one.file is not None for one in sandbox.secrets),
             volumes=tuple(
-                MountedVolume(
-                    path=volume.path, source=self.core.cargo.path(volume.cargo), read_only=volume.read_only
-                )
-                for volume in sandbox.volumes
+                MountedVolume(path=one.path, source=cargo.place(one.cargo), read_only=one.read_only)
+                for one in sandbox.volumes
             ),
             network=network,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
+from bay.cargo.base import checkpoint_store, machine_layers
 from bay.clock import expiry
 from bay.errors import (
     BadRequest,
@@ -236,9 +237,11 @@ class Sandboxes:
     ) -> list[Sandbox]:
         """New sandboxes like that one, all starting, each with a copy of a checkpoint or the present files.
         The copies are made as each starts; changes of the source after the answer are in none of them.
+        Raises CapabilityNotSupported where the cargo backend has no checkpoints.
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
+        checkpoint_store(self.core.cargo)
         call = f"POST /v1/sandboxes/{record.id}/fork"
         request = idempotency.request(caller, idempotency_key, call, to_wire(forks))
         names = _fork_names(forks)
@@ -334,6 +337,7 @@ class Sandboxes:
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
         _check_name(new.name)
+        self._check_policy(new.checkpoint_policy)
         changed = {name: getattr(new, name) for name in new.given}
         resize: ResizeRequest | None = None
         try:
@@ -475,6 +479,11 @@ class Sandboxes:
         _check_offered("persist", profile.persist, here.persist)
         if new.network_policy is None and (here.egress == "unenforced" or not here.network_rules):
             check_offered(profile.network_policy, here)
+        if profile.persist == "machine":
+            machine_layers(self.core.cargo)
+        if new.from_checkpoint is not None:
+            checkpoint_store(self.core.cargo)
+        self._check_policy(new.checkpoint_policy)
         if new.volumes and not here.volumes:
             raise CapabilityNotSupported(
                 "this server's driver mounts no volumes; give cargo_id, which is the workspace",
@@ -502,6 +511,11 @@ class Sandboxes:
                 f"there is no profile {name}; there is {' or '.join(there)}", details={"available": there}
             )
         return profile
+
+    def _check_policy(self, wanted: CheckpointPolicy | None) -> None:
+        """Raises CapabilityNotSupported for automatic checkpoints where the cargo backend has none."""
+        if wanted is not None and (wanted.every is not None or wanted.before_stop):
+            checkpoint_store(self.core.cargo)
 
     def _check_can_pause(self, record: SandboxRecord, *, cold_too: bool) -> None:
         if not self.core.driver.capabilities.pause:

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from bay.cargo.base import DiskUsage
+from bay.cargo.base import CheckpointFiles, DiskUsage, checkpoint_files, checkpoint_store
 from bay.errors import BayError, Conflict, InvalidArgument
 from bay.ids import new_id
 from bay.images.base import BroughtImage, FrozenRoot, HeldLayer
@@ -130,28 +130,28 @@ class TemplateFreezer:
         self, checkpoint: CheckpointRecord, base: tuple[HeldLayer, ...], config: Mapping[str, Any]
     ) -> AsyncGenerator[_Frozen]:
         """The image and the files, there and without a row in the block."""
-        cargo, copy, image_id = self.core.cargo, new_id("ckpt"), new_id("img")
+        files, copy, image_id = checkpoint_files(self.core.cargo), new_id("ckpt"), new_id("img")
         try:
-            directory = await cargo.begin_import(copy, limit_bytes=None, origin=checkpoint.id)
+            directory = await files.begin_import(copy, limit_bytes=None, origin=checkpoint.id)
             root = FrozenRoot(base=base, layer_id=f"template:{copy}", directory=directory)
             async with self.core.images.freeze(image_id, root, config) as image:
-                has_files = await self._keep_files(copy, directory)
+                has_files = await self._keep_files(files, copy, directory)
                 yield _Frozen(image, image_id, copy if has_files else None)
         except BaseException as error:
             if not await may_be_there(self.core.store, error, lambda db: images.get(db, image_id)):
-                await cargo.remove_checkpoint(copy)
+                await checkpoint_store(self.core.cargo).remove_checkpoint(copy)
             raise
         finally:
-            await cargo.drop_import(copy)
+            await files.drop_import(copy)
 
-    async def _keep_files(self, copy: str, directory: Path) -> bool:
+    async def _keep_files(self, files: CheckpointFiles, copy: str, directory: Path) -> bool:
         """Make the workspace in `directory` a checkpoint of its own, if there is something in it."""
         if not await in_new_thread(lambda: os.listdir(directory / "workspace")):
             return False
         layers = await in_new_thread(lambda: os.listdir(directory / "machine"))
         if layers:
             await remove_tree.remove(*(directory / "machine" / name for name in layers))
-        await self.core.cargo.keep_import(copy)
+        await files.keep_import(copy)
         return True
 
     async def _ready(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bay.cargo.base import CargoStore, checkpoint_files
 from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, Forbidden, InvalidArgument, NotFound, QuotaExceeded, Timeout
 from bay.ids import is_id, is_name, new_id
@@ -70,6 +71,7 @@ class Templates:
 
     store: Store
     waker: Waker
+    cargo: CargoStore
     maker: TemplateMaker
     notifier: Notifier
     quotas: Quotas
@@ -84,8 +86,10 @@ class Templates:
         self, caller: Caller, new: NewTemplate, *, wait_s: float, idempotency_key: str | None
     ) -> Template:
         """Have a template made of a sandbox or built; answers at once, or with `wait_s` when it is ready or
-        failed. Raises NotFound, InvalidArgument, Forbidden, Conflict or QuotaExceeded.
+        failed. Raises NotFound, InvalidArgument, Forbidden, Conflict, QuotaExceeded, and
+        CapabilityNotSupported where Bay has no files of checkpoints, of which a template is made.
         """
+        checkpoint_files(self.cargo)
         request = idempotency.request(caller, idempotency_key, "POST /v1/templates", to_wire(new))
         _check_may_share(caller, new.shared)
         check_name(new.name)
