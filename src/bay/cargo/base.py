@@ -221,11 +221,20 @@ class SizeLimits(Protocol):
         """Whether limits hold on this host."""
         ...
 
+    async def check_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
+        """Raises Conflict when the cargo cannot have that limit, as where sizes only grow. Bay asks before it
+        writes down what its owner wants.
+        """
+
     async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
-        """Change the cargo's limit; None is no limit. Does nothing where limits are not enforced."""
+        """Change the cargo's limit; None is no limit. Does nothing where limits are not enforced, and leaves
+        a cargo that cannot be made smaller as it is. Raises NotFound.
+        """
 
     async def charged(self, cargo_id: str) -> int | None:
-        """Bytes that count against the limit, without a measurement; None where limits are not enforced."""
+        """Bytes that count against the limit, without a measurement; None where limits are not enforced, or
+        only a session knows.
+        """
         ...
 
 

@@ -229,7 +229,11 @@ async def test_what_is_no_id_is_refused_everywhere(cargo: CargoBackend, name: st
         cargo.create(name),
         *(of_checkpoints(cargo, good, name) if isinstance(cargo, CheckpointStore) else []),
         *(of_imports(cargo, name) if isinstance(cargo, CheckpointFiles) else []),
-        *([cargo.set_limit(name, 1), cargo.charged(name)] if isinstance(cargo, SizeLimits) else []),
+        *(
+            [cargo.check_limit(name, 1), cargo.set_limit(name, 1), cargo.charged(name)]
+            if isinstance(cargo, SizeLimits)
+            else []
+        ),
         *([cargo.weigh([name])] if isinstance(cargo, DiskUsage) else []),
         cargo.fence(good, name, 1, "s"),
         cargo.fenced(good, name),
@@ -428,6 +432,7 @@ async def test_a_limit_holds_and_can_be_changed(cargo: CargoBackend) -> None:
     top = here(cargo, ws)
     assert full(top / "a", 20 * MIB)
     assert (await cargo.charged(ws) or 0) <= 10 * MIB
+    await cargo.check_limit(ws, 40 * MIB)
     await cargo.set_limit(ws, 40 * MIB)
     write(top / "b", 20 * MIB)
     await cargo.set_limit(ws, None)

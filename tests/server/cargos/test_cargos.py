@@ -5,9 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from server_harness import Json, World, assert_error, create, shell, world
+from server_harness import Json, World, assert_error, clear, create, shell, world
 
-from bay.errors import NotFound
+from bay.cargo.directory import DirectoryCargo
+from bay.errors import Conflict, NotFound
 from bay.store import sandboxes
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,39 @@ async def test_an_external_cargo_is_made_shown_changed_and_removed(
         assert (await alice.delete(call)).status_code == 204
     assert_error(await alice.get(call), 404, "not_found")
     assert await bay.bay.cargo.list_ids() == set()
+
+
+class Unyielding(DirectoryCargo):
+    """A backend whose cargos keep the size that they were made with."""
+
+    enforced = False
+
+    async def check_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
+        raise Conflict(f"cargo {cargo_id} never becomes {limit_bytes} bytes")
+
+    async def set_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
+        """It stays as it is."""
+
+    async def charged(self, cargo_id: str) -> int | None:
+        return None
+
+
+async def test_a_size_that_the_backend_cannot_give_is_refused_before_it_is_written_down(root: Path) -> None:
+    try:
+        async with world(root, cargo=Unyielding(root / "data" / "cargo")) as bay:
+            alice = await bay.client("alice")
+            box = await create(alice, wait=20)
+            for made in (await new_cargo(alice, size_limit_mb=64), box):
+                call = f"/v1/cargos/{made.get('cargo_id', made['id'])}"
+                before = (await alice.get(call)).json()
+                error = assert_error(await alice.patch(call, json={"size_limit_mb": 65}), 409, "conflict")
+                assert error["message"].endswith(f"never becomes {65 << 20} bytes")
+                assert (await alice.get(call)).json() == before
+                bob = await bay.client("bob")
+                assert_error(await bob.patch(call, json={"size_limit_mb": 65}), 404, "not_found")
+            assert (await bay.record(box["id"])).disk_mb is None
+    finally:
+        await clear(root)
 
 
 async def test_an_empty_body_makes_one_and_a_key_makes_it_once(alice: httpx.AsyncClient) -> None:

@@ -19,6 +19,7 @@ from bay.store import audit, cargos, events, sandboxes
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import CargoRecord, Page, SandboxRecord
+from bay.units import MIB
 
 
 @dataclass(eq=False, kw_only=True)
@@ -90,8 +91,10 @@ class Cargos:
 
     async def update(self, caller: Caller, cargo_id: str, size_limit_mb: int | None) -> Cargo:
         """Change how much it may hold; None is the most by its sandbox's profile or setting `max_cargo_mb`.
-        Below what it holds, nothing more can be written until enough is deleted.
+        Below what it holds, nothing more can be written until enough is deleted. Raises Conflict where the
+        cargo backend cannot do it.
         """
+        await self._check_limit(caller, cargo_id, size_limit_mb)
         async with self.store.write() as db:
             record = await self._find(db, caller, cargo_id)
             sandbox_id = record.managed_by_sandbox_id
@@ -102,6 +105,17 @@ class Cargos:
                 await sandboxes.change(db, sandbox.id, disk_mb=self._own_size(sandbox, wanted))
         await self.storage_steps.make_cargo(record.id)
         return await self.get(caller, cargo_id)
+
+    async def _check_limit(self, caller: Caller, cargo_id: str, size_limit_mb: int | None) -> None:
+        """Raises Conflict for a limit that the cargo cannot have, before a row says that it is to have it."""
+        if not isinstance(self.cargo, SizeLimits):
+            return
+        async with self.store.read() as db:
+            record = await self._find(db, caller, cargo_id)
+            sandbox_id = record.managed_by_sandbox_id
+            sandbox = await sandboxes.get(db, sandbox_id) if sandbox_id else None
+        wanted = _within(size_limit_mb, self._most_of(record, sandbox))
+        await self.cargo.check_limit(record.id, None if wanted is None else wanted * MIB)
 
     def _most_of(self, record: CargoRecord, sandbox: SandboxRecord | None) -> int | None:
         if record.managed_by_sandbox_id is None:
