@@ -31,7 +31,7 @@ class Fences:
         if before == fence:
             return
         if before is not None:
-            _check_newer(cargo_id, before, fence)
+            check_newer(cargo_id, before, fence)
         self._write(cargo_id, fence)
 
     def read(self, cargo_id: str, sandbox_id: str) -> Fence | None:
@@ -57,7 +57,7 @@ class Fences:
     def _read(self, name: str) -> Fence | None:
         try:
             with open(os.open(self.directory / name, _READ), "rb") as file:
-                return _parsed(json.loads(file.read(_LARGEST)))
+                return fence_of(json.loads(file.read(_LARGEST)))
         except (FileNotFoundError, ValueError, RecursionError):
             return None
 
@@ -75,7 +75,8 @@ def _name(cargo_id: str, sandbox_id: str) -> str:
     return f"{cargo_id}.{sandbox_id}"
 
 
-def _check_newer(cargo_id: str, before: Fence, fence: Fence) -> None:
+def check_newer(cargo_id: str, before: Fence, fence: Fence) -> None:
+    """Raises StaleGeneration for a fence that is not newer than the one before it."""
     if fence.generation > before.generation:
         return
     raise StaleGeneration(
@@ -87,7 +88,8 @@ def _check_newer(cargo_id: str, before: Fence, fence: Fence) -> None:
     )
 
 
-def _parsed(found: object) -> Fence | None:
+def fence_of(found: object) -> Fence | None:
+    """The fence that parsed JSON is; None for what is none."""
     match found:
         case {"sandbox_id": str(sandbox_id), "generation": int(generation), "session_id": str(session_id)}:
             return Fence(sandbox_id=sandbox_id, generation=generation, session_id=session_id)
