@@ -123,7 +123,7 @@ class OpenWatch:
 class KubeServer:
     """The server. `pods` are its objects by name, `version` is that of its store."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.pods: dict[str, Json] = {}
         self.version = 1000
         self.page = 500
@@ -131,11 +131,14 @@ class KubeServer:
         self.seen: list[Seen] = []
         self.watches: asyncio.Queue[OpenWatch] = asyncio.Queue()
         self.port = 0
-        self.scheme = "http"
+        self.scheme = "https" if tls else "http"
+        self._tls = tls
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
         self._open: set[OpenWatch] = set()
         self._came = asyncio.Event()
+        self._runner = web.ServerRunner(web.Server(self.handle), access_log=None, shutdown_timeout=1)
+        self._site: web.TCPSite | None = None
 
     @property
     def url(self) -> str:
@@ -191,9 +194,25 @@ class KubeServer:
         )
         return path
 
-    def close_watches(self) -> None:
+    async def listen(self) -> None:
+        """Take connections, on the same port as before where there was one."""
+        if self._runner.server is None:
+            await self._runner.setup()
+        self._site = web.TCPSite(
+            self._runner, "127.0.0.1", self.port, ssl_context=self._tls, reuse_address=True
+        )
+        await self._site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop_listening(self) -> None:
+        """Refuse connections."""
+        assert self._site is not None
+        await self._site.stop()
+
+    async def aclose(self) -> None:
         for watch in self._open:
             watch.end()
+        await self._runner.cleanup()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         data = await request.read()
@@ -269,15 +288,9 @@ def _sort(method: str, path: str, query: dict[str, str], headers: dict[str, str]
 @contextlib.asynccontextmanager
 async def kube_server(tls: ssl.SSLContext | None = None) -> AsyncGenerator[KubeServer]:
     """A server on a port of loopback, and nothing left of it afterwards."""
-    server = KubeServer()
-    runner = web.ServerRunner(web.Server(server.handle), access_log=None, shutdown_timeout=1)
-    await runner.setup()
+    server = KubeServer(tls)
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-        await site.start()
-        server.port = runner.addresses[0][1]
-        server.scheme = "https" if tls else "http"
+        await server.listen()
         yield server
     finally:
-        server.close_watches()
-        await runner.cleanup()
+        await server.aclose()

@@ -97,9 +97,11 @@ async def test_no_message_about_a_kubeconfig_has_a_token_of_it(tmp_path: Path) -
     path.write_text(
         "current-context: test\ncontexts: [{name: test, context: {cluster: c, user: u}}]\n"
         "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n"
-        f"users: [{{name: u, user: {{exec: {{env: [{{name: A, value: {TOKEN}}}], apiVersion: v1}}}}}}]"
+        f"users: [{{name: u, token: {TOKEN}}}]"  # which belongs one step deeper
     )
-    assert TOKEN not in await refused(KubeAccess(kubeconfig=path))
+    message = await refused(KubeAccess(kubeconfig=path))
+    assert "Expected key user in" in message
+    assert TOKEN not in message
 
 
 async def test_a_missing_kubeconfig_and_a_missing_context_are_named(
@@ -321,6 +323,19 @@ async def test_a_create_whose_outcome_is_unknown_is_not_repeated(
     server.always("other", fault)
     with pytest.raises(DriverUnavailable):
         await kube.create(POD, {})
+    assert server.count("other") == 1
+
+
+async def test_a_create_that_was_never_sent_is_sent_again(access: KubeAccess, server: KubeServer) -> None:
+    async def sleep(_: float) -> None:
+        await server.listen()
+
+    server.next("version", Said(200, {"major": "1"}, {"Connection": "close"}))
+    kube = await Kube.connect(access, persistence=Persistence(sleep=sleep))
+    await server.stop_listening()
+    server.next("other", Said(201, pod("a", 1)))
+    assert (await kube.create(POD, {}))["metadata"]["name"] == "a"
+    await kube.aclose()
     assert server.count("other") == 1
 
 

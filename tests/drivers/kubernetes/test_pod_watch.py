@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from aiohttp.web import BaseRequest
 from blockbuster import blockbuster_ctx
 from kube_server import KubeServer, Pauses, Said, cut, pod, status
 
@@ -383,11 +384,18 @@ async def test_the_cache_has_its_old_pods_until_a_new_list_is_whole(
     seen = pods.get("a")
     waiting = asyncio.create_task(until_changed(pods, "a", seen))
     empty: dict[str, Any] = {"metadata": {"resourceVersion": "1", "continue": "0"}, "items": []}
-    server.next("list", Said(200, empty), FAILED)
+    between: list[PodState | None] = []
+
+    async def look(request: BaseRequest) -> None:
+        between.append(pods.get("a"))
+        await cut(request)
+
+    server.next("list", Said(200, empty), look)
     await watch.send("ERROR", FORGOTTEN)
     watch.end()
     await server.watch()
     assert await waiting == seen
+    assert between == [seen]
 
 
 async def test_a_list_of_metadata_finds_a_deletion_that_the_watch_missed(
@@ -465,7 +473,8 @@ async def test_an_object_without_the_fields_that_one_expects_is_taken_as_it_is(
     watch = await server.watch()
     for strange in ({"a": 1}, {"metadata": 7}, {"metadata": {"name": ["x"]}}, {"metadata": {"name": "b"}}):
         await watch.send("ADDED", strange)
-    await watch.send("RENAMED", pod("c", 5))
+    for name in ("c", "bare"):
+        await watch.send("RENAMED", pod(name, 5))
     odd: dict[str, Any] = {
         "metadata": {"name": "d"},
         "spec": [],
@@ -475,6 +484,8 @@ async def test_an_object_without_the_fields_that_one_expects_is_taken_as_it_is(
     await appeared(pods, "d")
     assert {state.name for state in pods.all()} == {"bare", "b", "d"}
     assert server.count("watch") == 1
+    watch.end()
+    assert (await server.watch()).since == "5"
 
 
 async def test_a_huge_object_leaves_little_in_the_cache(pods: PodWatch, server: KubeServer) -> None:
@@ -534,6 +545,7 @@ def test_one_of_two_containers_is_not_all() -> None:
         }
     )
     assert state.all_terminated is False
+    assert pod_state({"status": {"phase": "Failed"}}).all_terminated is False
     assert state.terminated == (EndedContainer("ship", 3, None, ""),)
 
 
