@@ -1,1 +1,1 @@
-"""The `kubernetes` driver runs sessions as pods; `kube` alone knows the client library, which it loads."""
+"""The `kubernetes` driver runs sessions as pods. `kube` has the verbs of the API, `pod_watch` the pods."""
