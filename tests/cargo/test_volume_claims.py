@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -31,14 +32,14 @@ def server() -> ClaimServer:
 
 @pytest.fixture
 async def cargo(server: ClaimServer) -> VolumeClaimCargo:
-    backend = VolumeClaimCargo(server, SETTINGS)
+    backend = VolumeClaimCargo(lambda: nullcontext(server), SETTINGS)
     await backend.open()
     return backend
 
 
 @pytest.fixture
 def reopen(server: ClaimServer) -> Callable[[], CargoBackend]:
-    return lambda: VolumeClaimCargo(server, SETTINGS)
+    return lambda: VolumeClaimCargo(lambda: nullcontext(server), SETTINGS)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ async def test_a_claim_has_few_labels_and_no_owner(server: ClaimServer, cargo: V
 async def test_the_settings_say_class_mode_and_size(server: ClaimServer) -> None:
     server.storage_class("fast")
     given = replace(SETTINGS, storage_class="fast", default_bytes=1 << 30, read_write_once_pod=False)
-    cargo = VolumeClaimCargo(server, given)
+    cargo = VolumeClaimCargo(lambda: nullcontext(server), given)
     await cargo.open()
     ws, claim = await made(server, cargo)
     assert claim["spec"]["storageClassName"] == "fast"
@@ -79,19 +80,54 @@ async def test_the_settings_say_class_mode_and_size(server: ClaimServer) -> None
 
 async def test_without_a_class_a_bay_does_not_start(server: ClaimServer) -> None:
     with pytest.raises(DriverUnavailable, match="no storage class fast"):
-        await VolumeClaimCargo(server, replace(SETTINGS, storage_class="fast")).open()
+        await VolumeClaimCargo(lambda: nullcontext(server), replace(SETTINGS, storage_class="fast")).open()
     server.storage_class("standard", default=False)
     with pytest.raises(DriverUnavailable, match="no default storage class"):
-        await VolumeClaimCargo(server, SETTINGS).open()
+        await VolumeClaimCargo(lambda: nullcontext(server), SETTINGS).open()
     assert [call for call in server.calls if not call.startswith(("get", "list"))] == []
+
+
+async def test_a_bay_that_lost_its_database_does_not_start_and_takes_no_claim_for_an_orphan(
+    server: ClaimServer,
+) -> None:
+    def bay(database: str) -> VolumeClaimCargo:
+        made = VolumeClaimCargo(lambda: nullcontext(server), SETTINGS)
+        made.belong_to(database)
+        return made
+
+    first, second = bay("first"), bay("second")
+    await first.open()
+    await second.open()
+    ws = new_id("ws")
+    await first.create(ws)
+    assert server.claim(f"bay-{ws}")["metadata"]["labels"]["bay.dev/database"] == "first"
+    assert (await first.list_ids(), await second.list_ids()) == ({ws}, set())
+    for call in (second.create(ws), second.remove(ws)):
+        with pytest.raises(Conflict, match="not this Bay's"):
+            await call
+    with pytest.raises(DriverUnavailable, match=r"1 volume claims of install bay1.*`bay admin restore`"):
+        await bay("third").open()
+    await bay("first").open()
+    await first.remove(ws)
+    await bay("third").open()
+
+
+async def test_a_backend_that_is_not_open_says_so(server: ClaimServer) -> None:
+    cargo = VolumeClaimCargo(lambda: nullcontext(server), SETTINGS)
+    with pytest.raises(DriverUnavailable, match="not open"):
+        await cargo.list_ids()
+    await cargo.open()
+    await cargo.aclose()
+    with pytest.raises(DriverUnavailable, match="not open"):
+        await cargo.create(new_id("ws"))
 
 
 async def test_a_bay_that_may_not_see_classes_starts_all_the_same(server: ClaimServer) -> None:
     server.refuses["list"] = FORBIDDEN
-    await VolumeClaimCargo(server, SETTINGS).open()
+    await VolumeClaimCargo(lambda: nullcontext(server), SETTINGS).open()
     server.refuses["list"] = DriverUnavailable("out of reach")
     with pytest.raises(DriverUnavailable, match="out of reach"):
-        await VolumeClaimCargo(server, SETTINGS).open()
+        await VolumeClaimCargo(lambda: nullcontext(server), SETTINGS).open()
 
 
 async def test_a_create_whose_answer_is_lost_is_found_again(
@@ -117,7 +153,8 @@ async def test_of_creates_at_once_one_is_it(server: ClaimServer, cargo: VolumeCl
 async def test_another_bays_claim_is_neither_taken_nor_fenced_nor_removed(
     server: ClaimServer, cargo: VolumeClaimCargo
 ) -> None:
-    other = VolumeClaimCargo(server, replace(SETTINGS, install="bay2"))
+    other = VolumeClaimCargo(lambda: nullcontext(server), replace(SETTINGS, install="bay2"))
+    await other.open()
     ws, before = await made(server, other)
     before = json.dumps(before)
     for call in (

@@ -5,6 +5,7 @@ import itertools
 import json
 import secrets
 from collections.abc import AsyncGenerator, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def settings() -> ClaimSettings:
 
 @pytest.fixture
 async def cargo(kube: Kube, settings: ClaimSettings) -> AsyncGenerator[VolumeClaimCargo]:
-    backend = VolumeClaimCargo(kube, settings)
+    backend = VolumeClaimCargo(lambda: nullcontext(kube), settings)
     await backend.open()
     yield backend
     for one in await backend.list_ids():
@@ -74,7 +75,7 @@ async def cargo(kube: Kube, settings: ClaimSettings) -> AsyncGenerator[VolumeCla
 
 @pytest.fixture
 def reopen(kube: Kube, settings: ClaimSettings) -> Callable[[], CargoBackend]:
-    return lambda: VolumeClaimCargo(kube, settings)
+    return lambda: VolumeClaimCargo(lambda: nullcontext(kube), settings)
 
 
 @pytest.fixture
@@ -100,7 +101,10 @@ async def test_of_creates_at_once_one_is_it(kube: Kube, cargo: VolumeClaimCargo)
 async def test_another_bays_claim_is_neither_taken_nor_fenced_nor_removed(
     kube: Kube, cargo: VolumeClaimCargo
 ) -> None:
-    other = VolumeClaimCargo(kube, ClaimSettings(install=f"test-{secrets.token_hex(4)}", **SMALL))
+    other = VolumeClaimCargo(
+        lambda: nullcontext(kube), ClaimSettings(install=f"test-{secrets.token_hex(4)}", **SMALL)
+    )
+    await other.open()
     ws = new_id("ws")
     await other.create(ws)
     try:
@@ -225,14 +229,15 @@ async def test_a_full_quota_is_a_full_disk(cluster: Cluster, cargo: VolumeClaimC
 async def test_a_class_that_is_not_there_is_said_before_anything_is_made(kube: Kube) -> None:
     given = ClaimSettings(install="test-none", storage_class="not-there", **SMALL)
     with pytest.raises(DriverUnavailable, match="no storage class not-there"):
-        await VolumeClaimCargo(kube, given).open()
+        await VolumeClaimCargo(lambda: nullcontext(kube), given).open()
 
 
 async def test_the_access_mode_of_newer_clusters_is_refused_by_an_old_one_in_its_own_words(
     kube: Kube,
 ) -> None:
     given = ClaimSettings(install="test-none", read_write_once_pod=True)
-    cargo = VolumeClaimCargo(kube, given)
+    cargo = VolumeClaimCargo(lambda: nullcontext(kube), given)
+    await cargo.open()
     with pytest.raises(DriverUnavailable, match="ReadWriteOncePod"):
         await cargo.create(new_id("ws"))
     assert await cargo.list_ids() == set()

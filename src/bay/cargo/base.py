@@ -45,10 +45,11 @@ Call sequences
         unpack(archive, directory)                            # makes `workspace` and `machine` there
         await files.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
-A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits` and
-`DiskUsage` are optional: Bay finds them with `isinstance`. Without the first three it refuses, before
-anything is begun, each call that needs one. Without the last two it reports limits as not enforced, and sizes
-as unknown. `bay.testing.cargo` is the suite that every backend passes.
+A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits`,
+`DiskUsage` and `KeptElsewhere` are optional: Bay finds them with `isinstance`. Without one of the first three
+it refuses, before anything is begun, each call that needs it. Without `SizeLimits` it reports limits as not
+enforced, and without `DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite that every backend
+passes.
 
 All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and
 InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
@@ -143,6 +144,18 @@ class CargoFences(Protocol):
 
 class CargoBackend(CargoStore, CargoFences, Protocol):
     """The parts of a backend that a server needs."""
+
+
+@runtime_checkable
+class KeptElsewhere(Protocol):
+    """Optional: the cargos are not in the data directory, and stay when that is lost. Without this a Bay that
+    has lost its database would take each of them for an orphan, and remove it.
+    """
+
+    def belong_to(self, database_id: str) -> None:
+        """Called before `open`. Cargos of another database are neither listed nor taken nor removed; `open`
+        raises DriverUnavailable while there are such of this Bay's name.
+        """
 
 
 @runtime_checkable

@@ -12,7 +12,8 @@ along.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from http import HTTPStatus
@@ -29,6 +30,8 @@ from bay.drivers.kubernetes.kube import (
     Json,
     JsonPatch,
     Kind,
+    Kube,
+    KubeAccess,
     KubeConflict,
     KubeRefused,
     as_dict,
@@ -42,6 +45,8 @@ from bay.units import GIB, MIB
 log = structlog.get_logger("bay.cargo")
 
 MANAGED_BY, INSTALL = "app.kubernetes.io/managed-by", "bay.dev/install"
+DATABASE = "bay.dev/database"
+"""The label with the id of the database that knows a claim; one value for each Bay."""
 CARGO, FENCE = "bay.dev/cargo", "bay.dev/fence"
 _PREFIX = "bay-"
 _DEFAULT_CLASS = (
@@ -88,6 +93,16 @@ class ClaimSettings:
     """Whether the storage holds a claim to its size. Kubernetes cannot tell: a folder of a node does not."""
 
 
+@asynccontextmanager
+async def connected(access: KubeAccess) -> AsyncGenerator[ClaimApi]:
+    """A client of the cluster, closed at the end. Raises DriverUnavailable."""
+    kube = await Kube.connect(access)
+    try:
+        yield kube
+    finally:
+        await kube.aclose()
+
+
 class VolumeClaimCargo:
     """A claim for each cargo. Has `SizeLimits`: a claim grows where its class allows that, and never shrinks.
 
@@ -96,22 +111,37 @@ class VolumeClaimCargo:
 
     name = "volume-claims"
 
-    def __init__(self, kube: ClaimApi, settings: ClaimSettings) -> None:
-        """`kube` is opened and closed by whoever made it."""
-        self._kube = kube
+    def __init__(
+        self, connect: Callable[[], AbstractAsyncContextManager[ClaimApi]], settings: ClaimSettings
+    ) -> None:
+        """`connect` reaches the cluster for as long as the backend is open, as `connected` does."""
+        self._connect = connect
         self._settings = settings
+        self._database_id = ""
+        self._stack = AsyncExitStack()
+        self._opened: ClaimApi | None = None
+
+    def belong_to(self, database_id: str) -> None:
+        self._database_id = database_id
 
     async def open(self, *, beside_others: bool = False) -> None:
-        """Check that there is a storage class. Raises DriverUnavailable."""
-        try:
-            await self._check_class()
-        except KubeRefused as error:
-            if error.answered != HTTPStatus.FORBIDDEN:
-                raise
-            log.warning("cargo.classes_unknown", error=error.message)
+        """Check that there is a storage class, and that no claim of this Bay is another database's. Raises
+        DriverUnavailable.
+        """
+        async with AsyncExitStack() as stack:
+            self._opened = await stack.enter_async_context(self._connect())
+            try:
+                await self._check_class()
+            except KubeRefused as error:
+                if error.answered != HTTPStatus.FORBIDDEN:
+                    raise
+                log.warning("cargo.classes_unknown", error=error.message)
+            await self._check_database()
+            self._stack = stack.pop_all()
 
     async def aclose(self) -> None:
-        """Nothing was taken."""
+        self._opened = None
+        await self._stack.aclose()
 
     async def run(self) -> None:
         """The cluster deletes by itself."""
@@ -154,7 +184,7 @@ class VolumeClaimCargo:
             await self._kube.delete(CLAIM, name, uid=_metadata(found)["uid"])
 
     async def list_ids(self) -> set[str]:
-        labels = f"{MANAGED_BY}=bay,{INSTALL}={self._settings.install}"
+        labels = ",".join(f"{name}={value}" for name, value in self._labels.items())
         found = self._kube.list(CLAIM, labels=labels, metadata_only=True)
         names = {str(_metadata(one).get("name")) async for one in found if not _is_terminating(one)}
         return {cargo_id for name in names if is_id_of("ws", cargo_id := name.removeprefix(_PREFIX))}
@@ -242,6 +272,35 @@ class VolumeClaimCargo:
         """None: only a pod that mounts the claim knows."""
         _name(cargo_id)
 
+    @property
+    def _kube(self) -> ClaimApi:
+        if self._opened is None:
+            raise DriverUnavailable("the cargo backend volume-claims is not open")
+        return self._opened
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        own = {MANAGED_BY: "bay", INSTALL: self._settings.install}
+        return {**own, DATABASE: self._database_id} if self._database_id else own
+
+    async def _check_database(self) -> None:
+        """Raises DriverUnavailable for claims that another database knows: this one would take them for
+        orphans.
+        """
+        install = self._settings.install
+        foreign = 0
+        async for one in self._kube.list(
+            CLAIM, labels=f"{MANAGED_BY}=bay,{INSTALL}={install}", metadata_only=True
+        ):
+            labels = as_dict(_metadata(one).get("labels"))
+            foreign += not _is_terminating(one) and labels.get(DATABASE, "") != self._database_id
+        if foreign:
+            raise DriverUnavailable(
+                f"{foreign} volume claims of install {install} belong to a Bay with another database, as after a "
+                "database that was lost; restore a backup with `bay admin restore`, give this Bay another install, or "
+                "delete the claims"
+            )
+
     async def _check_class(self) -> None:
         wanted = self._settings.storage_class
         if wanted is None:
@@ -270,7 +329,7 @@ class VolumeClaimCargo:
             spec["storageClassName"] = settings.storage_class
         metadata = {
             "name": f"{_PREFIX}{cargo_id}",
-            "labels": {MANAGED_BY: "bay", INSTALL: settings.install},
+            "labels": self._labels,
             # Never absent, so that the first fence can be compared as well.
             "annotations": {CARGO: cargo_id, FENCE: "[]"},
         }
@@ -290,10 +349,10 @@ class VolumeClaimCargo:
 
     def _check_own(self, cargo_id: str, found: Json) -> None:
         labels = as_dict(_metadata(found).get("labels"))
-        if (labels.get(MANAGED_BY), labels.get(INSTALL)) != ("bay", self._settings.install):
+        if any(labels.get(name) != value for name, value in self._labels.items()):
             raise Conflict(
-                f"the volume claim of cargo {cargo_id} is not this Bay's, as its label {INSTALL} says; give each Bay "
-                "a namespace of its own, or restore the label"
+                f"the volume claim of cargo {cargo_id} is not this Bay's, as its labels {INSTALL} and {DATABASE} say; "
+                "give each Bay a namespace of its own, or restore the labels"
             )
 
     async def _may_grow(self, found: Json) -> bool:

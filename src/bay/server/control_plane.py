@@ -9,7 +9,7 @@ from typing import Any
 
 from bay import __version__
 from bay.cargo import backend_detection
-from bay.cargo.base import CargoBackend
+from bay.cargo.base import CargoBackend, KeptElsewhere
 from bay.clock import Clock, ManualClock
 from bay.drivers.base import Driver, HeaderBroker
 from bay.ids import is_id_of, new_id
@@ -43,7 +43,7 @@ from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.compat.sprites.files_service import SpriteFiles
 from bay.server.compat.sprites.services_service import SpriteServices
 from bay.server.data_dir import BUILDS, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
-from bay.server.database import bind, make_database
+from bay.server.database import bind, identity, make_database
 from bay.server.events.follow import EventNotifier
 from bay.server.events.service import Events
 from bay.server.events.webhook_delivery import Deliverer, Poster
@@ -705,6 +705,8 @@ class ControlPlane:
                 stack.push_async_callback(self.screens.aclose)
                 await self._ensure_key()
                 others = await self.leases.join(self.hosts.own_url)
+                if isinstance(self.cargo, KeptElsewhere):
+                    self.cargo.belong_to(await identity(self.store))
                 await self.cargo.open(beside_others=others)
                 stack.push_async_callback(self.cargo.aclose)
                 if self._cargo_kind is not None:

@@ -26,6 +26,7 @@ from bay.store.schema import cargos, facts
 from bay.store.sqlite import SqliteDatabase
 
 FACT = "data_dir"
+_IDENTITY = "database"
 _ID = re.compile("[0-9a-f]{24}")
 
 
@@ -71,6 +72,16 @@ async def bind(store: Store, settings: Settings) -> None:
         async with store.write() as db:
             await metadata.set(db, FACT, {"id": known})
     await asyncio.to_thread(finish_id, path, known)
+
+
+async def identity(store: Store) -> str:
+    """The id of the database, which is open, made at the first call. A restored backup has it too."""
+    async with store.write() as db:
+        fact = await metadata.get(db, _IDENTITY)
+        if fact is None:
+            fact = {"id": secrets.token_hex(12)}
+            await metadata.set(db, _IDENTITY, fact)
+    return fact["id"]
 
 
 def _check_belongs(data_dir: Path, connection: Connection, tables: Collection[str], name: str) -> None:
