@@ -22,6 +22,7 @@ def describe(settings: Settings) -> dict[str, object]:
         "protocol": 1,
         "capabilities": ["shell", "filesystem", "exec", "python"],
         "features": list(Feature),
+        "exec_trees": "whole" if settings.switches else "best_effort",
         "built_in_skills": [
             {
                 "name": skill.name,

@@ -8,7 +8,7 @@ import socket
 import stat
 import struct
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from ship import log
 from ship import settings as settings_module
@@ -49,24 +49,100 @@ _BACKLOG = 1024
 _PEERCRED = struct.Struct("3i")
 
 
+class Listener(Protocol):
+    """A way by which Bay reaches Ship."""
+
+    async def open(self, door: Door) -> None:
+        """Serve connections at `door` from now on."""
+        ...
+
+    def may_ask(self, wire: Connection, /) -> bool:
+        """Whether its peer is one that may ask, with the token."""
+        ...
+
+    def close(self) -> None:
+        """Take no more connections."""
+        ...
+
+    def hide_from(self, ports: Ports) -> None:
+        """Have it be none of the sandbox's ports."""
+        ...
+
+    def remove(self) -> None:
+        """Leave nothing behind; the last call."""
+        ...
+
+
+class UnixListener:
+    """A Unix socket, for the host alone."""
+
+    def __init__(self, path: str, *, local: bool) -> None:
+        self._path = path
+        self._local = local
+        self._server: asyncio.Server | None = None
+
+    async def open(self, door: Door) -> None:
+        """Make the socket, and serve it. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(door.accept, sock=_bind(self._path), backlog=_BACKLOG)
+
+    def may_ask(self, wire: Connection) -> bool:
+        """Whether it is the host's."""
+        return self._local or _is_outside(wire)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        if self._server is not None:
+            self._server.close()
+
+    def hide_from(self, ports: Ports) -> None:
+        """It is no port."""
+
+    def remove(self) -> None:
+        """Remove the socket."""
+        _remove_socket(self._path)
+
+
+class Life:
+    """The end of the process, as far as it is decided by a signal. To be made in the main thread."""
+
+    def __init__(self, *, only_from_outside: bool) -> None:
+        """With `only_from_outside` programs of this pid namespace cannot ask for the end."""
+        asyncio.get_running_loop().set_exception_handler(_note_failure)
+        self.signals = Signals()
+        self._told = asyncio.Event()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        if only_from_outside and os.getpid() == 1:  # any other process of theirs can be killed anyway
+            self.signals.on_outside(numbers, self._told.set)
+            return
+        for number in numbers:
+            self.signals.on(number, self._told.set)
+
+    async def wait_told(self) -> None:
+        """Return once it is time to end."""
+        await self._told.wait()
+
+
 def main(oom_score: int | None = None, netlink: Netlink | None = None) -> None:
     """Run until TERM. A zygote has an open /proc/self/oom_score_adj and a `netlink` for it."""
-    asyncio.run(_run(settings_module.take(os.environ), oom_score, netlink))
+    asyncio.run(_serve_host(settings_module.take(os.environ), oom_score, netlink))
 
 
-async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | None) -> None:
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_note_failure)
-    told_to_end = asyncio.Event()
-    signals = Signals()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signals.on(number, told_to_end.set)
+async def _serve_host(settings: Settings, oom_score: int | None, netlink: Netlink | None) -> None:
+    life = Life(only_from_outside=not settings.switches and not settings.local)
+    listener = UnixListener(settings.socket, local=settings.local)
+    await run(settings, listener, life, Nursery(oom_score), netlink)
+
+
+async def run(
+    settings: Settings, listener: Listener, life: Life, nursery: Nursery, netlink: Netlink | None = None
+) -> NoReturn:
+    """Be the sandbox's Ship until the end of `life`, and then end the process."""
     _prepare_process(settings)
     identities = (settings.user,) if settings.root is None else (settings.user, settings.root)
-    nursery = Nursery(oom_score)
     if not settings.local:
         syscalls.hide_from_debuggers()
-    nursery.open(signals)
+    nursery.open(life.signals)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace, settings.cwd)
     accounts, local = settings.accounts, settings.local
     context = ProcessContext(nursery, space, identities, settings.environment, accounts, local)
@@ -86,24 +162,25 @@ async def _run(settings: Settings, oom_score: int | None, netlink: Netlink | Non
         **dict.fromkeys(("ports", "tunnel"), PortRoutes(ports).answer),
     }
     routes = Routes(settings, execs, SessionFeed(ports, services), others)
-    outside = Door(routes.answer, _MAX_CONNECTIONS, settings.token, _anyone if local else _is_outside)
+    outside = Door(routes.answer, _MAX_CONNECTIONS, settings.token, listener.may_ask)
     inside = Door(partial(answer_inside, settings, tasks), _MAX_INSIDE_CONNECTIONS, None, _anyone)
-    server = await loop.create_unix_server(outside.accept, sock=_bind(settings.socket), backlog=_BACKLOG)
+    await listener.open(outside)
+    listener.hide_from(ports)
     if not settings.local:
         await _open_inside(inside, ports)
     env = settings.kernel_environment if settings.env_file else None
     provisions.put_back(settings.workspace, settings.user, settings.skills, env)
-    _say_ready()
+    say("ready")
     if settings.eager_kernel:
         kernels.prepare(default_order(settings.user, settings.kernel_environment))
-    await told_to_end.wait()
-    server.close()
+    await life.wait_told()
+    listener.close()
     kernels.stop()
     await services.close(_SERVICES_GRACE_S)
     await execs.end_all(_TERM_GRACE_S)
     ports.stop()
     await asyncio.gather(outside.close(), inside.close())
-    _remove_socket(settings.socket)
+    listener.remove()
     os._exit(0)  # threads that still wait for a disk are not waited for
 
 
@@ -113,6 +190,9 @@ def _prepare_process(settings: Settings) -> None:
         syscalls.adopt_orphans()
         return
     os.chdir("/")
+    if not settings.switches:
+        syscalls.adopt_orphans()  # its pod's first process may be another
+        return
     if settings.makes_account:
         own_account.settle(settings.user)
     # Refused where the user namespace's map forbids it; there are none to give up then.
@@ -150,9 +230,10 @@ async def _open_inside(inside: Door, ports: Ports) -> None:
         log.note(f"inside.unavailable {error.strerror}")
 
 
-def _say_ready() -> None:
-    with contextlib.suppress(OSError):  # our parent may have ended already
-        os.write(1, b"ready\n")
+def say(line: str) -> None:
+    """Tell our parent, on stdout."""
+    with contextlib.suppress(OSError):  # it may have ended already
+        os.write(1, f"{line}\n".encode())
 
 
 def _is_outside(wire: Connection) -> bool:

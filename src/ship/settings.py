@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import cast
 
 from ship.files.built_in_skills import BuiltInSkill, skills_for
 from ship.process import syscalls
@@ -13,6 +14,8 @@ from ship.process.identity import Identity
 # The interpreter's and the loader's, not the sandbox's: Ship's may come from a bundle that programs must not
 # mix with theirs.
 _INTERPRETER = ("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH")
+_CLUSTER = "KUBERNETES_"
+"""Variables that Kubernetes gives to each container: the address of its API server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Settings:
     """`environment` is the rest, for programs."""
 
     socket: str
+    """The path of the Unix socket; empty where Ship listens on TCP."""
     token: str
     workspace: str
     cwd: str
@@ -27,6 +31,8 @@ class Settings:
     root: Identity | None
     accounts: Accounts
     local: bool
+    switches: bool
+    """Whether Ship can become another user. If not, it has no more rights than its programs."""
     makes_account: bool
     skills: tuple[BuiltInSkill, ...]
     env_file: bool
@@ -37,18 +43,36 @@ class Settings:
 
 def take(environ: MutableMapping[str, str]) -> Settings:
     """The settings in `environ`, which loses them. Raises ValueError or KeyError when they are unusable."""
-    syscalls.erase_variable("SHIP_TOKEN")
-    told = {name: environ.pop(name) for name in list(environ) if name.startswith("SHIP_")}
+    told = take_raw(environ, "SHIP_TOKEN")
+    if not told["SHIP_SOCKET"]:
+        raise ValueError("SHIP_SOCKET is empty")
+    return read(told, environ)
+
+
+def take_raw(environ: MutableMapping[str, str], secret: str) -> dict[str, str]:
+    """The texts of all settings in `environ`, which loses them. The value of `secret` is erased from memory
+    that other processes may read.
+    """
+    syscalls.erase_variable(secret)
     for name in _INTERPRETER:
         environ.pop(name, None)
+    return {name: environ.pop(name) for name in list(environ) if name.startswith("SHIP_")}
+
+
+def read(told: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+    """The settings in these texts; `environ` is for programs. Raises ValueError or KeyError."""
     if not told["SHIP_TOKEN"]:
         raise ValueError("SHIP_TOKEN is empty")
     local = told.get("SHIP_LOCAL") == "1"
+    switches = not local and told.get("SHIP_SWITCH") != "0"
     workspace = os.path.normpath(told.get("SHIP_WORKSPACE", "/workspace"))
-    user = _user(told, workspace, local)
-    root = _root(local) if told.get("SHIP_ALLOW_ROOT") == "1" else None
+    user = _user(told, workspace, switches)
+    is_root_allowed = told.get("SHIP_ALLOW_ROOT") == "1" and (switches or local)
+    root = _root(switches) if is_root_allowed else None
+    if not switches and not local:
+        environ = {name: value for name, value in environ.items() if not name.startswith(_CLUSTER)}
     return Settings(
-        socket=told["SHIP_SOCKET"],
+        socket=told.get("SHIP_SOCKET", ""),
         token=told["SHIP_TOKEN"],
         workspace=workspace,
         cwd=os.path.normpath(told.get("SHIP_CWD", workspace)),
@@ -58,13 +82,22 @@ def take(environ: MutableMapping[str, str]) -> Settings:
             user, root, _listed(told.get("SHIP_USERS", "*")), own_groups=_groups(told.get("SHIP_GROUPS", "*"))
         ),
         local=local,
+        switches=switches,
         makes_account=told.get("SHIP_MAKE_ACCOUNT") == "1",
         skills=skills_for(frozenset(filter(None, told.get("SHIP_SKILLS", "").split(",")))),
         env_file=told.get("SHIP_ENV_FILE") == "1",
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
-        kernel_environment=json.loads(told.get("SHIP_KERNEL_ENV", "{}")),
-        environment={**environ, **json.loads(told.get("SHIP_ENV", "{}"))},
+        kernel_environment=_variables(told.get("SHIP_KERNEL_ENV", "{}")),
+        environment={**environ, **_variables(told.get("SHIP_ENV", "{}"))},
     )
+
+
+def _variables(text: str) -> dict[str, str]:
+    found: object = json.loads(text)
+    pairs = cast("dict[object, object]", found).items() if isinstance(found, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
+        raise ValueError("variables must be a JSON object of texts")
+    return cast("dict[str, str]", found)
 
 
 def _listed(users: str) -> frozenset[str] | None:
@@ -75,13 +108,13 @@ def _groups(numbers: str) -> tuple[int, ...] | None:
     return None if numbers == "*" else tuple(map(int, filter(None, numbers.split(","))))
 
 
-def _user(told: dict[str, str], workspace: str, local: bool) -> Identity:
-    uid = os.geteuid() if local else int(told.get("SHIP_UID", "1000"))
-    gid = os.getegid() if local else int(told.get("SHIP_GID", "1000"))
+def _user(told: Mapping[str, str], workspace: str, switches: bool) -> Identity:
+    uid = int(told.get("SHIP_UID", "1000")) if switches else os.geteuid()
+    gid = int(told.get("SHIP_GID", "1000")) if switches else os.getegid()
     home = told.get("SHIP_HOME", workspace)
-    return Identity(told.get("SHIP_USER", "ship"), uid, gid, home, switch=not local)
+    return Identity(told.get("SHIP_USER", "ship"), uid, gid, home, switch=switches)
 
 
-def _root(local: bool) -> Identity:
-    uid, gid = (os.geteuid(), os.getegid()) if local else (0, 0)
-    return Identity("root", uid, gid, "/root", switch=not local)
+def _root(switches: bool) -> Identity:
+    uid, gid = (0, 0) if switches else (os.geteuid(), os.getegid())
+    return Identity("root", uid, gid, "/root", switch=switches)

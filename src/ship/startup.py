@@ -1,10 +1,11 @@
 """Cheap startup, in time and in memory; imported before everything else.
 
-asyncio and hashlib load OpenSSL when they find it (about 7 ms and 3 MB), and Ship needs neither TLS nor more
-than SHA-256; both work without it. Collecting garbage while modules load finds none.
+asyncio and hashlib load OpenSSL when they find it (about 7 ms and 3 MB). Ship needs no more than SHA-256, and
+TLS only where it listens on TCP; both work without it. Collecting garbage while modules load finds none.
 """
 
 import gc
+import os
 import sys
 from typing import cast
 
@@ -37,6 +38,7 @@ def settle() -> None:
 
 
 gc.disable()
-_forbid("ssl")
+if "SHIP_LISTEN" not in os.environ:
+    _forbid("ssl")
 if _has_own_sha256():
     _forbid("_hashlib")

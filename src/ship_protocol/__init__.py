@@ -5,6 +5,7 @@ standard library only.
 """
 
 import hashlib
+import hmac
 import struct
 from enum import IntEnum, StrEnum
 
@@ -45,6 +46,19 @@ PIECE_HEAD = struct.Struct(">I")
 """Before each piece of a tunnel: how many bytes it has."""
 
 END_OF_PIECES = PIECE_HEAD.pack(0)
+
+HELLO_NONCE = range(32, 129)
+"""How many hexadecimal digits the nonce of `GET /hello` has."""
+
+BOOTSTRAP_BYTES = 4 << 20
+"""The largest body of `POST /bootstrap`."""
+
+BOOTSTRAP_SETTINGS = frozenset(
+    ("SHIP_TOKEN", "SHIP_WORKSPACE", "SHIP_UID", "SHIP_GID", "SHIP_USER", "SHIP_HOME", "SHIP_CWD",
+     "SHIP_MAKE_ACCOUNT", "SHIP_GROUPS", "SHIP_USERS", "SHIP_ALLOW_ROOT", "SHIP_KERNEL", "SHIP_ENV",
+     "SHIP_KERNEL_ENV", "SHIP_ENV_FILE", "SHIP_SKILLS", "SHIP_SWITCH")
+)  # fmt: skip
+"""The settings that `POST /bootstrap` takes."""
 
 _FIRST_OFFSET = "first_offset="
 
@@ -95,6 +109,19 @@ class CloseCode(IntEnum):
 def session_proof(token: str) -> str:
     """The proof that a Ship knows the token of its session."""
     return hashlib.sha256(f"ship-session:{token}".encode()).hexdigest()[:32]
+
+
+def bootstrap_token(token: str) -> str:
+    """The one-time token of a Ship that is reached over TCP, from the token of its session. It tells nothing
+    of that: HMAC-SHA256 (RFC 2104).
+    """
+    return hmac.digest(token.encode(), b"ship-bootstrap", "sha256").hex()
+
+
+def hello_proof(bootstrap: str, nonce: str, certificate: str) -> str:
+    """The proof that the owner of a certificate (SHA-256 of its DER, hex) knows the bootstrap token."""
+    said = f"ship-hello:{nonce}:{certificate}".encode()
+    return hmac.digest(bootstrap.encode(), said, "sha256").hex()
 
 
 def first_offset_reason(offset: int) -> str:

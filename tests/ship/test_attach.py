@@ -16,26 +16,22 @@ from typing import Any
 import pytest
 from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, unix_connect
+from websockets.sync.client import ClientConnection
 
 Json = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def ship() -> Iterator[Ship]:
-    """One Ship for all tests of this file: none of them harms it."""
-    with running() as found:
+@pytest.fixture(scope="module", params=["unix", "pod"])
+def ship(request: pytest.FixtureRequest) -> Iterator[Ship]:
+    """One Ship for all tests of this file, of either kind: none of them harms it."""
+    with running(pod=request.param == "pod") as found:
         yield found
 
 
 @contextmanager
 def attached(ship: Ship, exec_id: str, since: int | None = None) -> Generator[ClientConnection]:
     """A socket whose first message has not been read."""
-    uri = f"ws://ship/execs/{exec_id}/attach" + ("" if since is None else f"?since={since}")
-    with unix_connect(
-        str(ship.socket_path), uri, additional_headers={"Authorization": f"Bearer {TOKEN}"}, compression=None,
-        max_size=2 << 20, open_timeout=PATIENCE_S, close_timeout=PATIENCE_S,
-    ) as socket:  # fmt: skip
+    with ship.websocket(f"/execs/{exec_id}/attach" + ("" if since is None else f"?since={since}")) as socket:
         yield socket
 
 
@@ -154,7 +150,7 @@ def test_what_is_no_exec_or_no_websocket_is_refused_in_http(ship: Ship) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "validation_error")
     with (
         pytest.raises(InvalidStatus) as error,
-        unix_connect(str(ship.socket_path), f"ws://ship/execs/{exec_id}/attach"),
+        ship.websocket(f"/execs/{exec_id}/attach", token=None),
     ):
         pass
     assert error.value.response.status_code == 403
@@ -163,10 +159,7 @@ def test_what_is_no_exec_or_no_websocket_is_refused_in_http(ship: Ship) -> None:
 
 def test_an_upgrade_says_whose_ship_it_is_and_agrees_to_no_extension(ship: Ship) -> None:
     exec_id = ship.start("true")
-    with unix_connect(
-        str(ship.socket_path), f"ws://ship/execs/{exec_id}/attach",
-        additional_headers={"Authorization": f"Bearer {TOKEN}"}, compression="deflate",
-    ) as socket:  # fmt: skip
+    with ship.websocket(f"/execs/{exec_id}/attach", compression="deflate") as socket:
         response = socket.response
         assert response is not None
         proof = hashlib.sha256(f"ship-session:{TOKEN}".encode()).hexdigest()[:32]

@@ -10,9 +10,9 @@ from socket import SHUT_RDWR
 from typing import Any
 
 import pytest
-from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, running
+from ship_harness import PATIENCE_S, Ship, eventually, running
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, unix_connect
+from websockets.sync.client import ClientConnection
 
 MIB = 1 << 20
 COUNT = 3_000_000
@@ -32,11 +32,8 @@ def ship() -> Iterator[Ship]:
 @contextmanager
 def attached(ship: Ship, exec_id: str, since: int = 0, *, claims: bool = True) -> Generator[ClientConnection]:
     """A socket whose first message has been read."""
-    uri = f"ws://ship/execs/{exec_id}/attach?since={since}" + ("&wait_for_reader=true" if claims else "")
-    with unix_connect(
-        str(ship.socket_path), uri, additional_headers={"Authorization": f"Bearer {TOKEN}"}, compression=None,
-        max_size=2 << 20, max_queue=1, open_timeout=PATIENCE_S, close_timeout=PATIENCE_S,
-    ) as socket:  # fmt: skip
+    target = f"/execs/{exec_id}/attach?since={since}" + ("&wait_for_reader=true" if claims else "")
+    with ship.websocket(target, max_queue=1) as socket:
         assert json.loads(socket.recv(PATIENCE_S))["next_offset"] == since
         yield socket
         with suppress(OSError):

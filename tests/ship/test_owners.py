@@ -132,5 +132,5 @@ def test_without_a_container_files_keep_their_owner(ship: Ship) -> None:
     for body in others:
         answer = give(ship, "mine", **body)
         assert code(answer) == (403, "forbidden")
-        assert "not a container" in answer.json()["error"]["message"]
+        assert "has one user" in answer.json()["error"]["message"]
     assert ids(ship.workspace / "mine") == own

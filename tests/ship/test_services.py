@@ -345,7 +345,7 @@ def test_a_service_of_an_unknown_user_says_so_and_harms_no_other(ship: Ship) -> 
     assert eventually(
         lambda: (
             "somebody" in (state(ship, "other")["message"] or "")
-            or "not a container" in (state(ship, "other")["message"] or "")
+            or "has one user" in (state(ship, "other")["message"] or "")
         )
     )
     assert state(ship, "other")["state"] == "exited"

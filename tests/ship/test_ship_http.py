@@ -28,7 +28,7 @@ def test_meta_describes_ship(ship: Ship) -> None:
     assert meta["user"] == "ship"
     assert set(meta) == {
         "name", "version", "runtime", "protocol", "capabilities", "user", "uid", "workspace", "python", "image",
-        "built_in_skills", "features",
+        "built_in_skills", "features", "exec_trees",
     }  # fmt: skip
     assert meta["runtime"] == {"name": "ship", "version": meta["version"]}
     assert meta["built_in_skills"] == []

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from ship_harness import PATIENCE_S, TOKEN, Ship, running
+from ship_harness import PATIENCE_S, Ship, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, unix_connect
+from websockets.sync.client import ClientConnection
 
 from ship.files import watching
 from ship.files.inotify import Inotify
@@ -25,10 +25,7 @@ def watched(
 ) -> Generator[ClientConnection]:
     """A socket behind its first message."""
     query = httpx.QueryParams({"path": path, "recursive": str(recursive).lower(), **more})
-    with unix_connect(
-        str(ship.socket_path), f"ws://ship/fs/watch?{query}", compression=None, open_timeout=PATIENCE_S,
-        additional_headers={"Authorization": f"Bearer {TOKEN}"}, close_timeout=PATIENCE_S,
-    ) as socket:  # fmt: skip
+    with ship.websocket(f"/fs/watch?{query}") as socket:
         assert json.loads(socket.recv(PATIENCE_S))["type"] == "watching"
         yield socket
 

@@ -28,7 +28,7 @@ class Owners:
 
 def read_owners(user: object, group: object, accounts: Accounts) -> Owners:
     """The owners that a caller names or numbers; None leaves the old one. Raises InvalidArgument, and
-    Forbidden for others than the own ones where the sandbox is not a container: the ids are the host's there.
+    Forbidden for others than the own ones where the sandbox has one user, as in a pod.
     """
     if user is None and group is None:
         raise InvalidArgument("name a user, a group or both", field="user")
@@ -36,7 +36,7 @@ def read_owners(user: object, group: object, accounts: Accounts) -> Owners:
     gid = _UNCHANGED if group is None else accounts.gid_of(group)
     own = accounts.own
     if not own.switch and not (uid in (_UNCHANGED, own.uid) and gid in (_UNCHANGED, own.gid)):
-        problem = f"this sandbox is not a container: its files belong to {own.name} and cannot be given away"
+        problem = f"this sandbox has one user: its files belong to {own.name} and cannot be given away"
         raise Forbidden(problem, field="user")
     return Owners(uid, gid)
 

@@ -34,7 +34,11 @@ class Connection(asyncio.Protocol):
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._lost = False
+        self._ended = False
+        """Nothing more comes. `gone` may be known before, while what the peer has sent is still unread."""
         self._look = Timer()
+        self.is_trusted = False
+        """Whether a request with the right token has come."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -50,12 +54,13 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer may still be reading, so our side stays open."""
+        self._ended = True
         wake(self.gone)
         wake(self._arrival)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
+        self._lost = self._ended = True
         self._look.cancel()
         for future in (self.gone, self._arrival, self._room):
             wake(future)
@@ -76,7 +81,7 @@ class Connection(asyncio.Protocol):
 
     async def receive(self, timeout_s: float | None) -> bytes:
         """All received bytes, or the next; empty at the end. TimeoutError after `timeout_s` of silence."""
-        if not self._received and not self.gone.done():
+        if not self._received and not self._ended:
             await self._wait_arrival(timeout_s)
         received = bytes(self._received)
         self._received.clear()

@@ -39,7 +39,7 @@ class Door:
 
     def accept(self) -> Connection:
         """A new connection, for asyncio's servers."""
-        return Connection(self._serve)
+        return Connection(self.serve)
 
     async def close(self) -> None:
         """End every connection; an answer that is under way has a second to be finished."""
@@ -57,7 +57,8 @@ class Door:
                 for wire in list(self._open):
                     await wire.wait_closed()
 
-    async def _serve(self, wire: Connection) -> None:
+    async def serve(self, wire: Connection) -> None:
+        """Serve a connection to its end."""
         if len(self._open) >= self._limit:
             wire.abort()
             return
@@ -91,6 +92,7 @@ class Door:
         if not self._may_ask(request):
             await talk.refuse(Forbidden("the token is missing or wrong"), signed=False)
             return False
+        talk.wire.is_trusted = True
         try:
             self._check_room(request)
             answer = await self._answer(request)

@@ -84,7 +84,7 @@ class Accounts:
         if value == "root":
             return self._allowed_root()
         if not self.own.switch:
-            problem = f"this sandbox is not a container: its programs run as {self.own.name}"
+            problem = f"this sandbox has one user for its programs, {self.own.name}"
             raise InvalidArgument(problem, field="user")
         name, colon, group = value.partition(":")
         found = self._user(name)
@@ -171,6 +171,8 @@ class Accounts:
         return self._with_members
 
     def _allowed_root(self) -> Identity:
+        if self._root is None and not self.own.switch:
+            raise Forbidden(f"this sandbox has one user for its programs, {self.own.name}", field="user")
         if self._root is None:
             raise Forbidden("this sandbox's profile does not allow root", field="user")
         return self._root

@@ -14,7 +14,7 @@ _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A user inside the sandbox; `groups` are supplementary ones, which programs have.
-    With `switch` false (tests, the fake driver) everything runs as Ship itself does.
+    With `switch` false (a Ship without rights, tests, the fake driver) everything runs as Ship itself does.
     """
 
     name: str

@@ -16,6 +16,8 @@ from ship.process.spawn import Ids, Spawner, block_signals
 
 _STUCK_S = 5.0
 _CHILD_OOM_SCORE = 500
+_ABOVE_OWN = 2
+_MAX_OOM_SCORE = 1000  # proc_pid_oom_score_adj(5)
 _REAPED_AT_ONCE = 1000
 
 Ended = Callable[[int], None]
@@ -48,7 +50,8 @@ class OomScore:
     def __init__(self, file: int | None = None) -> None:
         self._file = _opened_score() if file is None else file
         self._own = b"0" if self._file is None else os.pread(self._file, 16, 0).strip()
-        self._child = str(max(_CHILD_OOM_SCORE, int(self._own))).encode()
+        above = min(int(self._own) + _ABOVE_OWN, _MAX_OOM_SCORE)  # where the host's score leaves little room
+        self._child = str(max(_CHILD_OOM_SCORE, above)).encode()
 
     @contextmanager
     def raised(self) -> Generator[None]:

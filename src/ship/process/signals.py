@@ -6,8 +6,13 @@ loop; the interpreter remembers pending signals, and each is handled once, howev
 """
 
 import asyncio
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from ship.process import syscalls
+
+_SI_USER = 0  # sigaction(2)
 
 
 class Signals:
@@ -30,6 +35,22 @@ class Signals:
 
         signal.signal(number, heard)
         signal.siginterrupt(number, False)
+
+    def on_outside(self, numbers: Iterable[int], call: Callable[[], None]) -> None:
+        """From now on each of `numbers` leads to `call` when it comes from outside of this pid namespace, and
+        to nothing from a program inside. Call before another thread starts.
+        """
+        signals = frozenset(numbers)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        descriptor = syscalls.signal_descriptor(signals)
+        self._loop.add_reader(descriptor, self._read_one, descriptor, call)
+
+    def _read_one(self, descriptor: int, call: Callable[[], None]) -> None:
+        code, pid = syscalls.origin_of_signal(os.read(descriptor, syscalls.SIGNAL_BYTES))
+        # A sender may claim any pid with any code but that of kill(2), whose pid the kernel fills in: 0 for a
+        # process that this namespace does not have (rt_sigqueueinfo(2), pid_namespaces(7)).
+        if code == _SI_USER and pid == 0:
+            call()
 
     def _hand_on(self, number: int, call: Callable[[], None]) -> None:
         self._waiting.discard(number)

@@ -2,12 +2,20 @@
 
 import ctypes
 import os
+import struct
+import sys
+from collections.abc import Iterable
 
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _STATFS_BYTES = 256  # more than any architecture's
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_SIGSET_BYTES = 128
+_ORIGIN = struct.Struct("=IiiI")  # struct signalfd_siginfo: number, error, code, pid
+
+SIGNAL_BYTES = 128
+"""A signal, as a signal descriptor gives it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.getenv.restype = ctypes.c_void_p
@@ -47,6 +55,22 @@ def hide_from_debuggers() -> None:
 def adopt_orphans() -> None:
     """Descendants whose parent dies become our children, as they do for PID 1 anyway."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def signal_descriptor(numbers: Iterable[int]) -> int:
+    """A descriptor to read signals from that are blocked: signalfd(2). Raises OSError."""
+    bits = sum(1 << (number - 1) for number in numbers)
+    wanted = ctypes.create_string_buffer(bits.to_bytes(8, sys.byteorder), _SIGSET_BYTES)
+    descriptor = _libc.signalfd(-1, wanted, os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise last_error()
+    return descriptor
+
+
+def origin_of_signal(read: bytes) -> tuple[int, int]:
+    """How a signal was sent, a code of sigaction(2), and the pid of its sender."""
+    _number, _error, code, pid = _ORIGIN.unpack_from(read)
+    return code, pid
 
 
 def erase_variable(name: str) -> None:

@@ -254,7 +254,7 @@ async def test_files_are_given_away_by_root_where_the_profile_allows_it(
     own = pwd.getpwuid(os.geteuid()).pw_name  # to a Ship that is no container's
     assert (await give(path="a/x", user=own, gid=there["gid"])).json()["name"] == "x"
     refused = assert_error(await give(uid=4242), 403, "forbidden")
-    assert "not a container" in refused["message"]
+    assert "has one user" in refused["message"]
     assert_error(await give(path="none", uid=there["uid"]), 404, "file_not_found")
     twice: list[Json] = [{"user": "root", "uid": 0}, {"group": "root", "gid": 0}]
     for body in ({}, {"user": "no-such"}, *twice):

@@ -1,5 +1,6 @@
 """A real Ship in a process of its own, and a client for it."""
 
+import atexit
 import base64
 import json
 import os
@@ -7,23 +8,31 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as websocket_connect
+
+from bay.drivers.oci import closure
+from ship_protocol import bootstrap_token
 
 _HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))  # as Bay does, and as a sandbox has it
 
 TOKEN = "a-token-of-the-tests"
+BOOTSTRAP_TOKEN = bootstrap_token(TOKEN)
 PATIENCE_S = 20.0
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -32,6 +41,19 @@ SOURCE = Path(__file__).parents[2] / "src"
 _WITHOUT_PROFILES = (
     "cd /root && for f in .profile .bash_profile .bash_login .bashrc; do"
     ' [ ! -e "$f" ] || mount --bind /dev/null "$f"; done; cd /; '
+)
+
+# As a pod's author and Kubernetes give it.
+IN_A_POD = {
+    "SHIP_LISTEN": "127.0.0.1:0",
+    "SHIP_BOOTSTRAP_TOKEN": BOOTSTRAP_TOKEN,
+    "SHIP_SWITCH": "0",
+    "KUBERNETES_SERVICE_HOST": "192.0.2.1",
+}
+IN_ITS_PID_NAMESPACE = ("unshare", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc")
+WITHOUT_RIGHTS = (
+    *("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs"),
+    *("--bounding-set=-all", "--inh-caps=-all"),
 )
 
 # As the oci driver gives them.
@@ -65,6 +87,8 @@ class Ship:
     socket_path: Path
     workspace: Path
     mark: str
+    address: str = ""
+    """IP:PORT of one that is reached over TCP, in the place of its socket."""
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,10 +97,12 @@ class Ship:
     def client(self, token: str | None) -> httpx.Client:
         """Another client, with that token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        transport = httpx.HTTPTransport(uds=str(self.socket_path))
-        return httpx.Client(
-            transport=transport, base_url="http://ship", headers=headers, timeout=2 * PATIENCE_S
-        )
+        if self.address:
+            transport = httpx.HTTPTransport(verify=any_certificate())
+        else:
+            transport = httpx.HTTPTransport(uds=str(self.socket_path))
+        base = f"https://{self.address}" if self.address else "http://ship"
+        return httpx.Client(transport=transport, base_url=base, headers=headers, timeout=2 * PATIENCE_S)
 
     def run(self, command: str | list[str], wait: float = PATIENCE_S, **more: Any) -> Ended:
         """Start an exec and wait for its end."""
@@ -134,6 +160,8 @@ class Ship:
 
     def connect(self) -> socket.socket:
         """A raw connection."""
+        if self.address:
+            return connect_tls(self.address)
         raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         raw.settimeout(PATIENCE_S)
         try:
@@ -142,6 +170,16 @@ class Ship:
             raw.close()
             raise
         return raw
+
+    def websocket(
+        self, target: str, token: str | None = TOKEN, compression: str | None = None, **more: Any
+    ) -> ClientConnection:
+        """A WebSocket, by another implementation of the protocol."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        waits: dict[str, Any] = {"open_timeout": PATIENCE_S, "close_timeout": PATIENCE_S, "max_size": 2 << 20}
+        connect = cast("Callable[..., ClientConnection]", websocket_connect)
+        told = {"additional_headers": headers, "compression": compression, **waits, **more}
+        return connect(f"ws://ship{target}", sock=self.connect(), **told)
 
     def send_raw(self, data: bytes) -> bytes:
         """What Ship answers to `data` until it closes."""
@@ -171,6 +209,38 @@ class FirstShip(Ship):
     def pid(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0])
+
+
+class HalfClosing(ssl.SSLSocket):
+    """A TLS connection of which one direction may end, which Python's own forgets its keys at."""
+
+    def shutdown(self, how: int) -> None:
+        """Also of one direction, as of any socket."""
+        if how == socket.SHUT_WR:
+            socket.socket.shutdown(self, how)
+        else:
+            super().shutdown(how)
+
+
+def any_certificate(least: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+    """A client's side of TLS that trusts anybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = least
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.sslsocket_class = HalfClosing
+    return context
+
+
+def connect_tcp(address: str) -> socket.socket:
+    """A raw connection to IP:PORT."""
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), PATIENCE_S)
+
+
+def connect_tls(address: str) -> ssl.SSLSocket:
+    """A connection to IP:PORT after its handshake."""
+    return any_certificate().wrap_socket(connect_tcp(address))
 
 
 def order(command: str | list[str], **more: Any) -> dict[str, Any]:
@@ -213,8 +283,15 @@ def _has(pid: str, mark: str) -> bool:
 
 
 @contextmanager
-def running(first: bool = False, loopback: bool = True, **settings: str) -> Generator[Ship]:
+def running(
+    first: bool = False,
+    loopback: bool = True,
+    pod: bool = False,
+    before: Sequence[str] = (),
+    **settings: str,
+) -> Generator[Ship]:
     """A Ship until the end of the block; `first`: as root and PID 1 of new namespaces, its programs uid 1000.
+    `pod`: as PID 1 without any right, as uid 1000 like its programs, reached over TCP; `before` runs it.
 
     Fails when Ship leaves a process behind.
     """
@@ -223,37 +300,83 @@ def running(first: bool = False, loopback: bool = True, **settings: str) -> Gene
     workspace = home / "workspace"
     workspace.mkdir()
     home.chmod(0o755)
-    if first:
+    if first or pod:
         os.chown(workspace, 1000, 1000)
+    told = {"SHIP_TOKEN": TOKEN, "SHIP_WORKSPACE": str(workspace), "SHIP_ALLOW_ROOT": "1"}
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(SOURCE),  # this checkout's Ship, whatever the interpreter has installed
         "TEST_MARK": mark,
-        "SHIP_SOCKET": str(home / "ship.sock"),
-        "SHIP_TOKEN": TOKEN,
-        "SHIP_WORKSPACE": str(workspace),
-        "SHIP_ALLOW_ROOT": "1",
-        "SHIP_LOCAL": "0" if first else "1",
-        **settings,
     }
+    if pod:
+        environment |= IN_A_POD
+    else:
+        local = "0" if first else "1"
+        environment |= {"SHIP_SOCKET": str(home / "ship.sock"), "SHIP_LOCAL": local, **told, **settings}
     process = subprocess.Popen(
-        _command(first, loopback), env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        [*before, *_command(first, loopback, pod)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
     )
-    ship = (FirstShip if first else Ship)(process, home / "ship.sock", workspace, mark)
+    address = ""
     try:
         assert process.stdout
+        if pod:
+            address = read_address(process)
+            configure(address, {**told, **settings})
+        kind = FirstShip if first or pod else Ship
+        ship = kind(process, home / "ship.sock", workspace, mark, address)
+    except BaseException:
+        _end(process, mark, home)
+        raise
+    try:
         assert process.stdout.readline() == b"ready\n"
         yield ship
         stop(ship)
         assert eventually(lambda: not living(mark), 5), "Ship left processes behind"
     finally:
         ship.http.close()
-        _sweep(mark)
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-        shutil.rmtree(home)
+        _end(process, mark, home)
+
+
+def _end(process: subprocess.Popen[bytes], mark: str, home: Path) -> None:
+    _sweep(mark)
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
+    shutil.rmtree(home)
+
+
+def read_address(process: subprocess.Popen[bytes]) -> str:
+    """Where a Ship says that it listens."""
+    assert process.stdout
+    word, _, address = process.stdout.readline().decode().strip().partition(" ")
+    assert word == "listening"
+    return address
+
+
+@contextmanager
+def waiting() -> Generator[tuple[subprocess.Popen[bytes], str]]:
+    """A Ship like a pod's that waits for its settings, and its address."""
+    home = Path(tempfile.mkdtemp(prefix="ship-test-", dir="/tmp"))
+    mark = f"ship-test-{uuid.uuid4().hex}"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE), "TEST_MARK": mark, **IN_A_POD}
+    process = subprocess.Popen(
+        _command(False, False, True), env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+    try:
+        yield process, read_address(process)
+    finally:
+        _end(process, mark, home)
+
+
+def configure(address: str, settings: dict[str, str], token: str = BOOTSTRAP_TOKEN) -> httpx.Response:
+    """The answer of a Ship that is given its settings."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(verify=any_certificate(), timeout=PATIENCE_S) as client:
+        return client.post(f"https://{address}/bootstrap", headers=headers, json=settings)
 
 
 def stop(ship: Ship) -> int:
@@ -263,7 +386,9 @@ def stop(ship: Ship) -> int:
     return ship.process.wait(PATIENCE_S)
 
 
-def _command(first: bool, loopback: bool) -> list[str]:
+def _command(first: bool, loopback: bool, pod: bool) -> list[str]:
+    if pod:
+        return [*IN_ITS_PID_NAMESPACE, *WITHOUT_RIGHTS, *_closed_ship()]
     ship = [sys.executable, "-m", "ship"]
     if not first:
         return ship
@@ -272,6 +397,18 @@ def _command(first: bool, loopback: bool) -> list[str]:
     powers = ["setpriv", "--no-new-privs", f"--bounding-set=-all,{limits}", "--groups=4,27"]
     up = "ip link set lo up; " if loopback else ""
     return [*unshare, "sh", "-c", f'{up}{_WITHOUT_PROFILES}exec "$@"', "sh", *powers, *ship]
+
+
+@cache
+def _closed_ship() -> list[str]:
+    """Ship as a pod has it, with all that it needs: any user may read that."""
+    parent = Path(tempfile.mkdtemp(prefix="ship-test-", dir="/tmp"))
+    atexit.register(shutil.rmtree, parent)
+    parent.chmod(0o755)
+    made = closure.build(parent)
+    loader = next((made / "lib").glob("ld-linux*"))
+    python = (str(loader), "--library-path", str(made / "lib"), str(made / "bin/python3"))
+    return ["env", f"PYTHONHOME={made}", *python, "-I", "-S", "-B", "-m", "ship"]
 
 
 def _sweep(mark: str) -> None:
