@@ -58,7 +58,7 @@ async def test_a_session_outlives_its_bay_and_the_next_one_goes_on_with_it(oci: 
     await killed(oci, spec, "ready", 0)
     seen = await oci.driver.observe(oci.handle(spec.session_id))
     assert isinstance(seen, Running)
-    assert Path(seen.endpoint.socket_path).is_socket()
+    assert Path(seen.endpoint.place).is_socket()
 
 
 @pytest.mark.parametrize("lost", ["data", "run", "runc", "claim"])

@@ -39,9 +39,8 @@ class Liar:
     tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def peer(self, **changes: Any) -> Peer:
-        endpoint = Endpoint(
-            socket_path=str(self.path), **{"peer_uid": os.getuid(), "peer_pid": os.getpid(), **changes}
-        )
+        peer: dict[str, Any] = {"peer_uid": os.getuid(), "peer_pid": os.getpid(), **changes}
+        endpoint = Endpoint(socket_path=str(self.path), **peer)
         return Peer(session_id="sess-1", endpoint=endpoint, token=TOKEN)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,8 +4,8 @@ Vocabulary
     session     One container (or process tree) with Ship in it, for as long as it runs. Its id is `sess-…`.
     spec        All that a driver needs to start a session. It names no request, owner, row or setting.
     handle      A small versioned record of what a driver has made for a session, as JSON. Bay saves each one.
-    endpoint    The Unix socket where the session's Ship answers, and the process that must be at its other
-                end.
+    endpoint    Where the session's Ship answers: a Unix socket, and the process that must be at its other
+                end; or a TCP address, and the certificate that it must show.
     capability  Data that says what a driver can do. Bay asks before it acts.
     owned       A session's remains on the host, found by label and not by memory.
 
@@ -182,14 +182,30 @@ class SessionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where Ship answers: a Unix socket, and who must be at the other end of it.
+    """Where Ship answers: a Unix socket, and who must be at the other end of it; or a TCP address, and the
+    certificate of the Ship there. Raises ValueError for both, and for neither.
 
     `peer_uid` and `peer_pid` are as this host sees them; None means that the driver cannot know.
     """
 
-    socket_path: str
+    socket_path: str | None = None
     peer_uid: int | None = None
     peer_pid: int | None = None
+    address: str | None = None
+    """IP:PORT, or [IP]:PORT for IPv6."""
+    certificate: str | None = None
+    """The SHA-256 of the certificate in DER, as lower-case hexadecimal digits."""
+
+    def __post_init__(self) -> None:
+        if (self.socket_path is None) == (self.address is None):
+            raise ValueError("an endpoint has either a socket or an address")
+        if (self.address is None) != (self.certificate is None):
+            raise ValueError("an endpoint has an address with a certificate")
+
+    @property
+    def place(self) -> str:
+        """The socket's path or the address, for messages."""
+        return self.socket_path or self.address or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +225,7 @@ class Handle:
             "session_id": self.session_id,
             "version": self.version,
             "data": dict(self.data),
-            "endpoint": asdict(self.endpoint) if self.endpoint else None,
+            "endpoint": _facts(self.endpoint) if self.endpoint else None,
         }
 
     @classmethod
@@ -223,6 +239,12 @@ class Handle:
             data=data["data"],
             endpoint=Endpoint(**endpoint) if endpoint else None,
         )
+
+
+def _facts(endpoint: Endpoint) -> dict[str, Any]:
+    # Without what it does not have, so that a Bay that knows Unix sockets alone reads those of its drivers.
+    found = asdict(endpoint)
+    return {name: value for name, value in found.items() if value is not None or name.startswith("peer_")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -469,4 +469,4 @@ async def start_partly(bench: DriverBench, spec: SessionSpec, steps: int) -> Han
 
 def place_of(endpoint: Endpoint) -> str:
     """Where a Ship answers."""
-    return endpoint.socket_path
+    return endpoint.place

@@ -150,7 +150,7 @@ async def test_the_call_that_finds_its_sandbox_unreachable_fails_and_the_next_on
     endpoint = Handle.from_json(session.handle).endpoint
     assert endpoint is not None
     bay.bay.ship.forget(session.id)
-    Path(endpoint.socket_path).unlink()
+    Path(endpoint.place).unlink()
     answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
     assert_error(answer, 502, "ship_error")
     shown = await get(alice, made["id"])
@@ -167,7 +167,7 @@ async def test_looking_at_a_sandbox_that_cannot_be_reached_is_enough_to_notice(
     assert session.handle is not None
     endpoint = Handle.from_json(session.handle).endpoint
     assert endpoint is not None
-    Path(endpoint.socket_path).unlink()
+    Path(endpoint.place).unlink()
     assert (await get(alice, made["id"]))["containers"][0]["healthy"] is False
     await bay.settled(made["id"], lambda r: r.session is None)
     assert (await get(alice, made["id"]))["error"]["code"] == "session_unreachable"

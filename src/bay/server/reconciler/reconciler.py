@@ -388,7 +388,7 @@ class Reconciler:
         elif await self._ends_within(_DYING_S, handle):
             await self._begin_to_end(sandbox, session, "exited")
             return True
-        elif (peer := peer_of(session)) is None or not self._ship.can_connect(peer):
+        elif (peer := peer_of(session)) is None or not await self._ship.can_connect(peer):
             reason = "exited" if await self._ends_within(_LONG_DYING_S, handle) else "unreachable"
             await self._begin_to_end(sandbox, session, reason)
             return True

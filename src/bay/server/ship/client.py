@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any
 from urllib.parse import urlencode
 
-from bay.drivers.ship_socket import connect
+from bay.drivers.ship_socket import open_connection
 from bay.errors import CapabilityNotSupported, NotFound, ShipError, Timeout
 from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
@@ -47,6 +47,7 @@ _LINE = 1 << 20
 _TURN = 256  # lines that are handed out before others get a turn
 _DEADLINE_S = 15.0
 _META_S = 2.0
+_PROBE_BYTES = 1024
 _TRANSFER_DEADLINE_S = 3600.0
 
 
@@ -114,16 +115,17 @@ class ShipClient:
         """The last description that the session's Ship gave, or None. A frozen one cannot answer."""
         return self._metas.get(session_id)
 
-    def can_connect(self, peer: Peer) -> bool:
-        """Whether the right process listens at the Ship's socket. Sends no request."""
+    async def can_connect(self, peer: Peer) -> bool:
+        """Whether the right process listens where the Ship should. Sends no request."""
         try:
-            connect(peer.endpoint).close()
+            _reader, writer = await open_connection(peer.endpoint, _PROBE_BYTES)
         except (ConnectionRefusedError, FileNotFoundError, ShipError):
             return False
         except OSError:
-            return (
-                True  # more callers wait than it can take, or Bay has no descriptor left: no fault of its own
-            )
+            # More callers wait than it can take, Bay has no descriptor left, or the network is at fault: none
+            # of that is the Ship's end.
+            return True
+        writer.transport.abort()
         return True
 
     async def run(

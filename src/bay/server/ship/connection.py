@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection to a Ship, which may lie.
 
-The peer is inside a sandbox, so nothing it sends is taken on trust: the socket is opened without
-following links and its owner is checked with the kernel, heads and bodies are capped, every call has
-one deadline from first to last byte, and after anything odd the connection is thrown away.
+The peer is inside a sandbox, so nothing it sends is taken on trust: `ship_socket` checks who it is, heads
+and bodies are capped, every call has one deadline from first to last byte, and after anything odd the
+connection is thrown away.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ import h11
 from websockets.utils import accept_key, generate_key
 
 from bay.drivers.base import Endpoint
-from bay.drivers.ship_socket import connect
+from bay.drivers.ship_socket import open_connection
 from bay.errors import ShipError
 from bay.server.ship.http11 import AnswerHead, Headers, Http11Client, Read
 from ship_protocol import FILE_HEADER, SESSION_HEADER, session_proof
+from ship_protocol.tls import TlsLayer
 
 _READ_BYTES = 256 * 1024
 _FINISH_S = 2.0
@@ -64,11 +65,10 @@ class Wire:
     async def open(cls, peer: Peer) -> "Wire":
         """Connect to the session's Ship. Raises ShipError when no process, or a wrong one, answers."""
         try:
-            link = connect(peer.endpoint)
+            return cls(peer, *await open_connection(peer.endpoint, _READ_BYTES))
         except OSError as error:
-            raise ShipError(f"the sandbox's runtime is not reachable ({error.strerror})") from error
-        reader, writer = await asyncio.open_unix_connection(sock=link, limit=_READ_BYTES)
-        return cls(peer, reader, writer)
+            why = error.strerror or "timed out"
+            raise ShipError(f"the sandbox's runtime is not reachable ({why})") from error
 
     def set_deadline(self, seconds: float | None, *, while_moving: bool = False) -> None:
         """Everything up to the last byte of the next answer must happen within `seconds`, else TimeoutError.
@@ -139,6 +139,9 @@ class Wire:
     def finish(self) -> None:
         """Drop the connection, after what is unsent if the peer takes it soon."""
         transport = self._writer.transport
+        if isinstance(transport, TlsLayer):
+            transport.close()  # unlike a Unix socket, one that is aborted loses what it has taken already
+            return
         if transport.get_write_buffer_size() == 0:
             transport.abort()
             return
