@@ -200,6 +200,29 @@ def migrate_store(data_dir: DataDirOption = None, as_json: JsonOption = False) -
     note("start Bay with BAY_DATABASE_URL from now on")
 
 
+class WrittenImage(Protocol):
+    """The archive with Ship's image: the name in it, the digest of its manifest, and the file."""
+
+    ref: str
+    digest: str
+    file: Path
+
+
+@admin.command("ship-image")
+def ship_image(
+    file: Annotated[Path, typer.Argument(help="Archive to write, the tar of an OCI layout.")],
+    ref: Annotated[str | None, typer.Option(help="Name in the archive; else bay-ship:VERSION.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the image that brings Ship into pods: setting kubernetes.ship_image. Needs no Bay that runs."""
+    made = cast("WrittenImage", load("bay.server.offline.ship_image", "write")(file, ref))
+    if as_json:
+        print_json({"ref": made.ref, "digest": made.digest, "file": str(made.file)})
+        return
+    print_line(f"wrote {made.ref} to {made.file}, digest {made.digest}")
+    note(f"push it with: skopeo copy oci-archive:{made.file} docker://REGISTRY/{made.ref}")
+
+
 @admin.command()
 def gc(
     ctx: typer.Context,
