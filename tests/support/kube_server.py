@@ -294,3 +294,8 @@ async def kube_server(tls: ssl.SSLContext | None = None) -> AsyncGenerator[KubeS
         yield server
     finally:
         await server.aclose()
+
+
+def name_of(fault: object) -> str:
+    """A name for a test's id: it is the same in each process, as that of a function's repr is not."""
+    return str(fault.status) if isinstance(fault, Said) else getattr(fault, "__name__", str(fault))

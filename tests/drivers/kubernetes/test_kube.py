@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_server import TOKEN, KubeServer, Pauses, Said, cut, kube_server, pod, status
+from kube_server import TOKEN, KubeServer, Pauses, Said, cut, kube_server, name_of, pod, status
 from registry import authority
 
 from bay.drivers.kubernetes.kube import (
@@ -295,7 +295,9 @@ async def test_a_server_that_asks_for_an_hour_is_not_waited_for(
     assert pauses.taken == []
 
 
-@pytest.mark.parametrize("fault", [Said(500, status(500, "InternalError")), Said(503, b"no"), cut], ids=repr)
+@pytest.mark.parametrize(
+    "fault", [Said(500, status(500, "InternalError")), Said(503, b"no"), cut], ids=name_of
+)
 async def test_a_request_that_may_be_repeated_survives_failures(
     kube: Kube, server: KubeServer, pauses: Pauses, fault: Any
 ) -> None:
@@ -305,7 +307,7 @@ async def test_a_request_that_may_be_repeated_survives_failures(
     assert pauses.taken
 
 
-@pytest.mark.parametrize("fault", [Said(500, status(500, "InternalError")), cut], ids=repr)
+@pytest.mark.parametrize("fault", [Said(500, status(500, "InternalError")), cut], ids=name_of)
 async def test_a_failing_server_is_unknown_and_not_gone(
     kube: Kube, server: KubeServer, pauses: Pauses, fault: Any
 ) -> None:
@@ -316,7 +318,7 @@ async def test_a_failing_server_is_unknown_and_not_gone(
     assert pauses.taken[-1] > pauses.taken[0]
 
 
-@pytest.mark.parametrize("fault", [Said(500, status(500, "InternalError")), cut], ids=repr)
+@pytest.mark.parametrize("fault", [Said(500, status(500, "InternalError")), cut], ids=name_of)
 async def test_a_create_whose_outcome_is_unknown_is_not_repeated(
     kube: Kube, server: KubeServer, fault: Any
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp.web import BaseRequest
 from blockbuster import blockbuster_ctx
-from kube_server import KubeServer, Pauses, Said, cut, pod, status
+from kube_server import KubeServer, Pauses, Said, cut, name_of, pod, status
 
 from bay.drivers.kubernetes.kube import POD, Kube, KubeAccess, ObjectPage, Persistence
 from bay.drivers.kubernetes.pod_watch import EndedContainer, PodState, PodWatch, WaitingContainer, pod_state
@@ -203,7 +203,7 @@ async def test_a_bookmark_is_where_the_next_watch_begins(
 
 
 @pytest.mark.parametrize(
-    "fault", [FAILED, Said(403, status(403, "Forbidden", "no")), Said(401), cut], ids=repr
+    "fault", [FAILED, Said(403, status(403, "Forbidden", "no")), Said(401), cut], ids=name_of
 )
 @pytest.mark.parametrize("what", ["list", "watch"])
 async def test_the_watch_survives_a_long_failure_with_growing_pauses(

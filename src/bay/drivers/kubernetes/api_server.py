@@ -174,6 +174,9 @@ class ApiServer:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise DriverUnavailable(str(self._unanswered(error, silence_s))) from None
         finally:
+            connection = answered.stream.connection
+            if connection is not None and connection.transport is not None:
+                connection.transport.abort()  # an orderly end would outlive this by a round trip
             answered.stream.close()
 
     def refusal(self, code: int, status: Json, act: str) -> BayError | Expired:
