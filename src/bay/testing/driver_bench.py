@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bay.drivers.base import Driver, Endpoint, Handle, ImageRoot, SessionSpec
+from bay.drivers.ship_socket import open_connection
 from bay.models import NetworkPolicy, Resources
 from bay.places import directory_of
 
@@ -128,7 +129,7 @@ async def run(
 
 async def call(endpoint: Endpoint, method: str, path: str, body: object = None) -> dict[str, Any]:
     """One request to a Ship, and its answer's JSON."""
-    reader, writer = await asyncio.open_unix_connection(endpoint.socket_path, limit=1 << 24)
+    reader, writer = await open_connection(endpoint, limit=1 << 24)
     try:
         payload = b"" if body is None else json.dumps(body).encode()
         head = (

@@ -24,7 +24,6 @@ from pathlib import Path
 import pytest
 
 from bay.drivers.base import (
-    Endpoint,
     Exited,
     Freezer,
     Gone,
@@ -91,7 +90,7 @@ async def test_the_session_id_alone_is_enough_to_observe(bench: DriverBench) -> 
     async with bench.session() as handle:
         seen = await bench.driver.observe(bench.handle(handle.session_id))
         assert isinstance(seen, Running)
-        assert place_of(seen.endpoint) == place_of(endpoint_of(handle))
+        assert seen.endpoint.place == endpoint_of(handle).place
 
 
 async def test_a_session_that_never_was_is_gone(bench: DriverBench) -> None:
@@ -100,6 +99,7 @@ async def test_a_session_that_never_was_is_gone(bench: DriverBench) -> None:
 
 
 async def test_pause_freezes_and_resume_makes_it_answer_again(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle:
         await freezer(bench).pause(handle)
         assert await bench.driver.observe(handle) == Paused(endpoint_of(handle))
@@ -111,6 +111,7 @@ async def test_pause_freezes_and_resume_makes_it_answer_again(bench: DriverBench
 
 
 async def test_pause_and_resume_twice_are_as_good_as_once(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle:
         for _ in range(2):
             await freezer(bench).pause(handle)
@@ -120,6 +121,7 @@ async def test_pause_and_resume_twice_are_as_good_as_once(bench: DriverBench) ->
 
 
 async def test_pausing_what_has_ended_or_never_was_changes_nothing(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle:
         await bench.driver.stop(handle, grace_s=0)
         for ended in (handle, bench.handle(handle.session_id), bench.handle("sess-never")):
@@ -130,6 +132,7 @@ async def test_pausing_what_has_ended_or_never_was_changes_nothing(bench: Driver
 
 
 async def test_the_session_id_alone_is_enough_to_pause_and_to_resume(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle:
         await freezer(bench).pause(bench.handle(handle.session_id))
         assert isinstance(await bench.driver.observe(handle), Paused)
@@ -138,6 +141,7 @@ async def test_the_session_id_alone_is_enough_to_pause_and_to_resume(bench: Driv
 
 
 async def test_a_command_goes_on_after_a_pause_and_nothing_it_wrote_is_lost(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     spec = bench.spec()
     handle = await bench.start(spec)
     command = "echo before; touch begun; until [ -e go ]; do sleep 0.01; done; echo after"
@@ -154,6 +158,7 @@ async def test_a_command_goes_on_after_a_pause_and_nothing_it_wrote_is_lost(benc
 async def test_a_first_process_that_is_killed_while_paused_is_seen_to_end_once_resumed(
     bench: DriverBench,
 ) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle, asyncio.TaskGroup() as tasks:
         await freezer(bench).pause(handle)
         waiting = tasks.create_task(bench.driver.wait(handle))
@@ -163,6 +168,7 @@ async def test_a_first_process_that_is_killed_while_paused_is_seen_to_end_once_r
 
 
 async def test_pausing_one_session_leaves_another_alone(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle, bench.session() as other:
         await freezer(bench).pause(handle)
         assert isinstance(await bench.driver.observe(other), Running)
@@ -178,6 +184,7 @@ async def test_stop_ends_it_and_wait_tells_so(bench: DriverBench) -> None:
 
 
 async def test_stop_ends_a_paused_session_too(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle:
         await freezer(bench).pause(handle)
         await bench.driver.stop(handle, grace_s=5)
@@ -209,6 +216,7 @@ async def test_destroy_leaves_nothing_and_says_gone(bench: DriverBench) -> None:
 
 
 async def test_destroy_takes_a_paused_session(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     spec = bench.spec()
     before = await bench.traces()
     handle = await bench.start(spec)
@@ -310,7 +318,7 @@ async def test_sessions_start_side_by_side(bench: DriverBench) -> None:
     async with asyncio.TaskGroup() as tasks:
         starting = [tasks.create_task(bench.start(spec)) for spec in specs]
     endpoints = [endpoint_of(task.result()) for task in starting]
-    assert len(set(map(place_of, endpoints))) == 6
+    assert len({endpoint.place for endpoint in endpoints}) == 6
     assert await bench.ships() == 6
 
 
@@ -322,6 +330,7 @@ async def test_sessions_outlive_the_driver_object(bench: DriverBench) -> None:
 
 
 async def test_a_session_begins_with_the_resources_of_its_spec_and_takes_others(bench: DriverBench) -> None:
+    needs(bench, Resizable)
     first, second = (
         Resources(cpus=0.5, memory=256 * MIB, pids=64),
         Resources(cpus=2, memory=512 * MIB, pids=99),
@@ -335,6 +344,7 @@ async def test_a_session_begins_with_the_resources_of_its_spec_and_takes_others(
 
 
 async def test_a_frozen_session_takes_other_resources(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     wanted = Resources(cpus=0.25, memory=200 * MIB, pids=50)
     async with bench.session() as handle:
         await freezer(bench).pause(handle)
@@ -345,6 +355,7 @@ async def test_a_frozen_session_takes_other_resources(bench: DriverBench) -> Non
 
 
 async def test_less_memory_than_is_in_use_is_refused_and_changes_nothing(bench: DriverBench) -> None:
+    needs(bench, Resizable)
     first = Resources(cpus=0.5, memory=256 * MIB, pids=64)
     async with bench.session(resources=first) as handle:
         with pytest.raises(MemoryInUse, match="MiB of memory"):
@@ -354,6 +365,7 @@ async def test_less_memory_than_is_in_use_is_refused_and_changes_nothing(bench: 
 
 
 async def test_resizing_what_is_gone_is_success(bench: DriverBench) -> None:
+    needs(bench, Resizable)
     async with bench.session() as handle:
         pass
     for gone in (handle, bench.handle("sess-never")):
@@ -362,6 +374,7 @@ async def test_resizing_what_is_gone_is_success(bench: DriverBench) -> None:
 
 
 async def test_a_session_is_measured_whether_it_works_or_is_frozen(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     given = Resources(cpus=1, memory=256 * MIB, pids=64)
     async with bench.session(resources=given) as handle:
         idle = await usage_of(bench, handle)
@@ -380,6 +393,7 @@ async def test_a_session_is_measured_whether_it_works_or_is_frozen(bench: Driver
 
 
 async def test_there_is_no_usage_of_what_is_gone(bench: DriverBench) -> None:
+    needs(bench, Metered)
     async with bench.session() as handle:
         pass
     for gone in (handle, bench.handle("sess-never")):
@@ -387,12 +401,14 @@ async def test_there_is_no_usage_of_what_is_gone(bench: DriverBench) -> None:
 
 
 async def test_a_session_begins_with_the_policy_of_its_spec(bench: DriverBench) -> None:
+    needs(bench, NetworkControl)
     for mode in bench.driver.capabilities.network:
         async with bench.session(network=NetworkPolicy(mode=mode)) as handle:
             assert (await network(bench).network_state(handle)).mode == mode
 
 
 async def test_another_policy_holds_once_it_is_set_and_the_same_again_is_no_error(bench: DriverBench) -> None:
+    needs(bench, NetworkControl)
     rule = NetworkRule(action="allow", cidr="9.9.9.9/32", ports=(443, "8000-8100"))
     async with bench.session(network=NetworkPolicy(mode="none")) as handle:
         for policy in (
@@ -406,6 +422,7 @@ async def test_another_policy_holds_once_it_is_set_and_the_same_again_is_no_erro
 
 
 async def test_a_frozen_session_takes_another_policy(bench: DriverBench) -> None:
+    needs(bench, Freezer)
     async with bench.session() as handle:
         await freezer(bench).pause(handle)
         await network(bench).set_network(handle, NetworkPolicy(mode="allowlist"))
@@ -414,6 +431,7 @@ async def test_a_frozen_session_takes_another_policy(bench: DriverBench) -> None
 
 
 async def test_a_session_with_a_network_leaves_nothing_of_it_when_it_is_destroyed(bench: DriverBench) -> None:
+    needs(bench, NetworkControl)
     spec = bench.spec(network=NetworkPolicy(mode="allowlist"))
     before = await bench.traces()
     handle = await bench.start(spec)
@@ -422,24 +440,27 @@ async def test_a_session_with_a_network_leaves_nothing_of_it_when_it_is_destroye
     assert await bench.traces() == before
 
 
+def needs(bench: DriverBench, protocol: type) -> None:
+    """Skip a test of an optional protocol that the driver has not, before anything begins."""
+    if not isinstance(bench.driver, protocol):
+        pytest.skip(f"driver {bench.driver.name} is no {protocol.__name__}")
+
+
 def freezer(bench: DriverBench) -> Freezer:
-    """The driver, for tests of a `Freezer`; others skip them."""
-    if not isinstance(bench.driver, Freezer):
-        pytest.skip(f"driver {bench.driver.name} cannot freeze sessions")
+    """The driver, for tests that need it as a `Freezer`."""
+    assert isinstance(bench.driver, Freezer)
     return bench.driver
 
 
 def resizable(bench: DriverBench) -> Resizable:
-    """The driver, for tests of a `Resizable`; others skip them."""
-    if not isinstance(bench.driver, Resizable):
-        pytest.skip(f"driver {bench.driver.name} cannot change the resources of sessions")
+    """The driver, for tests that need it as a `Resizable`."""
+    assert isinstance(bench.driver, Resizable)
     return bench.driver
 
 
 def metered(bench: DriverBench) -> Metered:
-    """The driver, for tests of a `Metered`; others skip them."""
-    if not isinstance(bench.driver, Metered):
-        pytest.skip(f"driver {bench.driver.name} measures no sessions")
+    """The driver, for tests that need it as a `Metered`."""
+    assert isinstance(bench.driver, Metered)
     return bench.driver
 
 
@@ -451,9 +472,8 @@ async def usage_of(bench: DriverBench, handle: Handle) -> SessionUsage:
 
 
 def network(bench: DriverBench) -> NetworkControl:
-    """The driver, for tests of a `NetworkControl`; others skip them."""
-    if not isinstance(bench.driver, NetworkControl):
-        pytest.skip(f"driver {bench.driver.name} controls no network")
+    """The driver, for tests that need it as a `NetworkControl`."""
+    assert isinstance(bench.driver, NetworkControl)
     return bench.driver
 
 
@@ -465,8 +485,3 @@ async def start_partly(bench: DriverBench, spec: SessionSpec, steps: int) -> Han
         handle = await anext(starting)
     await starting.aclose()
     return handle
-
-
-def place_of(endpoint: Endpoint) -> str:
-    """Where a Ship answers."""
-    return endpoint.place
