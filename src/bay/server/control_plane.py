@@ -398,6 +398,7 @@ class ControlPlane:
         self.mcp_messages = McpMessages(hosts=self.hosts, connections=self.connections)
         self.images = Images(
             store=self.store,
+            driver=driver,
             library=library,
             puller=self.puller,
             requests=self.image_requests,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from lost_answers import lose_answer
 from server_harness import Json, World, assert_error, clear, create, eventually, shell, within, world
 
+from bay.drivers.fake import FakeDriver
 from bay.errors import DatabaseUnavailable, ImageInvalid, ImageNotFound, RegistryUnavailable, StorageFull
 from bay.images.base import BroughtImage
 from bay.images.fake import FakeLibrary
@@ -728,3 +730,16 @@ async def test_a_page_of_images_with_large_configs_is_shorter_and_the_list_is_wh
         cursor, pages = answer.json()["next_cursor"], pages + 1
     assert [(image["id"], image["labels"]) for image in seen] == [(image, labels) for image in made]
     assert pages == 3
+
+
+async def test_a_driver_that_runs_no_images_of_bays_takes_none(root: Path) -> None:
+    driver = FakeDriver(run_dir=root / "run")
+    driver.capabilities = replace(driver.capabilities, layered=False)
+    async with world(root, driver) as bay:
+        admin = await bay.client("root", "admin")
+        for answer in (
+            await admin.post("/v1/images", json={"ref": "debian:13"}),
+            await admin.post("/v1/images/import", params={"ref": "mine:1"}, content=b"tar"),
+        ):
+            assert_error(answer, 400, "capability_not_supported")
+        assert await listed(admin) == []

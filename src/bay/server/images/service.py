@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from bay.clock import Clock
-from bay.errors import Conflict, DatabaseUnavailable, Forbidden, ImageNotFound
+from bay.drivers.base import Driver
+from bay.errors import CapabilityNotSupported, Conflict, DatabaseUnavailable, Forbidden, ImageNotFound
 from bay.ids import new_id
 from bay.images import references, scratch
 from bay.images.base import ImageLibrary
@@ -47,6 +48,7 @@ class Images:
     """The service behind `/v1/images`."""
 
     store: Store
+    driver: Driver
     library: ImageLibrary
     puller: Puller
     requests: ImageRequests
@@ -61,8 +63,9 @@ class Images:
         self, caller: Caller, wanted: WantedImage, *, wait_s: float, idempotency_key: str | None
     ) -> ContainerImage:
         """Have an image; answers at once, or with `wait_s` when its pull has ended. Raises InvalidArgument,
-        ImageNotFound, Forbidden or QuotaExceeded.
+        CapabilityNotSupported, ImageNotFound, Forbidden or QuotaExceeded.
         """
+        self._check_layered()
         _check_may_share(caller, wanted.shared)
         request = idempotency.request(caller, idempotency_key, "POST /v1/images", to_wire(wanted))
         async with self.store.write() as db:
@@ -81,6 +84,7 @@ class Images:
         """An image from an archive of `docker save`, `podman save` or an OCI layout, under the name `ref`.
         Raises InvalidArgument, ImageTooLarge, StorageFull or QuotaExceeded.
         """
+        self._check_layered()
         _check_may_share(caller, shared)
         full = str(references.parse(ref))
         with one_place(self._uploads, caller.owner, _MAX_UPLOADS, _UPLOADING):
@@ -188,6 +192,14 @@ class Images:
                 await self.puller.hide(db, image)
         await self.puller.collect()
         return await self._shown(gone)
+
+    def _check_layered(self) -> None:
+        """Raises CapabilityNotSupported where no sandbox could run an image of Bay's."""
+        if not self.driver.capabilities.layered:
+            raise CapabilityNotSupported(
+                f"driver {self.driver.name} runs no images that Bay brings; its sandboxes have the image host",
+                details={"capability": "images", "available": ["host"]},
+            )
 
     async def _find(self, caller: Caller, ref: str) -> ImageRecord:
         async with self.store.read() as db:
