@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from cli_runner import Cli
 
-from bay.server.settings import ProfileSettings, QuotaSettings, RegistrySettings, Settings, load, read
+from bay.server.settings import (
+    IsolationSettings,
+    KubernetesSettings,
+    ProfileSettings,
+    QuotaSettings,
+    RegistrySettings,
+    Settings,
+    load,
+    read,
+)
 from bay.server.settings_example import example
 
 NOWHERE = Cli("http://127.0.0.1:1")
@@ -32,6 +41,8 @@ def test_it_has_every_setting_with_its_default() -> None:
         "profiles": (found["profiles"]["NAME"], ProfileSettings),
         "quotas": (found["quotas"], QuotaSettings),
         "registries": (found["registries"]["registry.example.com"], RegistrySettings),
+        "kubernetes": (found["kubernetes"], KubernetesSettings),
+        "kubernetes.isolations": (found["kubernetes"]["isolations"]["NAME"], IsolationSettings),
     }
     assert set(found) == set(Settings.model_fields) - {"owners"}
     for name, (table, model) in tables.items():

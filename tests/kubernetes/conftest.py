@@ -3,11 +3,13 @@ them.
 """
 
 import os
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import kube_cluster
 import pytest
 from kube_cluster import Cluster
+from pod_bench import PodBench, opened_bench
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,3 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster() -> Cluster:
     """The one cluster of all tests: each has names of its own, and starts again what it has stopped."""
     return Cluster(Path(os.environ[kube_cluster.VARIABLE]))
+
+
+@pytest.fixture
+async def bench(cluster: Cluster) -> AsyncGenerator[PodBench]:
+    """A driver with Bay's rights, and an installation of its own."""
+    async for made in opened_bench(cluster):
+        yield made

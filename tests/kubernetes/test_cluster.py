@@ -4,6 +4,7 @@ and can be broken.
 
 import http.client
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ _numbers = itertools.count()
 @pytest.fixture
 def name(cluster: Cluster) -> Iterator[str]:
     """A name for a pod and a claim, which go at the end."""
-    name = f"test-cluster-{next(_numbers)}"
+    name = f"test-cluster-{os.getpid()}-{next(_numbers)}"
     yield name
     cluster.kubectl("delete", f"pod/{name}", f"pvc/{name}", "--ignore-not-found", "--wait=false")
 
@@ -245,6 +246,7 @@ def test_the_policy_refuses(cluster: Cluster, name: str, change: Any, user: str)
         cluster.create(made, user=user)
 
 
+@pytest.mark.alone
 def test_a_pod_runs_on_when_the_kubelet_is_killed_and_its_node_is_unknown(
     cluster: Cluster, name: str
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_pod_runs_on_when_the_kubelet_is_killed_and_its_node_is_unknown(
     assert cluster.kubectl("get", "node", NODE, "-o", "name") == f"node/{NODE}\n"
 
 
+@pytest.mark.alone
 def test_a_killed_api_server_refuses_connections_and_keeps_its_objects(cluster: Cluster, name: str) -> None:
     cluster.create(claim_of(name))
     with cluster.without("api"), pytest.raises(Refused, match="refused"):
@@ -268,6 +271,7 @@ def test_a_killed_api_server_refuses_connections_and_keeps_its_objects(cluster: 
     assert cluster.get("pvc", name)["status"]["phase"] == "Pending"
 
 
+@pytest.mark.alone
 def test_a_frozen_api_server_takes_connections_and_says_nothing(cluster: Cluster, name: str) -> None:
     cluster.create(claim_of(name))
     with cluster.frozen("api"), pytest.raises(Refused, match=r"(?i)timeout"):

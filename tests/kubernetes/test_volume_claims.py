@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext
@@ -41,7 +42,7 @@ class PodFiles:
         return await asyncio.to_thread(self._said, place, f"cat {name}")
 
     def _said(self, place: Place, command: str) -> str:
-        name = f"test-files-{next(_numbers)}"
+        name = f"test-files-{os.getpid()}-{next(_numbers)}"
         made = pod(name, f"cd /workspace && {command}", claim=True)
         made["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] = claim_of(place).name
         self._cluster.create(made)
@@ -207,6 +208,7 @@ async def test_a_claim_grows_where_its_class_lets_it(
     assert (await claim(kube, ws))["spec"]["resources"] == {"requests": {"storage": "32Mi"}}
 
 
+@pytest.mark.alone
 async def test_a_full_quota_is_a_full_disk(cluster: Cluster, cargo: VolumeClaimCargo) -> None:
     quota = {
         "apiVersion": "v1",

@@ -18,7 +18,14 @@ from bay.cli.app import app as cli
 from bay.client._frames import close_error
 from bay.errors import BY_CODE, ConnectionFailed
 from bay.server.app import FORMATS, build_app
-from bay.server.settings import ObjectStoreSettings, ProfileSettings, Settings, load
+from bay.server.settings import (
+    IsolationSettings,
+    KubernetesSettings,
+    ObjectStoreSettings,
+    ProfileSettings,
+    Settings,
+    load,
+)
 from bay.server.web.websocket_close import CODES
 from bay.server.web.wire_format import format_of
 from ship_protocol import CloseCode
@@ -94,13 +101,14 @@ def profile_rows() -> Iterator[str]:
         yield f"| `{name}` | {default_of(field)} | {field.description} |"
 
 
-def object_store_rows() -> Iterator[str]:
-    for name, field in ObjectStoreSettings.model_fields.items():
+def table_rows(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
         default = "required" if field.is_required() else default_of(field)
         yield f"| `{name}` | {default} | {field.description} |"
 
 
-ROWS = [*setting_rows(), *profile_rows(), *object_store_rows()]
+TABLES = (ObjectStoreSettings, KubernetesSettings, IsolationSettings)
+ROWS = [*setting_rows(), *profile_rows(), *(row for table in TABLES for row in table_rows(table))]
 
 
 @pytest.mark.parametrize("line", ROWS, ids=lambda line: line.split("`")[1])
@@ -108,14 +116,14 @@ def test_every_setting_is_documented_as_it_is(line: str) -> None:
     assert line in read("docs/settings.md").splitlines()
 
 
-@pytest.mark.parametrize("model", [Settings, ProfileSettings, ObjectStoreSettings])
+@pytest.mark.parametrize("model", [Settings, ProfileSettings, *TABLES])
 def test_every_setting_says_what_it_is(model: type[BaseModel]) -> None:
     assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     documented = set(re.findall(r"(?m)^\| `(\w+)` \|", read("docs/settings.md")))
-    tables = Settings, ProfileSettings, ObjectStoreSettings
+    tables = Settings, ProfileSettings, *TABLES
     assert documented == {name for table in tables for name in table.model_fields}
 
 

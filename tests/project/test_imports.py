@@ -57,6 +57,7 @@ GROUPS = {
     "bay.server.embedded": "app",
     "bay.server.offline.leftover_runs": "app",
     "bay.server.offline.secrets_key": "app",
+    "bay.server.offline.ship_image": "app",
     "bay.server.offline.store_migration": "app",
     "bay.server.main": "app",
     "bay.object_store": "objects",

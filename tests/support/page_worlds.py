@@ -604,6 +604,20 @@ await deployment.stop()
             ),
         ),
     ),
+    "docs/kubernetes.md": World(
+        bay=False,
+        rows=(
+            NotRun("pip install", REGISTRY),
+            Run(
+                "bay admin ship-image",
+                words={"docker://registry.example.com/bay-ship:0.1.0": "oci-archive:pushed.tar"},
+            ),
+            RunBy(
+                "apiVersion: rbac",
+                "tests/kubernetes/test_driver_faults.py::test_the_rights_of_the_page_are_enough",
+            ),
+        ),
+    ),
     "docs/postgresql.md": World(
         bay=False,
         databases=2,

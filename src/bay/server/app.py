@@ -13,7 +13,7 @@ from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.errors import BayError
 from bay.images.base import ImageLibrary
-from bay.server.backends import check_replicas, make_driver, make_library, make_network
+from bay.server.backends import check_replicas, make_claims, make_driver, make_library, make_network
 from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
@@ -147,6 +147,7 @@ def build_app(
     network = make_network(settings) if driver is None and settings.driver == "oci" else None
     driver = driver or make_driver(settings, network)
     check_replicas(settings, driver)
+    cargo = cargo or make_claims(settings)
     library = library or make_library(settings, network)
     bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory, cargo)
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bay.cargo import backend_detection, base_backend
+from bay.cargo.base import CargoBackend
 from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
+from bay.drivers.kubernetes.egress import PUBLIC_RESOLVERS, EgressSettings
+from bay.drivers.kubernetes.pod import Isolation, PodSettings, PodTimeouts
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
 from bay.errors import InvalidArgument
@@ -27,7 +30,7 @@ from bay.network.manager import NetworkManager
 from bay.network.reserved_ranges import Address
 from bay.object_store.base import ObjectStore
 from bay.server.data_dir import FAKE_IMAGES, instance_of
-from bay.server.settings import Settings
+from bay.server.settings import IsolationSettings, KubernetesSettings, Settings
 from bay.units import MIB
 
 
@@ -38,6 +41,8 @@ def make_driver(settings: Settings, network: NetworkManager | None = None) -> Dr
     run_dir = run_dir_of(settings)
     if settings.driver == "fake":
         return FakeDriver(run_dir=run_dir)
+    if settings.driver == "kubernetes":
+        return _kubernetes_driver(settings)
     return OciDriver(
         root=settings.data_dir / "oci",
         run_dir=run_dir,
@@ -48,6 +53,83 @@ def make_driver(settings: Settings, network: NetworkManager | None = None) -> Dr
         id_range_start=settings.id_range_start,
         network=network or make_network(settings),
         network_off=settings.network == "off",
+    )
+
+
+def make_claims(settings: Settings) -> CargoBackend | None:
+    """Keeps files in volume claims where the settings' driver runs pods; None where a data directory does."""
+    if settings.driver != "kubernetes":
+        return None
+    given = _cluster_of(settings)
+    claims = importlib.import_module("bay.cargo.volume_claims")
+    made: CargoBackend = claims.VolumeClaimCargo(
+        lambda: claims.connected(_access_to(given)),
+        claims.ClaimSettings(
+            install=given.install,
+            storage_class=given.storage_class,
+            default_bytes=given.volume_mb * MIB,
+            read_write_once_pod=given.read_write_once_pod,
+            enforced=given.volume_limits,
+        ),
+    )
+    return made
+
+
+def _kubernetes_driver(settings: Settings) -> Driver:
+    given = _cluster_of(settings)
+    kubernetes = importlib.import_module("bay.drivers.kubernetes.driver")  # which takes half a second
+    driver: Driver = kubernetes.KubernetesDriver(
+        access=_access_to(given),
+        pods=PodSettings(
+            install=given.install,
+            image=given.image,
+            ship_image=given.ship_image,
+            pull_policy=given.pull_policy,
+            pull_secrets=given.pull_secrets,
+            service_account=given.service_account,
+            isolations={
+                "container": Isolation(),
+                **{name: _isolation(one) for name, one in given.isolations.items()},
+            },
+            cpu_request=given.cpu_request,
+            lifetime_s=given.lifetime,
+        ),
+        network=EgressSettings(
+            enforced=given.network_enforced,
+            dns_servers=tuple(map(str, settings.dns_servers)) or PUBLIC_RESOLVERS,
+            clients=given.network_clients,
+            private=given.network_private,
+        ),
+        timeouts=PodTimeouts(start_s=given.unschedulable),
+    )
+    return driver
+
+
+def _cluster_of(settings: Settings) -> KubernetesSettings:
+    """Raises InvalidArgument without a cluster, or without the library that reaches one."""
+    if settings.kubernetes is None:
+        raise InvalidArgument(
+            "setting kubernetes: driver kubernetes needs it; give `install`, `image` and `ship_image` at least, see "
+            "docs/kubernetes.md"
+        )
+    if importlib.util.find_spec("kubernetes") is None:
+        raise InvalidArgument(
+            "setting driver: kubernetes needs the library kubernetes; install it with: pip install "
+            "'bay-sandbox[kubernetes]'"
+        )
+    return settings.kubernetes
+
+
+def _access_to(given: KubernetesSettings) -> Any:
+    login = importlib.import_module("bay.drivers.kubernetes.login")
+    return login.KubeAccess(
+        kubeconfig=given.kubeconfig, context=given.context, namespace=given.namespace, timeout_s=given.timeout
+    )
+
+
+def _isolation(given: IsolationSettings) -> Isolation:
+    return Isolation(
+        runtime_class=given.runtime_class, node_selector=given.node_selector, tolerations=given.tolerations
     )
 
 
@@ -110,7 +192,7 @@ def check_replicas(settings: Settings, driver: Driver) -> None:
             f"setting replicas: driver {driver.name} runs sandboxes that only this host reaches; unset it, and "
             "have one Bay for each host"
         )
-    if choose_cargo(settings) == "pool":
+    if settings.driver != "kubernetes" and choose_cargo(settings) == "pool":
         raise InvalidArgument(
             "setting replicas: cargo_backend btrfs keeps files in a pool of its own, which one Bay mounts; keep the "
             "data directory on a file system that all replicas reach"

@@ -282,6 +282,79 @@ class ObjectStoreSettings(SettingFields):
         return value
 
 
+class IsolationSettings(SettingFields):
+    """`[kubernetes.isolations.NAME]`: how and where the pods of that `isolation` run."""
+
+    runtime_class: str | None = Field(
+        None, max_length=253, description="RuntimeClass of its pods; unset: the cluster's default runtime"
+    )
+    node_selector: dict[str, str] = Field(
+        default_factory=dict[str, str], description="labels that a node must have"
+    )
+    tolerations: tuple[dict[str, str | int], ...] = Field(
+        (), description="taints of nodes that its pods tolerate, as in a pod's manifest"
+    )
+
+
+class KubernetesSettings(SettingFields):
+    """`[kubernetes]`: the cluster that runs sandboxes with `driver = "kubernetes"`."""
+
+    install: str = Field(
+        pattern="^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$",
+        description="name of this installation in the labels of all that it makes; no other Bay of the namespace has it",
+    )
+    kubeconfig: Path | None = Field(
+        None, description="kubeconfig file; unset: the pod's service account, else ~/.kube/config"
+    )
+    context: str | None = Field(None, description="context of the kubeconfig; unset: its current one")
+    namespace: str | None = Field(
+        None, pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="namespace of the sandboxes; unset: the context's"
+    )  # fmt: skip
+    image: str = Field(max_length=512, description="image of sandboxes that name none")
+    ship_image: str = Field(
+        max_length=512, description="image with Ship, which an init container copies from"
+    )
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="when nodes pull images"
+    )
+    pull_secrets: tuple[str, ...] = Field((), description="names of Secrets for pulls from registries")
+    service_account: str | None = Field(
+        None, description="service account of the pods, whose token none gets; unset: the namespace's default"
+    )
+    cpu_request: float = Field(
+        0.1, gt=0, le=1, description="part of its cores that a node keeps free for a pod"
+    )
+    lifetime: int = Field(
+        604_800, ge=60, description="seconds after which Kubernetes ends a pod, also when no Bay runs"
+    )
+    unschedulable: float = Field(
+        30, ge=0, description="seconds a start waits for a node with room before it fails"
+    )
+    storage_class: str | None = Field(
+        None, description="StorageClass of the files; unset: the cluster's default"
+    )
+    volume_mb: int = Field(10_240, ge=16, description="size of a volume where no `disk_mb` says one, MiB")
+    read_write_once_pod: bool = Field(
+        False,
+        description="whether the storage has the access mode ReadWriteOncePod, which one pod alone may use",
+    )
+    volume_limits: bool = Field(False, description="whether the storage holds volumes to their size")
+    network_enforced: bool = Field(
+        False, description="whether the network plug-in holds pods to NetworkPolicies"
+    )
+    network_private: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="public addresses of nodes and services, which sandboxes must not reach"
+    )
+    network_clients: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="networks that Bay reaches pods from, when it runs outside of the cluster"
+    )
+    timeout: float = Field(15, gt=0, le=300, description="seconds a request to the API server may take")
+    isolations: dict[str, IsolationSettings] = Field(
+        default_factory=dict[str, IsolationSettings],
+        description="kinds of isolation by name, besides `container`, which is there with the defaults",
+    )
+
+
 def default_profiles(**pool: int) -> dict[str, ProfileSettings]:
     """The profiles of a Bay that is given none, with `pool` as the settings of the pool of the first."""
     about = "One core, 1 GiB, the host's own programs"
@@ -329,8 +402,9 @@ class Settings(SettingFields, BaseSettings):
     replicas: bool = Field(
         False, description="share `database_url` with other Bays that have the same settings"
     )
-    driver: Literal["oci", "fake"] = Field(
-        "oci", description="runs sessions; `fake` isolates nothing and is for tests"
+    driver: Literal["oci", "kubernetes", "fake"] = Field(
+        "oci",
+        description="runs sessions: in containers of this host, or in pods; `fake` isolates nothing and is for tests",
     )
     runc: str = Field("runc", description="the OCI runtime to call")
     runc_timeout: float = Field(
@@ -449,6 +523,9 @@ class Settings(SettingFields, BaseSettings):
     registries: dict[str, RegistrySettings] = Field(
         default_factory=dict[str, RegistrySettings],
         description="registries of images that are not public, or need a certificate authority, by host",
+    )
+    kubernetes: KubernetesSettings | None = Field(
+        None, description="the cluster of the driver kubernetes, which needs it"
     )
     object_store: ObjectStoreSettings | None = Field(
         None, description="a bucket that checkpoints may be pushed to and pulled from; unset = none"

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bay.server.settings import (
+    IsolationSettings,
+    KubernetesSettings,
     ObjectStoreSettings,
     ProfileSettings,
     QuotaSettings,
@@ -20,7 +22,7 @@ from bay.server.settings import (
 )
 
 _WIDTH = 100
-_TABLES = ("profiles", "quotas", "owners", "registries", "object_store")
+_TABLES = ("profiles", "quotas", "owners", "registries", "object_store", "kubernetes")
 _EMPTY: dict[Any, Any] = {int: 0, float: 0.0, tuple: ()}
 _HEAD = """\
 Settings of a Bay server: `bay serve --config FILE`. Remove the # of a line to change its value.
@@ -53,12 +55,18 @@ def _tables() -> Iterator[str]:
     yield '#[registries."registry.example.com"]\n' + _fields(RegistrySettings)
     yield _remark("The bucket that checkpoints may be pushed to and pulled from.")
     yield "#[object_store]\n" + _fields(ObjectStoreSettings)
+    yield _remark("The cluster of the driver kubernetes.")
+    yield "#[kubernetes]\n" + _fields(KubernetesSettings, apart="isolations")
+    yield _remark("A kind of isolation, by name. `container` is there without one, with the defaults.")
+    yield "#[kubernetes.isolations.NAME]\n" + _fields(IsolationSettings)
 
 
-def _fields(model: type[BaseModel]) -> str:
-    fields = model.model_fields.items()
+def _fields(model: type[BaseModel], apart: str | None = None) -> str:
+    """The lines of a table, without the field that has a table of its own."""
     return "".join(
-        _block(name, field, field.get_default(call_default_factory=True)) for name, field in fields
+        _block(name, field, field.get_default(call_default_factory=True))
+        for name, field in model.model_fields.items()
+        if name != apart
     )
 
 

@@ -94,6 +94,8 @@ class PodState:
     all_terminated: bool
     """Whether the kubelet says of each container that it has ended, or that it never began because one that
     runs before it failed. No status at all is no such word."""
+    running: tuple[str, ...]
+    """The containers that run, as the kubelet said last."""
     waiting: tuple[WaitingContainer, ...]
     scheduled: PodScheduling
     annotations: Mapping[str, str]
@@ -319,6 +321,7 @@ def pod_state(pod: Json) -> PodState:
         deleting=bool(metadata.get("deletionTimestamp")),
         terminated=terminated,
         all_terminated=_all_terminated(spec, early, late, phase),
+        running=tuple(_text(one.get("name")) for one in (*early, *late) if _runs(one)),
         waiting=tuple(waiting for one in (*early, *late) if (waiting := _waiting(one))),
         scheduled=_scheduling(as_dict(conditions.get("PodScheduled"))),
         annotations=_own(metadata.get("annotations")),
@@ -332,9 +335,13 @@ def _all_terminated(spec: Json, early: list[Json], late: list[Json], phase: str)
     expected = {_text(as_dict(one).get("name")) for one in as_list(spec.get("containers"))}
     if expected and expected <= ended:
         return True
-    running = any("running" in as_dict(one.get("state")) for one in (*early, *late))
+    running = any(map(_runs, (*early, *late)))
     failed = any(one.exit_code not in (0, None) for one in map(_ended, early) if one)
     return failed and not running and phase == "Failed"
+
+
+def _runs(container: Json) -> bool:
+    return "running" in as_dict(container.get("state"))
 
 
 def _ended(container: Json) -> EndedContainer | None:

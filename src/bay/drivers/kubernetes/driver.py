@@ -1,0 +1,490 @@
+"""The driver `kubernetes`: a session is a pod, with a name that is fixed before the pod is made.
+
+Only the API server's answers and its watch say what is there, and only a kubelet says that containers ended
+(see `session_state`). The pod's finalizer keeps its object until then, whoever deletes it. Ship is reached at
+the pod's address, over TLS that is pinned.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from bay.backoff import Backoff
+from bay.drivers.base import (
+    Capabilities,
+    Endpoint,
+    Exited,
+    Gone,
+    Handle,
+    Observed,
+    Owned,
+    Running,
+    SessionSpec,
+)
+from bay.drivers.bootstrap import bootstrap, introduce
+from bay.drivers.health import check_health
+from bay.drivers.kubernetes import egress, pod, session_state
+from bay.drivers.kubernetes.egress import EgressSettings
+from bay.drivers.kubernetes.kube import (
+    CLAIM,
+    EVENT,
+    NETWORK_POLICY,
+    NODE,
+    POD,
+    AlreadyExists,
+    Json,
+    Kube,
+    KubeAccess,
+    KubeRefused,
+    as_dict,
+    as_list,
+)
+from bay.drivers.kubernetes.pod import PodSettings, PodTimeouts
+from bay.drivers.kubernetes.pod_watch import PodState, PodWatch, pod_state
+from bay.drivers.kubernetes.session_state import NodeState, is_over, is_released
+from bay.drivers.ship_settings import ship_settings
+from bay.errors import DriverUnavailable, SandboxNotReady
+from ship_protocol import bootstrap_token
+
+log = structlog.get_logger("bay.kubernetes")
+
+_VERBS = {
+    POD: ("create", "get", "list", "watch", "patch", "delete"),
+    CLAIM: ("create", "get", "list", "patch", "delete"),
+    NETWORK_POLICY: ("create", "get"),
+    NODE: ("get",),
+    EVENT: ("list",),
+}
+"""All that this driver asks of the API server, and its cargos."""
+
+_CONNECTS = Backoff(first_s=0.02, longest_s=0.5)
+_HELLO_S = 5.0
+_ASK_AGAIN_S = 2.0
+"""The end of a pod is judged by its node as well, and no watch tells of a change of that."""
+_VANISH_S = 60.0
+
+_HOPELESS = frozenset(("ErrImageNeverPull", "InvalidImageName", "ImagePullBackOff", "CrashLoopBackOff"))
+"""Reasons of a container that waits, for which no patience helps."""
+
+_STUCK = frozenset(
+    ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "ErrImagePull", "RegistryUnavailable")
+)  # fmt: skip
+"""Reasons that may pass, and are the failure of a start that does not."""
+
+_OBSTACLES = frozenset(
+    ("FailedScheduling", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedBinding")
+)
+"""Reasons of Events that are one as well; other warnings keep no pod from starting."""
+
+
+class KubernetesDriver:
+    """Runs sessions as pods of one namespace. `clock` is in seconds."""
+
+    name = "kubernetes"
+
+    def __init__(
+        self,
+        *,
+        access: KubeAccess,
+        pods: PodSettings,
+        network: EgressSettings,
+        timeouts: PodTimeouts | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._access = access
+        self._pods = pods
+        self._network = network
+        self._timeouts = timeouts or PodTimeouts()
+        self._clock = clock
+        self._open = AsyncExitStack()
+        self._kube: Kube | None = None
+        self._watch: PodWatch | None = None
+        self._over: dict[str, tuple[float, str]] = {}
+        """Since when each pod was seen to be over, by its uid, and since when its node was Ready then."""
+        self.capabilities = Capabilities(
+            isolation=tuple(pods.isolations),
+            pause=False,
+            images=("host",),
+            layered=False,
+            volumes=True,
+            secret_files=True,
+            network=("none", "open") if network.enforced else ("open",),
+            network_rules=False,
+            egress="enforced" if network.enforced else "unenforced",
+            shared=True,
+        )
+
+    @property
+    def kube(self) -> Kube:
+        """The API server, which the cargos are kept by as well. Raises DriverUnavailable before `open`."""
+        if self._kube is None:
+            raise DriverUnavailable("driver kubernetes is not open; start Bay again")
+        return self._kube
+
+    async def open(self) -> None:
+        """Connect, check that all verbs are allowed, make the egress classes, and watch the pods."""
+        async with AsyncExitStack() as stack:
+            self._kube = await Kube.connect(self._access)
+            stack.push_async_callback(self._close)
+            await self._check_verbs()
+            for mode in ("none", "open"):
+                with suppress(AlreadyExists):
+                    await self.kube.create(NETWORK_POLICY, egress.manifest(self._pods, self._network, mode))
+            self._watch = PodWatch(self.kube, labels=pod.selector(self._pods))
+            watching = asyncio.create_task(self._watch.run())
+            stack.push_async_callback(_cancelled, watching)
+            await self._watch.synced()
+            self._open = stack.pop_all()
+
+    async def aclose(self) -> None:
+        """Sessions keep running."""
+        await self._open.aclose()
+
+    async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
+        """The steps are `created`, `introduced` and `ready`. The certificate is in a handle before Ship
+        is given its settings, since from then on Ship introduces itself to nobody.
+        """
+        manifest = self._manifest(spec)
+        if handle is not None and (ready := await self._still_ready(spec, handle)):
+            yield ready
+            return
+        uid = await self._create(spec, manifest)
+        created = Handle(driver=self.name, session_id=spec.session_id, data={"step": "created", "uid": uid})
+        known = _introduced_in(handle, uid)
+        if known is None:
+            yield created
+            known = await self._introduced(spec, uid)
+        introduced = replace(created, data={"step": "introduced", "uid": uid, **known})
+        yield introduced
+        endpoint = Endpoint(address=known["address"], certificate=known["certificate"])
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._note_certificate(spec.session_id, known["certificate"]))
+            both.create_task(bootstrap(endpoint, bootstrap_token(spec.token), _settings_of(spec)))
+        await check_health(endpoint, spec.token)
+        yield replace(introduced, data={**introduced.data, "step": "ready"}, endpoint=endpoint)
+
+    async def observe(self, handle: Handle) -> Observed:
+        """Asked of the API server each time, which knows more than a watch that may lag."""
+        found = await self._find(handle)
+        if found is None:
+            return Gone()
+        if (end := await self._ended(found)) is not None:
+            return end
+        endpoint = handle.endpoint or _endpoint_of(found)
+        return Gone() if endpoint is None else Running(endpoint)
+
+    async def wait(self, handle: Handle) -> Exited | Gone:
+        """By the watch; a pod of which nothing is known for sure is waited for. An operator's word about its
+        node is looked for once in a while.
+        """
+        name, must_ask = pod.pod_name(handle.session_id), True
+        while True:
+            state = self._watching.get(name)
+            if must_ask or state is None or is_over(state):
+                with suppress(DriverUnavailable):
+                    seen = await self.observe(handle)
+                    if isinstance(seen, Exited | Gone):
+                        return seen
+            must_ask = not await self._changed(name, state, self._timeouts.settled_s)
+
+    async def stop(self, handle: Handle, grace_s: float) -> None:
+        """Kubernetes ends the container with TERM, and after `grace_s`, a second at least, with KILL."""
+        found = await self._find(handle)
+        if found is None:
+            return
+        await self._delete(found, grace_s)
+        await self._wait_ended(found, self._timeouts.end_s + grace_s)
+
+    async def destroy(self, handle: Handle) -> None:
+        """Lets go of the pod's object once its containers have ended. Raises DriverUnavailable before."""
+        found = await self._find(handle)
+        if found is None:
+            return
+        await self._delete(found, 0)
+        await self._wait_ended(found, self._timeouts.end_s)
+        await self._release(found)
+
+    async def list_owned(self) -> AsyncIterator[Owned]:
+        async for found in self.kube.list(POD, labels=pod.selector(self._pods)):
+            state = pod_state(found)
+            session_id = state.annotations.get(pod.SESSION)
+            if session_id and not is_released(state):
+                handle = Handle(driver=self.name, session_id=session_id)
+                yield Owned(session_id, state.annotations.get(pod.SANDBOX), handle)
+
+    @property
+    def _watching(self) -> PodWatch:
+        if self._watch is None:
+            raise DriverUnavailable("driver kubernetes is not open; start Bay again")
+        return self._watch
+
+    async def _close(self) -> None:
+        if self._kube is not None:
+            await self._kube.aclose()
+
+    async def _check_verbs(self) -> None:
+        missing = [
+            f"{verb} {kind.plural}"
+            for kind, verbs in _VERBS.items()
+            for verb in verbs
+            if not await self.kube.may(verb, kind)
+        ]
+        if missing:
+            raise DriverUnavailable(
+                f"Bay may not {', '.join(missing)} in namespace {self.kube.namespace}; give its account a role that "
+                "allows it, see docs/kubernetes.md"
+            )
+
+    def _manifest(self, spec: SessionSpec) -> dict[str, Any]:
+        """Raises DriverUnavailable for a spec that no pod can hold."""
+        if spec.machine is not None:
+            raise DriverUnavailable(
+                "driver kubernetes keeps /workspace alone; use a profile with persist workspace"
+            )
+        if spec.isolation not in self._pods.isolations:
+            raise DriverUnavailable(
+                f"isolation {spec.isolation} is no longer configured; restore [kubernetes.isolations.{spec.isolation}]"
+            )
+        if spec.network.mode not in self.capabilities.network or spec.network.rules:
+            raise DriverUnavailable(
+                f"this cluster does not hold pods to network mode {spec.network.mode}, so no session starts that is "
+                "promised it; use mode open, or a network plug-in that enforces policies"
+            )
+        return pod.build(spec, self._pods, egress.resolver(self._network))
+
+    async def _still_ready(self, spec: SessionSpec, handle: Handle) -> Handle | None:
+        """The handle of a session that runs and answers."""
+        if handle.endpoint is None:
+            return None
+        seen = await self.observe(handle)
+        if not isinstance(seen, Running):
+            return None
+        await check_health(handle.endpoint, spec.token)
+        return handle
+
+    async def _create(self, spec: SessionSpec, manifest: dict[str, Any]) -> str:
+        """Make the pod, or take over the one of an earlier attempt; its uid."""
+        name = pod.pod_name(spec.session_id)
+        for _ in range(3):
+            try:
+                made = await _finished(self.kube.create(POD, manifest))
+            except AlreadyExists:
+                found = await self.kube.get(POD, name)
+                if found is None:
+                    continue
+                self._check_ours(found)
+                state = pod_state(found)
+                is_same = (
+                    state.annotations.get(pod.SPEC_HASH) == manifest["metadata"]["annotations"][pod.SPEC_HASH]
+                )
+                if is_same and not state.deleting and await self._ended(state) is None:
+                    return state.uid
+                await self.destroy(Handle(driver=self.name, session_id=spec.session_id))
+                await self._vanished(state)
+            except KubeRefused as error:
+                raise SandboxNotReady(f"the cluster refused the pod: {error}") from error
+            else:
+                return str(made["metadata"]["uid"])
+        raise DriverUnavailable(
+            f"pod {name} is made and removed again by somebody else; see `kubectl get events`"
+        )
+
+    def _check_ours(self, found: Json) -> None:
+        metadata = as_dict(found.get("metadata"))
+        owner = as_dict(metadata.get("labels")).get(pod.INSTALL)
+        if owner != self._pods.install:
+            raise DriverUnavailable(
+                f"there is a pod {metadata.get('name')} that this Bay did not make (its label {pod.INSTALL} is "
+                f"{owner}); remove it"
+            )
+
+    async def _introduced(self, spec: SessionSpec, uid: str) -> dict[str, str]:
+        """The `address` of Ship and its `certificate`, once Ship has proven that it is the pod's. Raises
+        SandboxNotReady with the reason why it does not.
+        """
+        name, token = pod.pod_name(spec.session_id), bootstrap_token(spec.token)
+        loop = asyncio.get_running_loop()
+        late_at = loop.time() + self._timeouts.start_s
+        failures = 0
+        while True:
+            state = self._watching.get(name)
+            if state is not None and state.uid == uid:
+                await self._check_can_start(state, is_late=loop.time() > late_at)
+                # Ship's own answer is the probe: the API server says Running half a second later.
+                if (address := _address_of(state)) is not None and not state.deleting:
+                    with suppress(SandboxNotReady):
+                        return {"address": address, "certificate": await introduce(address, token, _HELLO_S)}
+                    failures += 1
+            pause_s = _CONNECTS.pause(failures) if failures else max(0.1, late_at - loop.time())
+            await self._changed(name, state, pause_s)
+
+    async def _note_certificate(self, session_id: str, certificate: str) -> None:
+        noted = {"metadata": {"annotations": {pod.CERTIFICATE: certificate}}}
+        with suppress(KubeRefused):  # nothing that works depends on it
+            await self.kube.patch(POD, pod.pod_name(session_id), noted)
+
+    async def _check_can_start(self, state: PodState, *, is_late: bool) -> None:
+        """Raises SandboxNotReady for a pod that will not run, with Kubernetes' own reason."""
+        if (end := await self._ended(state)) is not None or state.phase in ("Failed", "Succeeded"):
+            said = "; ".join(
+                f"{one.container}: {one.reason}, exit code {one.exit_code}" for one in state.terminated
+            )
+            raise SandboxNotReady(
+                f"pod {state.name} ended before Ship answered: {state.reason or said or end}. {state.message or ''}".strip()
+            )
+        for one in state.waiting:
+            if one.reason in _HOPELESS or (is_late and one.reason in _STUCK):
+                raise SandboxNotReady(f"container {one.container} cannot start: {one.reason}: {one.message}")
+        if not is_late:
+            return
+        if state.node is None and state.scheduled.status == "False":
+            raise SandboxNotReady(
+                f"no node takes the pod: {state.scheduled.reason}: {state.scheduled.message}"
+            )
+        if state.ip is None and (told := await self._obstacle(state)):
+            raise SandboxNotReady(f"pod {state.name} does not start: {told}")
+
+    async def _obstacle(self, state: PodState) -> str | None:
+        """The last Event about an obstacle of a pod that is late: a volume that cannot be attached, say."""
+        with suppress(DriverUnavailable, KubeRefused):
+            told = [one for one in await self.kube.events_of(state.uid) if one.get("reason") in _OBSTACLES]
+            if told:
+                return f"{told[-1].get('reason')}: {str(told[-1].get('message'))[:500]}"
+        return None
+
+    async def _find(self, handle: Handle) -> PodState | None:
+        found = await self.kube.get(POD, pod.pod_name(handle.session_id))
+        if found is None:
+            return None
+        self._check_ours(found)
+        state = pod_state(found)
+        return None if is_released(state) else state
+
+    async def _ended(self, state: PodState) -> Exited | None:
+        """How it ended; None while it runs. Raises DriverUnavailable when nobody knows."""
+        node = await self._node(state.node) if state.node is not None and not state.all_terminated else None
+        watched_s = self._watched_s(state, node) if is_over(state) else 0.0
+        return session_state.ended(state, node, watched_s, self._timeouts.settled_s)
+
+    def _watched_s(self, state: PodState, node: NodeState | None) -> float:
+        """For how long the pod was seen to be over, by this Bay, while its node stayed Ready."""
+        if node is None or not node.is_ready:
+            self._over.pop(state.uid, None)
+            return 0.0
+        now = self._clock()
+        since, ready_since = self._over.get(state.uid, (now, node.ready_since))
+        if ready_since != node.ready_since:
+            since = now
+        self._over[state.uid] = since, node.ready_since
+        return now - since
+
+    async def _node(self, name: str) -> NodeState:
+        return session_state.node_state(name, await self.kube.get(NODE, name))
+
+    async def _delete(self, state: PodState, grace_s: float) -> None:
+        """Have it end. Never by force (0 s): the object would go before the processes."""
+        if not state.deleting:
+            await self.kube.delete(POD, state.name, uid=state.uid, grace_s=max(1, round(grace_s)))
+
+    async def _wait_ended(self, before: PodState, limit_s: float) -> None:
+        """Return once its containers have ended. Raises DriverUnavailable when nobody tells so in time."""
+        handle = Handle(driver=self.name, session_id=before.annotations.get(pod.SESSION, before.name[4:]))
+        unsure: DriverUnavailable | None = None
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    watched = self._watching.get(before.name)
+                    state = await self._find(handle)
+                    if state is None or state.uid != before.uid:
+                        return
+                    try:
+                        if await self._ended(state) is not None:
+                            return
+                    except DriverUnavailable as error:
+                        unsure = error
+                    await self._changed(before.name, watched, _ASK_AGAIN_S)
+        except TimeoutError as error:
+            raise unsure or DriverUnavailable(f"pod {before.name} did not end in {limit_s:g} s") from error
+
+    async def _release(self, state: PodState) -> None:
+        """Take off the finalizer, which lets the object go."""
+        test = {"op": "test", "path": "/metadata/uid", "value": state.uid}
+        present = await self.kube.get(POD, state.name)
+        metadata = as_dict((present or {}).get("metadata"))
+        finalizers = as_list(metadata.get("finalizers"))
+        if metadata.get("uid") == state.uid and pod.FENCE in finalizers:
+            path = f"/metadata/finalizers/{finalizers.index(pod.FENCE)}"
+            steps = [test, {"op": "test", "path": path, "value": pod.FENCE}, {"op": "remove", "path": path}]
+            await self.kube.patch(POD, state.name, steps)
+        self._over.pop(state.uid, None)
+
+    async def _vanished(self, state: PodState) -> None:
+        """Return once the object of a released pod has gone, which a kubelet takes its time for. Raises
+        DriverUnavailable.
+        """
+        try:
+            async with asyncio.timeout(_VANISH_S):
+                watched = self._watching.get(state.name)
+                while watched is not None and watched.uid == state.uid:
+                    watched = await self._watching.changed(state.name, watched)
+        except TimeoutError as error:
+            raise DriverUnavailable(
+                f"the former pod {state.name} has ended, and its node keeps the object; Bay tries again"
+            ) from error
+
+    async def _changed(self, name: str, seen: PodState | None, limit_s: float) -> bool:
+        """Whether the watch told of a change of that pod within the limit, which this waits for."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._watching.changed(name, seen)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _introduced_in(handle: Handle | None, uid: str) -> dict[str, str] | None:
+    """The address and certificate of that very pod, as an earlier attempt saved them."""
+    if handle is None or handle.data.get("uid") != uid or "certificate" not in handle.data:
+        return None
+    return {name: str(handle.data[name]) for name in ("address", "certificate")}
+
+
+def _address_of(state: PodState) -> str | None:
+    if state.ip is None:
+        return None
+    return f"[{state.ip}]:{pod.SHIP_PORT}" if ":" in state.ip else f"{state.ip}:{pod.SHIP_PORT}"
+
+
+def _endpoint_of(state: PodState) -> Endpoint | None:
+    """Where Ship answers, as the pod's object says."""
+    address, certificate = _address_of(state), state.annotations.get(pod.CERTIFICATE)
+    return Endpoint(address=address, certificate=certificate) if address and certificate else None
+
+
+def _settings_of(spec: SessionSpec) -> dict[str, str]:
+    """Ship's settings in a pod, where nobody can make an account, and where Ship has no other identity."""
+    told = dict(ship_settings(spec))
+    told.pop("SHIP_MAKE_ACCOUNT", None)
+    return {**told, "SHIP_UID": "1000", "SHIP_GID": "1000", "SHIP_ALLOW_ROOT": "0", "SHIP_SWITCH": "0"}
+
+
+async def _finished(call: Coroutine[None, None, Json]) -> Json:
+    """The result of a call that goes on when this one is cancelled, which ends after it: what the API server
+    makes in a lost call would come after a removal that saw nothing.
+    """
+    task = asyncio.create_task(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

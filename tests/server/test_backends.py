@@ -1,0 +1,71 @@
+"""The driver and the cargo backend that the settings name, for a cluster: made, and not yet connected."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server_harness import settings_in
+
+from bay.drivers.base import Capabilities
+from bay.errors import InvalidArgument
+from bay.server import backends
+from bay.server.backends import check_replicas, make_claims, make_driver
+from bay.server.settings import KubernetesSettings
+
+pytestmark = pytest.mark.pure
+
+GIVEN: dict[str, Any] = {"install": "home", "image": "box:1", "ship_image": "ship:1"}
+
+
+def capabilities(root: Path, **changes: Any) -> Capabilities:
+    given = KubernetesSettings.model_validate({**GIVEN, **changes})
+    return make_driver(settings_in(root, driver="kubernetes", kubernetes=given)).capabilities
+
+
+def test_a_cluster_that_says_nothing_promises_nothing(tmp_path: Path) -> None:
+    here = capabilities(tmp_path)
+    assert here.isolation == ("container",)
+    assert (here.egress, here.network, here.network_rules) == ("unenforced", ("open",), False)
+    assert (here.pause, here.layered, here.persist) == (False, False, ("workspace",))
+
+
+def test_an_operator_says_what_a_cluster_enforces_and_which_isolations_it_has(tmp_path: Path) -> None:
+    here = capabilities(tmp_path, network_enforced=True, isolations={"gvisor": {"runtime_class": "gvisor"}})
+    assert here.isolation == ("container", "gvisor")
+    assert (here.egress, here.network) == ("enforced", ("none", "open"))
+
+
+def test_the_driver_kubernetes_needs_a_cluster(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, driver="kubernetes")
+    for make in (make_driver, make_claims):
+        with pytest.raises(InvalidArgument, match=r"setting kubernetes: .*`install`"):
+            make(settings)
+
+
+def test_the_driver_kubernetes_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing: dict[str, object] = {}
+    monkeypatch.setattr(backends.importlib.util, "find_spec", missing.get)
+    with pytest.raises(InvalidArgument, match=r"bay-sandbox\[kubernetes\]"):
+        capabilities(tmp_path)
+
+
+def test_only_a_cluster_keeps_files_in_claims(tmp_path: Path) -> None:
+    assert make_claims(settings_in(tmp_path, driver="fake")) is None
+    given = KubernetesSettings.model_validate(GIVEN)
+    made = make_claims(settings_in(tmp_path, driver="kubernetes", kubernetes=given))
+    assert made is not None
+    assert made.name == "volume-claims"
+
+
+def test_replicas_may_share_a_cluster(tmp_path: Path) -> None:
+    settings = settings_in(
+        tmp_path, driver="kubernetes", kubernetes=KubernetesSettings.model_validate(GIVEN), replicas=True,
+        database_url="postgresql://bay@db.example.com/bay",
+    )  # fmt: skip
+    assert check_replicas(settings, make_driver(settings)) is None
+
+
+@pytest.mark.parametrize("install", ["", "Home", "a_b", "-a", "a" * 33])
+def test_the_name_of_an_installation_is_a_label(install: str) -> None:
+    with pytest.raises(ValueError, match="install"):
+        KubernetesSettings.model_validate({**GIVEN, "install": install})
