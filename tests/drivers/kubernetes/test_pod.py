@@ -129,6 +129,12 @@ def test_memory_is_reserved_and_cores_in_part() -> None:
     assert given["requests"] == {"cpu": "200m", "memory": str(512 * MIB)}
 
 
+def test_the_copy_of_ship_has_a_disk_beside_the_sessions() -> None:
+    limits = FULL["spec"]["containers"][0]["resources"]["limits"]
+    assert int(limits["ephemeral-storage"]) >= (64 + 128) * MIB
+    assert "ephemeral-storage" not in PLAIN["spec"]["containers"][0]["resources"]["limits"]
+
+
 def test_volumes_are_mounted_where_they_belong() -> None:
     mounts = {one["mountPath"]: one for one in FULL["spec"]["containers"][0]["volumeMounts"]}
     assert mounts.keys() == {"/.ship", "/workspace", "/tmp", "/run/secrets", "/home/user", "/data"}

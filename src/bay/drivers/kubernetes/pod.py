@@ -37,6 +37,8 @@ _IMAGE_CLOSURE = "/closure"
 _COPIED = f"{_CLOSURE}/copied"
 _UID = 1000
 _GRACE_S = 10
+_SHIP_BYTES = 256 << 20
+"""The kubelet counts the pod's copy of Ship, and its log, as the session's. They are smaller than this."""
 _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _SHIP_RESOURCES = {"cpu": "100m", "memory": "64Mi"}
@@ -255,7 +257,7 @@ def _has_home(spec: SessionSpec) -> bool:
 
 def _resources(resources: Resources, layer_bytes: int | None, cpu_request: float) -> dict[str, Any]:
     memory = str(resources.memory)
-    disk = {} if layer_bytes is None else {"ephemeral-storage": str(layer_bytes)}
+    disk = {} if layer_bytes is None else {"ephemeral-storage": str(layer_bytes + _SHIP_BYTES)}
     return {
         "limits": {"cpu": f"{resources.cpus * 1000:.0f}m", "memory": memory, **disk},
         "requests": {
