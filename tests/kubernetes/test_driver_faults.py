@@ -207,9 +207,9 @@ async def test_the_rights_of_the_page_are_enough(cluster: Cluster, tmp_path: Any
     names = f"--namespace={NAMESPACE}", "--serviceaccount=bay-sandboxes:of-the-page"
     cluster.kubectl("create", "serviceaccount", "of-the-page")
     try:
-        cluster.kubectl("apply", "-f", "-", text=rights)
-        cluster.kubectl("create", "rolebinding", "of-the-page", "--role=bay", *names)
-        cluster.kubectl("create", "clusterrolebinding", "of-the-page", "--clusterrole=bay", names[1])
+        cluster.kubectl("create", "-f", "-", text=rights.replace("{name: bay", "{name: of-the-page"))
+        cluster.kubectl("create", "rolebinding", "of-the-page", "--role=of-the-page", *names)
+        cluster.kubectl("create", "clusterrolebinding", "of-the-page", "--clusterrole=of-the-page", names[1])
         cluster.wait_for("serviceaccount/of-the-page", "jsonpath={.secrets[0].name}")
         secret = cluster.get("serviceaccount", "of-the-page")["secrets"][0]["name"]
         given = json.loads(cluster.kubeconfig("bay").read_text())
@@ -222,5 +222,5 @@ async def test_the_rights_of_the_page_are_enough(cluster: Cluster, tmp_path: Any
         assert [one async for one in driver.list_owned()] == []
         await driver.aclose()
     finally:
-        cluster.kubectl("delete", "serviceaccount,rolebinding", "of-the-page")
-        cluster.kubectl("delete", "clusterrolebinding", "of-the-page", "--ignore-not-found")
+        for kind in ("serviceaccount", "rolebinding", "role", "clusterrolebinding", "clusterrole"):
+            cluster.kubectl("delete", kind, "of-the-page", "--ignore-not-found")

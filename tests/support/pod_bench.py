@@ -5,11 +5,13 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncGenerator, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kube_cluster import NAMESPACE, Cluster
+from server_harness import eventually
 
 from bay.drivers.base import Handle, SessionSpec
 from bay.drivers.kubernetes import pod
@@ -21,6 +23,8 @@ from bay.models import NetworkPolicy, Resources
 from bay.places import VolumeClaim
 from bay.testing.driver_bench import TOKEN, DriverBench, run
 from bay.units import MIB
+
+_API_PORT = 6443
 
 TIMEOUTS = PodTimeouts(start_s=30, settled_s=5, end_s=90)
 """The kubelet of the tests notices some deletions late, and lives."""
@@ -119,6 +123,7 @@ async def opened_bench(cluster: Cluster, **changes: Any) -> AsyncGenerator[PodBe
     finally:
         await bench.clear()
         await driver.aclose()
+        await _disconnected()
 
 
 def _claim(name: str, install: str) -> dict[str, Any]:
@@ -142,3 +147,27 @@ def _ships(uids: Collection[str]) -> list[int]:
         if command[-3:] == [b"-m", b"ship", b""] and any(uid in mounts for uid in uids):
             found.append(int(name))
     return sorted(found)
+
+
+async def _disconnected() -> None:
+    """Return once this process has no connection to the API server. TLS says goodbye for a moment, and a loop
+    that is closed meanwhile leaves the transport open.
+    """
+
+    async def are_gone() -> bool:
+        return not _inodes_of_connections() & _inodes_of_descriptors()
+
+    await eventually(are_gone)
+
+
+def _inodes_of_connections() -> set[str]:
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[2].endswith(f":{_API_PORT:04X}")}
+
+
+def _inodes_of_descriptors() -> set[str]:
+    links: set[str] = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            links.add(os.readlink(f"/proc/self/fd/{name}"))
+    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")}
