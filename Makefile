@@ -61,10 +61,10 @@ test-postgres: .stamp-dev ## tests of the server with its rows in PostgreSQL, as
 KUBERNETES_TESTS ?= tests/kubernetes
 
 # They wait for pods most of the time. Those that stop a program of the one node, or change what all see, have the
-# mark `alone`.
+# mark `alone`, and the others wait for their turn meanwhile.
 .PHONY: test-kubernetes
 test-kubernetes: .stamp-dev ## tests inside a real Kubernetes, as `make test-all` runs them too; builds it once (KUBERNETES_TESTS=)
-	@scripts/kubernetes/with-cluster $(BIN)/python -m pytest -n 4 --dist load $(KUBERNETES_TESTS)
+	@scripts/kubernetes/with-cluster $(BIN)/python -m pytest -n 4 --dist load --timeout 300 $(KUBERNETES_TESTS)
 
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files
