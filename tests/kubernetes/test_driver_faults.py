@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from kube_cluster import NAMESPACE, NODE, Cluster
 from pod_bench import TIMEOUTS, PodBench, driver_in, opened_bench
 
 from bay.drivers.base import Exited, Gone, Handle, Running
-from bay.drivers.kubernetes import pod
+from bay.drivers.kubernetes import egress, pod
+from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.kube import KubeAccess
 from bay.drivers.kubernetes.pod import Isolation, PodSettings
 from bay.drivers.kubernetes.session_state import OUT_OF_SERVICE
@@ -199,6 +201,31 @@ async def test_a_bay_without_a_right_says_at_its_start_which_it_is(cluster: Clus
     access = KubeAccess(kubeconfig=tmp_path / "kubeconfig", context=None, namespace="default", timeout_s=15)
     with pytest.raises(DriverUnavailable, match=r"Bay may not create pods, .* in namespace default"):
         await driver_in(cluster, "weak", access=access).open()
+
+
+async def test_a_later_bay_brings_the_egress_classes_up_to_date(cluster: Cluster) -> None:
+    settings = PodSettings(
+        install="classes", image="bay.test/box:1", ship_image="bay.test/ship:1", pull_policy="Never"
+    )
+    policy = egress.policy_name(settings, "open")
+    for private in ((), (ip_network("8.8.4.0/24"),)):
+        network = EgressSettings(enforced=True, dns_servers=("9.9.9.9",), private=private)
+        async for _ in opened_bench(cluster, pods=settings, network=network):
+            blocks = cluster.get("networkpolicy", policy)["spec"]["egress"][0]["to"]
+            assert ("8.8.4.0/24" in blocks[0]["ipBlock"]["except"]) == bool(private)
+    cluster.kubectl("label", "networkpolicy", policy, f"{pod.INSTALL}=other", "--overwrite")
+    with pytest.raises(DriverUnavailable, match="this Bay did not make"):
+        await driver_in(cluster, "classes", pods=settings).open()
+    cluster.kubectl("delete", "networkpolicy", policy)
+
+
+async def test_an_image_without_ship_is_the_reason(cluster: Cluster) -> None:
+    settings = PodSettings(
+        install="deaf", image="bay.test/box:1", ship_image="bay.test/box:1", pull_policy="Never"
+    )
+    async for bench in opened_bench(cluster, pods=settings):
+        with pytest.raises(SandboxNotReady, match=r"ended before Ship answered.*ship: "):
+            await bench.start(bench.spec())
 
 
 async def test_the_rights_of_the_page_are_enough(cluster: Cluster, tmp_path: Any) -> None:

@@ -8,7 +8,13 @@ from bay.drivers.base import Exited
 from bay.drivers.kubernetes import session_state
 from bay.drivers.kubernetes.pod import FENCE
 from bay.drivers.kubernetes.pod_watch import pod_state
-from bay.drivers.kubernetes.session_state import OUT_OF_SERVICE, NodeState, is_released, node_state
+from bay.drivers.kubernetes.session_state import (
+    OUT_OF_SERVICE,
+    NodeSilent,
+    NodeState,
+    is_released,
+    node_state,
+)
 from bay.errors import DriverUnavailable
 
 pytestmark = pytest.mark.pure
@@ -72,7 +78,7 @@ def test_a_deleted_pod_whose_container_was_last_seen_running_is_unknown(node: No
 
 
 def test_a_silent_node_is_named_with_the_way_out() -> None:
-    with pytest.raises(DriverUnavailable, match=f"node n does not answer.*{OUT_OF_SERVICE}"):
+    with pytest.raises(NodeSilent, match=f"node n does not answer.*{OUT_OF_SERVICE}"):
         ended("Running", RUNS, SILENT, metadata=DELETED)
 
 
@@ -80,7 +86,9 @@ def test_a_failed_pod_without_a_word_of_its_containers_has_ended_once_its_kubele
     with pytest.raises(DriverUnavailable, match=r"it is Failed \(no reason\)"):
         ended("Failed", watched_s=SETTLED_S)
     assert ended("Failed", watched_s=SETTLED_S + 1) == Exited(None)
-    assert ended("Failed", RUNS, watched_s=SETTLED_S + 1) == Exited(None)
+    with pytest.raises(DriverUnavailable, match="it is Failed"):
+        ended("Failed", RUNS, watched_s=9 * SETTLED_S)
+    assert ended("Failed", RUNS, watched_s=10 * SETTLED_S + 1) == Exited(None)
     assert ended("Pending", metadata=DELETED, watched_s=SETTLED_S + 1) == Exited(None)
 
 

@@ -46,7 +46,7 @@ from bay.drivers.kubernetes.kube import (
 )
 from bay.drivers.kubernetes.pod import PodSettings, PodTimeouts
 from bay.drivers.kubernetes.pod_watch import PodState, PodWatch, pod_state
-from bay.drivers.kubernetes.session_state import NodeState, is_over, is_released
+from bay.drivers.kubernetes.session_state import NodeSilent, NodeState, is_over, is_released
 from bay.drivers.ship_settings import ship_settings
 from bay.errors import DriverUnavailable, SandboxNotReady
 from ship_protocol import bootstrap_token
@@ -56,7 +56,7 @@ log = structlog.get_logger("bay.kubernetes")
 _VERBS = {
     POD: ("create", "get", "list", "watch", "patch", "delete"),
     CLAIM: ("create", "get", "list", "patch", "delete"),
-    NETWORK_POLICY: ("create", "get"),
+    NETWORK_POLICY: ("create", "get", "patch"),
     NODE: ("get",),
     EVENT: ("list",),
 }
@@ -64,6 +64,8 @@ _VERBS = {
 
 _CONNECTS = Backoff(first_s=0.02, longest_s=0.5)
 _HELLO_S = 5.0
+_NOTE_S = 2.0
+_OVER = 1000
 _ASK_AGAIN_S = 2.0
 """The end of a pod is judged by its node as well, and no watch tells of a change of that."""
 _VANISH_S = 60.0
@@ -133,8 +135,7 @@ class KubernetesDriver:
             stack.push_async_callback(self._close)
             await self._check_verbs()
             for mode in ("none", "open"):
-                with suppress(AlreadyExists):
-                    await self.kube.create(NETWORK_POLICY, egress.manifest(self._pods, self._network, mode))
+                await self._make_class(egress.manifest(self._pods, self._network, mode))
             self._watch = PodWatch(self.kube, labels=pod.selector(self._pods))
             watching = asyncio.create_task(self._watch.run())
             stack.push_async_callback(_cancelled, watching)
@@ -153,7 +154,8 @@ class KubernetesDriver:
         if handle is not None and (ready := await self._still_ready(spec, handle)):
             yield ready
             return
-        uid = await self._create(spec, manifest)
+        uid = await self._adopted(spec, manifest) if handle is not None else None
+        uid = uid or await self._create(spec, manifest)
         created = Handle(driver=self.name, session_id=spec.session_id, data={"step": "created", "uid": uid})
         known = _introduced_in(handle, uid)
         if known is None:
@@ -162,10 +164,9 @@ class KubernetesDriver:
         introduced = replace(created, data={"step": "introduced", "uid": uid, **known})
         yield introduced
         endpoint = Endpoint(address=known["address"], certificate=known["certificate"])
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._note_certificate(spec.session_id, known["certificate"]))
-            both.create_task(bootstrap(endpoint, bootstrap_token(spec.token), _settings_of(spec)))
+        await bootstrap(endpoint, bootstrap_token(spec.token), _settings_of(spec))
         await check_health(endpoint, spec.token)
+        await self._note_certificate(spec.session_id, known["certificate"])
         yield replace(introduced, data={**introduced.data, "step": "ready"}, endpoint=endpoint)
 
     async def observe(self, handle: Handle) -> Observed:
@@ -240,6 +241,15 @@ class KubernetesDriver:
                 "allows it, see docs/kubernetes.md"
             )
 
+    async def _make_class(self, manifest: Json) -> None:
+        """Make an egress class, or bring the one of an earlier Bay up to date."""
+        name = manifest["metadata"]["name"]
+        try:
+            await self.kube.create(NETWORK_POLICY, manifest)
+        except AlreadyExists:
+            self._check_ours(await self.kube.get(NETWORK_POLICY, name) or {})
+            await self.kube.patch(NETWORK_POLICY, name, {"spec": manifest["spec"]})
+
     def _manifest(self, spec: SessionSpec) -> dict[str, Any]:
         """Raises DriverUnavailable for a spec that no pod can hold."""
         if spec.machine is not None:
@@ -267,29 +277,34 @@ class KubernetesDriver:
         await check_health(handle.endpoint, spec.token)
         return handle
 
-    async def _create(self, spec: SessionSpec, manifest: dict[str, Any]) -> str:
-        """Make the pod, or take over the one of an earlier attempt; its uid."""
+    async def _adopted(self, spec: SessionSpec, manifest: Json) -> str | None:
+        """The uid of the pod of an earlier attempt that may go on; one that may not is removed."""
         name = pod.pod_name(spec.session_id)
+        found = await self.kube.get(POD, name)
+        if found is None:
+            return None
+        self._check_ours(found)
+        state = pod_state(found)
+        is_same = state.annotations.get(pod.SPEC_HASH) == manifest["metadata"]["annotations"][pod.SPEC_HASH]
+        if is_same and not state.deleting and await self._ended(state) is None:
+            return state.uid
+        await self.destroy(Handle(driver=self.name, session_id=spec.session_id))
+        await self._vanished(state)
+        return None
+
+    async def _create(self, spec: SessionSpec, manifest: Json) -> str:
+        """Make the pod, or take over the one of an earlier attempt; its uid."""
         for _ in range(3):
             try:
                 made = await _finished(self.kube.create(POD, manifest))
             except AlreadyExists:
-                found = await self.kube.get(POD, name)
-                if found is None:
-                    continue
-                self._check_ours(found)
-                state = pod_state(found)
-                is_same = (
-                    state.annotations.get(pod.SPEC_HASH) == manifest["metadata"]["annotations"][pod.SPEC_HASH]
-                )
-                if is_same and not state.deleting and await self._ended(state) is None:
-                    return state.uid
-                await self.destroy(Handle(driver=self.name, session_id=spec.session_id))
-                await self._vanished(state)
+                if (uid := await self._adopted(spec, manifest)) is not None:
+                    return uid
             except KubeRefused as error:
                 raise SandboxNotReady(f"the cluster refused the pod: {error}") from error
             else:
                 return str(made["metadata"]["uid"])
+        name = pod.pod_name(spec.session_id)
         raise DriverUnavailable(
             f"pod {name} is made and removed again by somebody else; see `kubectl get events`"
         )
@@ -299,8 +314,8 @@ class KubernetesDriver:
         owner = as_dict(metadata.get("labels")).get(pod.INSTALL)
         if owner != self._pods.install:
             raise DriverUnavailable(
-                f"there is a pod {metadata.get('name')} that this Bay did not make (its label {pod.INSTALL} is "
-                f"{owner}); remove it"
+                f"there is a {found.get('kind', 'pod')} {metadata.get('name')} that this Bay did not make (its label "
+                f"{pod.INSTALL} is {owner}); remove it"
             )
 
     async def _introduced(self, spec: SessionSpec, uid: str) -> dict[str, str]:
@@ -310,27 +325,49 @@ class KubernetesDriver:
         name, token = pod.pod_name(spec.session_id), bootstrap_token(spec.token)
         loop = asyncio.get_running_loop()
         late_at = loop.time() + self._timeouts.start_s
-        failures = 0
+        failures, silence = 0, "it has not answered yet"
         while True:
+            is_late = loop.time() > late_at
             state = self._watching.get(name)
             if state is not None and state.uid == uid:
-                await self._check_can_start(state, is_late=loop.time() > late_at)
+                await self._check_can_start(state, is_late=is_late)
                 # Ship's own answer is the probe: the API server says Running half a second later.
                 if (address := _address_of(state)) is not None and not state.deleting:
-                    with suppress(SandboxNotReady):
+                    try:
                         return {"address": address, "certificate": await introduce(address, token, _HELLO_S)}
+                    except SandboxNotReady as error:
+                        silence = error.message
                     failures += 1
-            pause_s = _CONNECTS.pause(failures) if failures else max(0.1, late_at - loop.time())
-            await self._changed(name, state, pause_s)
+                    if is_late and pod.CONTAINER in state.running:
+                        raise SandboxNotReady(
+                            f"pod {name} runs, and Bay does not reach Ship in it ({silence}); see to it that the pods of "
+                            "Bay have the labels of docs/kubernetes.md, or give network_clients"
+                        )
+            elif is_late:
+                await self._check_there(name, uid)
+            pause_s = _CONNECTS.pause(failures) if failures else late_at - loop.time()
+            await self._changed(name, state, _ASK_AGAIN_S if is_late else max(0.1, pause_s))
+
+    async def _check_there(self, name: str, uid: str) -> None:
+        """Raises SandboxNotReady for a pod that is not there any more, of which the watch said nothing."""
+        found = await self.kube.get(POD, name)
+        if found is None or pod_state(found).uid != uid:
+            raise SandboxNotReady(f"pod {name} was removed by somebody else before Ship answered")
 
     async def _note_certificate(self, session_id: str, certificate: str) -> None:
+        """Write it on the pod, for people; nothing that works depends on it."""
         noted = {"metadata": {"annotations": {pod.CERTIFICATE: certificate}}}
-        with suppress(KubeRefused):  # nothing that works depends on it
-            await self.kube.patch(POD, pod.pod_name(session_id), noted)
+        with suppress(DriverUnavailable, TimeoutError):
+            async with asyncio.timeout(_NOTE_S):
+                await self.kube.patch(POD, pod.pod_name(session_id), noted)
 
     async def _check_can_start(self, state: PodState, *, is_late: bool) -> None:
         """Raises SandboxNotReady for a pod that will not run, with Kubernetes' own reason."""
-        if (end := await self._ended(state)) is not None or state.phase in ("Failed", "Succeeded"):
+        is_done = is_over(state) or state.all_terminated or is_late
+        if (end := await self._ended(state) if is_done else None) is not None or state.phase in (
+            "Failed",
+            "Succeeded",
+        ):
             said = "; ".join(
                 f"{one.container}: {one.reason}, exit code {one.exit_code}" for one in state.terminated
             )
@@ -350,10 +387,12 @@ class KubernetesDriver:
             raise SandboxNotReady(f"pod {state.name} does not start: {told}")
 
     async def _obstacle(self, state: PodState) -> str | None:
-        """The last Event about an obstacle of a pod that is late: a volume that cannot be attached, say."""
-        with suppress(DriverUnavailable, KubeRefused):
-            told = [one for one in await self.kube.events_of(state.uid) if one.get("reason") in _OBSTACLES]
-            if told:
+        """The newest Event of a pod that is late, where that tells of an obstacle: a volume that cannot be
+        attached, say. One that was overcome has a newer Event behind it.
+        """
+        with suppress(DriverUnavailable):
+            told = sorted(await self.kube.events_of(state.uid), key=_time_of)
+            if told and told[-1].get("reason") in _OBSTACLES:
                 return f"{told[-1].get('reason')}: {str(told[-1].get('message'))[:500]}"
         return None
 
@@ -377,6 +416,9 @@ class KubernetesDriver:
             self._over.pop(state.uid, None)
             return 0.0
         now = self._clock()
+        if len(self._over) > _OVER:  # others may have seen to their pods
+            there = {one.uid for one in self._watching.all()}
+            self._over = {uid: seen for uid, seen in self._over.items() if uid in there}
         since, ready_since = self._over.get(state.uid, (now, node.ready_since))
         if ready_since != node.ready_since:
             since = now
@@ -405,6 +447,8 @@ class KubernetesDriver:
                     try:
                         if await self._ended(state) is not None:
                             return
+                    except NodeSilent:
+                        raise  # to wait here for a node would hold up others
                     except DriverUnavailable as error:
                         unsure = error
                     await self._changed(before.name, watched, _ASK_AGAIN_S)
@@ -447,6 +491,10 @@ class KubernetesDriver:
         return True
 
 
+def _time_of(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+
+
 def _introduced_in(handle: Handle | None, uid: str) -> dict[str, str] | None:
     """The address and certificate of that very pod, as an earlier attempt saved them."""
     if handle is None or handle.data.get("uid") != uid or "certificate" not in handle.data:
@@ -481,7 +529,9 @@ async def _finished(call: Coroutine[None, None, Json]) -> Json:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():  # also when it is cancelled again
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         raise
 
 

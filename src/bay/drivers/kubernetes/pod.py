@@ -84,7 +84,7 @@ class PodTimeouts:
     """A kubelet that lived on for so long after a pod failed, or was deleted, has ended those of its
     containers of which it reports nothing: it kills them for good after the pod's 10 s of grace.
     """
-    end_s: float = 60
+    end_s: float = 75
     """For the word that containers ended, beyond the time that they are given."""
 
 
@@ -137,7 +137,11 @@ def build(spec: SessionSpec, settings: PodSettings, resolver: Mapping[str, Any])
             else {}
         ),
     }
-    told = {SESSION: spec.session_id, SANDBOX: spec.sandbox_id, SPEC_HASH: _hash(body)}
+    told = {
+        SESSION: spec.session_id,
+        SANDBOX: spec.sandbox_id,
+        SPEC_HASH: _hash({**body, EGRESS: spec.network.mode}),
+    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -17,6 +17,14 @@ OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 """The taint by which an operator says that a node is shut down."""
 
 
+_CONTRADICTED = 10
+"""So many times as long is waited where a kubelet contradicts itself."""
+
+
+class NodeSilent(DriverUnavailable):
+    """Nothing is known of a session, since its node does not answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
     """A node as the API server tells it."""
@@ -76,8 +84,11 @@ def ended(pod: PodState, node: NodeState | None, watched_s: float, settled_s: fl
         return None
     if pod.node is None:  # no kubelet has it, and none takes one that is over
         return Exited(None)
-    # A kubelet that fails a pod means all of its containers, whatever it said of each one before.
-    if watched_s > settled_s and (not pod.running or pod.phase in ("Succeeded", "Failed")):
+    if watched_s > settled_s and not pod.running:
+        return Exited(None)
+    # Some kubelets fail a pod and never take back that a container runs. A process that cannot be killed
+    # looks the same, for as long as a node takes to notice that.
+    if watched_s > _CONTRADICTED * settled_s and pod.phase in ("Succeeded", "Failed"):
         return Exited(None)
     fact = "it is being deleted" if pod.deleting else f"it is {pod.phase} ({pod.reason or 'no reason'})"
     raise unknown(pod, node, fact)
@@ -93,7 +104,8 @@ def unknown(pod: PodState, node: NodeState | None, fact: str) -> DriverUnavailab
         if silent
         else "; Bay waits for it"
     )
-    return DriverUnavailable(f"pod {pod.name}: {fact}, and node {pod.node} {told}{way_out}")
+    kind = NodeSilent if silent else DriverUnavailable
+    return kind(f"pod {pod.name}: {fact}, and node {pod.node} {told}{way_out}")
 
 
 def _exit_code(pod: PodState) -> int | None:

@@ -45,15 +45,15 @@ class Networks:
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
-        if record.session is not None and not isinstance(self.driver, NetworkControl):
-            raise Conflict(
-                f"driver {self.driver.name} applies a policy when compute starts, and {record.id} has compute; stop it, "
-                "and change the policy then"
-            )
         wanted = policy and await checked_policy(policy, self.driver.capabilities, self.private)
         async with self.store.write() as db:
             await check_injected(db, caller.owner, wanted)
             present = await sandboxes.get(db, record.id) or record
+            if present.session is not None and not isinstance(self.driver, NetworkControl):
+                raise Conflict(
+                    f"driver {self.driver.name} applies a policy when compute starts, and {record.id} has compute; stop "
+                    "it, and change the policy then"
+                )
             version = present.network_version + 1
             mode = await write_policy(db, present.id, wanted, version)
             await events.add(
