@@ -508,7 +508,7 @@ def test_a_peer_that_vanishes_while_its_input_is_stuck_is_noticed(ship: Ship) ->
     with stuck(ship, exec_id) as raw:
         raw.settimeout(0.5)
         with pytest.raises(TimeoutError):
-            raw.sendall(payload * 8)
+            raw.sendall(payload * 64)  # more than the buffers of TCP ever hold
     assert eventually(lambda: ship.http.get(f"/execs/{exec_id}").json()["signal"] == signal.SIGTERM)
 
 

@@ -604,6 +604,14 @@ await deployment.stop()
             ),
         ),
     ),
+    "CONTRIBUTING.md": World(
+        rows=(
+            NotRun(
+                "scripts/kubernetes/up",
+                "it needs the tree, and `make test-kubernetes` runs the same programs",
+            ),
+        ),
+    ),
     "docs/kubernetes.md": World(
         bay=False,
         rows=(

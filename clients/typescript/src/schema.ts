@@ -616,7 +616,8 @@ export interface components {
         /**
          * @description The policy that a sandbox has: its own, or its profile's. `version` grows with each change.
          *
-         *     `enforced` False: this host cannot hold sandboxes to its mode, and they have no network instead.
+         *     `enforced` False: this host cannot hold sandboxes to its mode. They have no network instead; but with
+         *     mode `open` on a cluster that holds pods to nothing they reach all that it lets them reach.
          */
         CurrentPolicy: {
             /**
