@@ -18,6 +18,7 @@ import asyncio
 import os
 import socket
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -437,6 +438,8 @@ class _PostgresConnection(StoreConnection):
         self._note_change = note_change
         self._socket: socket.socket | None = None
         """The socket of the connection by another number, which nobody else closes: see `_cut`."""
+        self._end_of_socket: weakref.finalize[..., _PostgresConnection] | None = None
+        """Closes it, at the latest when this is forgotten without an end."""
         self._is_inside = False
         """Whether the transaction under way has sent a statement."""
         self._lost: DBAPIError | None = None
@@ -509,6 +512,7 @@ class _PostgresConnection(StoreConnection):
                 # Without its cause: a trace of the driver's has the address, and the password near it.
                 raise self._trouble.refused(error) from None
             self._socket = _socket_of(self._connection)
+            self._end_of_socket = weakref.finalize(self, self._socket.close)
             self._trouble.over()
         return self._connection
 
@@ -529,9 +533,9 @@ class _PostgresConnection(StoreConnection):
         self._let_socket_go()
 
     def _let_socket_go(self) -> None:
-        kept, self._socket = self._socket, None
-        if kept is not None:
-            kept.close()
+        self._socket = None
+        if self._end_of_socket is not None:
+            self._end_of_socket()
 
     def _trip(self, act: Callable[[], T]) -> asyncio.Future[T]:
         done = super()._trip(act)
