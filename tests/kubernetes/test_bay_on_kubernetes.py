@@ -15,7 +15,7 @@ from kube_cluster import NAMESPACE, WAIT_S, Cluster
 
 from bay.client import Client
 from bay.errors import CapabilityNotSupported
-from bay.models import NetworkPolicy, ServiceSpec
+from bay.models import NetworkPolicy, SandboxSecret, ServiceSpec, Volume
 
 CONFIG = """
 driver = "kubernetes"
@@ -138,6 +138,25 @@ def test_what_a_cluster_cannot_do_is_refused_and_nothing_is_left(
         with pytest.raises(CapabilityNotSupported):
             refused()
     assert len(owned(cluster, install, "pods")) == len(owned(cluster, install, "pvc")) == 1
+
+
+def test_a_pod_has_its_secrets_in_memory_and_its_volumes_beside_the_workspace(
+    client: Client, cluster: Cluster, install: str
+) -> None:
+    client.secrets.set("token", "secret-in-a-file")
+    cargo = client.cargos.create(size_limit_mb=16)
+    box = client.sandboxes.create(
+        secrets=[SandboxSecret(name="token", file="/run/secrets/token")],
+        volumes=[Volume(cargo=cargo.id, path="/data")],
+        wait=120,
+    )
+    assert box.run("cat /run/secrets/token; stat -c %a /run/secrets/token").stdout == "secret-in-a-file400\n"
+    assert "tmpfs /run/secrets" in box.run("grep /run/secrets /proc/mounts").stdout
+    assert box.run("echo kept > /data/file && cat /data/file").stdout == "kept\n"
+    [name] = owned(cluster, install, "pods")
+    assert "secret-in-a-file" not in cluster.kubectl("get", "pod", name, "-o", "json")
+    box.delete()
+    client.cargos.delete(cargo.id)
 
 
 def test_a_start_that_cannot_be_is_a_reason_on_the_sandbox(client: Client) -> None:

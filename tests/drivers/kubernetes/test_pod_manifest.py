@@ -112,6 +112,9 @@ def test_the_same_spec_has_the_same_hash_and_another_one_another() -> None:
 
     assert hash_of(SPEC) == hash_of(replace(SPEC))
     assert hash_of(SPEC) != hash_of(replace(SPEC, resources=Resources(cpus=2)))
+    assert hash_of(SPEC) != hash_of(
+        replace(SPEC, network=NetworkPolicy(mode="open"))
+    )  # else it kept its class
 
 
 def test_an_isolation_says_the_runtime_and_the_nodes() -> None:

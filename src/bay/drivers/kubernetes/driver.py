@@ -12,8 +12,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from bay.backoff import Backoff
 from bay.drivers.base import (
     Capabilities,
@@ -50,8 +48,6 @@ from bay.drivers.kubernetes.session_state import NodeSilent, NodeState, is_over,
 from bay.drivers.ship_settings import ship_settings
 from bay.errors import DriverUnavailable, SandboxNotReady
 from ship_protocol import bootstrap_token
-
-log = structlog.get_logger("bay.kubernetes")
 
 _VERBS = {
     POD: ("create", "get", "list", "watch", "patch", "delete"),
