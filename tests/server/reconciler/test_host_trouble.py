@@ -159,6 +159,26 @@ async def test_the_call_that_finds_its_sandbox_unreachable_fails_and_the_next_on
     assert (await bay.session(made["id"])).id != session.id
 
 
+async def test_a_call_to_a_session_of_which_nothing_is_known_says_why_and_it_is_looked_at_again(
+    bay: World, alice: httpx.AsyncClient
+) -> None:
+    made = await create(alice, wait=WAIT_S)
+    session = await bay.session(made["id"])
+    assert session.handle is not None
+    endpoint = Handle.from_json(session.handle).endpoint
+    assert endpoint is not None
+    bay.bay.ship.forget(session.id)
+    Path(endpoint.place).unlink()
+    bay.driver.fail_at = "observe"
+    answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
+    assert "told to fail at observe" in assert_error(answer, 502, "ship_error")["message"]
+    assert (await bay.session(made["id"])).id == session.id
+    await bay.settled(made["id"], lambda r: r.error is not None and r.error.code == "driver_unavailable")
+    bay.driver.fail_at = None
+    await bay.settled(made["id"], lambda r: r.session is None)  # which no further call is needed for
+    assert (await get(alice, made["id"]))["error"]["code"] == "session_unreachable"
+
+
 async def test_looking_at_a_sandbox_that_cannot_be_reached_is_enough_to_notice(
     bay: World, alice: httpx.AsyncClient
 ) -> None:

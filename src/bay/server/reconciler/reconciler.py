@@ -352,7 +352,9 @@ class Reconciler:
             if sandbox is None:
                 return
             self._leases.check(sandbox_id)
-            if sandbox.id in self._to_probe and await self._look_at(sandbox):
+            # A probe that failed is made again with each attempt, and its error stays until then.
+            is_doubted = sandbox.id in self._to_probe or sandbox.id in self._attempts
+            if is_doubted and await self._look_at(sandbox):
                 continue
             exited = sandbox.session is not None and sandbox.session.id in self._live.exited
             now = self._core.clock()

@@ -200,11 +200,22 @@ class Waker:
             self.touch(ready)
         try:
             yield ready, peer
-        except (ShipError, Timeout):
+        except (ShipError, Timeout) as error:
             await self._settle_probe(sandbox.id)
+            if (reason := await self._why_unknown(sandbox.id)) is not None:
+                kind = ShipError if isinstance(error, ShipError) else Timeout
+                raise kind(f"{error.message}: {reason}", details=error.details) from error
             raise
         finally:
             self.touch(ready)
+
+    async def _why_unknown(self, sandbox_id: str) -> str | None:
+        """The driver's words, when it cannot know what became of a session that is not over."""
+        async with self._store.read() as db:
+            found = await sandboxes.get(db, sandbox_id)
+        if found is None or found.phase != "running" or found.error is None:
+            return None
+        return found.error.message if found.error.code == DriverUnavailable.code else None
 
     @asynccontextmanager
     async def reach_session(
