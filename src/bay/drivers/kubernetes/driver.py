@@ -166,12 +166,16 @@ class KubernetesDriver:
         yield replace(introduced, data={**introduced.data, "step": "ready"}, endpoint=endpoint)
 
     async def observe(self, handle: Handle) -> Observed:
-        """Asked of the API server each time, which knows more than a watch that may lag."""
+        """Asked of the API server each time, which knows more than a watch that may lag. Of a node that is
+        silent it knows nothing.
+        """
         found = await self._find(handle)
         if found is None:
             return Gone()
         if (end := await self._ended(found)) is not None:
             return end
+        if not found.ready and found.node is not None and not (node := await self._node(found.node)).is_ready:
+            raise session_state.unknown(found, node, "it is not ready")
         endpoint = handle.endpoint or _endpoint_of(found)
         return Gone() if endpoint is None else Running(endpoint)
 
