@@ -1,4 +1,5 @@
-"""Gives the tests' Kubernetes volumes: a folder of the node for each claim of the storage class `bay-test`.
+"""Gives the tests' Kubernetes volumes: a folder for each claim of the storage classes `bay-test` and
+`bay-shared`.
 
     provisioner.py KUBECONFIG FOLDER
 
@@ -23,7 +24,8 @@ from urllib.parse import urlsplit
 
 Object = dict[str, Any]
 
-_CLASS, _NAME = "bay-test", "bay.test/folders"
+_OF_A_NODE, _SHARED = "bay-test", "bay-shared"
+_NAME = "bay.test/folders"
 _SELECTED = "volume.kubernetes.io/selected-node"
 _MADE_BY = "pv.kubernetes.io/provisioned-by"
 _CLAIMS = "/api/v1/persistentvolumeclaims"
@@ -80,12 +82,17 @@ class Provisioner:
         """Make the volume of a claim that waits for one on a node."""
         metadata, spec = claim["metadata"], claim["spec"]
         node = metadata.get("annotations", {}).get(_SELECTED)
-        if spec.get("storageClassName") != _CLASS or spec.get("volumeName") or node is None:
+        if (
+            spec.get("storageClassName") not in (_OF_A_NODE, _SHARED)
+            or spec.get("volumeName")
+            or node is None
+        ):
             return
         name = f"pvc-{metadata['uid']}"
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
-        folder.chmod(0o755)  # as the root of a new disk: the pod must name its group
+        # As the root of a new disk: the pod must name its group. A kubelet gives no shared files to one.
+        folder.chmod(0o755 if spec["storageClassName"] == _OF_A_NODE else 0o777)
         self._api.change("POST", _VOLUMES, _volume(name, folder, node, claim))
 
     def remove(self, volume: Object) -> None:
@@ -103,6 +110,10 @@ def _volume(name: str, folder: Path, node: str, claim: Object) -> Object:
     metadata, spec = claim["metadata"], claim["spec"]
     reference = {key: metadata[key] for key in ("namespace", "name", "uid")}
     on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    place: Object = {"hostPath": {"path": str(folder)}}
+    if spec["storageClassName"] == _OF_A_NODE:
+        terms = {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}
+        place = {"local": {"path": str(folder)}, "nodeAffinity": {"required": terms}}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -111,10 +122,9 @@ def _volume(name: str, folder: Path, node: str, claim: Object) -> Object:
             "capacity": {"storage": spec["resources"]["requests"]["storage"]},
             "accessModes": spec["accessModes"],
             "persistentVolumeReclaimPolicy": "Delete",
-            "storageClassName": _CLASS,
+            "storageClassName": spec["storageClassName"],
             "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **reference},
-            "local": {"path": str(folder)},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+            **place,
         },
     }
 

@@ -26,7 +26,7 @@ from bay.places import VolumeClaim
 from bay.testing.driver_bench import call, endpoint_of, run
 from bay.units import GIB, MIB
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ async def is_silent(handle: Handle) -> bool:
     return False
 
 
+@pytest.mark.alone
 async def test_a_pod_deleted_by_force_while_its_node_is_silent_is_unknown_and_not_dead(
     bench: PodBench, cluster: Cluster
 ) -> None:
@@ -71,6 +72,7 @@ async def test_a_pod_deleted_by_force_while_its_node_is_silent_is_unknown_and_no
     assert await bench.driver.observe(handle) == Gone()
 
 
+@pytest.mark.alone
 async def test_an_operators_word_that_the_node_is_gone_is_taken(bench: PodBench, cluster: Cluster) -> None:
     spec = bench.spec()
     handle = await bench.start(spec)
@@ -98,6 +100,7 @@ async def test_a_pod_deleted_by_a_stranger_ends_and_its_object_waits_for_bay(
     assert await bench.driver.observe(handle) == Gone()
 
 
+@pytest.mark.alone
 async def test_nothing_is_known_while_the_api_server_is_away_and_the_session_goes_on(
     bench: PodBench, cluster: Cluster
 ) -> None:
@@ -145,6 +148,7 @@ async def test_a_refusal_of_the_api_server_is_the_reason(cluster: Cluster) -> No
             await bench.start(bench.spec())
 
 
+@pytest.mark.alone
 async def test_a_quota_of_the_namespace_is_the_reason(bench: PodBench, cluster: Cluster) -> None:
     quota: dict[str, Any] = {
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": {"hard": {"memory": "1Mi"}}

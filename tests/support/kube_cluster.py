@@ -1,5 +1,6 @@
 """The Kubernetes that the tests of tests/kubernetes run inside, as `scripts/kubernetes/run` starts them."""
 
+import fcntl
 import json
 import os
 import select
@@ -19,7 +20,7 @@ NODE = "node1"
 PROGRAMS = ("api", "containerd", "controllers", "etcd", "kubelet", "provisioner", "scheduler")
 WAIT_S = 90.0  # a pod that is deleted as it starts was seen to take 53 s
 
-_START = Path(__file__).parents[2] / "scripts/kubernetes/start"
+_SCRIPTS = Path(__file__).parents[2] / "scripts/kubernetes"
 _HEALTH = "http://127.0.0.1:10248/healthz"
 
 
@@ -103,7 +104,7 @@ class Cluster:
 
     def start(self, name: str) -> None:
         """Start a program that was killed, until it does its work."""
-        subprocess.run([_START, self._state, name], timeout=WAIT_S, check=True)
+        subprocess.run([_SCRIPTS / "start", self._state, name], timeout=WAIT_S, check=True)
         if name in ("api", "etcd"):
             _until(self._is_ready, "the API server is not ready")
         if name == "kubelet":
@@ -138,6 +139,18 @@ class Cluster:
         finally:
             self.thaw(name)
 
+    @contextmanager
+    def second_node(self) -> Generator["SecondNode"]:
+        """Have another node for the block, once no other process of the tests has it."""
+        node = SecondNode(self._state)
+        with (self._state / "second-node.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                node.tell("join")
+                yield node
+            finally:
+                node.tell("leave")
+
     def _process(self, name: str) -> int:
         return int((self._state / "pid" / name).read_text())
 
@@ -146,6 +159,29 @@ class Cluster:
             return self.kubectl("get", "--raw", "/readyz", "--request-timeout=5s") == "ok"
         except Refused:
             return False
+
+
+class SecondNode:
+    """The node `node2`, to which only pods come that tolerate `TAINT`. Methods block."""
+
+    NAME = "node2"
+    TAINT = "bay.test/second"
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+
+    @contextmanager
+    def cut_off(self) -> Generator[None]:
+        """Take its network away for the block. All on it goes on."""
+        self.tell("cut")
+        try:
+            yield
+        finally:
+            self.tell("heal")
+
+    def tell(self, what: str) -> None:
+        """One of the words of `scripts/kubernetes/second-node`, such as `kill`, which is a power cut."""
+        subprocess.run([_SCRIPTS / "second-node", self._state, what], timeout=WAIT_S, check=True)
 
 
 def _is_healthy() -> bool:
