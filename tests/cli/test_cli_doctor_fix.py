@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bay.cli.commands.doctor import _agreed
-from bay.drivers.oci.probe import HostCheck
+from bay.drivers.host_check import HostCheck
 from bay.linux import nftables
 from bay.server.offline.repairs import Repairs, plan
 

@@ -13,7 +13,7 @@ import object_server
 import pytest
 from server_harness import Json, World, clear, create, empty_database, eventually, settings_in, world
 
-from bay.drivers.oci.probe import HostCheck
+from bay.drivers.host_check import HostCheck
 from bay.images.fetch_probe import caged_version
 from bay.server.data_dir import DATABASE
 from bay.server.offline import doctor

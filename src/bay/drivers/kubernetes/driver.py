@@ -45,6 +45,7 @@ from bay.drivers.kubernetes.kube import (
 from bay.drivers.kubernetes.pod import PodSettings, PodTimeouts
 from bay.drivers.kubernetes.pod_watch import PodState, PodWatch, pod_state
 from bay.drivers.kubernetes.session_state import NodeSilent, NodeState, is_over, is_released
+from bay.drivers.kubernetes.start_failures import obstacle, why_not
 from bay.drivers.ship_settings import ship_settings
 from bay.errors import DriverUnavailable, SandboxNotReady
 from ship_protocol import bootstrap_token
@@ -65,19 +66,6 @@ _OVER = 1000
 _ASK_AGAIN_S = 2.0
 """The end of a pod is judged by its node as well, and no watch tells of a change of that."""
 _VANISH_S = 60.0
-
-_HOPELESS = frozenset(("ErrImageNeverPull", "InvalidImageName", "ImagePullBackOff", "CrashLoopBackOff"))
-"""Reasons of a container that waits, for which no patience helps."""
-
-_STUCK = frozenset(
-    ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "ErrImagePull", "RegistryUnavailable")
-)  # fmt: skip
-"""Reasons that may pass, and are the failure of a start that does not."""
-
-_OBSTACLES = frozenset(
-    ("FailedScheduling", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedBinding")
-)
-"""Reasons of Events that are one as well; other warnings keep no pod from starting."""
 
 
 class KubernetesDriver:
@@ -364,37 +352,11 @@ class KubernetesDriver:
     async def _check_can_start(self, state: PodState, *, is_late: bool) -> None:
         """Raises SandboxNotReady for a pod that will not run, with Kubernetes' own reason."""
         is_done = is_over(state) or state.all_terminated or is_late
-        if (end := await self._ended(state) if is_done else None) is not None or state.phase in (
-            "Failed",
-            "Succeeded",
-        ):
-            said = "; ".join(
-                f"{one.container}: {one.reason}, exit code {one.exit_code}" for one in state.terminated
-            )
-            raise SandboxNotReady(
-                f"pod {state.name} ended before Ship answered: {state.reason or said or end}. {state.message or ''}".strip()
-            )
-        for one in state.waiting:
-            if one.reason in _HOPELESS or (is_late and one.reason in _STUCK):
-                raise SandboxNotReady(f"container {one.container} cannot start: {one.reason}: {one.message}")
-        if not is_late:
-            return
-        if state.node is None and state.scheduled.status == "False":
-            raise SandboxNotReady(
-                f"no node takes the pod: {state.scheduled.reason}: {state.scheduled.message}"
-            )
-        if state.ip is None and (told := await self._obstacle(state)):
+        end = await self._ended(state) if is_done else None
+        if (reason := why_not(state, end, is_late=is_late)) is not None:
+            raise SandboxNotReady(reason)
+        if is_late and state.ip is None and (told := await obstacle(self.kube, state.uid)):
             raise SandboxNotReady(f"pod {state.name} does not start: {told}")
-
-    async def _obstacle(self, state: PodState) -> str | None:
-        """The newest Event of a pod that is late, where that tells of an obstacle: a volume that cannot be
-        attached, say. One that was overcome has a newer Event behind it.
-        """
-        with suppress(DriverUnavailable):
-            told = sorted(await self.kube.events_of(state.uid), key=_time_of)
-            if told and told[-1].get("reason") in _OBSTACLES:
-                return f"{told[-1].get('reason')}: {str(told[-1].get('message'))[:500]}"
-        return None
 
     async def _find(self, handle: Handle) -> PodState | None:
         found = await self.kube.get(POD, pod.pod_name(handle.session_id))
@@ -489,10 +451,6 @@ class KubernetesDriver:
         except TimeoutError:
             return False
         return True
-
-
-def _time_of(event: Json) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _introduced_in(handle: Handle | None, uid: str) -> dict[str, str] | None:

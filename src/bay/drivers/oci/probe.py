@@ -10,13 +10,13 @@ import resource
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bay.drivers.host_check import HostCheck
 from bay.drivers.oci import netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.host_image import USR
@@ -46,22 +46,6 @@ _ID_BASE = 1_879_048_192
 _OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
 # CVE-2025-31133, -52565 and -52881: writes through masked paths, /dev/console and redirected /proc.
 _FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
-
-
-@dataclass(frozen=True, slots=True)
-class HostCheck:
-    """One requirement of the host: the driver does not open without a `required` one.
-    `fix` is an operator's way out. `risk`: without it one sandbox can harm the others or the host.
-    `numbers` are those of `found`, for programs.
-    """
-
-    name: str
-    ok: bool
-    required: bool
-    found: str
-    fix: str
-    risk: bool = False
-    numbers: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = _ID_BASE) -> list[HostCheck]:

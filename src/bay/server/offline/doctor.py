@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bay.clock import utc_now
+from bay.drivers.host_check import HostCheck
 from bay.drivers.oci import probe
-from bay.drivers.oci.probe import HostCheck
 from bay.errors import BayError, DriverUnavailable, ObjectStoreUnavailable
 from bay.images import fetch_cage
 from bay.images.fetch_probe import caged_version

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bay.drivers.oci.probe import HostCheck
+from bay.drivers.host_check import HostCheck
 from bay.images import fetch_cage
 from bay.linux import nftables
 
