@@ -370,6 +370,12 @@ async def test_create_sends_the_kind_and_names_bay_as_manager(kube: Kube, server
     assert seen.body == {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}
 
 
+async def test_a_create_may_be_asked_for_without_being_made(kube: Kube, server: KubeServer) -> None:
+    server.next("other", Said(201, pod("a", 1)))
+    await kube.create(POD, {"metadata": {"name": "a"}}, dry_run=True)
+    assert server.seen[-1].query == {"fieldManager": "bay", "dryRun": "All"}
+
+
 async def test_create_of_a_taken_name(kube: Kube, server: KubeServer) -> None:
     server.next("other", Said(409, status(409, "AlreadyExists", 'pods "a" already exists')))
     with pytest.raises(AlreadyExists, match="already exists"):
@@ -499,6 +505,27 @@ async def test_permissions_are_asked_for_in_the_namespace(kube: Kube, server: Ku
     first, second = (seen.body["spec"]["resourceAttributes"] for seen in server.seen[-2:])
     assert (first["verb"], first["resource"], first["namespace"]) == ("create", "pods", "boxes")
     assert (second["resource"], second["namespace"]) == ("nodes", "")
+
+
+async def test_a_kind_that_the_cluster_lacks_is_not_served(kube: Kube, server: KubeServer) -> None:
+    served = {"resources": [{"name": "volumesnapshots"}, {"name": "volumesnapshots/status"}]}
+    server.next("other", Said(200, served), Said(200, {"resources": []}), Said(404, b"404 page not found"))
+    assert await kube.serves(VOLUME_SNAPSHOT)
+    assert server.seen[-1].path == "/apis/snapshot.storage.k8s.io/v1"
+    assert not await kube.serves(VOLUME_SNAPSHOT)
+    assert not await kube.serves(VOLUME_SNAPSHOT)
+    server.always("other", Said(403, status(403, "Forbidden", "no")))
+    with pytest.raises(KubeRefused):
+        await kube.serves(VOLUME_SNAPSHOT)
+
+
+async def test_a_version_without_numbers_is_read_from_its_name(
+    access: KubeAccess, server: KubeServer
+) -> None:
+    server.next("version", Said(200, {"major": "", "minor": "", "gitVersion": "v1.20.2"}))
+    kube = await Kube.connect(access)
+    await kube.aclose()
+    assert kube.version == (1, 20)
 
 
 async def test_events_are_those_of_one_object(kube: Kube, server: KubeServer) -> None:

@@ -45,6 +45,7 @@ __all__ = [
     "SERVICE_ACCOUNT",
     "STORAGE_CLASS",
     "VOLUME_SNAPSHOT",
+    "VOLUME_SNAPSHOT_CLASS",
     "AlreadyExists",
     "Expired",
     "Json",
@@ -92,6 +93,9 @@ EVENT = Kind("Event", "v1", "events")
 SERVICE_ACCOUNT = Kind("ServiceAccount", "v1", "serviceaccounts")
 NETWORK_POLICY = Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 VOLUME_SNAPSHOT = Kind("VolumeSnapshot", "snapshot.storage.k8s.io/v1", "volumesnapshots")
+VOLUME_SNAPSHOT_CLASS = Kind(
+    "VolumeSnapshotClass", "snapshot.storage.k8s.io/v1", "volumesnapshotclasses", namespaced=False
+)
 NODE = Kind("Node", "v1", "nodes", namespaced=False)
 STORAGE_CLASS = Kind("StorageClass", "storage.k8s.io/v1", "storageclasses", namespaced=False)
 
@@ -118,7 +122,7 @@ class Kube:
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self._server = server
         self.namespace = namespace
-        self.version = (0, 0)
+        self.version: tuple[int, int] = (0, 0)
         """Major and minor number of the API server; zeros when it does not say."""
 
     @classmethod
@@ -145,7 +149,7 @@ class Kube:
         except BaseException:
             await kube.aclose()
             raise
-        kube.version = (_number(version.get("major")), _number(version.get("minor")))
+        kube.version = _version_in(version)
         return kube
 
     @property
@@ -157,8 +161,8 @@ class Kube:
         """Close all connections."""
         await self._server.aclose()
 
-    async def create(self, kind: Kind, manifest: Json) -> Json:
-        """Create an object, and return it as the API server has it.
+    async def create(self, kind: Kind, manifest: Json, *, dry_run: bool = False) -> Json:
+        """Create an object, and return it as the API server has it; with `dry_run`, as it would have it.
 
         Raises AlreadyExists, KubeRefused, and DriverUnavailable, after which it may be there or not: an
         attempt whose answer is lost is not repeated.
@@ -167,7 +171,7 @@ class Kube:
             act=f"create {kind.name}",
             method="POST",
             path=self._path(kind),
-            query={"fieldManager": _FIELD_MANAGER},
+            query={"fieldManager": _FIELD_MANAGER, "dryRun": "All" if dry_run else ""},
             body={**manifest, "apiVersion": kind.api, "kind": kind.name},
             is_repeatable=False,
         )
@@ -350,6 +354,19 @@ class Kube:
         )
         return as_dict((await self._server.send(call)).get("status")).get("allowed") is True
 
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the cluster has that kind of object at all. Raises KubeRefused and DriverUnavailable."""
+        call = ApiCall(
+            act=f"say whether it has {kind.plural}", method="GET", path=f"/apis/{kind.api}", query={}
+        )
+        try:
+            found = await self._server.send(call)
+        except KubeRefused as error:
+            if error.answered == HTTPStatus.NOT_FOUND:
+                return False
+            raise
+        return any(as_dict(one).get("name") == kind.plural for one in as_list(found.get("resources")))
+
     def _path(self, kind: Kind, name: str | None = None) -> str:
         root = f"/apis/{kind.api}" if kind.group else f"/api/{kind.api}"
         place = f"/namespaces/{quote(self.namespace, safe='')}" if kind.namespaced else ""
@@ -365,6 +382,12 @@ class Kube:
             if error.answered == HTTPStatus.NOT_FOUND and error.reason == "NotFound" and error.subject:
                 return None
             raise
+
+
+def _version_in(said: Json) -> tuple[int, int]:
+    """Its two numbers; builds of one's own may leave them out, and have the whole version alone."""
+    _, major, minor, *_ = [*str(said.get("gitVersion")).replace("v", ".").split("."), "", ""]
+    return _number(said.get("major") or major), _number(said.get("minor") or minor)
 
 
 def _number(value: object) -> int:
