@@ -204,7 +204,7 @@ PANELS = {
         "doctor": CommandEntry(
             "doctor",
             "Check whether this machine can run sandboxes, and mend it",
-            "bay doctor\nbay doctor --fix --print\nsudo bay doctor --fix",
+            "bay doctor\nsudo bay doctor --fix\nbay doctor --kubernetes",
         ),
         "admin": CommandEntry(
             "admin",

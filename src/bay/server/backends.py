@@ -1,5 +1,6 @@
 """The driver, the network and the cargo backend that the settings name."""
 
+import asyncio
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from bay.cargo import backend_detection, base_backend
 from bay.cargo.base import CargoBackend
 from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
+from bay.drivers.host_check import HostCheck
 from bay.drivers.kubernetes.egress import PUBLIC_RESOLVERS, EgressSettings
 from bay.drivers.kubernetes.pod import Isolation, PodSettings, PodTimeouts
 from bay.drivers.oci.driver import OciDriver
@@ -75,34 +77,64 @@ def make_claims(settings: Settings) -> CargoBackend | None:
     return made
 
 
+def cluster_checks(settings: Settings, *, canaries: bool, kubeconfig: Path | None = None) -> list[HostCheck]:
+    """The checks of the settings' cluster, seen with `kubeconfig` where that is given. Blocks, for a minute
+    with `canaries`. Raises InvalidArgument where the settings name no cluster.
+    """
+    given = _cluster_of(settings)
+    if kubeconfig is not None:
+        given = given.model_copy(update={"kubeconfig": kubeconfig, "context": None})
+    trials = importlib.import_module("bay.drivers.kubernetes.canaries.run")
+    storage = importlib.import_module("bay.drivers.kubernetes.canaries.storage")
+    facts = trials.ClusterFacts(
+        access=_access_to(given),
+        pods=_pods_of(given),
+        network=_egress_of(settings, given),
+        storage=storage.StorageFacts(
+            storage_class=given.storage_class, read_write_once_pod=given.read_write_once_pod
+        ),
+        start_s=given.unschedulable,
+    )
+    found: list[HostCheck] = asyncio.run(trials.cluster_checks(facts, canaries=canaries))
+    return found
+
+
 def _kubernetes_driver(settings: Settings) -> Driver:
     given = _cluster_of(settings)
     kubernetes = importlib.import_module("bay.drivers.kubernetes.driver")  # which takes half a second
     driver: Driver = kubernetes.KubernetesDriver(
         access=_access_to(given),
-        pods=PodSettings(
-            install=given.install,
-            image=given.image,
-            ship_image=given.ship_image,
-            pull_policy=given.pull_policy,
-            pull_secrets=given.pull_secrets,
-            service_account=given.service_account,
-            isolations={
-                "container": Isolation(),
-                **{name: _isolation(one) for name, one in given.isolations.items()},
-            },
-            cpu_request=given.cpu_request,
-            lifetime_s=given.lifetime,
-        ),
-        network=EgressSettings(
-            enforced=given.network_enforced,
-            dns_servers=tuple(map(str, settings.dns_servers)) or PUBLIC_RESOLVERS,
-            clients=given.network_clients,
-            private=given.network_private,
-        ),
+        pods=_pods_of(given),
+        network=_egress_of(settings, given),
         timeouts=PodTimeouts(start_s=given.unschedulable),
     )
     return driver
+
+
+def _pods_of(given: KubernetesSettings) -> PodSettings:
+    return PodSettings(
+        install=given.install,
+        image=given.image,
+        ship_image=given.ship_image,
+        pull_policy=given.pull_policy,
+        pull_secrets=given.pull_secrets,
+        service_account=given.service_account,
+        isolations={
+            "container": Isolation(),
+            **{name: _isolation(one) for name, one in given.isolations.items()},
+        },
+        cpu_request=given.cpu_request,
+        lifetime_s=given.lifetime,
+    )
+
+
+def _egress_of(settings: Settings, given: KubernetesSettings) -> EgressSettings:
+    return EgressSettings(
+        enforced=given.network_enforced,
+        dns_servers=tuple(map(str, settings.dns_servers)) or PUBLIC_RESOLVERS,
+        clients=given.network_clients,
+        private=given.network_private,
+    )
 
 
 def _cluster_of(settings: Settings) -> KubernetesSettings:

@@ -1,4 +1,4 @@
-"""The command `doctor`: it looks at this machine, and mends it on demand."""
+"""The command `doctor`: it looks at this machine, or at a cluster, and mends a machine on demand."""
 
 import os
 import shlex
@@ -51,18 +51,34 @@ def doctor(
         bool, typer.Option("--print", help="With --fix: print the commands alone.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --fix: do not ask.")] = False,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="Start pods in the cluster that try it; a minute.")
+    ] = False,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="For a cluster: look with this account, not with Bay's.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check whether this machine can run sandboxes, and say how to fix each problem."""
+    """Check whether this machine, or the cluster, can run sandboxes, and say how to fix each problem."""
     given = load("bay.server.settings", "read")(config, data_dir=data_dir)
-    found = cast("Sequence[DoctorCheck]", load("bay.server.offline.doctor", "checks")(given))
+    of_cluster = load("bay.server.offline.doctor", "is_of_cluster")(given, canaries=kubernetes)
+    if kubernetes:
+        note("pods are started that try the cluster; this takes about a minute, and removes them again")
+    elif of_cluster:
+        note("--kubernetes starts pods as well, which try the cluster")
+
+    def look() -> Sequence[DoctorCheck]:
+        checks = load("bay.server.offline.doctor", "checks")
+        return cast("Sequence[DoctorCheck]", checks(given, canaries=kubernetes, kubeconfig=kubeconfig))
+
+    found = look()
     if not fix:
         return _report(found, as_json=as_json)
     is_root = os.geteuid() == 0
-    look = found if is_root else load("bay.server.offline.repairs", "lacking")()
-    repairs = cast("DoctorRepairs", load("bay.server.offline.repairs", "plan")(look))
+    seen = found if is_root or of_cluster else load("bay.server.offline.repairs", "lacking")()
+    repairs = cast("DoctorRepairs", load("bay.server.offline.repairs", "plan")(seen))
     _show(repairs, as_json=as_json)
-    if not is_root:
+    if not is_root and not of_cluster:
         note("as root `bay doctor --fix` looks at the rest too, and runs such commands")
     if (
         print_only
@@ -74,9 +90,7 @@ def doctor(
         return _code(found)
     if not _run(repairs.commands):
         return 1
-    return _report(
-        cast("Sequence[DoctorCheck]", load("bay.server.offline.doctor", "checks")(given)), as_json=False
-    )
+    return _report(look(), as_json=False)
 
 
 def _report(found: Sequence[DoctorCheck], *, as_json: bool) -> int:

@@ -217,13 +217,7 @@ class KubernetesDriver:
             await self._kube.aclose()
 
     async def _check_verbs(self) -> None:
-        missing = [
-            f"{verb} {kind.plural}"
-            for kind, verbs in _VERBS.items()
-            for verb in verbs
-            if not await self.kube.may(verb, kind)
-        ]
-        if missing:
+        if missing := await missing_verbs(self.kube):
             raise DriverUnavailable(
                 f"Bay may not {', '.join(missing)} in namespace {self.kube.namespace}; give its account a role that "
                 "allows it, see docs/kubernetes.md"
@@ -451,6 +445,16 @@ class KubernetesDriver:
         except TimeoutError:
             return False
         return True
+
+
+async def missing_verbs(kube: Kube) -> list[str]:
+    """All that this driver does and the account of `kube` may not, such as `create pods`."""
+    return [
+        f"{verb} {kind.plural}"
+        for kind, verbs in _VERBS.items()
+        for verb in verbs
+        if not await kube.may(verb, kind)
+    ]
 
 
 def _introduced_in(handle: Handle | None, uid: str) -> dict[str, str] | None:

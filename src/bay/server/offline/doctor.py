@@ -1,4 +1,5 @@
-"""The checks of `bay doctor`: the host's requirements, the images of the data directory, the object store.
+"""The checks of `bay doctor`: the host's requirements, the images of the data directory, the object store; or
+the cluster in place of the host.
 
 The images are read from the database, read-only, so a Bay may be running, or none: the pool that holds the
 files need not be mounted for it.
@@ -20,7 +21,7 @@ from bay.images.fetch_probe import caged_version
 from bay.images.layer_store import LayerLimits
 from bay.images.library import ImageLimits
 from bay.object_store.base import ObjectMissing, ObjectStore
-from bay.server.backends import choose_cargo, object_store_of
+from bay.server.backends import choose_cargo, cluster_checks, object_store_of
 from bay.server.database import make_database, sqlite_file
 from bay.server.settings import Settings
 from bay.store.engine import Database
@@ -34,12 +35,27 @@ _STORES = {
 }
 
 
-def checks(settings: Settings) -> list[HostCheck]:
-    """All checks, in the order in which to mend them. Blocks for about a second, and leaves nothing."""
+def checks(settings: Settings, *, canaries: bool = False, kubeconfig: Path | None = None) -> list[HostCheck]:
+    """All checks of the place where the settings' driver runs sandboxes, in the order in which to mend them.
+    Blocks for about a second, and leaves nothing. `canaries`: those of the settings' cluster, whatever the
+    driver, with pods that try it for about a minute; `kubeconfig` is the one that they are made with.
+
+    Raises InvalidArgument for settings that name no cluster where they must.
+    """
+    if is_of_cluster(settings, canaries=canaries):
+        return [
+            *cluster_checks(settings, canaries=canaries, kubeconfig=kubeconfig),
+            *object_store(settings),
+        ]
     found = probe.checks(settings.runc, scratch=settings.data_dir, id_base=settings.id_range_start)
     if not found[0].ok:  # without root the others may fail for want of it
         return found
     return [*found, *_fetching(settings), *_images(settings), *object_store(settings)]
+
+
+def is_of_cluster(settings: Settings, *, canaries: bool) -> bool:
+    """Whether the checks are those of a cluster, and none of this machine."""
+    return canaries or settings.driver == "kubernetes"
 
 
 def object_store(settings: Settings) -> Iterator[HostCheck]:
