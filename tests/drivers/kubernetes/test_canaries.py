@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from kube_server import KubeServer, Said
 
 from bay.drivers.host_check import HostCheck
 from bay.drivers.kubernetes import egress, pod
 from bay.drivers.kubernetes.canaries import egress_trial, image_volumes, inside, limits
 from bay.drivers.kubernetes.canaries.egress_trial import PLACES, EgressTrial
+from bay.drivers.kubernetes.canaries.run import ClusterFacts, cluster_checks
 from bay.drivers.kubernetes.canaries.snapshots import claim_is_snapped
+from bay.drivers.kubernetes.canaries.start import ship_answers
+from bay.drivers.kubernetes.canaries.storage import StorageFacts, claim_is_written
 from bay.drivers.kubernetes.canaries.trial_pods import CanaryEnd, TrialPods
 from bay.drivers.kubernetes.egress import EgressSettings
-from bay.drivers.kubernetes.kube import POD, Json, Kind, Kube
+from bay.drivers.kubernetes.kube import POD, Json, Kind, Kube, KubeAccess, KubeRefused
 from bay.drivers.kubernetes.pod import Isolation, PodSettings
 
 SETTINGS = PodSettings(
@@ -173,7 +177,7 @@ def test_memory_says_whether_the_pod_goes_on() -> None:
     }
     assert said["all-bite"] == "a program above the limit is killed, and the pod goes on"
     assert said["the-pod-ends"] == "a program above the limit ends the whole pod"
-    assert "288 MiB, with a limit of 192 MiB" in said["none-bites"]
+    assert "480 MiB, with a limit of 320 MiB" in said["none-bites"]
 
 
 @pytest.mark.pure
@@ -194,6 +198,8 @@ class ScriptedKube:
         self.classes: list[Json] = []
         self.status: Json = {}
         self.made: dict[str, Json] = {}
+        self.refuses: Mapping[str, str] = {}
+        self.pods: Json = {}
         self.let_go = asyncio.Event()
         self.let_go.set()
         self.asked = asyncio.Event()
@@ -210,6 +216,9 @@ class ScriptedKube:
                 return {"spec": {"storageClassName": "fast"}}
             case "StorageClass":
                 return {"provisioner": "disks.example.com"} if name == "fast" else None
+            case "Pod":
+                what = name.split("-", 3)[-1]
+                return {"metadata": {"name": name}, "status": self.pods[what]}
             case _:
                 return {"status": self.status}
 
@@ -218,18 +227,112 @@ class ScriptedKube:
         for one in [*found]:
             yield one
 
-    async def create(self, _: Kind, manifest: Json) -> Json:
+    async def create(self, kind: Kind, manifest: Json) -> Json:
         self.asked.set()
+        if words := self.refuses.get(kind.name):
+            raise KubeRefused(words, answered=403, reason="Forbidden")
         await self.let_go.wait()
         self.made[manifest["metadata"]["name"]] = manifest
         return manifest
+
+    async def patch(self, _: Kind, __: str, patch: Json) -> Json:
+        return patch
 
     async def delete(self, _: Kind, name: str, **__: object) -> bool:
         return self.made.pop(name, None) is not None
 
 
+async def no_time(_: float) -> None:
+    await asyncio.sleep(0)
+
+
 def scripted(kube: ScriptedKube) -> TrialPods:
-    return TrialPods(cast("Kube", kube), SETTINGS, start_s=30)
+    return TrialPods(cast("Kube", kube), SETTINGS, start_s=30, sleep=no_time)
+
+
+def waits(reason: str) -> Json:
+    """The status of a pod whose container waits."""
+    state = {"waiting": {"reason": reason, "message": "as the kubelet says"}}
+    return {"phase": "Pending", "containerStatuses": [{"name": pod.CONTAINER, "state": state}]}
+
+
+def ended(told: object) -> Json:
+    """The status of a pod whose program told something."""
+    state = {"terminated": {"exitCode": 0, "reason": "Completed", "message": json.dumps(told)}}
+    return {"phase": "Succeeded", "containerStatuses": [{"name": pod.CONTAINER, "state": state}]}
+
+
+RUNS: Json = {
+    "phase": "Running", "podIP": "10.0.0.9", "containerStatuses": [{"name": pod.CONTAINER, "state": {"running": {}}}],
+}  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_a_pod_that_cannot_start_is_told_in_kubernetes_own_words() -> None:
+    kube = ScriptedKube()
+    kube.pods = {"ship-gvisor": waits("ErrImageNeverPull")}
+    [row] = await ship_answers(scripted(kube), "gvisor")
+    assert (row.name, row.ok, row.required) == ("pod:gvisor", False, True)
+    assert row.found == "container sandbox cannot start: ErrImageNeverPull: as the kubelet says"
+    kube.refuses = {"Pod": "there is no RuntimeClass gvisor"}
+    [row] = await ship_answers(scripted(kube), "gvisor")
+    assert (row.name, row.ok, row.found) == ("pod:gvisor", False, "there is no RuntimeClass gvisor")
+
+
+HELD_BACK: Json = {
+    "phase": "Pending",
+    "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "in use"}
+    ],
+}
+ALONE = StorageFacts(storage_class="fast", read_write_once_pod=True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("second", "ok"),
+    [(HELD_BACK, True), (RUNS, False), (waits("ContainerCreating"), False)],
+    ids=["held-back", "runs", "neither"],
+)
+async def test_a_claim_of_one_pod_is_tried_with_a_second_pod(second: Json, ok: bool) -> None:
+    kube = ScriptedKube(serves=False)
+    kube.pods = {"write": ended({"error": None}), "holder": RUNS, "second": second}
+    found = {row.name: row for row in await claim_is_written(scripted(kube), ALONE)}
+    assert {name: row.ok for name, row in found.items()} == {
+        "storage": True, "storage-growth": True, "snapshots": False, "storage-once": ok,
+    }  # fmt: skip
+    assert found["storage-once"].required
+
+
+@pytest.mark.anyio
+async def test_storage_that_nobody_may_write_or_that_lacks_the_mode_is_an_error() -> None:
+    kube = ScriptedKube()
+    kube.pods = {"write": ended({"error": "Permission denied"})}
+    [row] = await claim_is_written(scripted(kube), ALONE)
+    assert (row.ok, row.required) == (False, True)
+    assert row.found.endswith("uid 1000 cannot write in it: Permission denied")
+    kube.refuses = {"PersistentVolumeClaim": 'spec.accessModes: Unsupported value: "ReadWriteOncePod"'}
+    [row] = await claim_is_written(scripted(kube), ALONE)
+    assert "read_write_once_pod = false" in row.fix
+
+
+@pytest.mark.anyio
+async def test_without_its_rights_no_pod_is_started(access: KubeAccess, server: KubeServer) -> None:
+    server.always("other", Said(201, {"status": {"allowed": False}}))
+    facts = ClusterFacts(
+        access=access,
+        pods=SETTINGS,
+        network=EgressSettings(enforced=False),
+        storage=StorageFacts(),
+        start_s=1,
+    )
+    reached, rights = await cluster_checks(facts, canaries=True)
+    assert reached.ok
+    assert (rights.ok, rights.required) == (False, True)
+    assert "this account may not create pods, " in rights.found
+    assert {seen.path for seen in server.seen} == {
+        "/version", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+    }  # fmt: skip
 
 
 OF_DISKS = {"metadata": {"name": "disks"}, "driver": "disks.example.com"}
@@ -337,6 +440,9 @@ def test_what_a_directory_refuses_is_told_in_the_kernels_words(message: Path, tm
 
 
 def test_a_trial_in_a_child_tells_its_words_or_that_it_was_killed() -> None:
+    def fails() -> str:
+        raise MemoryError
+
     def dies() -> str:
         inside.os.kill(inside.os.getpid(), 9)
         return "lives"
@@ -344,3 +450,4 @@ def test_a_trial_in_a_child_tells_its_words_or_that_it_was_killed() -> None:
     assert inside.in_child(lambda: inside.processes(3)) == "3"
     assert inside.in_child(lambda: inside.memory(2 * inside.CHUNK)) == "all"
     assert inside.in_child(dies) == "killed"
+    assert inside.in_child(fails) == "failed"

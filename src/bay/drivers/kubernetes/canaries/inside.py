@@ -169,17 +169,19 @@ def memory(most: int) -> str:
 
 
 def in_child(trial: Callable[[], str]) -> str:
-    """The words of a trial in a child, or `killed` where a signal ended it."""
+    """The words of a trial in a child; `killed` where a signal ended it, `failed` where it told nothing."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writes, trial().encode())
-        os._exit(0)
+        try:
+            os.write(writes, trial().encode())
+        finally:
+            os._exit(0)
     os.close(writes)
     with os.fdopen(reads) as file:
         said = file.read()
     _, status = os.waitpid(child, 0)
-    return said if said and os.WIFEXITED(status) else "killed"
+    return said or ("killed" if os.WIFSIGNALED(status) else "failed")
 
 
 def write(task: Mapping[str, Any]) -> None:

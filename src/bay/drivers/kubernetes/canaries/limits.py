@@ -8,7 +8,7 @@ from bay.drivers.kubernetes.kube import POD, Json
 from bay.models import Resources
 from bay.units import MIB
 
-LIMITS = Resources(cpus=0.2, memory=192 * MIB)
+LIMITS = Resources(cpus=0.2, memory=320 * MIB)
 _BUSY_S = 2.0
 _PROCESSES = 4500
 """More than a `podPidsLimit` of 4096, and few enough for the memory of the pod."""
@@ -55,9 +55,8 @@ def _processes(told: Json) -> HostCheck:
     said = str(told.get("processes"))
     fix = "set podPidsLimit of the kubelets, to 4096 or less: one sandbox can take all processes of its node"
     if not said.isdecimal():
-        found = (
-            "cannot tell: the trial was ended" if said == "killed" else "cannot tell: the pod told nothing"
-        )
+        why = f"its trial was {said}" if "processes" in told else "the pod told nothing"
+        found = f"cannot tell: {why}"
         return HostCheck("process-limit", False, False, found, fix)
     count = int(said)
     bites = count < _PROCESSES

@@ -58,7 +58,7 @@ async def _taken(pods: TrialPods, claim: str, of_class: str) -> HostCheck:
             return HostCheck("snapshots", True, False, found, "-")
         if error := as_dict(status.get("error")).get("message"):
             return _no(f"class {of_class}: {str(error)[:500]}")
-        await asyncio.sleep(_POLL_S)
+        await pods.sleep(_POLL_S)
     return _no(f"one of class {of_class} was not ready after {_READY_S:g} s")
 
 

@@ -7,7 +7,7 @@ from bay.drivers.bootstrap import introduce
 from bay.drivers.host_check import HostCheck
 from bay.drivers.kubernetes import pod
 from bay.drivers.kubernetes.canaries.trial_pods import TrialPods
-from bay.drivers.kubernetes.kube import POD
+from bay.drivers.kubernetes.kube import POD, KubeRefused
 from bay.errors import SandboxNotReady
 from ship_protocol import bootstrap_token
 
@@ -32,7 +32,7 @@ async def ship_answers(pods: TrialPods, isolation: str = "container") -> list[Ho
             POD, pods.session(f"ship-{isolation}", token=token, mode="open", isolation=isolation)
         )
         address = await _address(pods, name, began)
-    except SandboxNotReady as error:
+    except (KubeRefused, SandboxNotReady) as error:
         fix = "mend that; until then no sandbox starts"
         return [HostCheck(f"pod{where}", False, True, error.message, fix)]
     image = f"{pods.settings.image}, with Ship of {pods.settings.ship_image}"
@@ -53,7 +53,7 @@ async def _address(pods: TrialPods, name: str, began: float) -> str:
         await pods.check_may_start(state, began)
         if state.ip is not None:
             return f"[{state.ip}]:{pod.SHIP_PORT}" if ":" in state.ip else f"{state.ip}:{pod.SHIP_PORT}"
-        await asyncio.sleep(_POLL_S)
+        await pods.sleep(_POLL_S)
 
 
 async def _introduced(pods: TrialPods, name: str, address: str, token: str) -> None:
@@ -72,4 +72,4 @@ async def _introduced(pods: TrialPods, name: str, address: str, token: str) -> N
             running_since = running_since or now
             if now - running_since > _UNREACHED_S:
                 raise SandboxNotReady(f"pod {name} runs, and Ship in it is not reached from here ({silence})")
-        await asyncio.sleep(_POLL_S)
+        await pods.sleep(_POLL_S)

@@ -12,9 +12,7 @@ from bay.errors import SandboxNotReady
 _CLAIM_MB = 1024
 """Some storage makes no volume that is smaller."""
 _GROWN_MB = 2 * _CLAIM_MB
-_LOOK_S = 0.5
-_REFUSED_S = 5.0
-"""So long a pod has to wait for a claim that another one holds: a scheduler says no at once."""
+_LOOK_S, _LOOKS = 0.5, 60
 _PATH = "/workspace"
 
 
@@ -79,15 +77,19 @@ async def _is_held_alone(pods: TrialPods, claim: str) -> HostCheck:
         first = await pods.create(POD, pods.program("holder", listens, claim=claim))
         await pods.address(first)
         second = await pods.create(POD, pods.program("second", listens, claim=claim))
-        for _ in range(round(_REFUSED_S / _LOOK_S)):
-            if (await pods.seen(second)).running:
-                return HostCheck(
-                    "storage-once", False, True, "a second pod runs on a claim that is in use", fix
-                )
-            await asyncio.sleep(_LOOK_S)
+        for _ in range(_LOOKS):
+            state = await pods.seen(second)
+            if state.running:
+                found = "a second pod runs on a claim that is in use"
+                return HostCheck("storage-once", False, True, found, fix)
+            if state.scheduled.status == "False":
+                found = f"a second pod of a claim waits for the first one: {state.scheduled.message}"
+                return HostCheck("storage-once", True, True, found, "-")
+            await pods.sleep(_LOOK_S)
     except SandboxNotReady as error:
         return HostCheck("storage-once", False, True, error.message, fix)
-    return HostCheck("storage-once", True, True, "a second pod of a claim waits for the first one", "-")
+    found = "cannot tell: a second pod of a claim neither runs nor is refused by the scheduler"
+    return HostCheck("storage-once", False, True, found, "see `kubectl get events`, and try again")
 
 
 def _manifest(pods: TrialPods, facts: StorageFacts) -> Json:

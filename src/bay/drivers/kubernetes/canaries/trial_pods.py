@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -63,10 +63,18 @@ class TrialPods:
     pod raise SandboxNotReady as well.
     """
 
-    def __init__(self, kube: Kube, settings: PodSettings, *, start_s: float) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        settings: PodSettings,
+        *,
+        start_s: float,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         """`start_s`: for a node with room, and for a reason to pass that keeps a container from starting."""
         self.kube = kube
         self.settings = settings
+        self.sleep = sleep
         self._start_s = start_s
         self._run = secrets.token_hex(3)
         self._made: list[tuple[Kind, str]] = []
@@ -205,7 +213,7 @@ class TrialPods:
             if (known := fact(found, state)) is not None:
                 return known
             await self.check_may_start(state, began)
-            await asyncio.sleep(_POLL_S)
+            await self.sleep(_POLL_S)
 
     async def _remove_all(self) -> None:
         """Snapshots first, and claims last: each waits for those before it."""
