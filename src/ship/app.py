@@ -27,6 +27,7 @@ from ship.http.conversation import Handler
 from ship.http.door import Door
 from ship.kernels.kernels import Kernels, default_order
 from ship.kernels.routes import KernelRoutes
+from ship.pausing import PauseRoutes
 from ship.ports.ports import Ports
 from ship.ports.routes import PortRoutes
 from ship.ports.sock_diag import Netlink
@@ -161,8 +162,12 @@ async def run(
         **dict.fromkeys(("kernels", "kernelspecs", "cells"), KernelRoutes(settings, kernels).answer),
         **dict.fromkeys(("ports", "tunnel"), PortRoutes(ports).answer),
     }
-    routes = Routes(settings, execs, SessionFeed(ports, services), others)
-    outside = Door(routes.answer, _MAX_CONNECTIONS, settings.token, listener.may_ask)
+    standstill = nursery.standstill
+    routes = Routes(settings, execs, SessionFeed(ports, services, standstill), others)
+    # By signals, which reach every program where Ship is the first process and has no more rights than they.
+    pauses = not settings.local and not settings.switches and os.getpid() == 1
+    answer = PauseRoutes(standstill, routes.answer).answer if pauses else routes.answer
+    outside = Door(answer, _MAX_CONNECTIONS, settings.token, listener.may_ask)
     inside = Door(partial(answer_inside, settings, tasks), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     await listener.open(outside)
     listener.hide_from(ports)
@@ -174,6 +179,7 @@ async def run(
     if settings.eager_kernel:
         kernels.prepare(default_order(settings.user, settings.kernel_environment))
     await life.wait_told()
+    await standstill.close()
     listener.close()
     kernels.stop()
     await services.close(_SERVICES_GRACE_S)

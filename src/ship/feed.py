@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from ship.ports.ports import Ports
+from ship.process.standstill import Standstill
 from ship.services.services import Services
 from ship.wire import line
 
@@ -15,9 +16,10 @@ _QUIET_S = 60.0
 class SessionFeed:
     """One stream for both: ports are polled while somebody follows, services ring a bell."""
 
-    def __init__(self, ports: Ports, services: Services) -> None:
+    def __init__(self, ports: Ports, services: Services, standstill: Standstill) -> None:
         self._ports = ports
         self._services = services
+        self._standstill = standstill
 
     async def lines(self, gone: asyncio.Future[None]) -> AsyncGenerator[bytes]:
         """A line with all items of a kind, at once and after each change, until `gone` or Ship's end."""
@@ -25,6 +27,7 @@ class SessionFeed:
         services: object = None
         seen, bell, changed_at = -1, self._services.changed, time.monotonic()
         while not gone.done() and not self._ports.ending.done():
+            await self._standstill.wait_over(gone)
             if (found := await self._ports.known()) != ports:
                 ports, changed_at = found, time.monotonic()
                 yield line({"type": "ports", "items": ports})

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
 
 
 class Bell:
@@ -36,21 +37,36 @@ class Bell:
 
 
 class Timer:
-    """Makes one call, some time after it was last set."""
+    """Makes one call, some time after it was last set. One that is due while `hold` gives a future is made
+    when that is done.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Callable[[], asyncio.Future[None] | None] = lambda: None) -> None:
+        self._hold = hold
         self._handle: asyncio.TimerHandle | None = None
+        self._call: Callable[[], object] | None = None
 
     def set(self, delay_s: float, call: Callable[..., object], *args: object) -> None:
         """Call after `delay_s`, and not as set before."""
         self.cancel()
-        self._handle = asyncio.get_running_loop().call_later(delay_s, call, *args)
+        self._call = partial(call, *args)
+        self._handle = asyncio.get_running_loop().call_later(delay_s, self._due, self._call)
 
     def cancel(self) -> None:
         """Idempotent, also after the call."""
+        self._call = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def _due(self, call: Callable[[], object]) -> None:
+        if self._call is not call:
+            return  # it was cancelled or set anew while it was held
+        if (over := self._hold()) is not None:
+            over.add_done_callback(lambda _over: self._due(call))
+            return
+        self._call = None
+        call()
 
 
 class DisconnectTimer:

@@ -61,7 +61,7 @@ class Exec:
     """
 
     def __init__(
-        self, order: ExecRequest, identities: tuple[Identity, ...], transcript: Transcript | None = None
+        self, order: ExecRequest, context: ProcessContext, transcript: Transcript | None = None
     ) -> None:
         self.id = order.id
         self.argv = _shown(order.argv)
@@ -85,7 +85,7 @@ class Exec:
         self._size = (order.rows, order.cols)
         self.tty = order.tty
         self._watch = DisconnectTimer(order.max_run_after_disconnect_s, self._end_soon)
-        self._identities = tuple(dict.fromkeys((*identities, order.identity)))
+        self._identities = tuple(dict.fromkeys((*context.identities, order.identity)))
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
         self._leader_status: int | None = None
@@ -93,6 +93,7 @@ class Exec:
         self._kill_at = float("inf")
         self._timer = Timer()
         self._stdio: Pipes | Pty | None = None
+        self._standstill = context.nursery.standstill
 
     @property
     def running(self) -> bool:
@@ -269,7 +270,9 @@ class Exec:
     async def _end_tree(self) -> bool:
         tree = trees.Tree(self._roots, self.id, self._identities, self.group)
         try:
-            return await self._end_members(tree) and await self._leader_reaped()
+            async with self._standstill.acting() as waited_s:
+                self._kill_at += waited_s
+                return await self._end_members(tree) and await self._leader_reaped()
         finally:
             self._ending = None
             self._kill_at = float("inf")
@@ -337,7 +340,7 @@ class Execs:
         if sum(item.running for item in self._all.values()) >= _MAX_RUNNING:
             raise Conflict(f"{_MAX_RUNNING} execs are running; end one first", limit=_MAX_RUNNING)
         with self._context.space.directory(order.cwd, order.identity) as directory:
-            found = self._all[order.id] = Exec(order, self._context.identities)
+            found = self._all[order.id] = Exec(order, self._context)
             try:
                 await found.start(order, self._context, directory)
             except BaseException:

@@ -74,7 +74,7 @@ class Kernel:
             tuple[Stream, str]
         ] = []  # printed by the current cell before its start was reported
         self._incarnation = object()  # changes with the process, so that an old one's events are ignored
-        self._timer = Timer()
+        self._timer = self._new_timer()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()  # held while a process starts or ends; no cell is touched under it
 
@@ -169,6 +169,11 @@ class Kernel:
     def stop(self) -> None:
         """Start no process from now on: the sandbox ends."""
         self._closed = True
+
+    def _new_timer(self) -> Timer:
+        """One by which no kernel is killed for what it could not do while it was stopped."""
+        standstill = self._context.nursery.standstill
+        return Timer(lambda: standstill.over)
 
     async def _launch(self) -> None:
         process = self._process = KernelProcess(self._command(), self._context.identities, self._listener())
@@ -386,7 +391,10 @@ class Kernel:
             self._finish(cell, status, f"{self.message}; {_VARIABLES_GONE}")
             self._lose_all(self.message)
         else:
-            timer, self._timer = self._timer, Timer()  # the new process has its own time to become ready
+            timer, self._timer = (
+                self._timer,
+                self._new_timer(),
+            )  # the new process has its own time to become ready
             self._finish(cell, status, f"{message}; {_VARIABLES_GONE}", restarted=not self._closed)
             self._timer = timer
 

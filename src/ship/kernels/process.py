@@ -14,7 +14,6 @@ from typing import Literal, cast
 from ship.errors import Conflict
 from ship.kernels.messages import Fields, LineSplitter, parse
 from ship.process import trees
-from ship.process.groups import Groups
 from ship.process.identity import Identity
 from ship.process.init import Nursery, Program
 from ship.process.interpreter import CLOSURE, SOURCES, own_interpreter
@@ -61,7 +60,7 @@ class KernelProcess(asyncio.Protocol):
         self._command = command
         self._identities = tuple(dict.fromkeys((*identities, command.identity)))
         self._listener = listener
-        self._groups: Groups | None = None
+        self._nursery: Nursery | None = None
         self._group: int | None = None
         self._lines = LineSplitter()
         self._transport: asyncio.Transport | None = None
@@ -81,7 +80,7 @@ class KernelProcess(asyncio.Protocol):
 
     async def start(self, nursery: Nursery, directory: int) -> None:
         """Start it. Raises Conflict when there is no room for it, or no interpreter."""
-        self._groups = nursery.groups
+        self._nursery = nursery
         self._group = nursery.groups.take(self._command.identity)
         ours, theirs = socket.socketpair()
         with ExitStack() as undo, theirs:
@@ -132,15 +131,20 @@ class KernelProcess(asyncio.Protocol):
 
     async def end_tree(self) -> None:
         """End it and all that it started, at once."""
+        if self._nursery is not None:
+            async with self._nursery.standstill.acting():
+                await self._end_members()
+        self.dead = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _end_members(self) -> None:
         kill_at = time.monotonic()
         # The whole tree is found before the first kill: an orphan with a cleared environment could not be
         # told from others.
         tree = trees.Tree(self._roots, self._command.mark, self._identities, self._group)
         if await tree.end(lambda: kill_at, polite=()):
             self._give_group_back()
-        self.dead = True
-        if self._transport is not None:
-            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Output from before a message lies in the pipes by now, and comes first."""
@@ -176,8 +180,8 @@ class KernelProcess(asyncio.Protocol):
 
     def _give_group_back(self) -> None:
         group, self._group = self._group, None
-        if self._groups is not None:
-            self._groups.give_back(group)
+        if self._nursery is not None:
+            self._nursery.groups.give_back(group)
 
     def _pipe(self, undo: ExitStack, stream: Stream) -> OutputPipe:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")

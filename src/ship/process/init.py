@@ -13,6 +13,7 @@ from ship.process.groups import Groups
 from ship.process.identity import Identity
 from ship.process.signals import Signals
 from ship.process.spawn import Ids, Spawner, block_signals
+from ship.process.standstill import Standstill
 
 _STUCK_S = 5.0
 _CHILD_OOM_SCORE = 500
@@ -86,6 +87,7 @@ class Nursery:
 
     def __init__(self, oom_score: int | None = None) -> None:
         self.groups = Groups()
+        self.standstill = Standstill()
         self._ended: dict[int, Ended] = {}
         self._starting = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, initializer=block_signals)
@@ -98,7 +100,7 @@ class Nursery:
 
     async def start(self, program: Program, ended: Ended) -> int:
         """The pid of `program`; `ended` is called when it is dead. Raises OSError when it cannot start."""
-        async with self._starting:
+        async with self.standstill.acting(), self._starting:
             try:
                 pid = await self._start_unstuck(program)
                 self._ended[pid] = ended

@@ -164,7 +164,7 @@ class Service:
         run: Exec | None = None
         try:
             order = self._exec_order()
-            run = Exec(order, self._context.identities, self.transcript)
+            run = Exec(order, self._context, self.transcript)
             with self._context.space.directory(order.cwd, order.identity) as directory:
                 await run.start(order, self._context, directory)
             self._run, self._started_at = run, run.started_at
@@ -197,10 +197,17 @@ class Service:
                 await asyncio.wait((watching,))
 
     async def _watch(self, health: Health) -> None:
-        port = health.port
-        await watch(
-            health, lambda: self._command(health) if port is None else probe(port, health), self._hear
-        )
+        await watch(health, lambda: self._check(health), self._hear)
+
+    async def _check(self, health: Health) -> str | None:
+        """The problem that a check finds during which nothing stood still; None when there is none."""
+        standstill, port = self._context.nursery.standstill, health.port
+        while True:
+            await standstill.wait_over()
+            number = standstill.number
+            problem = await (self._command(health) if port is None else probe(port, health))
+            if standstill.number == number:
+                return problem
 
     async def _command(self, health: Health) -> str | None:
         """The problem that a command finds, which runs as the service does; None when it exits with 0."""
@@ -212,7 +219,7 @@ class Service:
             return str(error.message if isinstance(error, ShipError) else error.strerror)
 
     async def _problem_of(self, order: ExecRequest, directory: int, timeout_s: float) -> str | None:
-        run = Exec(order, self._context.identities, Transcript(_HEALTH_RING_BYTES))
+        run = Exec(order, self._context, Transcript(_HEALTH_RING_BYTES))
         ended = asyncio.get_running_loop().create_future()  # nothing else ends the wait for it
         try:
             await run.start(order, self._context, directory)
