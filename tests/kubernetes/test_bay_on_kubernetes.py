@@ -124,12 +124,31 @@ def test_a_bay_that_was_killed_takes_its_pods_over(bay: OwnServer, client: Clien
     assert box.run("echo on").stdout == "on\n"
 
 
+def test_a_paused_sandbox_keeps_its_memory_and_stays_paused_while_no_bay_runs(
+    bay: OwnServer, client: Client
+) -> None:
+    box = client.sandboxes.create(wait=120)
+    box.python.run("kept = 42")
+    ticks = box.spawn("while :; do echo x >> ticks; sleep 0.01; done").id
+    box.pause()
+    bay.kill()
+    bay.start()
+    assert client.sandboxes.get(box.id).info.compute == "warm"
+    assert box.python.run("kept").text == "42"
+    assert box.execs.get(ticks).info.state == "running"
+    seen = len(box.files.read("ticks"))
+    box.update(idle_timeout=1)
+    box.execs.get(ticks).kill()
+    gone(lambda: client.sandboxes.get(box.id).info.compute == "warm")
+    assert len(box.files.read("ticks")) > seen
+    assert box.python.run("kept").text == "42"
+
+
 def test_what_a_cluster_cannot_do_is_refused_and_nothing_is_left(
     client: Client, cluster: Cluster, install: str
 ) -> None:
     box = client.sandboxes.create(wait=120)
     for refused in (
-        lambda: box.pause(),
         lambda: box.checkpoint(),
         lambda: box.fork(),
         lambda: client.templates.create("mine", sandbox=box.id),

@@ -42,7 +42,13 @@ def driver_in(cluster: Cluster, install: str, **changes: Any) -> KubernetesDrive
         "network": EgressSettings(enforced=False),
         "timeouts": TIMEOUTS,
     }
-    return KubernetesDriver(**{**given, **changes})
+    driver = KubernetesDriver(**{**given, **changes})
+    driver.use_tokens(_token_of)
+    return driver
+
+
+async def _token_of(_session_id: str) -> str:
+    return TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +85,13 @@ class PodBench(DriverBench):
         finally:
             await self.driver.destroy(handle)
 
+    async def touch(self, spec: SessionSpec, name: str) -> None:
+        """By the node, which sees the files of each process."""
+        Path("/proc", str(self._first(spec.session_id)), "root", "workspace", name).touch()
+
     async def kill_first(self, handle: Handle) -> None:
         """Among the processes of the node, which this one is in the namespace of."""
-        uid = self._cluster.get("pod", pod.pod_name(handle.session_id))["metadata"]["uid"]
-        [pid] = _ships({uid})
-        os.kill(pid, signal.SIGKILL)
+        os.kill(self._first(handle.session_id), signal.SIGKILL)
 
     async def traces(self) -> dict[str, object]:
         """The pods of the installation that Bay has not let go of, and their Ships."""
@@ -100,6 +108,11 @@ class PodBench(DriverBench):
         for session_id in self.started:
             await self.driver.destroy(self.handle(session_id))
         self._cluster.kubectl("delete", "pvc", "-l", f"{pod.INSTALL}={self.instance}", "--wait=false")
+
+    def _first(self, session_id: str) -> int:
+        uid = self._cluster.get("pod", pod.pod_name(session_id))["metadata"]["uid"]
+        [pid] = _ships({uid})
+        return pid
 
     def _pods(self) -> list[dict[str, Any]]:
         """The metadata of each pod of the installation."""

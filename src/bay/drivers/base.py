@@ -40,8 +40,9 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `NetworkControl`, `HeaderBroker` and `Hostnames` are
-optional: Bay finds them with `isinstance`. `bay.testing.drivers` is the suite that every driver passes.
+`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `NetworkControl`, `HeaderBroker`, `Hostnames` and
+`AsksShip` are optional: Bay finds them with `isinstance`. `bay.testing.drivers` is the suite that every
+driver passes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -49,7 +50,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from bay.errors import CapabilityNotSupported, Conflict
+from bay.errors import CapabilityNotSupported, Conflict, DriverUnavailable
 from bay.models import NetworkMode, NetworkPolicy, NetworkState, Persist, Resources
 from bay.places import Place
 
@@ -60,6 +61,7 @@ class Capabilities:
 
     isolation: tuple[str, ...]
     pause: bool
+    """Whether it is a `Freezer`."""
     images: tuple[str, ...]
     """The names of images that the driver has of its own."""
     layered: bool = False
@@ -308,7 +310,9 @@ class Driver(Protocol):
         ...
 
     async def observe(self, handle: Handle) -> Observed:
-        """The state now. Raises DriverUnavailable when that cannot be known: unknown is not gone."""
+        """The state now. Raises DriverUnavailable when that cannot be known, since unknown is not gone:
+        ShipSilent where it has not ended, and Ship alone could tell whether it is paused.
+        """
         ...
 
     async def wait(self, handle: Handle) -> Exited | Gone:
@@ -334,7 +338,7 @@ class Freezer(Protocol):
     """Optional: a driver with `capabilities.pause` freezes sessions in memory."""
 
     async def pause(self, handle: Handle) -> None:
-        """Freeze every process of the session, and return when all stand still; idempotent.
+        """Freeze every program of the session, and return when all stand still; idempotent. Ship may go on.
 
         Pausing or resuming what has ended or is gone changes nothing and is no error: `observe` and `wait`
         tell of it. Files written before are kept. A frozen process that is killed may end only when it is
@@ -409,6 +413,22 @@ class NetworkControl(Protocol):
     async def network_state(self, handle: Handle) -> NetworkState:
         """The state and the counters of the session's network. Raises DriverUnavailable."""
         ...
+
+
+SessionTokens = Callable[[str], Awaitable[str | None]]
+"""The token of a session's Ship, by the session's id; None for one that there is not."""
+
+
+class ShipSilent(DriverUnavailable):
+    """The session has not ended, as far as its host knows, and its Ship does not answer."""
+
+
+@runtime_checkable
+class AsksShip(Protocol):
+    """Optional: a driver that has Ship do what no host does for it, or tell it."""
+
+    def use_tokens(self, tokens: SessionTokens) -> None:
+        """Take the token from there, each time one is needed."""
 
 
 SecretValues = Callable[[str, Collection[str]], Awaitable[Mapping[str, str]]]

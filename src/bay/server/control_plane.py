@@ -11,7 +11,7 @@ from bay import __version__
 from bay.cargo import backend_detection
 from bay.cargo.base import CargoBackend, KeptElsewhere
 from bay.clock import Clock, ManualClock
-from bay.drivers.base import Driver, HeaderBroker
+from bay.drivers.base import AsksShip, Driver, HeaderBroker
 from bay.ids import is_id_of, new_id
 from bay.images.base import ImageLibrary
 from bay.models import Limits
@@ -124,6 +124,7 @@ from bay.server.web.open_connections import OpenConnections
 from bay.server.web.public_addresses import Addresses
 from bay.server.web.sealing import Cursors, EventIds, Seals
 from bay.server.web.upload_spool import Spool
+from bay.store import sessions
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.postgres import PostgresDatabase
@@ -223,6 +224,8 @@ class ControlPlane:
         self.secrets = SecretDelivery(self.core, self.vault, FileClient(self.ship))
         if isinstance(driver, HeaderBroker):
             driver.use_secrets(self.secrets.of_session)
+        if isinstance(driver, AsksShip):
+            driver.use_tokens(self._token_of)
         self.service_client = ServiceClient(self.ship)
         self.service_syncer = ServiceSyncer(
             store=self.store,
@@ -760,6 +763,10 @@ class ControlPlane:
             finally:
                 for task in tasks:
                     task.cancel()
+
+    async def _token_of(self, session_id: str) -> str | None:
+        async with self.store.read() as db:
+            return await sessions.token_of(db, session_id)
 
     async def _ensure_key(self) -> None:
         given = self.settings.api_key

@@ -44,6 +44,11 @@ async def sandbox_of(db: StoreConnection, session_id: str) -> str | None:
     return (await db.execute(select(sessions.c.sandbox_id).where(sessions.c.id == session_id))).scalar()
 
 
+async def token_of(db: StoreConnection, session_id: str) -> str | None:
+    """The token of a session's Ship; None when there is no such session."""
+    return (await db.execute(select(sessions.c.token).where(sessions.c.id == session_id))).scalar()
+
+
 async def last_end(db: StoreConnection, sandbox_id: str) -> datetime | None:
     """When the last session of a sandbox ended, None when none has."""
     query = select(func.max(sessions.c.ended_at)).where(sessions.c.sandbox_id == sandbox_id)

@@ -345,6 +345,7 @@ async def test_a_session_begins_with_the_resources_of_its_spec_and_takes_others(
 
 async def test_a_frozen_session_takes_other_resources(bench: DriverBench) -> None:
     needs(bench, Freezer)
+    needs(bench, Resizable)
     wanted = Resources(cpus=0.25, memory=200 * MIB, pids=50)
     async with bench.session() as handle:
         await freezer(bench).pause(handle)
@@ -375,6 +376,7 @@ async def test_resizing_what_is_gone_is_success(bench: DriverBench) -> None:
 
 async def test_a_session_is_measured_whether_it_works_or_is_frozen(bench: DriverBench) -> None:
     needs(bench, Freezer)
+    needs(bench, Metered)
     given = Resources(cpus=1, memory=256 * MIB, pids=64)
     async with bench.session(resources=given) as handle:
         idle = await usage_of(bench, handle)
@@ -423,6 +425,7 @@ async def test_another_policy_holds_once_it_is_set_and_the_same_again_is_no_erro
 
 async def test_a_frozen_session_takes_another_policy(bench: DriverBench) -> None:
     needs(bench, Freezer)
+    needs(bench, NetworkControl)
     async with bench.session() as handle:
         await freezer(bench).pause(handle)
         await network(bench).set_network(handle, NetworkPolicy(mode="allowlist"))

@@ -23,7 +23,7 @@ from server_harness import (
 )
 
 from bay.cargo.base import Fence
-from bay.drivers.base import Exited, Handle
+from bay.drivers.base import Exited, Handle, Observed, ShipSilent
 from bay.drivers.fake import FakeDriver
 from bay.errors import DatabaseUnavailable, DriverUnavailable
 from bay.store import sessions
@@ -177,6 +177,34 @@ async def test_a_call_to_a_session_of_which_nothing_is_known_says_why_and_it_is_
     bay.driver.fail_at = None
     await bay.settled(made["id"], lambda r: r.session is None)  # which no further call is needed for
     assert (await get(alice, made["id"]))["error"]["code"] == "session_unreachable"
+
+
+class AskingDriver(FakeDriver):
+    """A driver that knows from Ship alone whether a session is paused."""
+
+    is_silent = False
+
+    async def observe(self, handle: Handle) -> Observed:
+        if self.is_silent:
+            raise ShipSilent("its Ship does not answer")
+        return await super().observe(handle)
+
+
+async def test_a_silent_ship_is_given_up_also_where_it_alone_could_tell_whether_it_is_paused(
+    root: Path,
+) -> None:
+    driver = AskingDriver(run_dir=root / "run")
+    async with world(root, driver) as bay:
+        alice = await bay.client()
+        made = await create(alice, wait=WAIT_S)
+        handle = Handle.from_json((await bay.session(made["id"])).handle or {})
+        assert handle.endpoint is not None
+        Path(handle.endpoint.place).unlink()
+        driver.is_silent = True
+        assert (await get(alice, made["id"]))["containers"][0]["healthy"] is False
+        await bay.settled(made["id"], lambda r: r.session is None)
+        assert (await get(alice, made["id"]))["error"]["code"] == "session_unreachable"
+    await clear(root)
 
 
 async def test_looking_at_a_sandbox_that_cannot_be_reached_is_enough_to_notice(

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from bay.backoff import Backoff
 from bay.drivers.base import (
@@ -21,8 +21,11 @@ from bay.drivers.base import (
     Handle,
     Observed,
     Owned,
+    Paused,
     Running,
     SessionSpec,
+    SessionTokens,
+    ShipSilent,
 )
 from bay.drivers.bootstrap import bootstrap, introduce
 from bay.drivers.health import check_health
@@ -42,6 +45,7 @@ from bay.drivers.kubernetes.kube import (
     as_dict,
     as_list,
 )
+from bay.drivers.kubernetes.pauses import ShipPauses
 from bay.drivers.kubernetes.pod import PodSettings, PodTimeouts
 from bay.drivers.kubernetes.pod_watch import PodState, PodWatch, pod_state
 from bay.drivers.kubernetes.session_state import NodeSilent, NodeState, is_over, is_released
@@ -66,6 +70,7 @@ _OVER = 1000
 _ASK_AGAIN_S = 2.0
 """The end of a pod is judged by its node as well, and no watch tells of a change of that."""
 _VANISH_S = 60.0
+_ASK_SHIP_AGAIN_S = 0.5
 
 
 class KubernetesDriver:
@@ -90,11 +95,12 @@ class KubernetesDriver:
         self._open = AsyncExitStack()
         self._kube: Kube | None = None
         self._watch: PodWatch | None = None
+        self._pauses = ShipPauses()
         self._over: dict[str, tuple[float, str]] = {}
         """Since when each pod was seen to be over, by its uid, and since when its node was Ready then."""
         self.capabilities = Capabilities(
             isolation=tuple(pods.isolations),
-            pause=False,
+            pause=True,
             images=("host",),
             layered=False,
             volumes=True,
@@ -154,9 +160,51 @@ class KubernetesDriver:
         yield replace(introduced, data={**introduced.data, "step": "ready"}, endpoint=endpoint)
 
     async def observe(self, handle: Handle) -> Observed:
-        """Asked of the API server each time, which knows more than a watch that may lag. Of a node that is
-        silent it knows nothing.
+        """Asked of the API server each time, which knows more than a watch that may lag, and of Ship. Of a
+        node that is silent it knows nothing.
         """
+        seen = await self._look(handle)
+        if isinstance(seen, Running) and await self._pauses.is_on(handle.session_id, seen.endpoint):
+            return Paused(seen.endpoint)
+        return seen
+
+    def use_tokens(self, tokens: SessionTokens) -> None:
+        """Ship is asked with them."""
+        self._pauses.tokens = tokens
+
+    async def pause(self, handle: Handle) -> None:
+        """By Ship, which stops the programs; what they have in memory stays there."""
+        await self._change(handle, "pause")
+
+    async def resume(self, handle: Handle) -> None:
+        """By Ship."""
+        await self._change(handle, "resume")
+
+    async def _change(self, handle: Handle, step: Literal["pause", "resume"]) -> None:
+        """Ask Ship first, since it knows better than the API server whether it lives, and is nearer. One that
+        does not answer may be about to be reported as ended.
+        """
+        endpoint = handle.endpoint or await self._endpoint(handle)
+        late_at = asyncio.get_running_loop().time() + self._timeouts.silent_s
+        while endpoint is not None:
+            watched = self._watching.get(pod.pod_name(handle.session_id))
+            try:
+                await self._pauses.change(handle.session_id, endpoint, step)
+            except ShipSilent:
+                if not isinstance(await self._look(handle), Running):
+                    return
+                if asyncio.get_running_loop().time() > late_at:
+                    raise
+            else:
+                return
+            await self._changed(pod.pod_name(handle.session_id), watched, _ASK_SHIP_AGAIN_S)
+
+    async def _endpoint(self, handle: Handle) -> Endpoint | None:
+        seen = await self._look(handle)
+        return seen.endpoint if isinstance(seen, Running) else None
+
+    async def _look(self, handle: Handle) -> Running | Exited | Gone:
+        """Its state, and `Running` for one that is paused."""
         found = await self._find(handle)
         if found is None:
             return Gone()
@@ -176,7 +224,7 @@ class KubernetesDriver:
             state = self._watching.get(name)
             if must_ask or state is None or is_over(state):
                 with suppress(DriverUnavailable):
-                    seen = await self.observe(handle)
+                    seen = await self._look(handle)
                     if isinstance(seen, Exited | Gone):
                         return seen
             must_ask = not await self._changed(name, state, self._timeouts.settled_s)
@@ -253,7 +301,7 @@ class KubernetesDriver:
         """The handle of a session that runs and answers."""
         if handle.endpoint is None:
             return None
-        seen = await self.observe(handle)
+        seen = await self._look(handle)
         if not isinstance(seen, Running):
             return None
         await check_health(handle.endpoint, spec.token)

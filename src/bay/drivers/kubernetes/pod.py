@@ -86,6 +86,8 @@ class PodTimeouts:
     """
     end_s: float = 75
     """For the word that containers ended, beyond the time that they are given."""
+    silent_s: float = 10
+    """For a Ship that does not answer, before a pause or a wake has failed."""
 
 
 def pod_name(session_id: str) -> str:

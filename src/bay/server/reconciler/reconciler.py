@@ -14,7 +14,16 @@ import structlog
 
 from bay.backoff import Backoff
 from bay.clock import expiry
-from bay.drivers.base import Exited, Gone, Handle, Hostnames, NetworkControl, Paused, freezer
+from bay.drivers.base import (
+    Exited,
+    Gone,
+    Handle,
+    Hostnames,
+    NetworkControl,
+    Paused,
+    ShipSilent,
+    freezer,
+)
 from bay.errors import BayError, DriverUnavailable, InternalError
 from bay.models import Exec, Failure
 from bay.server.checkpoints import policy as checkpoint_policy
@@ -381,7 +390,10 @@ class Reconciler:
     async def _mend(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         """Only a Ship that cannot be reached at all is given up: one that is slow may be at work."""
         handle = handle_of(session)
-        observed = await self._core.driver.observe(handle)
+        try:
+            observed = await self._core.driver.observe(handle)
+        except ShipSilent:
+            observed = None  # it has not ended; whether it can be reached is seen next
         if isinstance(observed, Exited | Gone):
             self._live.exited.add(session.id)
         elif isinstance(observed, Paused):
