@@ -44,11 +44,11 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-re
 test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
 	@$(PYTEST) $$(sed -n 's|^[a-z]|--ignore=tests/&|p' tests/slow.txt)
 
+# The tests in Kubernetes wait for pods most of the time.
 .PHONY: test-all
 test-all: check test-setup ## all checks and all tests, as CI runs them
 	@$(PYTEST)
-	@$(MAKE) test-postgres
-	@$(MAKE) test-kubernetes
+	@$(MAKE) -j2 --output-sync=target test-postgres test-kubernetes
 
 # Those whose queries differ most; the tests of the store run on both databases anyway.
 POSTGRES_TESTS ?= $(addprefix tests/server/, test_database.py events keys maintenance skills \
