@@ -72,12 +72,6 @@ def canaries(cluster: Cluster, install: str) -> list[dict[str, Any]]:
     return [one for one in metadata if "deletionTimestamp" not in one]
 
 
-def addresses(cluster: Cluster, install: str) -> set[str]:
-    """Those of the pods of an egress class."""
-    listed = cluster.kubectl("get", "pods", "-l", f"{pod.INSTALL}={install},{pod.EGRESS}", "-o", "json")
-    return {one["status"]["podIP"] for one in json.loads(listed)["items"] if "podIP" in one["status"]}
-
-
 def nft(rules: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True, timeout=30)
 
@@ -98,18 +92,24 @@ async def policies_enforced(cluster: Cluster, install: str) -> AsyncGenerator[No
         chain to_node {{ type filter hook input priority 0; policy accept; {held} {opens} drop; {held} udp dport 53 drop; }}
     }}""")
 
-    async def hears() -> None:
-        while True:
-            for address in await asyncio.to_thread(addresses, cluster, install):
-                nft(f"add element {table} held {{ {address} }}")
-            await asyncio.sleep(0.2)
+    selector = f"{pod.INSTALL}={install},{pod.EGRESS}"
+    watch = ["kubectl", "--kubeconfig", str(cluster.kubeconfig("admin")), "--namespace", NAMESPACE]
+    watch += ["get", "pods", "--selector", selector, "--watch", "--output", 'jsonpath={.status.podIP}{"\\n"}']
 
-    hearing = asyncio.create_task(hears())
+    async def hears(told: asyncio.StreamReader) -> None:
+        while line := await told.readline():
+            if address := line.decode().strip():
+                nft(f"add element {table} held {{ {address} }}")
+
+    watching = await asyncio.create_subprocess_exec(*watch, stdout=PIPE, stderr=DEVNULL)
+    assert watching.stdout is not None
+    hearing = asyncio.create_task(hears(watching.stdout))
     try:
         yield
         assert not hearing.done()
     finally:
-        hearing.cancel()
+        watching.kill()
+        await watching.wait()
         await asyncio.wait([hearing])
         nft(f"delete table {table}")
 
