@@ -52,6 +52,7 @@ GROUPS = {
     "bay.server.control_plane": "app",
     "bay.server.offline.backup": "app",
     "bay.server.offline.database_choice": "app",
+    "bay.server.offline.database_migration": "app",
     "bay.server.offline.doctor": "app",
     "bay.server.offline.repairs": "app",
     "bay.server.embedded": "app",

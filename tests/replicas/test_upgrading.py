@@ -45,3 +45,21 @@ def test_a_version_that_older_replicas_cannot_run_beside_says_which_to_stop(tmp_
             assert bays.stop(number) == 0
         bays.start(0, migrations=newer)
         assert version(bays) == "9001"
+
+
+def test_the_database_is_migrated_beside_running_replicas_before_one_is_replaced(tmp_path: Path) -> None:
+    versions = MadeUpVersions(tmp_path)
+    newer, newest = versions.add("9001", is_beside=True), versions.add("9002", is_beside=False)
+    with replica_bays(1) as bays, bay.Client(bays.url(0), KEY) as client:
+        done = bays.migrate(newer)
+        assert (done.returncode, version(bays)) == (0, "9001"), done.stderr
+        assert done.stdout.endswith(b"has version 9001\n")
+        with client.sandbox() as box:
+            assert box.run("echo hello").stdout == "hello\n"
+        refused = bays.migrate(newest)
+        assert refused.returncode == 1
+        assert b"stop all of them at once" in refused.stderr
+        assert version(bays) == "9001"
+        assert bays.stop(0) == 0
+        assert bays.migrate(newest).returncode == 0
+        assert version(bays) == "9002"

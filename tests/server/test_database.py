@@ -13,9 +13,10 @@ from server_harness import World, assert_error, clear, create, eventually, setti
 
 from bay.errors import DriverUnavailable, InvalidArgument
 from bay.server import data_dir
-from bay.server.database import make_database, sqlite_file, write_id
+from bay.server.database import bind, make_database, sqlite_file, write_id
 from bay.server.settings import read
 from bay.store import metadata
+from bay.store.engine import Store
 
 pytestmark = [
     pytest.mark.anyio,
@@ -105,6 +106,42 @@ async def test_a_database_of_another_data_directory_is_refused_with_the_way_out(
     (second / "data" / "database.id").write_text(known)
     async with bay_on(url, second):
         pass
+
+
+async def opened(url: str, data: Path, driver: str = "kubernetes") -> None:
+    """The database, opened and let go as a Bay with that data directory does."""
+    settings = read(data_dir=data, database_url=url, driver=driver)
+    store = Store(make_database(settings))
+    try:
+        await store.open()
+        await bind(store, settings)
+    finally:
+        await store.aclose()
+
+
+async def test_a_new_directory_belongs_to_any_database_where_it_keeps_no_files(
+    tmp_path: Path, url: str
+) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        for _ in range(2):
+            await opened(url, tmp_path / name)
+    with pytest.raises(DriverUnavailable, match="belongs to another data directory"):
+        await opened(url, tmp_path / "other", driver="oci")
+    (tmp_path / "other" / "database.id").write_text("0" * 24)
+    with pytest.raises(DriverUnavailable, match="belongs to another data directory"):
+        await opened(url, tmp_path / "other")
+
+
+async def test_a_directory_of_another_database_is_none_also_where_it_keeps_no_files(
+    tmp_path: Path, url: str
+) -> None:
+    await opened(url, tmp_path)
+    with (
+        postgres_server.shared().database(postgres_databases.migrate) as empty,
+        pytest.raises(DriverUnavailable, match="belongs to another; check BAY_DATABASE_URL"),
+    ):
+        await opened(empty, tmp_path)
 
 
 async def test_an_empty_database_beside_workspaces_is_refused_and_they_stay(root: Path, url: str) -> None:

@@ -7,6 +7,7 @@ them, none of them outlives it, and no Ship that they started, which a killed Ba
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -86,6 +87,11 @@ class ReplicaBays:
         ended = forked_bay.run(["serve"], self._of_version(migrations), timeout_s=WAIT_S)
         assert ended.returncode == 1, ended
         return ended.stderr.decode()
+
+    def migrate(self, migrations: Path) -> "subprocess.CompletedProcess[bytes]":
+        """`bay admin migrate-database` of another version."""
+        arguments = ["admin", "migrate-database"]
+        return forked_bay.run(arguments, self._of_version(migrations), timeout_s=WAIT_S)
 
     def kill(self, number: int) -> None:
         """SIGKILL, and wait until it is gone."""

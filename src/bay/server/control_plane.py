@@ -63,6 +63,7 @@ from bay.server.images.requests import ImageRequests
 from bay.server.images.service import Images
 from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelClient
+from bay.server.key_files import check_same
 from bay.server.keys.service import ApiKeys, Audits
 from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.maintenance.metrics import Metrics
@@ -700,15 +701,17 @@ class ControlPlane:
                     await self.clock.open(self.store)
                 await self.keys.open()
                 await self.seals.open(self.store)
-                await asyncio.to_thread(self.vault.open_file, self.settings.data_dir / SECRETS_KEY_FILE)
-                self.port_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
-                self.sandbox_tokens.open(self.settings.data_dir / PORTS_KEY_FILE)
+                await asyncio.to_thread(self._open_keys)
                 stack.callback(self.addresses.close)
                 stack.callback(self.feed.close)
                 stack.callback(self.connections.close)
                 stack.push_async_callback(self.screens.aclose)
                 await self._ensure_key()
                 others = await self.leases.join(self.hosts.own_url)
+                if self.settings.replicas:
+                    await check_same(
+                        self.store, self.vault.key_names, self.port_tokens.key_name, others=others
+                    )
                 if isinstance(self.cargo, KeptElsewhere):
                     self.cargo.belong_to(await identity(self.store))
                 await self.cargo.open(beside_others=others)
@@ -763,6 +766,13 @@ class ControlPlane:
             finally:
                 for task in tasks:
                     task.cancel()
+
+    def _open_keys(self) -> None:
+        given, directory = self.settings, self.settings.data_dir
+        secrets_key, ports_key = given.secrets_key_file, given.ports_key_file
+        self.vault.open_file(secrets_key or directory / SECRETS_KEY_FILE, given=secrets_key is not None)
+        for tokens in (self.port_tokens, self.sandbox_tokens):
+            tokens.open(ports_key or directory / PORTS_KEY_FILE, given=ports_key is not None)
 
     async def _token_of(self, session_id: str) -> str | None:
         async with self.store.read() as db:

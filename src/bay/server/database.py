@@ -36,8 +36,8 @@ def make_database(settings: Settings) -> Database:
     """
     if settings.database_url is None:
         return SqliteDatabase(settings.data_dir / DATABASE)
-    url, check = settings.database_url.get_secret_value(), partial(_check_belongs, settings.data_dir)
-    return PostgresDatabase(url, check, shared=settings.replicas)
+    check = partial(_check_belongs, settings.data_dir, settings.driver != "kubernetes")
+    return PostgresDatabase(settings.database_url.get_secret_value(), check, shared=settings.replicas)
 
 
 def sqlite_file(settings: Settings) -> Path | None:
@@ -84,12 +84,16 @@ async def identity(store: Store) -> str:
     return fact["id"]
 
 
-def _check_belongs(data_dir: Path, connection: Connection, tables: Collection[str], name: str) -> None:
+def _check_belongs(
+    data_dir: Path, keeps_files: bool, connection: Connection, tables: Collection[str], name: str
+) -> None:
     """Raises DriverUnavailable for the database of another data directory, and for an empty one where the
-    directory has anything of a former database.
+    directory has anything of a former database. A directory that is new belongs to any database, where it
+    keeps no files that Bay could remove.
     """
     path, known = data_dir / DATABASE_ID, id_in(connection, tables)
-    if known is not None and not is_own(known, path):
+    is_new = not keeps_files and read_id(path) is None and new_id(path) is None
+    if known is not None and not is_new and not is_own(known, path):
         raise DriverUnavailable(
             f"the database {name} belongs to another data directory than {data_dir}; set BAY_DATA_DIR to that "
             f"one or BAY_DATABASE_URL to this one's, or, if you moved the files, write {known} to {path}"

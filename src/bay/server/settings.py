@@ -402,6 +402,16 @@ class Settings(SettingFields, BaseSettings):
     replicas: bool = Field(
         False, description="share `database_url` with other Bays that have the same settings"
     )
+    secrets_key_file: Path | None = Field(
+        None,
+        description="file with the keys that encrypt secrets, the newest first, which Bay only reads; "
+        "unset: `secrets.key` in `data_dir`",
+    )
+    ports_key_file: Path | None = Field(
+        None,
+        description="file with the key of the links and cookies of ports and the tokens of sandboxes, which Bay "
+        "only reads; unset: `ports.key` in `data_dir`",
+    )
     driver: Literal["oci", "kubernetes", "fake"] = Field(
         "oci",
         description="runs sessions: in containers of this host, or in pods; `fake` isolates nothing and is for tests",

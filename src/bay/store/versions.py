@@ -100,6 +100,11 @@ def _is_usable(version: str | None, fact: dict[str, str] | None) -> bool:
     return fact["oldest"] <= newest_version() < fact["version"]
 
 
+async def version_now(connection: StoreConnection) -> str:
+    """The version of a database that is open."""
+    return (await connection.exec_driver_sql(_VERSION)).scalar_one()
+
+
 def version_of(connection: Connection) -> str | None:
     """The version of a database that has tables. Blocking."""
     return connection.exec_driver_sql(_VERSION).scalar()

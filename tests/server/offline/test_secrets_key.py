@@ -80,6 +80,21 @@ def test_a_rotation_that_is_cut_off_loses_nothing_and_is_finished_by_the_next(
     assert found(data) == VALUES
 
 
+def test_a_file_that_the_operator_gives_is_left_as_it_is_and_its_first_key_is_the_new_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,), new = read_keys(data / SECRETS_KEY_FILE), os.urandom(KEY_BYTES)
+    given = tmp_path / "given"
+    given.write_text(f"{new.hex()}\n{old.hex()}\n")
+    (data / SECRETS_KEY_FILE).unlink()
+    monkeypatch.setenv("BAY_SECRETS_KEY_FILE", str(given))
+    done = rotate(data)
+    assert (done.sealed, done.unreadable) == (3, ())
+    assert found(data, [new]) == VALUES
+    assert given.read_text() == f"{new.hex()}\n{old.hex()}\n"
+    assert not (data / SECRETS_KEY_FILE).exists()
+
+
 def test_a_secret_that_no_key_reads_is_told_and_no_key_is_forgotten(data: Path) -> None:
     lost = Vault((os.urandom(KEY_BYTES),)).seal("alice", "A", "x")
     with closing(sqlite3.connect(data / DATABASE)) as db, db:

@@ -200,6 +200,27 @@ def migrate_store(data_dir: DataDirOption = None, as_json: JsonOption = False) -
     note("start Bay with BAY_DATABASE_URL from now on")
 
 
+class MigrationReport(Protocol):
+    """The database, without its password, and the version of its tables."""
+
+    database: str
+    version: str
+
+
+@admin.command("migrate-database")
+def migrate_database(
+    data_dir: DataDirOption = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the tables of the database up to this version and end, as the start of `bay serve` does."""
+    done = cast("MigrationReport", load("bay.server.offline.database_migration", "migrate")(data_dir, config))
+    if as_json:
+        print_json({"database": done.database, "version": done.version})
+        return
+    print_line(f"the database {done.database} has version {done.version}")
+
+
 class WrittenImage(Protocol):
     """The archive with Ship's image: the name in it, the digest of its manifest, and the file."""
 

@@ -22,12 +22,13 @@ def url() -> str | None:
     return os.environ.get(URL) or None
 
 
-def database_of(data_dir: Path) -> Database:
+def database_of(data_dir: Path, *, keeps_files: bool = True) -> Database:
     """The database with the rows of that data directory. Raises DriverUnavailable where there is none, or
-    where it is a PostgreSQL database whose URL is not given; one of another directory is not opened.
+    where it is a PostgreSQL database whose URL is not given; one of another directory is not opened, unless
+    the task `keeps_files` nowhere.
     """
     if (given := url()) is not None:
-        return PostgresDatabase(given, partial(_check_own, data_dir))
+        return PostgresDatabase(given, partial(_check_own, data_dir) if keeps_files else None)
     if (data_dir / DATABASE_ID_NEW).exists():
         raise DriverUnavailable(
             f"a move of the rows of {data_dir} to PostgreSQL was cut off; finish it with "

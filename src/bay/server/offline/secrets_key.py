@@ -1,7 +1,8 @@
 """The rotation of the key of secrets, of a data directory whose Bay is stopped.
 
 The file has both keys until every value has the new one, so a rotation that is cut off anywhere leaves all of
-them readable, and is finished by the next one.
+them readable, and is finished by the next one. A file that the operator gives by BAY_SECRETS_KEY_FILE is not
+written: every value gets the first of its keys.
 """
 
 import asyncio
@@ -14,9 +15,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Table, literal, select, update
 
 from bay.server.data_dir import SECRETS_KEY_FILE, configured
+from bay.server.key_files import KEY_BYTES, given_keys
 from bay.server.main import lock_data_dir
 from bay.server.offline.database_choice import database_of
-from bay.server.secrets.vault import KEY_BYTES, Unreadable, Vault, read_keys, write_keys
+from bay.server.secrets.vault import MOST_KEYS, Unreadable, Vault, read_keys, write_keys
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.schema import registry_logins, secrets
@@ -38,7 +40,8 @@ class Rotated:
 
 def rotate(data_dir: Path | None) -> Rotated:
     """Encrypt the secrets of `data_dir` (None: BAY_DATA_DIR or the default) under a new key. Blocks.
-    Old keys are forgotten, unless something is left that none of them reads. Raises Conflict while a Bay
+    Old keys are forgotten, unless something is left that none of them reads, or BAY_SECRETS_KEY_FILE names
+    the file, whose first key is the new one then. Raises Conflict while a Bay
     runs there, DriverUnavailable and DatabaseUnavailable.
     """
     directory = configured(data_dir)
@@ -50,9 +53,12 @@ def rotate(data_dir: Path | None) -> Rotated:
 
 
 async def _rotated(directory: Path) -> Rotated:
-    store = Store(database_of(directory))
+    given = os.environ.get("BAY_SECRETS_KEY_FILE")
+    store = Store(database_of(directory, keeps_files=given is None))
     try:
         await store.open()
+        if given is not None:
+            return await _seal_all(store, Vault(given_keys(Path(given), MOST_KEYS)))
         path = directory / SECRETS_KEY_FILE
         old, new = read_keys(path), token_bytes(KEY_BYTES)
         write_keys(path, (new, *old))

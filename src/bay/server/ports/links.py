@@ -39,9 +39,16 @@ class PortTokens:
         self._clock = clock
         self._seals = Seals(_TAG_BYTES)
 
-    def open(self, path: Path) -> None:
-        """Take the sealing key from `path`, where a new one is written (0600) if there is none."""
-        self._seals.open_file(path)
+    def open(self, path: Path, *, given: bool = False) -> None:
+        """Take the sealing key from `path`, where a new one is written (0600) if there is none and the file
+        was not `given` by an operator. Raises DriverUnavailable.
+        """
+        self._seals.open_file(path, given=given)
+
+    @property
+    def key_name(self) -> str:
+        """The fingerprint of the sealing key."""
+        return self._seals.key_name
 
     def seal(self, kind: Kind, given: Pass) -> str:
         """The token, of characters that need no quoting in a URL or a cookie."""

@@ -15,9 +15,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bay.errors import DriverUnavailable
+from bay.server.key_files import KEY_BYTES, given_keys
 
-KEY_BYTES = 32
-_MOST_KEYS = 64
+MOST_KEYS = 64
 _ID_BYTES = 8
 _NONCE_BYTES = 12
 
@@ -32,13 +32,20 @@ class Vault:
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         self._use(keys or (secrets.token_bytes(KEY_BYTES),))
 
-    def open_file(self, path: Path) -> None:
-        """Use the keys in `path`, made (0600) if there is none. Blocks. Raises DriverUnavailable."""
-        keys = read_keys(path)
+    def open_file(self, path: Path, *, given: bool = False) -> None:
+        """Use the keys in `path`, made (0600) if there is none and the file was not `given` by an operator.
+        Blocks. Raises DriverUnavailable.
+        """
+        keys = given_keys(path, MOST_KEYS) if given else read_keys(path)
         if not keys:
             keys = [secrets.token_bytes(KEY_BYTES)]
             write_keys(path, keys)
         self._use(keys)
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The fingerprints of its keys, the newest first."""
+        return tuple(name.hex() for name in self._ciphers)
 
     def _use(self, keys: Sequence[bytes]) -> None:
         self._ciphers = {_fingerprint(key): AESGCM(key) for key in keys}
@@ -70,8 +77,8 @@ def read_keys(path: Path) -> list[bytes]:
     except FileNotFoundError:
         return []
     with os.fdopen(descriptor, "rb") as file:
-        found = file.read(_MOST_KEYS * KEY_BYTES + 1)
-    if not found or len(found) % KEY_BYTES or len(found) > _MOST_KEYS * KEY_BYTES:
+        found = file.read(MOST_KEYS * KEY_BYTES + 1)
+    if not found or len(found) % KEY_BYTES or len(found) > MOST_KEYS * KEY_BYTES:
         raise DriverUnavailable(
             f"{path} is not a file of keys for secrets: it has {len(found)} bytes, and each key has {KEY_BYTES}; "
             "put the right one back, or move it away to begin with a new key and no readable secrets"

@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 
 from bay.errors import InvalidArgument
+from bay.server.key_files import KEY_BYTES, fingerprint, given_keys
 from bay.store import events
 from bay.store.engine import Store
 
@@ -20,7 +21,6 @@ START = "0"
 
 _TAG_BYTES = 8
 """Enough for a position in an owner's own list; a token that grants access has a longer tag."""
-_KEY_BYTES = 32
 _BLOCK = hashlib.sha256().digest_size
 
 
@@ -29,16 +29,23 @@ class Seals:
 
     def __init__(self, tag_bytes: int = _TAG_BYTES) -> None:
         self._tag_bytes = tag_bytes
-        self._key = secrets.token_bytes(_KEY_BYTES)
+        self._key = secrets.token_bytes(KEY_BYTES)
 
     async def open(self, store: Store) -> None:
         """Use the key of this database, which is made if there is none."""
         async with store.write() as db:
             self._key = bytes.fromhex(await events.id_key(db, self._key.hex()))
 
-    def open_file(self, path: Path) -> None:
-        """Use the key in `path`, made (0600) if there is none or a write of one was cut off. Blocks."""
-        self._key = _read_key(path) or _write_key(path, self._key)
+    def open_file(self, path: Path, *, given: bool = False) -> None:
+        """Use the key in `path`. Made (0600) if there is none or a write of one was cut off, unless an
+        operator has `given` the file: then DriverUnavailable is raised for one without a key. Blocks.
+        """
+        self._key = given_keys(path, 1)[0] if given else _read_key(path) or _write_key(path, self._key)
+
+    @property
+    def key_name(self) -> str:
+        """The fingerprint of the key."""
+        return fingerprint(self._key)
 
     def seal(self, use: bytes, owner: bytes, place: bytes) -> bytes:
         """`place` as only this Bay can read it, for this use and owner; longer by the tag."""
@@ -132,8 +139,8 @@ def _read_key(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor, "rb") as file:
-        key = file.read(_KEY_BYTES + 1)
-    return key if len(key) == _KEY_BYTES else None
+        key = file.read(KEY_BYTES + 1)
+    return key if len(key) == KEY_BYTES else None
 
 
 def _write_key(path: Path, key: bytes) -> bytes:

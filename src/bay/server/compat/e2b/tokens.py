@@ -53,9 +53,11 @@ class SandboxTokens:
         self._seals = Seals(_TAG_BYTES)
         self._sealed = lru_cache(maxsize=_KEPT)(self._seal)
 
-    def open(self, path: Path) -> None:
-        """Take the sealing key from `path`, where a new one is written (0600) if there is none."""
-        self._seals.open_file(path)
+    def open(self, path: Path, *, given: bool = False) -> None:
+        """Take the sealing key from `path`, where a new one is written (0600) if there is none and the file
+        was not `given` by an operator. Raises DriverUnavailable.
+        """
+        self._seals.open_file(path, given=given)
         self._sealed.cache_clear()
 
     def token(self, kind: TokenKind, sandbox_id: str, owner: str, key_id: str) -> str:
