@@ -1,4 +1,4 @@
-"""The Dockerfile in deploy/, read by Bay's own builder, beside what set-up and a release make."""
+"""The Dockerfiles in deploy/, read by Bay's own builder, beside what set-up and a release make."""
 
 import re
 from pathlib import Path
@@ -34,3 +34,22 @@ def test_it_has_the_system_packages_that_set_up_installs() -> None:
     text = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     installed = {*re.findall(r"[a-z][a-z0-9-]+", text.partition("recommends")[2].partition("&&")[0])}
     assert wanted <= installed
+
+
+def of_kubernetes() -> str:
+    return (ROOT / "deploy/Dockerfile.kubernetes").read_text(encoding="utf-8")
+
+
+def test_the_one_for_a_cluster_has_the_locked_wheel_and_is_not_root() -> None:
+    text = of_kubernetes()
+    found = Dockerfile.read(text).plan(BASE)
+    config = found.config
+    assert (config.entrypoint, config.cmd, config.user) == (("bay",), ("serve",), "10001:10001")
+    assert config.env["BAY_HOST"] == "0.0.0.0"  # noqa: S104  it is reached from outside the pod
+    assert "--require-hashes -r /opt/kubernetes.txt" in text
+    assert (ROOT / "requirements/kubernetes.txt").is_file()
+
+
+def test_the_one_for_a_cluster_has_nothing_that_makes_containers() -> None:
+    installed = of_kubernetes().rpartition("FROM")[2].partition("recommends")[2].partition("&&")[0]
+    assert installed.split() == ["ca-certificates", "python3", "\\"]

@@ -37,10 +37,11 @@ def group(name: str) -> Iterator[str]:
             yield from group(entry["include-group"])
 
 
-def wanted(dependency_group: str) -> list[Requirement]:
+def wanted(*extras: str) -> list[Requirement]:
     table = project()["project"]
-    server = table["optional-dependencies"]["server"]
-    return [Requirement(text) for text in [*table["dependencies"], *server, *group(dependency_group)]]
+    of_extras = [text for extra in extras for text in table["optional-dependencies"][extra]]
+    own = table["name"]
+    return [one for text in [*table["dependencies"], *of_extras] if (one := Requirement(text)).name != own]
 
 
 def entries(text: str) -> Iterator[str]:
@@ -50,7 +51,7 @@ def entries(text: str) -> Iterator[str]:
 
 def test_there_are_lock_files() -> None:
     ours, clients = (
-        {"server.txt", "dev.txt", "oldest.txt", "setup-uv.txt"},
+        {"server.txt", "kubernetes.txt", "dev.txt", "oldest.txt", "setup-uv.txt"},
         {"compat.txt", "docs.txt", "frameworks.txt", "swe-rex.txt"},
     )
     assert {path.name for path in LOCKS} == ours | clients
@@ -74,12 +75,20 @@ def test_no_lock_file_names_an_index(path: Path) -> None:
     assert re.findall(r"(?m)^\s*(?:-i|-f|--[a-z-]*index[a-z-]*|--find-links|--trusted-host)\b.*", text) == []
 
 
-@pytest.mark.parametrize(("lock", "dependency_group"), [("server.txt", "build"), ("dev.txt", "dev")])
-def test_the_lock_is_what_pyproject_asks_for(lock: str, dependency_group: str) -> None:
+@pytest.mark.parametrize(
+    ("lock", "extras", "groups"),
+    [
+        ("server.txt", ["server"], ["build"]),
+        ("dev.txt", ["server"], ["dev"]),
+        ("kubernetes.txt", ["server", "kubernetes", "postgres", "s3"], []),
+    ],
+)
+def test_the_lock_is_what_pyproject_asks_for(lock: str, extras: list[str], groups: list[str]) -> None:
     found = pins(ROOT / "requirements" / lock)
+    of_groups = [Requirement(text) for name in groups for text in group(name)]
     wrong = [
         f"{requirement} is locked as {found.get(canonicalize_name(requirement.name))}; run: make lock"
-        for requirement in wanted(dependency_group)
+        for requirement in [*wanted(*extras), *of_groups]
         if not requirement.specifier.contains(
             found.get(canonicalize_name(requirement.name), "0"), prereleases=True
         )
@@ -87,6 +96,7 @@ def test_the_lock_is_what_pyproject_asks_for(lock: str, dependency_group: str) -
     assert wrong == []
 
 
-def test_both_locks_agree_on_every_version() -> None:
-    server, dev = (pins(ROOT / "requirements" / name) for name in ("server.txt", "dev.txt"))
-    assert {name: version for name, version in server.items() if dev.get(name) != version} == {}
+@pytest.mark.parametrize("lock", ["server.txt", "kubernetes.txt"])
+def test_the_locks_agree_on_every_version(lock: str) -> None:
+    found, dev = (pins(ROOT / "requirements" / name) for name in (lock, "dev.txt"))
+    assert {name: version for name, version in found.items() if dev.get(name) != version} == {}
