@@ -41,7 +41,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: test
-test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
+test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs .stamp-helm ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
 	@$(PYTEST) $$(sed -n 's|^[a-z]|--ignore=tests/&|p' tests/slow.txt)
 
 # The tests in Kubernetes wait for pods most of the time.
@@ -143,7 +143,7 @@ system:
 system-tests:
 	@scripts/setup-system.sh tests
 
-test-setup: .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs
+test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs
 
 .stamp-server: requirements/server.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system
 	@PYTHON="$(PYTHON)" scripts/setup-python.sh $(VENV) requirements/server.txt
@@ -157,6 +157,11 @@ test-setup: .stamp-vite .stamp-images .stamp-oldest .stamp-compat .stamp-compat-
 # Likewise: a Debian for sandboxes to start from, as this machine's own sources have it.
 .stamp-images: scripts/make-test-image.sh | system-tests
 	@scripts/make-test-image.sh tests/images/debian.tar
+	@touch $@
+
+# Likewise: the program that renders and installs the chart. 3: not on this machine, and its tests are skipped.
+.stamp-helm: scripts/kubernetes/helm scripts/kubernetes/helm.txt .stamp-dev
+	@scripts/kubernetes/helm >/dev/null || [ $$? -eq 3 ]
 	@touch $@
 
 # The client's libraries, each the oldest that it says it works with.

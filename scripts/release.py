@@ -24,11 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("src/bay/__init__.py")
 PYTHON_COPIES = (Path("src/ship/__init__.py"),)
+CHART = Path("deploy/helm/Chart.yaml")
 NPM = Path("clients/typescript")
 NPM_COPIES = (NPM / "package.json", NPM / "package-lock.json")
 NPM_SOURCE = NPM / "src" / "version.ts"
 KINDS = ("security", "removed", "changed", "added", "fixed")
 _VERSION = re.compile(r'(?m)^__version__ = "([^"]+)"$')
+_CHART_VERSION = re.compile(r"(?m)^(version|appVersion): .*$")
 _NPM_VERSION = re.compile(r'VERSION = "[^"]+"')
 _SEMANTIC = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?")
 _UNRELEASED = "## Unreleased\n"
@@ -53,6 +55,8 @@ def set_version(new: str, root: Path = ROOT) -> None:
     for path in (SOURCE, *PYTHON_COPIES):
         text = (root / path).read_text(encoding="utf-8")
         (root / path).write_text(_VERSION.sub(f'__version__ = "{new}"', text), encoding="utf-8")
+    text = (root / CHART).read_text(encoding="utf-8")
+    (root / CHART).write_text(_CHART_VERSION.sub(rf"\1: {new}", text), encoding="utf-8")
     for path in NPM_COPIES:
         _set_npm_version(root / path, new)
     text = (root / NPM_SOURCE).read_text(encoding="utf-8")

@@ -36,6 +36,8 @@ def tree(tmp_path: Path) -> Path:
     for path in (release.SOURCE, *release.PYTHON_COPIES):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text('"""A package."""\n\n__version__ = "0.1.0"\n')
+    (tmp_path / release.CHART).parent.mkdir(parents=True)
+    (tmp_path / release.CHART).write_text("apiVersion: v2\nversion: 0.1.0\nappVersion: 0.1.0\n")
     (tmp_path / release.NPM_SOURCE).parent.mkdir(parents=True)
     (tmp_path / release.NPM_SOURCE).write_text('export const VERSION = "0.1.0";\n')
     (tmp_path / release.NPM_COPIES[0]).write_text('{"name": "bay-sandbox", "version": "0.1.0"}')
@@ -57,7 +59,8 @@ def test_a_version_is_written_to_every_place(tree: Path) -> None:
     release.set_version("0.2.0", tree)
     places = [release.SOURCE, *release.PYTHON_COPIES, *release.NPM_COPIES, release.NPM_SOURCE]
     assert [(tree / path).read_text().count('"0.2.0"') for path in places] == [1, 1, 1, 2, 1]
-    assert not any("0.1.0" in (tree / path).read_text() for path in places)
+    assert not any("0.1.0" in (tree / path).read_text() for path in (*places, release.CHART))
+    assert (tree / release.CHART).read_text() == "apiVersion: v2\nversion: 0.2.0\nappVersion: 0.2.0\n"
     with pytest.raises(release.ReleaseProblem, match="no semantic version"):
         release.set_version("next", tree)
 

@@ -15,7 +15,9 @@ from packaging.utils import canonicalize_name
 pytestmark = pytest.mark.pure
 
 ROOT = Path(__file__).parents[2]
-LOCKS = sorted([*ROOT.glob("requirements/*.txt"), ROOT / "scripts/setup-uv.txt"])
+LOCKS = sorted(
+    [*ROOT.glob("requirements/*.txt"), ROOT / "scripts/setup-uv.txt", ROOT / "scripts/kubernetes/helm.txt"]
+)
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[[^]]*\])?==(?P<version>[^\s;]+)", re.MULTILINE)
 
 
@@ -51,7 +53,7 @@ def entries(text: str) -> Iterator[str]:
 
 def test_there_are_lock_files() -> None:
     ours, clients = (
-        {"server.txt", "kubernetes.txt", "dev.txt", "oldest.txt", "setup-uv.txt"},
+        {"server.txt", "kubernetes.txt", "dev.txt", "oldest.txt", "setup-uv.txt", "helm.txt"},
         {"compat.txt", "docs.txt", "frameworks.txt", "swe-rex.txt"},
     )
     assert {path.name for path in LOCKS} == ours | clients
