@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,16 @@ def main(folder: Path) -> None:
     """Write the archive of each image into `folder`. Needs busybox-static; raises OSError without it."""
     with tempfile.TemporaryDirectory() as made:
         box = Path(made) / "box"
-        _fill_box(box)
+        fill_box(box)
         ship = closure.build(Path(made) / "closures")
-        _write(folder, "pause", [(box, "")], command=["/bin/sleep", "2147483647"])
-        _write(folder, "box", [(box, "")], command=["/bin/sh"])
-        _write(folder, "ship", [(box, ""), (ship, "closure")], command=["/bin/sh"])
+        shell = {"Cmd": ["/bin/sh"]}
+        write(folder, "pause", [[(box, "")]], {"Cmd": ["/bin/sleep", "2147483647"]})
+        write(folder, "box", [[(box, "")]], shell)
+        write(folder, "ship", [[(box, "")], [(ship, "closure")]], shell)
 
 
-def _fill_box(root: Path) -> None:
+def fill_box(root: Path) -> None:
+    """Fill the new directory `root` with busybox and what programs expect of a system."""
     for name in ("bin", "etc", "home", "root", "tmp", "var/tmp", "workspace"):
         (root / name).mkdir(parents=True)
     for name in ("tmp", "var/tmp"):
@@ -59,24 +61,32 @@ def _fill_box(root: Path) -> None:
     (root / "etc/group").write_text(_GROUPS)
 
 
-def _write(folder: Path, name: str, trees: Sequence[tuple[Path, str]], command: Sequence[str]) -> None:
-    """One layer for each tree, which stands below its path in the image."""
+def write(
+    folder: Path,
+    name: str,
+    layers: Sequence[Sequence[tuple[Path, str]]],
+    config: dict[str, Any],
+    is_needed: Callable[[str], bool] = lambda _: True,
+) -> None:
+    """Write `NAME.tar` with the image `bay.test/NAME:1`. A layer has trees and files, each with its path in
+    the image, and of them what `is_needed`.
+    """
     with (
         tarfile.open(folder / f"{name}.tar", "w") as archive,
         tempfile.TemporaryFile(dir=folder) as layer,
     ):
-        layers = [_add_layer(archive, layer, tree, below) for tree, below in trees]
-        config = {
+        added = [_add_layer(archive, layer, trees, is_needed) for trees in layers]
+        whole = {
             "os": "linux",
             "architecture": _ARCHITECTURE,
-            "config": {"Env": ["PATH=/bin"], "Cmd": command},
-            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
+            "config": {"Env": ["PATH=/bin"], **config},
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in added]},
         }
         manifest = {
             "schemaVersion": 2,
             "mediaType": f"{_OCI}.manifest.v1+json",
-            "config": _add_blob(archive, "config.v1+json", config),
-            "layers": layers,
+            "config": _add_blob(archive, "config.v1+json", whole),
+            "layers": added,
         }
         described = _add_blob(archive, "manifest.v1+json", manifest)
         described["annotations"] = {"io.containerd.image.name": f"bay.test/{name}:1"}
@@ -84,11 +94,19 @@ def _write(folder: Path, name: str, trees: Sequence[tuple[Path, str]], command: 
         _add_file(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
 
 
-def _add_layer(archive: tarfile.TarFile, layer: Any, tree: Path, below: str) -> dict[str, Any]:
+def _add_layer(
+    archive: tarfile.TarFile, layer: Any, trees: Sequence[tuple[Path, str]], is_needed: Callable[[str], bool]
+) -> dict[str, Any]:
+    def as_root(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        member.uid = member.gid = 0  # its time stays: compiled Python files have that of their sources
+        member.uname = member.gname = ""
+        return member if is_needed(member.name) else None
+
     layer.seek(0)
     layer.truncate()
     with tarfile.open(fileobj=layer, mode="w") as tar:
-        tar.add(tree, arcname=below or ".", filter=_as_root)
+        for tree, below in trees:
+            tar.add(tree, arcname=below or ".", filter=as_root)
     size = layer.tell()
     layer.seek(0)
     digest = hashlib.file_digest(layer, "sha256").hexdigest()
@@ -97,12 +115,6 @@ def _add_layer(archive: tarfile.TarFile, layer: Any, tree: Path, below: str) -> 
     member.size = size
     archive.addfile(member, layer)
     return {"mediaType": f"{_OCI}.layer.v1.tar", "digest": f"sha256:{digest}", "size": size}
-
-
-def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = member.mtime = 0
-    member.uname = member.gname = ""
-    return member
 
 
 def _add_blob(archive: tarfile.TarFile, kind: str, document: Any) -> dict[str, Any]:

@@ -234,7 +234,7 @@ async def test_an_image_without_ship_is_the_reason(cluster: Cluster) -> None:
 
 async def test_the_rights_of_the_page_are_enough(cluster: Cluster, tmp_path: Any) -> None:
     page = (Path(__file__).parents[2] / "docs/kubernetes.md").read_text(encoding="utf-8")
-    [rights] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    [rights] = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kind: Role" in text]
     names = f"--namespace={NAMESPACE}", "--serviceaccount=bay-sandboxes:of-the-page"
     cluster.kubectl("create", "serviceaccount", "of-the-page")
     try:

@@ -63,6 +63,22 @@ class Cluster:
             raise Refused(done.stderr)
         return done.stdout
 
+    def import_image(self, archive: Path) -> None:
+        """Give the node the image of an archive. Raises CalledProcessError."""
+        ctr = Path((self._state / "programs").read_text().strip()) / "tools/usr/bin/ctr"
+        command = [
+            ctr,
+            "-a",
+            "/run/containerd.sock",
+            "-n",
+            "k8s.io",
+            "images",
+            "import",
+            "--no-unpack",
+            archive,
+        ]
+        subprocess.run(command, capture_output=True, timeout=WAIT_S, check=True)
+
     def create(self, *objects: dict[str, Any], user: str = "bay") -> None:
         """Create objects in Bay's namespace. Raises Refused."""
         listed = {"apiVersion": "v1", "kind": "List", "items": objects}

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 
 from page_rows import NotRun, ReadBy, Run, RunBy, Serve, Shown, World
 
+IN_A_CLUSTER = (
+    "tests/kubernetes/test_helm_install.py::"
+    "test_the_page_installs_replicas_that_outlive_a_pod_an_upgrade_and_an_uninstall"
+)
 INTERRUPT = "\x03"
 LOOPBACK = "the tests have no network but loopback, and this asks a server of the internet"
 REGISTRY = "the tests have no network but loopback, and this asks a package registry"
@@ -615,6 +619,9 @@ await deployment.stop()
     "docs/kubernetes.md": World(
         bay=False,
         rows=(
+            NotRun("make release", REGISTRY),
+            RunBy("image:\n", IN_A_CLUSTER),
+            RunBy("kubectl create namespace", IN_A_CLUSTER),
             NotRun("pip install", REGISTRY),
             Run(
                 "bay admin ship-image",

@@ -1,8 +1,9 @@
 """A real PostgreSQL server for the tests, and a fresh database of it for each test.
 
-The server listens on a Unix socket alone, since the tests have a network of their own. It keeps nothing, so
-it syncs nothing. Each process of the tests has its own, from the first test that wants one, and a guard: a
-small process that ends the server and removes its files once that process is gone, also when it was killed.
+The server listens on a Unix socket, since the tests have a network of their own, and for pods on an address
+too. It keeps nothing, so it syncs nothing. Each process of the tests has its own, from the first test that
+wants one, and a guard: a small process that ends the server and removes its files once that process is
+gone, also when it was killed.
 """
 
 import atexit
@@ -40,7 +41,6 @@ _INITDB = (
     "--wal-segsize=1",
 )
 _SETTINGS = {
-    "listen_addresses": "",
     "unix_socket_permissions": "0777",
     "fsync": "off",
     "full_page_writes": "off",
@@ -125,9 +125,9 @@ class PostgresServer:
 
 
 @contextmanager
-def running() -> Generator[PostgresServer]:
-    """A server in the block, and nothing of it afterwards."""
-    guard, directory = _start_guard()
+def running(address: str = "") -> Generator[PostgresServer]:
+    """A server in the block, and nothing of it afterwards. It also listens on port 5432 of `address`."""
+    guard, directory = _start_guard(address)
     try:
         server = PostgresServer(directory)
         try:
@@ -153,9 +153,9 @@ def shared() -> PostgresServer:
     return server
 
 
-def _start_guard() -> "tuple[subprocess.Popen[bytes], Path]":
+def _start_guard(address: str = "") -> "tuple[subprocess.Popen[bytes], Path]":
     directory = Path(tempfile.mkdtemp(prefix="bay-pg-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else "/tmp"))
-    command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(directory)]
+    command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(directory), address]
     guard = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -187,17 +187,17 @@ def _end_guard(guard: "subprocess.Popen[bytes]") -> None:
 # The guard, which is this file as a program: no library, no environment of the tests.
 
 
-def _guard(parent: int, directory: Path) -> None:
+def _guard(parent: int, directory: Path, address: str) -> None:
     """Run a server in `directory` until `parent` says the word or is gone."""
     watched = os.pidfd_open(parent)
     try:
         if os.getppid() == parent:
-            _serve(watched, directory)
+            _serve(watched, directory, address)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _serve(watched: int, directory: Path) -> None:
+def _serve(watched: int, directory: Path, address: str) -> None:
     found = binaries()
     if found is None:
         raise SystemExit("PostgreSQL is not installed")
@@ -205,7 +205,11 @@ def _serve(watched: int, directory: Path) -> None:
     _give_away(directory)
     with path.open("xb") as log:
         made = _popen([found / "initdb", *_INITDB, "-D", data], log).wait() == 0
-        options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        settings = {**_SETTINGS, "listen_addresses": address}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        if made and address:
+            with (data / "pg_hba.conf").open("a") as access:
+                access.write("host all all 0.0.0.0/0 trust\n")
         server = _popen([found / "postgres", "-D", data, "-k", directory, *options], log) if made else None
     if server is None:
         raise SystemExit(path.read_text(encoding="utf-8"))
@@ -269,4 +273,4 @@ def _popen(command: Sequence[str | Path], log: BinaryIO) -> "subprocess.Popen[by
 
 
 if __name__ == "__main__":
-    _guard(int(sys.argv[1]), Path(sys.argv[2]))
+    _guard(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
