@@ -86,6 +86,10 @@ fix: .stamp-dev ## format the code, mend what the linter can, generate the SDKs'
 bench: .stamp-server ## measure (ARGS="exec memory" for some of it); JSON in bench/results/
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: bench-kubernetes
+bench-kubernetes: .stamp-dev ## a whole Bay on thousands of puppet pods, in a real API server (ARGS="--count 1000")
+	@scripts/kubernetes/with-cluster --no-kubelet $(BIN)/python -m bench.puppets $(ARGS)
+
 .PHONY: casts
 casts: .stamp-server ## record the terminal sessions of docs/casts again; needs root and asciinema
 	@$(BIN)/python -m scripts.record_casts
