@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from server_harness import WAIT_S, within
 
-from bay.server.reconciler.start_slots import Shares, StartSlots
+from bay.server.reconciler.start_slots import StartSlots
+from bay.server.sessions.shares import Shares
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -140,3 +141,30 @@ async def test_a_share_that_is_wanted_no_more_goes_to_the_next(given_already: bo
     await asyncio.wait([waiting])
     async with asyncio.timeout(WAIT_S), shares.take("c"):
         pass
+
+
+class Owner(str):
+    """An owner that counts how often it was looked up."""
+
+    __slots__ = ()
+    looks = 0
+
+    def __hash__(self) -> int:
+        Owner.looks += 1
+        return super().__hash__()
+
+
+@pytest.mark.parametrize("count", [20, 2000])
+async def test_thousands_that_wait_for_a_share_cost_as_much_each_as_a_few(count: int) -> None:
+    shares, owner, done = Shares(4, 2, WAIT_S), Owner("alice"), 0
+
+    async def work() -> None:
+        nonlocal done
+        async with shares.take(owner):
+            await asyncio.sleep(0)
+            done += 1
+
+    Owner.looks = 0
+    await within(asyncio.wait([asyncio.create_task(work()) for _ in range(count)]))
+    assert done == count
+    assert Owner.looks < 40 * count

@@ -30,7 +30,6 @@ from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
-from bay.server.reconciler.start_slots import Shares
 from bay.server.reconciler.starter import Starter
 from bay.server.reconciler.sweep import rest
 from bay.server.replicas.bus import Bus
@@ -56,6 +55,7 @@ from bay.server.sessions.lifecycle import (
 )
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.rows import handle_of, peer_of
+from bay.server.sessions.shares import Shares
 from bay.server.sessions.waker import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient

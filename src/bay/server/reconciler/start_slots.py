@@ -1,7 +1,7 @@
 """Start slots bound how many starts go on at once: the urgent first, each kind in the order it came."""
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 
@@ -53,47 +53,3 @@ class StartSlots:
                     turn.set_result(None)
                     return
         self._free += 1
-
-
-class Shares:
-    """`at_once` turns, of which one owner has `each` at most, in the order they came.
-    A start that takes longer than `longest_s` goes on without its slot, which the next one gets: it waits,
-    and uses no processor.
-    """
-
-    def __init__(self, at_once: int, each: int, longest_s: float) -> None:
-        self._at_once = at_once
-        self._each = each
-        self._longest_s = longest_s
-        self._had: dict[asyncio.Future[None], str] = {}
-        self._waiting: dict[asyncio.Future[None], str] = {}
-
-    @asynccontextmanager
-    async def take(self, owner: str) -> AsyncGenerator[None, None]:
-        """Wait for a turn and have it for the length of the block, or for `longest_s`."""
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting[turn] = owner
-        timer = None
-        try:
-            self._give()
-            await turn
-            timer = loop.call_later(self._longest_s, self._pass_on, turn)
-            yield
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._waiting.pop(turn, None)
-            self._pass_on(turn)
-
-    def _pass_on(self, turn: asyncio.Future[None]) -> None:
-        if self._had.pop(turn, None) is not None:
-            self._give()
-
-    def _give(self) -> None:
-        share = Counter(self._had.values())
-        for turn, owner in list(self._waiting.items()):
-            if len(self._had) < self._at_once and share[owner] < self._each and not turn.done():
-                self._had[turn] = self._waiting.pop(turn)
-                share[owner] += 1
-                turn.set_result(None)
