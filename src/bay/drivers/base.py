@@ -334,6 +334,19 @@ class Driver(Protocol):
 
 
 @runtime_checkable
+class Watchful(Protocol):
+    """Optional: a driver hears of the ends of all its sessions by itself. So a Bay that takes thousands of
+    them over asks it for none of those that go on.
+    """
+
+    def running(self, handle: Handle) -> Running | None:
+        """The session, if it ran when the driver last heard of it, and that is not long ago. It may
+        be paused. None is no word: `observe` it.
+        """
+        ...
+
+
+@runtime_checkable
 class Freezer(Protocol):
     """Optional: a driver with `capabilities.pause` freezes sessions in memory."""
 

@@ -37,6 +37,7 @@ from bay.drivers.base import (
     Running,
     SessionSpec,
     SessionUsage,
+    Watchful,
 )
 from bay.drivers.health import check_health
 from bay.errors import DriverUnavailable, SandboxNotReady
@@ -189,6 +190,18 @@ async def test_stop_ends_a_paused_session_too(bench: DriverBench) -> None:
         await freezer(bench).pause(handle)
         await bench.driver.stop(handle, grace_s=5)
         assert isinstance(await bench.driver.observe(handle), Exited)
+
+
+async def test_what_a_driver_hears_by_itself_is_what_it_observes(bench: DriverBench) -> None:
+    needs(bench, Watchful)
+    driver = bench.driver
+    assert isinstance(driver, Watchful)
+    async with bench.session() as handle:
+        assert driver.running(handle) == await bench.driver.observe(handle)
+        assert driver.running(bench.handle("sess-never")) is None
+        await bench.driver.stop(handle, grace_s=1)
+        assert isinstance(await bench.driver.wait(handle), Exited)
+        assert driver.running(handle) is None
 
 
 async def test_stop_of_what_is_gone_is_success(bench: DriverBench) -> None:

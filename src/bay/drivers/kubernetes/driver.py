@@ -31,6 +31,7 @@ from bay.drivers.bootstrap import bootstrap, introduce
 from bay.drivers.health import check_health
 from bay.drivers.kubernetes import egress, pod, session_state
 from bay.drivers.kubernetes.egress import EgressSettings
+from bay.drivers.kubernetes.gone_nodes import GoneNodes
 from bay.drivers.kubernetes.kube import (
     CLAIM,
     EVENT,
@@ -41,9 +42,9 @@ from bay.drivers.kubernetes.kube import (
     Json,
     Kube,
     KubeAccess,
+    KubeConflict,
     KubeRefused,
     as_dict,
-    as_list,
 )
 from bay.drivers.kubernetes.pauses import ShipPauses
 from bay.drivers.kubernetes.pod import PodSettings, PodTimeouts
@@ -95,6 +96,7 @@ class KubernetesDriver:
         self._open = AsyncExitStack()
         self._kube: Kube | None = None
         self._watch: PodWatch | None = None
+        self._nodes: GoneNodes | None = None
         self._pauses = ShipPauses()
         self._over: dict[str, tuple[float, str]] = {}
         """Since when each pod was seen to be over, by its uid, and since when its node was Ready then."""
@@ -130,6 +132,8 @@ class KubernetesDriver:
             watching = asyncio.create_task(self._watch.run())
             stack.push_async_callback(_cancelled, watching)
             await self._watch.synced()
+            self._nodes = GoneNodes(self.kube, self._watch, every_s=self._timeouts.settled_s)
+            stack.push_async_callback(_cancelled, asyncio.create_task(self._nodes.run()))
             self._open = stack.pop_all()
 
     async def aclose(self) -> None:
@@ -215,19 +219,29 @@ class KubernetesDriver:
         endpoint = handle.endpoint or _endpoint_of(found)
         return Gone() if endpoint is None else Running(endpoint)
 
+    def running(self, handle: Handle) -> Running | None:
+        """By the watch alone."""
+        state = self._watching.get(pod.pod_name(handle.session_id))
+        if state is None or handle.endpoint is None or self._may_have_ended(state):
+            return None
+        return Running(handle.endpoint) if self._watching.is_current else None
+
     async def wait(self, handle: Handle) -> Exited | Gone:
-        """By the watch; a pod of which nothing is known for sure is waited for. An operator's word about its
-        node is looked for once in a while.
+        """By the watch: the API server is asked for a pod of which the watch tells that it may have ended,
+        and then once in a while, as long as nothing is known for sure.
         """
-        name, must_ask = pod.pod_name(handle.session_id), True
+        name = pod.pod_name(handle.session_id)
         while True:
             state = self._watching.get(name)
-            if must_ask or state is None or is_over(state):
+            if state is not None and state.all_terminated:  # for good, so a watch that lags is as sure
+                return session_state.exited(state)
+            is_sure = state is not None and not self._may_have_ended(state)
+            if not is_sure:
                 with suppress(DriverUnavailable):
                     seen = await self._look(handle)
                     if isinstance(seen, Exited | Gone):
                         return seen
-            must_ask = not await self._changed(name, state, self._timeouts.settled_s)
+            await self._changed(name, state, None if is_sure else self._timeouts.settled_s)
 
     async def stop(self, handle: Handle, grace_s: float) -> None:
         """Kubernetes ends the container with TERM, and after `grace_s`, a second at least, with KILL."""
@@ -247,7 +261,8 @@ class KubernetesDriver:
         await self._release(found)
 
     async def list_owned(self) -> AsyncIterator[Owned]:
-        async for found in self.kube.list(POD, labels=pod.selector(self._pods)):
+        """By the metadata of pods, a third of their bytes."""
+        async for found in self.kube.list(POD, labels=pod.selector(self._pods), metadata_only=True):
             state = pod_state(found)
             session_id = state.annotations.get(pod.SESSION)
             if session_id and not is_released(state):
@@ -259,6 +274,12 @@ class KubernetesDriver:
         if self._watch is None:
             raise DriverUnavailable("driver kubernetes is not open; start Bay again")
         return self._watch
+
+    @property
+    def _gone_nodes(self) -> GoneNodes:
+        if self._nodes is None:
+            raise DriverUnavailable("driver kubernetes is not open; start Bay again")
+        return self._nodes
 
     async def _close(self) -> None:
         if self._kube is not None:
@@ -445,6 +466,8 @@ class KubernetesDriver:
             async with asyncio.timeout(limit_s):
                 while True:
                     watched = self._watching.get(before.name)
+                    if any(one and one.uid == before.uid and one.all_terminated for one in (before, watched)):
+                        return
                     state = await self._find(handle)
                     if state is None or state.uid != before.uid:
                         return
@@ -461,15 +484,21 @@ class KubernetesDriver:
 
     async def _release(self, state: PodState) -> None:
         """Take off the finalizer, which lets the object go."""
-        test = {"op": "test", "path": "/metadata/uid", "value": state.uid}
-        present = await self.kube.get(POD, state.name)
-        metadata = as_dict((present or {}).get("metadata"))
-        finalizers = as_list(metadata.get("finalizers"))
-        if metadata.get("uid") == state.uid and pod.FENCE in finalizers:
-            path = f"/metadata/finalizers/{finalizers.index(pod.FENCE)}"
-            steps = [test, {"op": "test", "path": path, "value": pod.FENCE}, {"op": "remove", "path": path}]
-            await self.kube.patch(POD, state.name, steps)
+        try:
+            await self._take_off(state)
+        except KubeConflict:  # the finalizers are others by now
+            present = await self.kube.get(POD, state.name)
+            if present is not None and pod_state(present).uid == state.uid:
+                await self._take_off(pod_state(present))
         self._over.pop(state.uid, None)
+
+    async def _take_off(self, state: PodState) -> None:
+        """Raises KubeConflict when the object has other finalizers than `state`, or is another one."""
+        if pod.FENCE in state.finalizers:
+            path = f"/metadata/finalizers/{state.finalizers.index(pod.FENCE)}"
+            same = {"op": "test", "path": "/metadata/uid", "value": state.uid}
+            steps = [same, {"op": "test", "path": path, "value": pod.FENCE}, {"op": "remove", "path": path}]
+            await self.kube.patch(POD, state.name, steps)
 
     async def _vanished(self, state: PodState) -> None:
         """Return once the object of a released pod has gone, which a kubelet takes its time for. Raises
@@ -485,14 +514,14 @@ class KubernetesDriver:
                 f"the former pod {state.name} has ended, and its node keeps the object; Bay tries again"
             ) from error
 
-    async def _changed(self, name: str, seen: PodState | None, limit_s: float) -> bool:
-        """Whether the watch told of a change of that pod within the limit, which this waits for."""
-        try:
+    async def _changed(self, name: str, seen: PodState | None, limit_s: float | None) -> None:
+        """Return once the watch tells of a change of that pod, or at the limit."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._watching.changed(name, seen)
-        except TimeoutError:
-            return False
-        return True
+
+    def _may_have_ended(self, state: PodState) -> bool:
+        return is_over(state) or state.all_terminated or state.node in self._gone_nodes
 
 
 async def missing_verbs(kube: Kube) -> list[str]:

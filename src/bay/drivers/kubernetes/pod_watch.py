@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -156,8 +156,14 @@ class PodWatch:
         """Each pod."""
         return list(self._pods.values())
 
+    def wake(self, names: Iterable[str]) -> None:
+        """End all waits for a change of these pods: something that no watch tells has happened to them."""
+        for name in names:
+            self._wake(name)
+
     async def changed(self, name: str, seen: PodState | None) -> PodState | None:
-        """Return the pod of that name at its next change from `seen`, or when all pods were listed again.
+        """Return the pod of that name at its next change from `seen`, or at a `wake`, as when all pods were
+        listed again.
 
         `seen` is the value of an earlier `get`: a change between the two is not missed.
         """
@@ -226,8 +232,7 @@ class PodWatch:
         self._pods = found
         self._heard_at = self._clock()
         self._listed.set()
-        for name in list(self._waiters):
-            self._wake(name)
+        self.wake(list(self._waiters))
         return version
 
     async def _watch(self, since: str) -> None:

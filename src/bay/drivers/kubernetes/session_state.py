@@ -72,12 +72,19 @@ def is_released(pod: PodState) -> bool:
     return pod.deleting and FENCE not in pod.finalizers
 
 
+def exited(pod: PodState) -> Exited:
+    """How it ended; all of its containers have."""
+    # The reason is not looked at: it says OOMKilled also of one that ended well after a child was killed.
+    codes = [one.exit_code for one in pod.terminated if one.container == CONTAINER]
+    return Exited(codes[0] if codes else None)
+
+
 def ended(pod: PodState, node: NodeState | None, watched_s: float, settled_s: float) -> Exited | None:
     """How the session ended; None while it runs, or may yet. `watched_s`: for how long its pod was seen to be
     over while its node was Ready without a break. Raises DriverUnavailable when it cannot be known.
     """
     if pod.all_terminated:
-        return Exited(_exit_code(pod))
+        return exited(pod)
     if node is not None and node.is_gone:
         return Exited(None)
     if not is_over(pod):
@@ -106,9 +113,3 @@ def unknown(pod: PodState, node: NodeState | None, fact: str) -> DriverUnavailab
     )
     kind = NodeSilent if silent else DriverUnavailable
     return kind(f"pod {pod.name}: {fact}, and node {pod.node} {told}{way_out}")
-
-
-def _exit_code(pod: PodState) -> int | None:
-    # The reason is not looked at: it says OOMKilled also of one that ended well after a child was killed.
-    codes = [one.exit_code for one in pod.terminated if one.container == CONTAINER]
-    return codes[0] if codes else None

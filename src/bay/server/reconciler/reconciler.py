@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -22,6 +23,7 @@ from bay.drivers.base import (
     NetworkControl,
     Paused,
     ShipSilent,
+    Watchful,
     freezer,
 )
 from bay.errors import BayError, DriverUnavailable, InternalError
@@ -204,13 +206,14 @@ class Reconciler:
             self._group.create_task(self.orphans.run())
 
     async def take_over(self) -> None:
-        """Adopt running sessions, poke every unsettled sandbox, remove orphans; comes before `run`.
+        """Adopt running sessions, poke the sandboxes with a step to do, remove orphans; comes before `run`.
         Of replicas each does it with the shards that it gets. Raises DriverUnavailable when what the driver
         owns cannot be known.
         """
-        found = await self._adopt_all(self._leases.owns)
+        found, changed = await self._adopt_all(self._leases.owns)
         for sandbox in found:
-            self.queue.put(sandbox.id)
+            if sandbox.id in changed or self._has_step(sandbox):
+                self.queue.put(sandbox.id)
         orphans = await self.orphans.remove_all()
         phases = [sandbox.phase for sandbox in found]
         log.info(
@@ -220,15 +223,15 @@ class Reconciler:
 
     async def take(self, shards: Sequence[str]) -> None:
         """Adopt the running sessions of shards that this replica has got."""
-        found = await self._adopt_all(lambda sandbox_id: shard_of(sandbox_id) in shards)
+        found, _ = await self._adopt_all(lambda sandbox_id: shard_of(sandbox_id) in shards)
         log.info("shards.taken", shards=list(shards), sandboxes=len(found))
 
     async def recheck(self, shards: Sequence[str]) -> None:
-        """Poke the unsettled sandboxes of these shards: pokes of theirs may have been missed."""
+        """Poke the sandboxes of these shards with a step to do: pokes of theirs may have been missed."""
         async with self._core.store.read() as db:
             found = await sandboxes.unsettled(db)
         for sandbox in found:
-            if shard_of(sandbox.id) in shards:
+            if shard_of(sandbox.id) in shards and self._has_step(sandbox):
                 self.queue.put(sandbox.id)
         self._live.syncer.tell_all_later()
 
@@ -253,41 +256,63 @@ class Reconciler:
         for sandbox_id in list(filter(is_dropped, self._timers)):
             self._timers.pop(sandbox_id).cancel()
 
-    async def _adopt_all(self, is_ours: Callable[[str], bool]) -> list[SandboxRecord]:
+    def _has_step(self, sandbox: SandboxRecord) -> bool:
+        """Whether the row asks for a step, or its session may have to be named. To put thousands into the
+        queue that need none would read each row again.
+        """
+        exited = sandbox.session is not None and sandbox.session.id in self._live.exited
+        step = lifecycle.next_step(sandbox, self._core.clock(), exited=exited, retention=self._retention)
+        return not isinstance(step, Nothing) or isinstance(self._core.driver, Hostnames)
+
+    async def _adopt_all(self, is_ours: Callable[[str], bool]) -> tuple[list[SandboxRecord], set[str]]:
+        """The unsettled sandboxes as they were before, and the ids of those whose rows have changed."""
         async with self._core.store.read() as db:
             found = [sandbox for sandbox in await sandboxes.unsettled(db) if is_ours(sandbox.id)]
         now = self._core.clock()
+        changed: set[str] = set()
         for sandbox in found:
             with self._leases.working_on(sandbox.id):
                 if sandbox.session is None and sandbox.on_expiry == "pause" and sandbox.is_over(now):
                     await rest(
                         self._core, sandbox, now, "stopped"
                     )  # or it would be started, to be paused then
-                await self._adopt(sandbox)
-        return found
+                    changed.add(sandbox.id)
+                if await self._adopt(sandbox):
+                    changed.add(sandbox.id)
+        return found, changed
 
-    async def _adopt(self, sandbox: SandboxRecord) -> None:
+    async def _adopt(self, sandbox: SandboxRecord) -> bool:
+        """Follow its session, if one runs; whether its row has changed."""
         session = sandbox.session
         if session is None or session.handle is None or session.phase in ("starting", "ending"):
-            return
+            return False
         handle = Handle.from_json(session.handle)
+        driver = self._core.driver
+        # One that is to be paused is asked whether it is: a watch sees that its container runs.
+        watchful = driver if isinstance(driver, Watchful) and session.phase == "running" else None
+        known = watchful and watchful.running(handle)
         try:
-            observed = await self._core.driver.observe(handle)
+            observed = known or await driver.observe(handle)
         except DriverUnavailable as error:
             # Unknown is not dead: the row stays, and the watch tells when it does end.
             log.warning("session.unknown", id=session.id, error=error.message)
             observed = None
         if isinstance(observed, Exited | Gone):
             await self._begin_to_end(sandbox, session, "exited")
-            return
+            return True
         frozen = session.phase == "paused" if observed is None else isinstance(observed, Paused)
         self._live.adopt(sandbox.id, handle, peer_of(session), frozen=frozen)
         # A Bay that died while it froze or thawed left the row saying one thing and the host another. The
         # host is right, and the next step brings it to what is wanted. The kernel still enforces the last
         # network policy; the parts of it that lived in the dead Bay are made again.
-        phase = "paused" if frozen else "running"
+        mended: dict[str, Any] = {"phase": "paused" if frozen else "running"}
+        if isinstance(driver, NetworkControl):
+            mended["network_version"] = None
+        if all(getattr(session, name) == value for name, value in mended.items()):
+            return False
         async with self._core.store.write() as db:
-            await sessions.change(db, session.id, network_version=None, phase=phase)
+            await sessions.change(db, session.id, **mended)
+        return True
 
     async def _work(self) -> None:
         async with self.queue.take() as sandbox_id:
