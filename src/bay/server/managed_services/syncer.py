@@ -23,6 +23,7 @@ from bay.server.replicas.bus import Bus
 from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sessions.feeds import Take
 from bay.server.sessions.notifier import Notifier
+from bay.server.sessions.shares import Shares
 from bay.server.ship.connection import Peer
 from bay.store import events, sandboxes, services
 from bay.store.engine import Store
@@ -33,6 +34,10 @@ log = structlog.get_logger("bay.services")
 
 _BACKOFF = Backoff(0.5, 30.0)
 _TELL, _TELL_LATER, _REPORT = "services.tell", "services.tell_later", "services.report"
+_AT_ONCE, _LONGEST_S = 16, 1.0
+"""How many are told at the same time, of those that nobody waits for: a Bay that takes thousands of sessions
+over answers calls meanwhile. A Ship that takes longer keeps none of the others waiting.
+"""
 _TOLD_S = 45.0
 """Longer than a sync may take: the client of Ship has a shorter deadline."""
 
@@ -98,6 +103,7 @@ class ServiceSyncer:
         self._kept: dict[str, _Kept] = {}
         """By session."""
         self._to_keep: asyncio.Queue[_Kept] = asyncio.Queue()
+        self._telling = Shares(_AT_ONCE, _AT_ONCE, _LONGEST_S)
 
     async def run(self) -> None:
         """Work until cancelled; services keep running."""
@@ -227,7 +233,8 @@ class ServiceSyncer:
         while kept.dirty.is_set():
             await kept.running.wait()
             try:
-                await self._tell(kept)
+                async with self._telling.take(kept.sandbox_id):
+                    await self._tell(kept)
             except BayError as error:
                 failures += 1
                 wait_s = _BACKOFF.pause(failures)

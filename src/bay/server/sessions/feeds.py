@@ -15,12 +15,17 @@ import structlog
 
 from bay.backoff import Backoff
 from bay.errors import BayError
+from bay.server.sessions.shares import Shares
 from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 
 log = structlog.get_logger("bay.feeds")
 
 _BACKOFF = Backoff(0.5, 30.0)
+_AT_ONCE, _LONGEST_S = 16, 1.0
+"""How many connections are made at the same time: a Bay that takes thousands of sessions over answers calls
+meanwhile. A Ship that takes longer keeps none of the others waiting.
+"""
 
 Take = Callable[[], Awaitable[None]]
 """Takes one line in. A failure is tried again, unless a newer line has come."""
@@ -59,6 +64,7 @@ class SessionFeeds:
         self._listeners = listeners
         self._followed: dict[str, _Following] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._connecting = Shares(_AT_ONCE, _AT_ONCE, _LONGEST_S)
 
     async def run(self) -> None:
         """Follow until cancelled, also the sessions that were added before."""
@@ -148,7 +154,8 @@ class SessionFeeds:
             await _pause(following, _BACKOFF.pause(failures))
 
     async def _listen(self, following: _Following) -> None:
-        async with aclosing(self._ship.feed(following.peer)) as lines:
+        turn = self._connecting.take(following.peer.session_id)
+        async with aclosing(self._ship.feed(following.peer, turn)) as lines:
             async for kind, line in lines:
                 take, queue = following.listeners[kind].read(line), following.waiting[kind]
                 if queue.full():

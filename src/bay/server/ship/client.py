@@ -5,7 +5,13 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any
 from urllib.parse import urlencode
 
@@ -209,10 +215,15 @@ class ShipClient:
             finally:
                 wire.finish()
 
-    async def feed(self, peer: Peer) -> AsyncGenerator[tuple[str, bytes]]:
-        """The session feed: the kind of each line, and the line, until Ship ends or the connection breaks."""
-        opened = self.open(peer, "GET", "/feed", awaited=False)
-        async with opened as (wire, _):
+    async def feed(
+        self, peer: Peer, turn: AbstractAsyncContextManager[None] | None = None
+    ) -> AsyncGenerator[tuple[str, bytes]]:
+        """The session feed: the kind of each line, and the line, until Ship ends or the connection breaks. It
+        is connected within the block of `turn`, if there is one.
+        """
+        async with AsyncExitStack() as stack:
+            async with turn or nullcontext():
+                wire, _ = await stack.enter_async_context(self.open(peer, "GET", "/feed", awaited=False))
             wire.set_deadline(None)  # nothing may change for days
             async for line in paced(wire.body()):
                 yield parse(FeedLine, line).type, line
