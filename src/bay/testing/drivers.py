@@ -48,6 +48,8 @@ from bay.units import MIB
 
 pytestmark = pytest.mark.anyio
 
+_HEARD_S = 30.0
+
 
 async def test_the_last_handle_of_a_start_has_an_endpoint_where_ship_answers(bench: DriverBench) -> None:
     spec = bench.spec()
@@ -197,6 +199,9 @@ async def test_what_a_driver_hears_by_itself_is_what_it_observes(bench: DriverBe
     driver = bench.driver
     assert isinstance(driver, Watchful)
     async with bench.session() as handle:
+        async with asyncio.timeout(_HEARD_S):
+            while driver.running(handle) is None:  # noqa: ASYNC110 - a word that is on its way
+                await asyncio.sleep(0.01)
         assert driver.running(handle) == await bench.driver.observe(handle)
         assert driver.running(bench.handle("sess-never")) is None
         await bench.driver.stop(handle, grace_s=1)

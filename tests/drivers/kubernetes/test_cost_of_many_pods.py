@@ -72,6 +72,7 @@ def running_pod(number: int) -> dict[str, Any]:
     made["status"] = {
         "phase": "Running",
         "podIP": f"10.0.{number // 250}.{number % 250}",
+        "conditions": [{"type": "Ready", "status": "True"}],
         "containerStatuses": [{"name": "sandbox", "state": {"running": {}}}],
     }
     return made
@@ -160,10 +161,11 @@ async def test_a_node_that_its_operator_deleted_ends_its_sessions_and_no_others(
 async def test_of_a_pod_that_may_have_ended_the_watch_gives_no_word(
     server: Cluster, driver: KubernetesDriver
 ) -> None:
-    deleted, failed = running_pod(0), running_pod(1)
+    deleted, failed, silent = running_pod(0), running_pod(1), running_pod(2)
     deleted["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
     failed["status"]["phase"] = "Failed"
-    for made in (deleted, failed):
+    silent["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    for made in (deleted, failed, silent):
         server.pods[made["metadata"]["name"]] = made
     await driver.open()
-    assert [driver.running(handle_of(number)) for number in (0, 1, 2)] == [None, None, None]
+    assert [driver.running(handle_of(number)) for number in range(4)] == [None] * 4

@@ -222,9 +222,10 @@ class KubernetesDriver:
     def running(self, handle: Handle) -> Running | None:
         """By the watch alone."""
         state = self._watching.get(pod.pod_name(handle.session_id))
-        if state is None or handle.endpoint is None or self._may_have_ended(state):
+        is_known = state is not None and state.ready and not self._may_have_ended(state)
+        if handle.endpoint is None or not is_known or not self._watching.is_current:
             return None
-        return Running(handle.endpoint) if self._watching.is_current else None
+        return Running(handle.endpoint)
 
     async def wait(self, handle: Handle) -> Exited | Gone:
         """By the watch: the API server is asked for a pod of which the watch tells that it may have ended,
