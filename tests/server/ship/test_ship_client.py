@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -380,6 +381,25 @@ async def test_a_connection_that_ship_closed_meanwhile_is_not_used(lie: Lie, lin
         await within(liar.closed.wait())
         await until(lambda: not any(wire.is_open() for _, wire in link._idle.get("sess-1", [])))
         liar.closed.clear()
+
+
+async def test_a_connection_that_no_call_uses_any_more_is_let_go(
+    lie: Lie, link: ShipClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(_liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await request(reader)
+            writer.write(whole(META))
+
+    liar = await lie(script)
+    await within(link.meta(liar.peer()))
+    link.close_stale()
+    assert len(link._idle["sess-1"]) == 1
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    link.close_stale()
+    assert link._idle == {}
+    await within(liar.closed.wait())
 
 
 async def test_a_call_that_is_cancelled_drops_its_connection(lie: Lie, link: ShipClient) -> None:

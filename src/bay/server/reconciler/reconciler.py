@@ -191,7 +191,10 @@ class Reconciler:
         await self._notifier.wait_for(sandbox_id, is_settled, _SUSPICIOUS_S)
 
     async def look_after(self) -> None:
-        """Once a second: request a probe of each session that keeps calls waiting."""
+        """Once a second: request a probe of each session that keeps calls waiting, and close idle
+        connections.
+        """
+        self._ship.close_stale()
         for session_id in self._patience.worn_out(self._ship.long_busy(_SUSPICIOUS_S)):
             async with self._core.store.read() as db:
                 sandbox_id = await sessions.sandbox_of(db, session_id)

@@ -74,6 +74,8 @@ class ShipClient:
         self._deadline_s = deadline_s
         self._transfer_s = transfer_s
         self._idle: dict[str, list[tuple[float, Wire]]] = {}
+        """Of each session, and since when; those that were used last come last."""
+        self._looked_at = time.monotonic()
         self._busy: dict[str, list[float]] = {}
         """When each call that is under way began (monotonic), by session."""
         self._metas: dict[str, ShipMeta] = {}
@@ -86,6 +88,20 @@ class ShipClient:
     def long_busy(self, for_s: float) -> list[str]:
         """The sessions a call to which has been under way for `for_s` seconds or longer."""
         return [session_id for session_id in self._busy if self.busy(session_id, for_s)]
+
+    def close_stale(self) -> None:
+        """Close the connections that were idle for longer than any call would use them; called now and then.
+        Thousands of them take descriptors and memory for the ten minutes after which Ships close them.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < _IDLE_S / 4:
+            return
+        self._looked_at = now
+        for session_id, idle in list(self._idle.items()):
+            while idle and now - idle[0][0] >= _IDLE_S:
+                idle.pop(0)[1].close()
+            if not idle:
+                del self._idle[session_id]
 
     def forget(self, session_id: str) -> None:
         """Drop the idle connections to a session that is over, and what is known of it."""
