@@ -73,7 +73,7 @@ class PushManifest:
 
     @classmethod
     def _checked(cls, found: dict[str, Any]) -> "PushManifest":
-        parts = tuple(_part(one) for one in found["parts"])
+        parts = tuple(part_of(one) for one in found["parts"])
         texts = {name: _text(found[name], name) for name in ("sandbox_name", "name", "comment")}
         _check(0 < len(parts) <= MOST_PARTS)
         _check(len({part.name for part in parts}) == len(parts))
@@ -81,7 +81,7 @@ class PushManifest:
         _check(type(found["files"]) is int and 0 <= found["files"] < 1 << 53)
         _check(found["persist"] in ("workspace", "machine"))
         _check(is_id_of("ckpt", found["checkpoint_id"]) and is_id_of("sandbox", found["sandbox_id"]))
-        _check(_DIGEST.fullmatch(found["sha256"]) is not None)
+        _check(is_digest(found["sha256"]))
         return cls(
             **texts, parts=parts, size=found["size"], files=found["files"], persist=found["persist"],
             checkpoint_id=found["checkpoint_id"], sandbox_id=found["sandbox_id"], sha256=found["sha256"],
@@ -90,11 +90,17 @@ class PushManifest:
         )  # fmt: skip
 
 
-def _part(found: dict[str, Any]) -> ArchivePart:
+def part_of(found: dict[str, Any]) -> ArchivePart:
+    """One part as a manifest has it. Raises ValueError, KeyError or TypeError for what no Bay writes."""
     name, size, digest = found["name"], found["size"], found["sha256"]
-    _check(_PART.fullmatch(name) is not None and _DIGEST.fullmatch(digest) is not None)
+    _check(_PART.fullmatch(name) is not None and is_digest(digest))
     _check(type(size) is int and 0 < size <= LARGEST)
     return ArchivePart(name=name, size=size, sha256=digest)
+
+
+def is_digest(text: str) -> bool:
+    """Whether it is a SHA-256 in hexadecimal digits."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _check(is_right: bool) -> None:

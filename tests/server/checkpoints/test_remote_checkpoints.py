@@ -32,10 +32,11 @@ from server_harness import (
 )
 
 from bay.ids import new_id
+from bay.object_store.archive import PART_BYTES
 from bay.object_store.base import ObjectMissing
 from bay.object_store.manifest import PushManifest
 from bay.server.backends import object_store_of
-from bay.server.checkpoints.bucket import PART_BYTES, CheckpointBucket
+from bay.server.checkpoints.bucket import CheckpointBucket
 from bay.store import pushes
 
 pytestmark = pytest.mark.anyio

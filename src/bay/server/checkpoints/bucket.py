@@ -5,9 +5,8 @@
     PREFIX/OWNER/CHECKPOINT/RUN-NUMBER           the archive, in parts
 
 OWNER is a keyed digest of the owner's name, so that a list of the bucket names nobody, and all Bays of one
-store find the same. An archive is many plain objects and not one of the multipart interface: that leaves
-uploads behind that no list shows and that cost money, while a part is there or is not, can be checked before
-anything is unpacked, and needs no more memory than itself. RUN is of one attempt: parts of two do not mix.
+store find the same. `bay.object_store.archive` says what parts are. Checkpoints of volume claims are beside
+the owners, in `claims/`: see `bay.cargo.claim_archives`.
 """
 
 import asyncio
@@ -16,13 +15,14 @@ import hmac
 import json
 import secrets
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
 
-from bay.cargo.export_import import CHUNK
-from bay.errors import BadRequest, Conflict, ObjectStoreRefused, ObjectStoreUnavailable
+from bay.errors import Conflict, ObjectStoreRefused, ObjectStoreUnavailable
+from bay.object_store.archive import PartWriter, read_parts
 from bay.object_store.base import ObjectMissing, ObjectStore
-from bay.object_store.manifest import LONGEST, MOST_PARTS, ArchivePart, PushManifest
+from bay.object_store.manifest import LONGEST, PushManifest
 
-PART_BYTES = 8 << 20
 _FORMAT = 1
 _SALT = "bay.json"
 _SALT_BYTES = 32
@@ -65,9 +65,9 @@ class CheckpointBucket:
         store, folder = await self._folder(owner)
         return await store.folders(folder, after=after, limit=limit)
 
-    def begin(self, owner: str, checkpoint_id: str) -> "PartWriter":
+    def begin(self, owner: str, checkpoint_id: str) -> PartWriter:
         """A new attempt at an archive."""
-        return PartWriter(self, owner, checkpoint_id)
+        return PartWriter(partial(self.put_part, owner, checkpoint_id))
 
     async def put_part(self, owner: str, checkpoint_id: str, name: str, data: bytes) -> None:
         store, folder = await self._folder(owner, checkpoint_id)
@@ -106,25 +106,10 @@ class CheckpointBucket:
         given. Raises BadRequest for one that is missing or is not what the manifest says.
         """
         store, folder = await self._folder(owner, manifest.checkpoint_id)
-        whole = hashlib.sha256()
-        for number, part in enumerate(manifest.parts, 1):
-            try:
-                data = await store.get(folder + part.name, part.size)
-            except ObjectMissing:
-                data = b""
-            digest = await asyncio.to_thread(_digest, data, whole)
-            if len(data) != part.size or digest != part.sha256:
-                raise BadRequest(
-                    f"part {number} of {manifest.checkpoint_id} in the object store is missing or damaged; "
-                    "push the checkpoint again"
-                )
-            for at in range(0, len(data), CHUNK):
-                yield data[at : at + CHUNK]
-        if whole.hexdigest() != manifest.sha256:
-            raise BadRequest(
-                f"{manifest.checkpoint_id} in the object store does not have the SHA-256 of its manifest; "
-                "push the checkpoint again"
-            )
+        chunks = read_parts(store, folder, manifest.parts, manifest.sha256, manifest.checkpoint_id)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def _folder(self, owner: str, checkpoint_id: str | None = None) -> tuple[ObjectStore, str]:
         self.check_on()
@@ -136,53 +121,6 @@ class CheckpointBucket:
                 self._salt = await _salt_of(self._store)
         name = hmac.new(self._salt, owner.encode(), hashlib.sha256).hexdigest()[:32]
         return self._store, f"{name}/" if checkpoint_id is None else f"{name}/{checkpoint_id}/"
-
-
-class PartWriter:
-    """Cuts an archive into parts, and writes each once it is full. It has one part in memory."""
-
-    def __init__(self, bucket: CheckpointBucket, owner: str, checkpoint_id: str) -> None:
-        self._bucket = bucket
-        self._owner = owner
-        self._id = checkpoint_id
-        self._run = secrets.token_hex(4)
-        self._whole = hashlib.sha256()
-        self._pending = bytearray()
-        self.parts: list[ArchivePart] = []
-        self.bytes = 0
-        """Of the parts that are written."""
-
-    @property
-    def sha256(self) -> str:
-        """The digest of the archive, once it is finished."""
-        return self._whole.hexdigest()
-
-    async def add(self, data: bytes) -> bool:
-        """Take more of the archive; whether that completed a part. Raises BadRequest for one too large."""
-        self._pending += data
-        if len(self._pending) < PART_BYTES:
-            return False
-        while len(self._pending) >= PART_BYTES:
-            await self._write(PART_BYTES)
-        return True
-
-    async def finish(self) -> None:
-        """Write what is left."""
-        if self._pending:
-            await self._write(len(self._pending))
-
-    async def _write(self, size: int) -> None:
-        if len(self.parts) >= MOST_PARTS:
-            raise BadRequest(
-                f"the archive has more than {MOST_PARTS * PART_BYTES} bytes, the limit of a push"
-            )
-        data = bytes(self._pending[:size])
-        del self._pending[:size]
-        digest = await asyncio.to_thread(_digest, data, self._whole)
-        name = f"{self._run}-{len(self.parts) + 1:05}"
-        await self._bucket.put_part(self._owner, self._id, name, data)
-        self.parts.append(ArchivePart(name=name, size=len(data), sha256=digest))
-        self.bytes += len(data)
 
 
 async def _salt_of(store: ObjectStore) -> bytes:
@@ -209,8 +147,3 @@ def _read_salt(store: ObjectStore, text: bytes) -> bytes:
     raise ObjectStoreRefused(
         f"{store.place}/{_SALT} is damaged or of a newer Bay; use another prefix in object_store.url"
     )
-
-
-def _digest(data: bytes, whole: "hashlib._Hash") -> str:
-    whole.update(data)
-    return hashlib.sha256(data).hexdigest()
