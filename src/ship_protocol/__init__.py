@@ -47,6 +47,9 @@ PIECE_HEAD = struct.Struct(">I")
 
 END_OF_PIECES = PIECE_HEAD.pack(0)
 
+CHECKPOINT_TRAILER = 1024
+"""The bytes behind the last member of a checkpoint's tar: JSON, filled up with zeros."""
+
 HELLO_NONCE = range(32, 129)
 """How many hexadecimal digits the nonce of `GET /hello` has."""
 

@@ -25,18 +25,22 @@ class Removal:
         self._moved_up = False
 
     def run(self, parent: int, name: str) -> None:
-        with closing(_open_directory(parent, name)) as self._top:
+        with closing(self.open(parent, name)) as self._top:
             self._moved_up = True
             while self._moved_up:
                 self._moved_up = False
                 self._empty(self._top, 1)
         self._remove(parent, name, 1)
 
+    def open(self, parent: int, name: str) -> int:
+        """A descriptor of a directory. Raises OSError for one that its owner may not read."""
+        return _open_directory(parent, name)
+
     def _remove(self, parent: int, name: str, depth: int) -> None:
         for _ in range(_RESCANS):
             if _remove_if_empty(parent, name):
                 return
-            with closing(_open_directory(parent, name)) as directory:
+            with closing(self.open(parent, name)) as directory:
                 self._empty(directory, depth)
         raise Conflict("another program keeps writing into the directory; stop it and try again")
 

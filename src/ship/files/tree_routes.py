@@ -26,10 +26,11 @@ _MAX_FOUND = 10_000
 _ARCHIVES = 8
 _MAX_UNPACKED = 64 << 30
 _QUERY_CHARS = 4096
+_MOST_MB = 999_999_999
 
 
 class TreeRoutes:
-    """Serves `/fs/search`, `/fs/watch` and `/fs/archive` to the host."""
+    """Serves `/fs/search`, `/fs/watch`, `/fs/archive` and `/fs/checkpoint` to the host."""
 
     def __init__(self, space: Everywhere, actors: Actors, tools: ToolRuns, *, local: bool) -> None:
         self._space = space
@@ -46,6 +47,8 @@ class TreeRoutes:
             ("GET", ("watch",)): self._watch,
             ("GET", ("archive",)): self._pack,
             ("PUT", ("archive",)): self._unpack,
+            ("GET", ("checkpoint",)): self._checkpoint,
+            ("PUT", ("checkpoint",)): self._restore,
         }
 
     async def _watch(self, request: Request) -> WebSocketUpgrade:
@@ -119,6 +122,33 @@ class TreeRoutes:
                 await _feed(request, tool, gone)
                 said = _check_said(await _line_unless(gone, tool.output), path)
         return json_answer(200, {"files": _count(said, "files"), "bytes": _count(said, "bytes")})
+
+    async def _checkpoint(self, request: Request) -> Answer:
+        path = self._space.check(request.query.get("path", "."))
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._room_for_archive())
+            place = await stack.enter_async_context(self._place(path))
+            tool = await stack.enter_async_context(self._tools.run("checkpoint", {}, place, request.gone))
+            _check_said(await tool.output.line(), path)
+            held = stack.pop_all()
+            return Answer(200, _packed(held, tool), "application/x-tar", close=held.aclose)
+        raise AssertionError("unreachable")
+
+    async def _restore(self, request: Request) -> Answer:
+        path = self._space.check(request.query.get("path", "."))
+        order = {
+            "most_bytes": number(request, "most_mb", _MOST_MB, _MOST_MB) << 20,
+            "room_bytes": number(request, "room_mb", 1, _MOST_MB) << 20,
+        }
+        gone = request.gone
+        with self._room_for_archive():
+            async with (
+                self._place(path) as place,
+                self._tools.run("restore", order, place, gone, fed=True) as tool,
+            ):
+                await _feed(request, tool, gone)
+                said = _check_said(await _line_unless(gone, tool.output), path)
+        return json_answer(200, {"entries": _count(said, "entries")})
 
     @asynccontextmanager
     async def _place(self, path: str, *, make: bool = False) -> AsyncGenerator[Place]:

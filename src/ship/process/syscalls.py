@@ -38,6 +38,12 @@ def rename(parent: int, name: str, to: int, new: str, *, exchange: bool = False)
         raise last_error()
 
 
+def sync_filesystem(descriptor: int) -> None:
+    """Write all of an open file's file system to its disk: syncfs(2). Raises OSError."""
+    if _libc.syncfs(ctypes.c_int(descriptor)) < 0:
+        raise last_error()
+
+
 def set_fs_identity(uid: int, gid: int) -> None:
     """From now on this thread alone uses files as `uid` and `gid`. Raises PermissionError when refused."""
     # The calls return the value before and report no error, so ask once more (-1 changes nothing).

@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ship.tools import settle, walk
@@ -22,7 +22,6 @@ from tree_tar.sparse import data_segments, layout
 _MEMORY_BYTES = 320 << 20
 _CHUNK = 256 * 1024
 _LEAST_HOLES = 64 * 1024
-_MAX_LINKS = 200_000
 _MAX_SEGMENTS = 50_000
 _LEVEL = 3
 _PACKED = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO)
@@ -80,7 +79,9 @@ class Gzip(Plain):
         self.flush()
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
+    """An open directory, the names of what is in it begin with `prefix`."""
+
     directory: int
     prefix: str
     entries: Iterator[os.DirEntry[str]]
@@ -89,105 +90,130 @@ class _Level(NamedTuple):
 class Packer:
     """Writes a tar to `out`. Unless it `keeps_holes` a sparse file is written with its zeros."""
 
+    most_links = 200_000
+    """Files with several names that are written once; of others each name is a file of its own."""
+
     def __init__(self, out: Plain, *, keeps_holes: bool = True) -> None:
-        self._out = out
+        self.out = out
         self._keeps_holes = keeps_holes
         self._device: int | None = None
         self._links: dict[tuple[int, int], str] = {}
         self._made_up = walk.made_up()
-        self._levels: list[_Level] = []
+        self._levels: list[Level] = []
 
     def add_directory(self, top: int, name: str) -> None:
         """An open directory under that name, with what lies in it on the same file system."""
         facts = os.fstat(top)
         self._device = facts.st_dev
-        self._out.write(header_of(name, facts))
+        self.out.write(header_of(name, facts, records=self.records(top)))
         self.add_tree(top, walk.entries(top), f"{name}/")
 
     def add_tree(self, top: int, entries: list[os.DirEntry[str]], prefix: str = "") -> None:
         """The entries of an open directory, which is closed then."""
-        self._levels.append(_Level(top, prefix, iter(entries)))
+        self._levels.append(Level(top, prefix, iter(entries)))
         while self._levels:
             level = self._levels[-1]
             entry = next(level.entries, None)
             if entry is None:
-                os.close(level.directory)
+                self.leave(level)
                 self._levels.pop()
             else:
-                self._add_entry(level, entry.name)
+                self.add_entry(level, entry.name)
 
     def add_file(self, descriptor: int, name: str) -> None:
         """An open regular file."""
         facts = os.fstat(descriptor)
-        if facts.st_nlink > 1 and len(self._links) < _MAX_LINKS:
+        if facts.st_nlink > 1 and len(self._links) < self.most_links:
             self._links[facts.st_dev, facts.st_ino] = name
         size = facts.st_size
         segments = _holes(descriptor, facts) if self._keeps_holes else None
+        records = self.records(descriptor)
         if segments is None:
-            self._out.write(header_of(name, facts, size=size))
-            self._content(descriptor, 0, size)
+            self.out.write(header_of(name, facts, size=size, records=records))
+            self.content(descriptor, 0, size)
         else:
             stored = layout(name, segments, size)
             size = stored.stored_bytes
-            self._out.write(header_of(name, facts, size=size, records=stored.records) + stored.head)
+            records = {**records, **stored.records}
+            self.out.write(header_of(name, facts, size=size, records=records) + stored.head)
             for offset, length in pairs(segments):
-                self._content(descriptor, offset, length)
-        self._out.write(padding(size))
+                self.content(descriptor, offset, length)
+        self.out.write(padding(size))
 
     def end(self) -> None:
-        self._out.write(END)
-        self._out.end()
+        self.out.write(END)
+        self.out.end()
 
-    def _add_entry(self, level: _Level, entry: str) -> None:
-        name = level.prefix + entry
+    def add_entry(self, level: Level, entry: str) -> None:
+        """What has that name in the directory; nothing where it was removed, or this user may not read it."""
         try:
-            facts = os.stat(entry, dir_fd=level.directory, follow_symlinks=False)
-            kind = stat.S_IFMT(facts.st_mode)
-            if kind == stat.S_IFDIR:
-                self._descend(level, entry, name)
-            elif kind in _PACKED:
-                self._add_other(level, entry, name, facts)
+            self.add(level, entry, os.stat(entry, dir_fd=level.directory, follow_symlinks=False))
         except (BrokenPipeError, MemoryError):
             raise
         except OSError:
-            return  # it was removed, or this user may not read it
+            return
 
-    def _descend(self, level: _Level, entry: str, name: str) -> None:
+    def add(self, level: Level, entry: str, facts: os.stat_result) -> None:
+        """What has that name, and those facts. Raises OSError."""
+        name = level.prefix + entry
+        kind = stat.S_IFMT(facts.st_mode)
+        if kind == stat.S_IFDIR:
+            self._descend(level, entry, name, facts)
+        elif kind in _PACKED:
+            self._add_other(level, entry, name, facts)
+
+    def enter(self, level: Level, entry: str) -> int:
+        """A descriptor of a directory."""
+        return walk.enter(level.directory, entry, self._made_up)
+
+    def leave(self, level: Level) -> None:
+        """All of a directory is written."""
+        os.close(level.directory)
+
+    def open_file(self, level: Level, entry: str) -> int:
+        """A descriptor of a file."""
+        return os.open(entry, OPEN_FILE, dir_fd=level.directory)
+
+    def records(self, _descriptor: int) -> Mapping[str, str]:
+        """The pax records of a file or directory."""
+        return {}
+
+    def _descend(self, level: Level, entry: str, name: str, facts: os.stat_result) -> None:
         if len(self._levels) > walk.DEEPEST:
             raise SystemExit(f"directories are more than {walk.DEEPEST} deep")
-        directory = walk.enter(level.directory, entry, self._made_up)
-        facts = os.fstat(directory)
-        if self._device not in (None, facts.st_dev):
+        directory = self.enter(level, entry)
+        if self._device not in (None, os.fstat(directory).st_dev):
             os.close(directory)
             return
         with closing_on_error(directory):
             entries = walk.entries(directory)
-        self._out.write(header_of(name, facts))
-        self._levels.append(_Level(directory, name + "/", iter(entries)))
+        self.out.write(header_of(name, facts, records=self.records(directory)))
+        self._levels.append(Level(directory, name + "/", iter(entries)))
 
-    def _add_other(self, level: _Level, entry: str, name: str, facts: os.stat_result) -> None:
+    def _add_other(self, level: Level, entry: str, name: str, facts: os.stat_result) -> None:
         linked = self._links.get((facts.st_dev, facts.st_ino)) if facts.st_nlink > 1 else None
         if linked is not None:
-            self._out.write(header_of(name, facts, link=linked, kind=LINK))
+            self.out.write(header_of(name, facts, link=linked, kind=LINK))
         elif stat.S_ISREG(facts.st_mode):
-            with closing(os.open(entry, OPEN_FILE, dir_fd=level.directory)) as descriptor:
+            with closing(self.open_file(level, entry)) as descriptor:
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
                     self.add_file(descriptor, name)
         else:
             is_link = stat.S_ISLNK(facts.st_mode)
             target = os.readlink(entry, dir_fd=level.directory) if is_link else ""
-            self._out.write(header_of(name, facts, link=target))
+            self.out.write(header_of(name, facts, link=target))
 
-    def _content(self, descriptor: int, offset: int, size: int) -> None:
+    def content(self, descriptor: int, offset: int, size: int) -> None:
+        """Bytes of a file, filled up with zeros where it has become shorter."""
         try:
-            sent = self._out.copy(descriptor, offset, size)
+            sent = self.out.copy(descriptor, offset, size)
         except BrokenPipeError:
             raise
         except OSError as error:
             # Its size has been said: an archive that goes on as if nothing had been would be believed.
             raise SystemExit(1) from error
         for at in range(sent, size, _CHUNK):
-            self._out.write(bytes(min(_CHUNK, size - at)))
+            self.out.write(bytes(min(_CHUNK, size - at)))
 
 
 def _holes(descriptor: int, facts: os.stat_result) -> "Segments | None":

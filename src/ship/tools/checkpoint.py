@@ -1,0 +1,161 @@
+"""The tool packs all of `workspace` in the working directory, as a tar without its end, behind a line of JSON
+that says whether it can. No program runs there meanwhile.
+
+Unlike `pack` it leaves nothing out but sockets: a file that it cannot read ends it. So the last bytes, a
+`CHECKPOINT_TRAILER` of JSON filled up with zeros, have the numbers of entries, and of bytes of files without
+their holes; or the reason why there is no more.
+"""
+
+import errno
+import json
+import os
+import stat
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+
+from ship.tools import settle
+from ship.tools.pack import Level, Packer, Plain
+from ship_protocol import CHECKPOINT_TRAILER
+from tree_tar.beneath import OPEN_DIRECTORY, open_or_make
+from tree_tar.headers import header_of
+from tree_tar.xattr_records import to_records
+
+WORKSPACE = "workspace"
+REPLACED = "replaced"
+"""The former workspace, where a file system cannot exchange two names: see `restore`."""
+_MEMORY_BYTES = 512 << 20
+_USER = "user."
+_WHITEOUT = os.makedev(0, 0)
+_MESSAGE = 500
+
+
+class WholePacker(Packer):
+    """Packs everything; a file or directory that its owner may not read gets that right for a moment."""
+
+    most_links = 500_000
+
+    def __init__(self, out: Plain) -> None:
+        super().__init__(out)
+        self.entries = 1
+        self.bytes = 0
+        self._modes: dict[int, tuple[int, str, int]] = {}
+
+    def add_entry(self, level: Level, entry: str) -> None:
+        self.entries += 1
+        try:
+            self.add(level, entry, os.stat(entry, dir_fd=level.directory, follow_symlinks=False))
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise OSError(error.errno, error.strerror, level.prefix + entry) from error
+
+    def add(self, level: Level, entry: str, facts: os.stat_result) -> None:
+        if stat.S_ISCHR(facts.st_mode) and facts.st_rdev == _WHITEOUT:
+            self.out.write(header_of(level.prefix + entry, facts))
+        else:
+            super().add(level, entry, facts)
+
+    def enter(self, level: Level, entry: str) -> int:
+        with _opened(level.directory, entry, 0o500) as mode:
+            directory = super().enter(level, entry)
+        if mode is not None:  # it is searched until all of it is written
+            os.chmod(entry, mode | 0o500, dir_fd=level.directory)
+            self._modes[directory] = (level.directory, entry, mode)
+        return directory
+
+    def leave(self, level: Level) -> None:
+        os.close(level.directory)
+        if (changed := self._modes.pop(level.directory, None)) is not None:
+            parent, entry, mode = changed
+            os.chmod(entry, mode, dir_fd=parent)
+
+    def open_file(self, level: Level, entry: str) -> int:
+        with _opened(level.directory, entry, 0o400):
+            return super().open_file(level, entry)
+
+    def content(self, descriptor: int, offset: int, size: int) -> None:
+        self.bytes += size
+        super().content(descriptor, offset, size)
+
+    def records(self, descriptor: int) -> Mapping[str, str]:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & 0o400:
+            return _attributes(descriptor)
+        os.fchmod(descriptor, mode | 0o400)  # which attributes need, also of a file that is open
+        try:
+            return _attributes(descriptor)
+        finally:
+            os.fchmod(descriptor, mode)
+
+
+@contextmanager
+def _opened(parent: int, entry: str, needed: int) -> Generator[int | None]:
+    """Have its owner be able to open it in the block; its mode where that had to be changed."""
+    mode = stat.S_IMODE(os.stat(entry, dir_fd=parent, follow_symlinks=False).st_mode)
+    if mode & needed == needed:
+        yield None
+        return
+    os.chmod(entry, mode | needed, dir_fd=parent)
+    try:
+        yield mode
+    finally:
+        os.chmod(entry, mode, dir_fd=parent)
+
+
+def _attributes(descriptor: int) -> Mapping[str, str]:
+    try:
+        found = [name for name in os.listxattr(descriptor) if name.startswith(_USER)]
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return {}
+    return to_records({name: os.getxattr(descriptor, name) for name in found})
+
+
+def open_workspace(top: int) -> int:
+    """A descriptor of the workspace, which is made where it is missing."""
+    with suppress(FileNotFoundError):
+        if not _is_there(top, WORKSPACE):
+            os.rename(REPLACED, WORKSPACE, src_dir_fd=top, dst_dir_fd=top)
+    return open_or_make(top, WORKSPACE)
+
+
+def _is_there(directory: int, name: str) -> bool:
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return True
+    return False
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "a directory has too many files for the memory of the carrier"
+    if isinstance(error, OSError):
+        named = str(error.filename or "").encode("utf-8", "surrogateescape")[:200].decode("utf-8", "replace")
+        return f"{named!r} cannot be read: {error.strerror}"
+    return str(error.__cause__ or error)
+
+
+def main() -> None:
+    """Run. A reader who goes away ends it."""
+    settle(_MEMORY_BYTES)
+    out = Plain()
+    packer = WholePacker(out)
+    try:
+        top = os.open(".", OPEN_DIRECTORY)
+        workspace = open_workspace(top)
+    except OSError as error:
+        sys.stdout.write(json.dumps({"error": str(error.strerror), "errno": error.errno}) + "\n")
+        return
+    os.write(1, b"{}\n")
+    said: dict[str, object]
+    try:
+        packer.add_directory(workspace, WORKSPACE)
+        said = {"entries": packer.entries, "bytes": packer.bytes}
+    except BrokenPipeError:
+        os._exit(1)
+    except (OSError, MemoryError, SystemExit) as error:
+        said = {"error": _reason(error)[:_MESSAGE]}
+    out.write(json.dumps(said).encode().ljust(CHECKPOINT_TRAILER, b"\0"))
+    out.end()
