@@ -86,7 +86,7 @@ MAY = {
     "network": {"root", "network", "linux", "words"},
     "drivers": {"root", "drivers", "kube", "network", "linux", "words", "protocol"},
     "kube": {"drivers", "linux", "words"},
-    "cargo": {"root", "cargo", "kube", "linux", "words", "tar"},
+    "cargo": {"root", "cargo", "kube", "linux", "objects", "words", "tar"},
     "objects": {"root", "objects", "words"},
     "images": {"root", "images", "cargo", "drivers", "network", "linux", "words", "tar", "unpack"},
     "server": {

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from server_harness import settings_in
 
+from bay.cargo.base import CheckpointFiles, CheckpointsAtRest, CheckpointStore
 from bay.drivers.base import Capabilities
+from bay.drivers.fake import FakeDriver
 from bay.errors import InvalidArgument
 from bay.server import backends
 from bay.server.backends import check_replicas, make_claims, make_driver
-from bay.server.settings import KubernetesSettings
+from bay.server.settings import KubernetesSettings, ObjectStoreSettings
 
 pytestmark = pytest.mark.pure
 
@@ -37,9 +39,10 @@ def test_an_operator_says_what_a_cluster_enforces_and_which_isolations_it_has(tm
 
 def test_the_driver_kubernetes_needs_a_cluster(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, driver="kubernetes")
-    for make in (make_driver, make_claims):
-        with pytest.raises(InvalidArgument, match=r"setting kubernetes: .*`install`"):
-            make(settings)
+    with pytest.raises(InvalidArgument, match=r"setting kubernetes: .*`install`"):
+        make_driver(settings)
+    with pytest.raises(InvalidArgument, match=r"setting kubernetes: .*`install`"):
+        make_claims(settings, FakeDriver(run_dir=tmp_path))
 
 
 def test_the_driver_kubernetes_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,11 +53,24 @@ def test_the_driver_kubernetes_needs_its_library(tmp_path: Path, monkeypatch: py
 
 
 def test_only_a_cluster_keeps_files_in_claims(tmp_path: Path) -> None:
-    assert make_claims(settings_in(tmp_path, driver="fake")) is None
+    assert make_claims(settings_in(tmp_path, driver="fake"), FakeDriver(run_dir=tmp_path)) is None
     given = KubernetesSettings.model_validate(GIVEN)
-    made = make_claims(settings_in(tmp_path, driver="kubernetes", kubernetes=given))
+    settings = settings_in(tmp_path, driver="kubernetes", kubernetes=given)
+    made = make_claims(settings, make_driver(settings))
     assert made is not None
     assert made.name == "volume-claims"
+    assert not isinstance(made, CheckpointStore)
+
+
+def test_claims_have_checkpoints_where_there_is_an_object_store(tmp_path: Path) -> None:
+    settings = settings_in(
+        tmp_path, driver="kubernetes", kubernetes=KubernetesSettings.model_validate(GIVEN),
+        object_store=ObjectStoreSettings.model_validate({"url": "s3://bucket/bay"}),
+    )  # fmt: skip
+    made = make_claims(settings, make_driver(settings))
+    assert isinstance(made, CheckpointStore)
+    assert isinstance(made, CheckpointsAtRest)
+    assert not isinstance(made, CheckpointFiles)
 
 
 def test_replicas_may_share_a_cluster(tmp_path: Path) -> None:

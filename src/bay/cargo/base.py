@@ -46,10 +46,10 @@ Call sequences
         await files.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
 A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits`,
-`DiskUsage` and `KeptElsewhere` are optional: Bay finds them with `isinstance`. Without one of the first three
-it refuses, before anything is begun, each call that needs it. Without `SizeLimits` it reports limits as not
-enforced, and without `DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite that every backend
-passes.
+`DiskUsage`, `CheckpointsAtRest` and `KeptElsewhere` are optional: Bay finds them with `isinstance`. Without
+one of the first three it refuses, before anything is begun, each call that needs it. Without `SizeLimits` it
+reports limits as not enforced, and without `DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite
+that every backend passes.
 
 All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and
 InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
@@ -58,7 +58,7 @@ InvalidArgument for text that is no id. Files are stored with the owner ids that
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from bay.errors import CapabilityNotSupported, Conflict
 from bay.places import Place
@@ -198,6 +198,15 @@ class CheckpointStore(Protocol):
     async def list_checkpoints(self) -> set[str]:
         """Ids of every whole checkpoint."""
         ...
+
+
+@runtime_checkable
+class CheckpointsAtRest(Protocol):
+    """Optional, beside a `CheckpointStore`: it makes and restores checkpoints of cargos alone that no session
+    uses, and raises Conflict otherwise. `prepare_restore` may come while one does.
+    """
+
+    at_rest: Literal[True]
 
 
 @runtime_checkable

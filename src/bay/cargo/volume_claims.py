@@ -48,6 +48,8 @@ MANAGED_BY, INSTALL = "app.kubernetes.io/managed-by", "bay.dev/install"
 DATABASE = "bay.dev/database"
 """The label with the id of the database that knows a claim; one value for each Bay."""
 CARGO, FENCE = "bay.dev/cargo", "bay.dev/fence"
+ORIGIN = "bay.dev/origin"
+"""The checkpoint whose files a claim begins with, until it has them."""
 _PREFIX = "bay-"
 _DEFAULT_CLASS = (
     "storageclass.kubernetes.io/is-default-class",
@@ -151,21 +153,24 @@ class VolumeClaimCargo:
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
         """Raises Conflict for a claim of that name that is another Bay's, or is being removed."""
-        name = _name(cargo_id)
         if origin is not None:
             checkpoint_store(self)
+        await self._make(cargo_id, limit_bytes)
+
+    async def _make(self, cargo_id: str, limit_bytes: int | None, origin: str | None = None) -> None:
+        name = claim_name(cargo_id)
         # Looked at before: a create that fails is counted by a quota of the namespace for a while.
         found = await self._kube.get(CLAIM, name)
         if found is None:
             try:
-                await self._kube.create(CLAIM, self._manifest(cargo_id, limit_bytes))
+                await self._kube.create(CLAIM, self._manifest(cargo_id, limit_bytes, origin))
             except AlreadyExists:
                 found = await self._kube.get(CLAIM, name)
             except KubeRefused as error:
                 raise _full(cargo_id, error) or error from None
         if found is not None:
             self._check_own(cargo_id, found)
-            if _is_terminating(found):
+            if is_terminating(found):
                 raise Conflict(f"cargo {cargo_id} is being removed; make another")
 
     def place(self, cargo_id: str) -> VolumeClaim:
@@ -175,18 +180,18 @@ class VolumeClaimCargo:
 
     async def remove(self, cargo_id: str) -> None:
         """Returns once the API server has the deletion. A pod that runs keeps its files until it ends."""
-        name = _name(cargo_id)
+        name = claim_name(cargo_id)
         found = await self._kube.get(CLAIM, name)
         if found is None:
             return
         self._check_own(cargo_id, found)
-        if not _is_terminating(found):
-            await self._kube.delete(CLAIM, name, uid=_metadata(found)["uid"])
+        if not is_terminating(found):
+            await self._kube.delete(CLAIM, name, uid=metadata_of(found)["uid"])
 
     async def list_ids(self) -> set[str]:
         labels = ",".join(f"{name}={value}" for name, value in self._labels.items())
         found = self._kube.list(CLAIM, labels=labels, metadata_only=True)
-        names = {str(_metadata(one).get("name")) async for one in found if not _is_terminating(one)}
+        names = {str(metadata_of(one).get("name")) async for one in found if not is_terminating(one)}
         return {cargo_id for name in names if is_id_of("ws", cargo_id := name.removeprefix(_PREFIX))}
 
     async def check_room(self, what: str) -> None:
@@ -196,7 +201,7 @@ class VolumeClaimCargo:
         """Raises NotFound for a cargo that is not there. Of more than 200 sandboxes that have had a cargo,
         the fences of those that had it first are forgotten.
         """
-        name = _name(cargo_id)
+        name = claim_name(cargo_id)
         fence = Fence(sandbox_id=_checked(sandbox_id), generation=generation, session_id=session_id)
         for _ in range(_ATTEMPTS):
             found = await self._own(cargo_id)
@@ -216,9 +221,9 @@ class VolumeClaimCargo:
         raise DriverUnavailable(f"volume claim {name} changes too often to be fenced; try again later")
 
     async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
-        name, sandbox = _name(cargo_id), _checked(sandbox_id)
+        name, sandbox = claim_name(cargo_id), _checked(sandbox_id)
         found = await self._kube.get(CLAIM, name)
-        return None if found is None or _is_terminating(found) else _fences(found).get(sandbox)
+        return None if found is None or is_terminating(found) else _fences(found).get(sandbox)
 
     @property
     def enforced(self) -> bool:
@@ -226,10 +231,10 @@ class VolumeClaimCargo:
 
     async def check_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
         """Raises Conflict for less than the claim has, and for more where it cannot grow now."""
-        found = await self._kube.get(CLAIM, _name(cargo_id))
+        found = await self._kube.get(CLAIM, claim_name(cargo_id))
         if found is None:
             return
-        present, wanted = _size(found), self._rounded(limit_bytes)
+        present, wanted = size_of(found), self._rounded(limit_bytes)
         if wanted < present:
             raise Conflict(
                 f"cargo {cargo_id} has {present // MIB} MiB, and a volume claim never shrinks; ask for as much or more, "
@@ -253,12 +258,12 @@ class VolumeClaimCargo:
         """
         found = await self._own(cargo_id)
         wanted = self._rounded(limit_bytes)
-        if limit_bytes is None or wanted <= _size(found) or not _is_bound(found):
+        if limit_bytes is None or wanted <= size_of(found) or not _is_bound(found):
             return
         storage = {"resources": {"requests": {"storage": _quantity(wanted)}}}
         try:
             await self._kube.patch(
-                CLAIM, _name(cargo_id), {"metadata": {"uid": _metadata(found)["uid"]}, "spec": storage}
+                CLAIM, claim_name(cargo_id), {"metadata": {"uid": metadata_of(found)["uid"]}, "spec": storage}
             )
         except KubeRefused as error:
             if (full := _full(cargo_id, error)) is not None:
@@ -270,7 +275,7 @@ class VolumeClaimCargo:
 
     async def charged(self, cargo_id: str) -> int | None:
         """None: only a pod that mounts the claim knows."""
-        _name(cargo_id)
+        claim_name(cargo_id)
 
     @property
     def _kube(self) -> ClaimApi:
@@ -292,8 +297,8 @@ class VolumeClaimCargo:
         async for one in self._kube.list(
             CLAIM, labels=f"{MANAGED_BY}=bay,{INSTALL}={install}", metadata_only=True
         ):
-            labels = as_dict(_metadata(one).get("labels"))
-            foreign += not _is_terminating(one) and labels.get(DATABASE, "") != self._database_id
+            labels = as_dict(metadata_of(one).get("labels"))
+            foreign += not is_terminating(one) and labels.get(DATABASE, "") != self._database_id
         if foreign:
             raise DriverUnavailable(
                 f"{foreign} volume claims of install {install} belong to a Bay with another database, as after a "
@@ -305,7 +310,7 @@ class VolumeClaimCargo:
         wanted = self._settings.storage_class
         if wanted is None:
             async for one in self._kube.list(STORAGE_CLASS, metadata_only=True):
-                notes = as_dict(_metadata(one).get("annotations"))
+                notes = as_dict(metadata_of(one).get("annotations"))
                 if any(notes.get(key) == "true" for key in _DEFAULT_CLASS):
                     return
             raise DriverUnavailable(
@@ -317,7 +322,7 @@ class VolumeClaimCargo:
                 f"the cluster has no storage class {wanted}; name one that `kubectl get storageclass` lists"
             )
 
-    def _manifest(self, cargo_id: str, limit_bytes: int | None) -> Json:
+    def _manifest(self, cargo_id: str, limit_bytes: int | None, origin: str | None) -> Json:
         settings = self._settings
         mode = "ReadWriteOncePod" if settings.read_write_once_pod else "ReadWriteOnce"
         spec: Json = {
@@ -331,7 +336,7 @@ class VolumeClaimCargo:
             "name": f"{_PREFIX}{cargo_id}",
             "labels": self._labels,
             # Never absent, so that the first fence can be compared as well.
-            "annotations": {CARGO: cargo_id, FENCE: "[]"},
+            "annotations": {CARGO: cargo_id, FENCE: "[]"} | ({ORIGIN: origin} if origin else {}),
         }
         return {"metadata": metadata, "spec": spec}
 
@@ -341,14 +346,14 @@ class VolumeClaimCargo:
 
     async def _own(self, cargo_id: str) -> Json:
         """The claim. Raises NotFound, also for one that is being removed, and Conflict for another Bay's."""
-        found = await self._kube.get(CLAIM, _name(cargo_id))
-        if found is None or _is_terminating(found):
+        found = await self._kube.get(CLAIM, claim_name(cargo_id))
+        if found is None or is_terminating(found):
             raise _absent(cargo_id)
         self._check_own(cargo_id, found)
         return found
 
     def _check_own(self, cargo_id: str, found: Json) -> None:
-        labels = as_dict(_metadata(found).get("labels"))
+        labels = as_dict(metadata_of(found).get("labels"))
         if any(labels.get(name) != value for name, value in self._labels.items()):
             raise Conflict(
                 f"the volume claim of cargo {cargo_id} is not this Bay's, as its labels {INSTALL} and {DATABASE} say; "
@@ -369,7 +374,8 @@ def _checked(name: str) -> str:
     return name
 
 
-def _name(cargo_id: str) -> str:
+def claim_name(cargo_id: str) -> str:
+    """The name of a cargo's claim. Raises InvalidArgument for what is no id of a cargo."""
     if not is_id_of("ws", cargo_id):
         raise InvalidArgument(f"{cargo_id!r} is not the id of a cargo")
     return f"{_PREFIX}{cargo_id}"
@@ -389,12 +395,14 @@ def _full(cargo_id: str, error: KubeRefused) -> StorageFull | None:
     )
 
 
-def _metadata(found: Json) -> Json:
+def metadata_of(found: Json) -> Json:
+    """The metadata of an object."""
     return as_dict(found.get("metadata"))
 
 
-def _is_terminating(found: Json) -> bool:
-    return _metadata(found).get("deletionTimestamp") is not None
+def is_terminating(found: Json) -> bool:
+    """Whether it was deleted, and is there until nothing uses it."""
+    return metadata_of(found).get("deletionTimestamp") is not None
 
 
 def _is_bound(found: Json) -> bool:
@@ -408,7 +416,7 @@ def _class_of(found: Json) -> str:
 def _fences(found: Json) -> dict[str, Fence]:
     """The fences on a claim by sandbox, the newest last; what cannot be understood is none."""
     try:
-        parsed = json.loads(as_dict(_metadata(found).get("annotations")).get(FENCE, "[]"))
+        parsed = json.loads(as_dict(metadata_of(found).get("annotations")).get(FENCE, "[]"))
     except (ValueError, TypeError, RecursionError):
         return {}
     return {fence.sandbox_id: fence for one in as_list(parsed) if (fence := fence_of(one)) is not None}
@@ -416,7 +424,7 @@ def _fences(found: Json) -> dict[str, Fence]:
 
 def _with_fences(found: Json, fences: list[Fence]) -> JsonPatch:
     """A patch for the claim as it was found, and no other."""
-    metadata, value = _metadata(found), json.dumps([asdict(one) for one in fences])
+    metadata, value = metadata_of(found), json.dumps([asdict(one) for one in fences])
     notes, path = as_dict(metadata.get("annotations")), f"/metadata/annotations/{FENCE.replace('/', '~1')}"
     same: Json = {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]}
     if FENCE in notes:
@@ -434,7 +442,7 @@ def _quantity(size: int) -> str:
     return f"{size // MIB}Mi"
 
 
-def _size(found: Json) -> int:
+def size_of(found: Json) -> int:
     """The bytes that a claim asks for. Raises DriverUnavailable for a quantity that is none.
 
     Source: `k8s.io/apimachinery/pkg/api/resource`, whose units are powers of 1000 and of 1024.
@@ -446,5 +454,5 @@ def _size(found: Json) -> int:
         return int(Fraction(number) * _UNITS[text[len(number) :]])
     except (ValueError, KeyError, ZeroDivisionError):
         raise DriverUnavailable(
-            f"volume claim {_metadata(found).get('name')} asks for {text!r} of storage"
+            f"volume claim {metadata_of(found).get('name')} asks for {text!r} of storage"
         ) from None

@@ -147,7 +147,7 @@ def build_app(
     network = make_network(settings) if driver is None and settings.driver == "oci" else None
     driver = driver or make_driver(settings, network)
     check_replicas(settings, driver)
-    cargo = cargo or make_claims(settings)
+    cargo = cargo or make_claims(settings, driver)
     library = library or make_library(settings, network)
     bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory, cargo)
 

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from bay.network.reserved_ranges import Address
 from bay.object_store.base import ObjectStore
 from bay.server.data_dir import FAKE_IMAGES, instance_of
 from bay.server.settings import IsolationSettings, KubernetesSettings, Settings
+from bay.server.ship.carriers import ShipCarriers
 from bay.units import MIB
 
 
@@ -58,21 +60,35 @@ def make_driver(settings: Settings, network: NetworkManager | None = None) -> Dr
     )
 
 
-def make_claims(settings: Settings) -> CargoBackend | None:
-    """Keeps files in volume claims where the settings' driver runs pods; None where a data directory does."""
+def make_claims(settings: Settings, driver: Driver) -> CargoBackend | None:
+    """Keeps files in volume claims where the settings' driver runs pods, and their checkpoints in the object
+    store, where there is one; None where a data directory keeps files.
+    """
     if settings.driver != "kubernetes":
         return None
     given = _cluster_of(settings)
     claims = importlib.import_module("bay.cargo.volume_claims")
-    made: CargoBackend = claims.VolumeClaimCargo(
-        lambda: claims.connected(_access_to(given)),
-        claims.ClaimSettings(
-            install=given.install,
-            storage_class=given.storage_class,
-            default_bytes=given.volume_mb * MIB,
-            read_write_once_pod=given.read_write_once_pod,
-            enforced=given.volume_limits,
-        ),
+    about = claims.ClaimSettings(
+        install=given.install,
+        storage_class=given.storage_class,
+        default_bytes=given.volume_mb * MIB,
+        read_write_once_pod=given.read_write_once_pod,
+        enforced=given.volume_limits,
+    )
+
+    def connect() -> AbstractAsyncContextManager[Any]:
+        connected: AbstractAsyncContextManager[Any] = claims.connected(_access_to(given))
+        return connected
+
+    pods = getattr(driver, "carriers", None)
+    store = object_store_of(settings)
+    if store is None or pods is None:
+        plain: CargoBackend = claims.VolumeClaimCargo(connect, about)
+        return plain
+    checkpoints = importlib.import_module("bay.cargo.claim_checkpoints")
+    archives = importlib.import_module("bay.cargo.claim_archives")
+    made: CargoBackend = checkpoints.ClaimCheckpoints(
+        connect, about, archives.ClaimArchives(store), ShipCarriers(pods)
     )
     return made
 
@@ -107,6 +123,7 @@ def _kubernetes_driver(settings: Settings) -> Driver:
         pods=_pods_of(given),
         network=_egress_of(settings, given),
         timeouts=PodTimeouts(start_s=given.unschedulable),
+        is_alone=not settings.replicas,
     )
     return driver
 

@@ -114,7 +114,8 @@ class _OwnRemoval(Removal):
     """Removes also what its owner may neither read nor write to."""
 
     def open(self, parent: int, name: str) -> int:
-        os.chmod(name, 0o700, dir_fd=parent)
+        with suppress(PermissionError):  # a kubelet makes the first workspace, which the group may write to
+            os.chmod(name, 0o700, dir_fd=parent)
         return super().open(parent, name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bay.drivers.base import ImageRoot, ImageUser, MountedVolume, SessionSpec
-from bay.drivers.kubernetes import egress, pod
+from bay.drivers.kubernetes import carriers, egress, pod
 from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.pod import Isolation, PodSettings
 from bay.errors import DriverUnavailable
@@ -41,7 +41,9 @@ FULL = pod.build(
     replace(SETTINGS, service_account="bay-sandbox", pull_secrets=("registry",)),
     egress.resolver(EgressSettings(enforced=True, dns_servers=("9.9.9.9",))),
 )  # fmt: skip
-PODS = pytest.mark.parametrize("made", [PLAIN, FULL], ids=["plain", "full"])
+PODS = pytest.mark.parametrize(
+    "made", [PLAIN, FULL, carriers.manifest(PLAIN)], ids=["plain", "full", "carrier"]
+)
 
 
 def containers(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -99,7 +101,8 @@ def test_only_bay_ends_a_session(made: dict[str, Any]) -> None:
     stays = [one for one in spec["tolerations"] if one.get("effect") == "NoExecute"]
     assert {one["key"].rpartition("/")[2] for one in stays} == {"not-ready", "unreachable"}
     assert not any("tolerationSeconds" in one for one in stays)
-    assert spec["activeDeadlineSeconds"] == SETTINGS.lifetime_s  # and the cluster, when there is no Bay
+    lifetime_s = 3600 if made["metadata"]["labels"][pod.ROLE] == "carrier" else SETTINGS.lifetime_s
+    assert spec["activeDeadlineSeconds"] == lifetime_s  # and the cluster, when there is no Bay
 
 
 def test_the_name_is_the_sessions() -> None:
@@ -142,6 +145,7 @@ def test_volumes_are_mounted_where_they_belong() -> None:
     mounts = {one["mountPath"]: one for one in FULL["spec"]["containers"][0]["volumeMounts"]}
     assert mounts.keys() == {"/.ship", "/workspace", "/tmp", "/run/secrets", "/home/user", "/data"}
     assert mounts["/.ship"]["readOnly"] is mounts["/data"]["readOnly"] is True
+    assert mounts["/workspace"]["subPath"] == mounts["/data"]["subPath"] == "workspace"
     volumes = {one["name"]: one for one in FULL["spec"]["volumes"]}
     assert volumes[mounts["/data"]["name"]]["persistentVolumeClaim"]["claimName"] == "bay-ws-2"
     assert volumes[mounts["/workspace"]["name"]]["persistentVolumeClaim"]["claimName"] == "bay-ws-1"

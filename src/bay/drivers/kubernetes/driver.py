@@ -29,7 +29,8 @@ from bay.drivers.base import (
 )
 from bay.drivers.bootstrap import bootstrap, introduce
 from bay.drivers.health import check_health
-from bay.drivers.kubernetes import egress, pod, session_state
+from bay.drivers.kubernetes import carriers, egress, pod, session_state
+from bay.drivers.kubernetes.carriers import CarrierPods
 from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.gone_nodes import GoneNodes
 from bay.drivers.kubernetes.kube import (
@@ -75,7 +76,9 @@ _ASK_SHIP_AGAIN_S = 0.5
 
 
 class KubernetesDriver:
-    """Runs sessions as pods of one namespace. `clock` is in seconds."""
+    """Runs sessions as pods of one namespace. `is_alone`: no other Bay has the installation. `clock` is in
+    seconds.
+    """
 
     name = "kubernetes"
 
@@ -86,6 +89,7 @@ class KubernetesDriver:
         pods: PodSettings,
         network: EgressSettings,
         timeouts: PodTimeouts | None = None,
+        is_alone: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._access = access
@@ -100,6 +104,7 @@ class KubernetesDriver:
         self._pauses = ShipPauses()
         self._over: dict[str, tuple[float, str]] = {}
         """Since when each pod was seen to be over, by its uid, and since when its node was Ready then."""
+        self.carriers = CarrierPods(self, is_alone=is_alone)
         self.capabilities = Capabilities(
             isolation=tuple(pods.isolations),
             pause=True,
@@ -266,9 +271,14 @@ class KubernetesDriver:
         async for found in self.kube.list(POD, labels=pod.selector(self._pods), metadata_only=True):
             state = pod_state(found)
             session_id = state.annotations.get(pod.SESSION)
-            if session_id and not is_released(state):
+            is_used = state.labels.get(pod.ROLE) == carriers.ROLE and not self.carriers.is_orphan(state)
+            if session_id and not is_released(state) and not is_used:
                 handle = Handle(driver=self.name, session_id=session_id)
                 yield Owned(session_id, state.annotations.get(pod.SANDBOX), handle)
+
+    def pods(self) -> list[PodState]:
+        """The pods of this installation, as the watch has them."""
+        return self._watching.all()
 
     @property
     def _watching(self) -> PodWatch:
@@ -317,7 +327,8 @@ class KubernetesDriver:
                 f"this cluster does not hold pods to network mode {spec.network.mode}, so no session starts that is "
                 "promised it; use mode open, or a network plug-in that enforces policies"
             )
-        return pod.build(spec, self._pods, egress.resolver(self._network))
+        built = pod.build(spec, self._pods, egress.resolver(self._network))
+        return carriers.manifest(built) if carriers.is_carrier(spec.session_id) else built
 
     async def _still_ready(self, spec: SessionSpec, handle: Handle) -> Handle | None:
         """The handle of a session that runs and answers."""

@@ -35,6 +35,9 @@ CONTAINER = "sandbox"
 _CLOSURE = "/.ship"
 _IMAGE_CLOSURE = "/closure"
 _COPIED = f"{_CLOSURE}/copied"
+_FILES = "workspace"
+"""The directory of a claim that sessions have. Beside it is room for the files of a restore, so that a rename
+puts them in place: see `carriers`."""
 _UID = 1000
 _GRACE_S = 10
 _SHIP_BYTES = 256 << 20
@@ -222,7 +225,7 @@ def _sandbox_container(spec: SessionSpec, settings: PodSettings) -> dict[str, An
         "resources": _resources(spec.resources, spec.layer_bytes, settings.cpu_request),
         "volumeMounts": [
             {"name": "ship", "mountPath": _CLOSURE, "readOnly": True},
-            {"name": "workspace", "mountPath": "/workspace"},
+            {"name": "workspace", "mountPath": "/workspace", "subPath": _FILES},
             *([] if spec.tmp_on_disk else [{"name": "tmp", "mountPath": "/tmp"}]),  # noqa: S108 - inside
             *([{"name": "secrets", "mountPath": "/run/secrets"}] if spec.secret_files else []),
             *([{"name": "home", "mountPath": spec.home}] if _has_home(spec) and spec.home else []),
@@ -232,7 +235,8 @@ def _sandbox_container(spec: SessionSpec, settings: PodSettings) -> dict[str, An
 
 
 def _volume_mount(number: int, volume: MountedVolume) -> dict[str, Any]:
-    return {"name": f"volume-{number}", "mountPath": volume.path, "readOnly": volume.read_only}
+    mounted = {"name": f"volume-{number}", "mountPath": volume.path, "readOnly": volume.read_only}
+    return {**mounted, "subPath": _FILES}
 
 
 def _volumes(spec: SessionSpec) -> list[dict[str, Any]]:

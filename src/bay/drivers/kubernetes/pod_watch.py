@@ -103,6 +103,8 @@ class PodState:
     labels: Mapping[str, str]
     """Those of Bay, which begin with `bay.dev/`."""
     finalizers: tuple[str, ...]
+    claims: tuple[str, ...] = ()
+    """The names of the volume claims that it mounts."""
 
 
 class PodWatch:
@@ -332,7 +334,13 @@ def pod_state(pod: Json) -> PodState:
         annotations=_own(metadata.get("annotations")),
         labels=_own(metadata.get("labels")),
         finalizers=tuple(map(str, as_list(metadata.get("finalizers")))),
+        claims=_claims(spec),
     )
+
+
+def _claims(spec: Json) -> tuple[str, ...]:
+    sources = [as_dict(as_dict(one).get("persistentVolumeClaim")) for one in as_list(spec.get("volumes"))]
+    return tuple(_text(source.get("claimName")) for source in sources if source)
 
 
 def _all_terminated(spec: Json, early: list[Json], late: list[Json], phase: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from bay.cargo.base import checkpoint_store, machine_layers
+from bay.cargo.base import CheckpointsAtRest, checkpoint_store, machine_layers
 from bay.clock import expiry
 from bay.errors import (
     BadRequest,
@@ -513,9 +513,16 @@ class Sandboxes:
         return profile
 
     def _check_policy(self, wanted: CheckpointPolicy | None) -> None:
-        """Raises CapabilityNotSupported for automatic checkpoints where the cargo backend has none."""
-        if wanted is not None and (wanted.every is not None or wanted.before_stop):
-            checkpoint_store(self.core.cargo)
+        """Raises CapabilityNotSupported for automatic checkpoints that the cargo backend cannot make."""
+        if wanted is None or (wanted.every is None and not wanted.before_stop):
+            return
+        store = checkpoint_store(self.core.cargo)
+        if wanted.every is not None and isinstance(store, CheckpointsAtRest):
+            raise CapabilityNotSupported(
+                f"cargo backend {self.core.cargo.name} makes checkpoints of stopped sandboxes alone; give the policy "
+                "before_stop in place of every",
+                details={"capability": "checkpoint_policy", "available": ["before_stop"]},
+            )
 
     def _check_can_pause(self, record: SandboxRecord, *, cold_too: bool) -> None:
         if not self.core.driver.capabilities.pause:

@@ -1,0 +1,234 @@
+"""Checkpoints of volume claims, as archives in an object store.
+
+Bay's process never sees the files of a claim. A carrier, a pod without programs, mounts it and packs or
+unpacks; the bytes go through Bay, so that no pod has credentials of the object store. While a carrier has a
+cargo no session has it, and so nothing changes in the middle of a copy. That is also what this costs: a
+checkpoint needs that the sandbox is stopped, and takes as long as a copy of all files.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+import structlog
+
+from bay import __version__
+from bay.backoff import Backoff
+from bay.cargo.base import Weight
+from bay.cargo.claim_archives import ArchiveManifest, ClaimArchives, archived, tar_of
+from bay.cargo.manifest import Manifest
+from bay.cargo.volume_claims import (
+    ORIGIN,
+    ClaimApi,
+    ClaimSettings,
+    VolumeClaimCargo,
+    claim_name,
+    is_terminating,
+    metadata_of,
+    size_of,
+)
+from bay.drivers.kubernetes.kube import CLAIM, as_dict
+from bay.errors import BadRequest, BayError, DriverUnavailable, InvalidArgument, NotFound, StorageFull
+from bay.ids import is_id_of
+from bay.places import VolumeClaim
+from bay.units import MIB
+
+log = structlog.get_logger("bay.cargo")
+
+_GONE = Backoff(0.2, 5.0)
+_GONE_S = 60.0
+
+
+class CarriedFiles(Protocol):
+    """The files of a claim, which nothing else has mounted."""
+
+    def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
+        """The members of a tar of the workspace, without its end; then `counts` has `entries` and `bytes`.
+        Raises BadRequest for files that cannot be carried.
+        """
+        ...
+
+    async def put_back(self, tar: AsyncGenerator[bytes], *, most_bytes: int, room_bytes: int) -> None:
+        """Have the workspace of the tar of an export in the place of the present one, durably. Raises
+        StorageFull without that room, BadRequest for a bad tar: then the workspace is as before.
+        """
+
+
+class Carriers(Protocol):
+    """The pods that reach the files of claims; one for a cargo at a time."""
+
+    def open(self, cargo_id: str, claim: VolumeClaim) -> AbstractAsyncContextManager[CarriedFiles]:
+        """A carrier, which has ended when this is left. Raises Conflict while a session has the claim, and
+        DriverUnavailable or SandboxNotReady where no pod starts.
+        """
+        ...
+
+    async def clear(self, cargo_id: str) -> None:
+        """See to it that no carrier of a Bay that has ended has the cargo. Raises DriverUnavailable."""
+
+
+class ClaimCheckpoints(VolumeClaimCargo):
+    """Volume claims with a `CheckpointStore`, `CheckpointsAtRest`, and `DiskUsage` of checkpoints."""
+
+    shares_blocks = False
+    at_rest: Literal[True] = True
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[ClaimApi]],
+        settings: ClaimSettings,
+        archives: ClaimArchives,
+        carriers: Carriers,
+    ) -> None:
+        super().__init__(connect, settings)
+        self._archives = archives
+        self._carriers = carriers
+        self._prepared: dict[str, str] = {}
+        """The checkpoint that each cargo is to go back to. A Bay that was killed prepares again."""
+
+    def belong_to(self, database_id: str) -> None:
+        super().belong_to(database_id)
+        self._archives.database_id = database_id
+
+    async def create(
+        self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
+    ) -> None:
+        """With `origin` it has the files when this returns, and until then the claim says so."""
+        name = claim_name(cargo_id)
+        found = None if origin is None else await self._kube.get(CLAIM, name)
+        if origin is None or (
+            found is not None and ORIGIN not in as_dict(metadata_of(found).get("annotations"))
+        ):
+            await super().create(cargo_id, limit_bytes=limit_bytes)
+            return
+        manifest = await self._known(origin)
+        self._check_fits(cargo_id, manifest, limit_bytes)
+        await self._make(cargo_id, limit_bytes, origin)
+        try:
+            await self._put_back(cargo_id, manifest)
+        except BayError:
+            if found is None:
+                await self.remove(cargo_id)
+            raise
+        made = await self._own(cargo_id)
+        done = {"metadata": {"uid": metadata_of(made)["uid"], "annotations": {ORIGIN: None}}}
+        await self._kube.patch(CLAIM, name, done)
+
+    async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
+        claim_name(cargo_id)
+        await self._carriers.clear(cargo_id)
+        await super().fence(cargo_id, sandbox_id, generation, session_id)
+
+    async def settle(self, cargo_id: str) -> None:
+        """Nothing: no session has a cargo of which a checkpoint is made."""
+        claim_name(cargo_id)
+
+    async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
+        claim_name(cargo_id)
+        if await self._archives.manifest(_checked(checkpoint_id)) is not None:
+            return
+        await self._own(cargo_id)
+        facts = Manifest(bay=__version__, persist="workspace", image="host", created_at=datetime.now(UTC))
+        wanted = ArchiveManifest(
+            bay=__version__, checkpoint_id=checkpoint_id, cargo_id=cargo_id, sha256="", size=0, file_bytes=0, entries=0,
+            parts=(),
+        )  # fmt: skip
+        counts: dict[str, int] = {}
+        async with (
+            self._carriers.open(cargo_id, self.place(cargo_id)) as files,
+            aclosing(archived(files.pack(counts), facts)) as archive,
+        ):
+            await self._archives.write(wanted, archive, counts)
+
+    async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
+        """Look whether the checkpoint is there and fits; its files are brought by `restore`, when no session
+        has the cargo.
+        """
+        claim_name(cargo_id)
+        manifest = await self._known(checkpoint_id)
+        self._check_fits(cargo_id, manifest, limit_bytes)
+        await self._wait_gone(cargo_id)
+        await super().create(cargo_id, limit_bytes=limit_bytes)
+        self._prepared[cargo_id] = checkpoint_id
+
+    async def restore(self, cargo_id: str) -> None:
+        claim_name(cargo_id)
+        if (checkpoint_id := self._prepared.get(cargo_id)) is None:
+            raise NotFound(f"nothing is prepared for cargo {cargo_id}")
+        await self._put_back(cargo_id, await self._known(checkpoint_id))
+        self._prepared.pop(cargo_id, None)
+
+    async def remove_checkpoint(self, checkpoint_id: str) -> None:
+        await self._archives.remove(_checked(checkpoint_id))
+
+    async def list_checkpoints(self) -> set[str]:
+        return await self._archives.ids()
+
+    async def weigh(self, ids: Sequence[str]) -> dict[str, Weight]:
+        """Of checkpoints alone, as their manifests say; `exclusive_bytes` are those of the archive."""
+        found: dict[str, Weight] = {}
+        for one in ids:
+            if is_id_of("ckpt", one):
+                with suppress(BadRequest):
+                    if (manifest := await self._archives.manifest(one)) is not None:
+                        found[one] = Weight(
+                            used_bytes=manifest.file_bytes,
+                            used_inodes=manifest.entries,
+                            exclusive_bytes=manifest.size,
+                        )
+            else:
+                claim_name(one)
+        return found
+
+    async def _put_back(self, cargo_id: str, manifest: ArchiveManifest) -> None:
+        found = await self._own(cargo_id)
+        size = max(size_of(found), MIB)
+        try:
+            async with (
+                self._carriers.open(cargo_id, self.place(cargo_id)) as files,
+                aclosing(self._archives.read(manifest)) as archive,
+                aclosing(tar_of(archive)) as tar,
+            ):
+                await files.put_back(tar, most_bytes=size, room_bytes=manifest.room_bytes)
+        except StorageFull:
+            raise _full(cargo_id, manifest) from None
+
+    async def _known(self, checkpoint_id: str) -> ArchiveManifest:
+        found = await self._archives.manifest(_checked(checkpoint_id))
+        if found is None:
+            raise NotFound(f"there is no checkpoint {checkpoint_id}")
+        return found
+
+    def _check_fits(self, cargo_id: str, manifest: ArchiveManifest, limit_bytes: int | None) -> None:
+        if manifest.file_bytes > self._rounded(limit_bytes):
+            raise _full(cargo_id, manifest)
+
+    async def _wait_gone(self, cargo_id: str) -> None:
+        """Return once a claim that was removed has gone, which pods that end may hold up for a while."""
+        try:
+            async with asyncio.timeout(_GONE_S):
+                for attempt in itertools.count(1):
+                    found = await self._kube.get(CLAIM, claim_name(cargo_id))
+                    if found is None or not is_terminating(found):
+                        return
+                    await asyncio.sleep(_GONE.pause(attempt))
+        except TimeoutError as error:
+            raise DriverUnavailable(
+                f"the former volume claim of cargo {cargo_id} is still there, since a pod uses it; try again later"
+            ) from error
+
+
+def _checked(checkpoint_id: str) -> str:
+    if not is_id_of("ckpt", checkpoint_id):
+        raise InvalidArgument(f"{checkpoint_id!r} is not the id of a checkpoint")
+    return checkpoint_id
+
+
+def _full(cargo_id: str, manifest: ArchiveManifest) -> StorageFull:
+    return StorageFull(
+        f"cargo {cargo_id} has no room beside its present files for the {manifest.file_bytes // MIB + 1} MiB of checkpoint "
+        f"{manifest.checkpoint_id}; delete files, give it a larger disk_mb, or make a sandbox from the checkpoint"
+    )

@@ -1,0 +1,319 @@
+"""Checkpoints of volume claims: claims in memory, their files by Ship's own tools, archives in a real object
+store.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from pathlib import Path
+
+import object_server
+import pytest
+from claim_api import ClaimServer
+from claim_carriers import HostCarriers, UnusedClaims
+from object_server import FaultyFront, ObjectServer
+
+from bay.cargo.base import Weight
+from bay.cargo.claim_archives import ArchiveManifest, ClaimArchives
+from bay.cargo.claim_checkpoints import ClaimCheckpoints
+from bay.cargo.volume_claims import ClaimSettings
+from bay.errors import BadRequest, ObjectStoreUnavailable, StorageFull
+from bay.ids import new_id
+from bay.object_store.base import ObjectStore
+from bay.object_store.s3 import S3Access, S3ObjectStore
+from bay.testing.cargo import *  # noqa: F403 - the suite is the module's functions
+from bay.testing.cargo import MIB, WorkspaceFiles, facts
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = ClaimSettings(install="bay1", read_write_once_pod=True)
+
+
+@pytest.fixture
+def server() -> UnusedClaims:
+    made = UnusedClaims()
+    made.storage_class("standard", default=True, grows=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def objects() -> ObjectServer:
+    return object_server.shared()
+
+
+@pytest.fixture
+def bucket(objects: ObjectServer) -> str:
+    return objects.bucket()
+
+
+@pytest.fixture
+def front(objects: ObjectServer) -> Generator[FaultyFront]:
+    """A proxy before the object store."""
+    with object_server.faulty(objects) as found:
+        yield found
+
+
+@pytest.fixture
+def store(front: FaultyFront, bucket: str) -> Callable[[], ObjectStore]:
+    access = S3Access(
+        bucket=bucket,
+        prefix="some/prefix/",
+        endpoint=front.endpoint,
+        region="us-east-1",
+        access_key_id=object_server.ACCESS,
+        secret_access_key=object_server.SECRET,
+        ca_file=None,
+        path_style=True,
+        timeout_s=1,
+    )
+    return lambda: S3ObjectStore(access)
+
+
+@pytest.fixture
+def carriers(server: ClaimServer, tmp_path: Path) -> HostCarriers:
+    return HostCarriers(server, tmp_path)
+
+
+@pytest.fixture
+def database() -> str:
+    return secrets.token_hex(8)
+
+
+@pytest.fixture
+def reopen(
+    server: ClaimServer, store: Callable[[], ObjectStore], carriers: HostCarriers, database: str
+) -> Callable[[], ClaimCheckpoints]:
+    def made() -> ClaimCheckpoints:
+        backend = ClaimCheckpoints(lambda: nullcontext(server), SETTINGS, ClaimArchives(store), carriers)
+        backend.belong_to(database)
+        return backend
+
+    return made
+
+
+@pytest.fixture
+async def cargo(reopen: Callable[[], ClaimCheckpoints]) -> ClaimCheckpoints:
+    backend = reopen()
+    await backend.open()
+    return backend
+
+
+@pytest.fixture
+def files(carriers: HostCarriers) -> WorkspaceFiles:
+    return carriers
+
+
+async def noisy(cargo: ClaimCheckpoints, carriers: HostCarriers, size: int = 3 * MIB) -> tuple[str, Path]:
+    """A cargo with a file of noise, and its workspace."""
+    ws = new_id("ws")
+    await cargo.create(ws, limit_bytes=50 * MIB)
+    top = carriers.workspace(cargo.place(ws))
+    (top / "noise").write_bytes(os.urandom(size))
+    return ws, top
+
+
+async def test_a_checkpoint_is_an_archive_and_goes_with_all_of_its_objects(
+    cargo: ClaimCheckpoints, carriers: HostCarriers, objects: ObjectServer, bucket: str, database: str
+) -> None:
+    ws, _ = await noisy(cargo, carriers, 20 * MIB)
+    ckpt = new_id("ckpt")
+    await cargo.checkpoint(ws, ckpt)
+    folder = f"some/prefix/claims/{database}/{ckpt}/"
+    there = objects.objects(bucket)
+    assert all(key.startswith(folder) for key in there)
+    found = ArchiveManifest.from_json(objects.read(bucket, f"{folder}manifest.json"), ckpt)
+    assert (found.cargo_id, found.entries, found.file_bytes) == (ws, 2, 20 * MIB)
+    assert there.keys() == {f"{folder}manifest.json", *(folder + part.name for part in found.parts)}
+    assert len(found.parts) == 3
+    assert carriers.live == set()
+    weights = await cargo.weigh([ws, ckpt, new_id("ckpt")])
+    assert weights == {ckpt: Weight(used_bytes=20 * MIB, used_inodes=2, exclusive_bytes=found.size)}
+    await cargo.remove_checkpoint(ckpt)
+    assert objects.objects(bucket) == {}
+
+
+async def test_every_kind_of_file_comes_back_in_a_fork_and_in_a_restore(
+    cargo: ClaimCheckpoints, carriers: HostCarriers
+) -> None:
+    ws, top = await noisy(cargo, carriers)
+    (top / "far").mkdir(mode=0o2770)
+    os.link(top / "noise", top / "far/two")
+    with (top / "sparse").open("wb") as file:
+        file.truncate(80 * MIB)
+    os.mkfifo(top / "fifo", 0o640)
+    (top / "link").symlink_to("nowhere")
+    os.setxattr(top / "far", "user.colour", b"y\0z")
+    os.close(os.open(os.fsencode(top) + b"/\xff", os.O_CREAT | os.O_WRONLY))
+    before = facts(top)
+    ckpt, fork = new_id("ckpt"), new_id("ws")
+    await cargo.checkpoint(ws, ckpt)
+    await cargo.create(fork, limit_bytes=50 * MIB, origin=ckpt)
+    (top / "noise").unlink()
+    await cargo.prepare_restore(ws, ckpt, limit_bytes=50 * MIB)
+    await cargo.restore(ws)
+    assert facts(top) == facts(carriers.workspace(cargo.place(fork))) == before
+
+
+async def test_an_archive_that_was_altered_is_refused_and_the_files_are_as_before(
+    cargo: ClaimCheckpoints, carriers: HostCarriers, objects: ObjectServer, bucket: str
+) -> None:
+    ws, top = await noisy(cargo, carriers, 20 * MIB)
+    ckpt = new_id("ckpt")
+    await cargo.checkpoint(ws, ckpt)
+    last = max(key for key in objects.objects(bucket) if not key.endswith(".json"))
+    content = bytearray(objects.read(bucket, last))
+    content[len(content) // 2] ^= 1
+    objects.write(bucket, last, bytes(content))
+    (top / "since").write_text("kept")
+    before = facts(top)
+    await cargo.prepare_restore(ws, ckpt, limit_bytes=None)
+    with pytest.raises(BadRequest, match=r"part 3 of .* is missing or damaged"):
+        await cargo.restore(ws)
+    assert facts(top) == before
+    fork = new_id("ws")
+    with pytest.raises(BadRequest, match="damaged"):
+        await cargo.create(fork, limit_bytes=50 * MIB, origin=ckpt)
+    assert await cargo.list_ids() == {ws}
+    [manifest] = [key for key in objects.objects(bucket) if key.endswith(".json")]
+    objects.write(
+        bucket, manifest, objects.read(bucket, manifest).replace(ckpt.encode(), b"ckpt-" + b"0" * 24)
+    )
+    with pytest.raises(BadRequest, match=r"manifest of .* is damaged"):
+        await cargo.prepare_restore(ws, ckpt, limit_bytes=None)
+    await cargo.remove_checkpoint(ckpt)
+    assert objects.objects(bucket) == {}
+
+
+@pytest.mark.parametrize("fails_at", ["-00002", "manifest.json"])
+async def test_an_object_store_that_goes_away_in_the_middle_leaves_no_checkpoint(
+    cargo: ClaimCheckpoints,
+    carriers: HostCarriers,
+    objects: ObjectServer,
+    bucket: str,
+    front: FaultyFront,
+    fails_at: str,
+) -> None:
+    ws, _ = await noisy(cargo, carriers, 20 * MIB)
+    ckpt = new_id("ckpt")
+    is_away = False
+
+    def fault(method: str, path: str) -> str | None:
+        nonlocal is_away
+        is_away = is_away or (method == "PUT" and path.endswith(fails_at))
+        return "503" if is_away else None
+
+    front.fault = fault
+    with pytest.raises(ObjectStoreUnavailable):
+        await cargo.checkpoint(ws, ckpt)
+    front.fault = lambda _method, _path: None
+    assert carriers.live == set()
+    assert await cargo.list_checkpoints() == set()
+    await cargo.checkpoint(ws, ckpt)  # as a Bay does that was killed, and has what it wrote before
+    assert await cargo.list_checkpoints() == {ckpt}
+    assert len(objects.objects(bucket)) == 4
+    await cargo.remove_checkpoint(ckpt)
+    assert objects.objects(bucket) == {}
+
+
+async def test_a_carrier_that_is_lost_leaves_no_checkpoint_and_no_part(
+    cargo: ClaimCheckpoints, carriers: HostCarriers, objects: ObjectServer, bucket: str
+) -> None:
+    ws, _ = await noisy(cargo, carriers, 20 * MIB)
+    carriers.breaks_at = 18 * MIB
+    with pytest.raises(BadRequest, match="lost"):
+        await cargo.checkpoint(ws, new_id("ckpt"))
+    assert objects.objects(bucket) == {}
+
+
+async def test_a_fork_that_broke_off_is_begun_anew_before_it_is_there(
+    cargo: ClaimCheckpoints,
+    carriers: HostCarriers,
+    server: ClaimServer,
+    reopen: Callable[[], ClaimCheckpoints],
+) -> None:
+    ws, top = await noisy(cargo, carriers)
+    ckpt, fork = new_id("ckpt"), new_id("ws")
+    await cargo.checkpoint(ws, ckpt)
+    carriers.begun.clear()
+    making = asyncio.create_task(cargo.create(fork, limit_bytes=50 * MIB, origin=ckpt))
+    await carriers.begun.wait()
+    making.cancel()
+    await asyncio.wait([making])
+    assert server.claim(f"bay-{fork}")["metadata"]["annotations"]["bay.dev/origin"] == ckpt
+    again = reopen()
+    await again.open()
+    await again.create(fork, limit_bytes=50 * MIB, origin=ckpt)
+    assert facts(carriers.workspace(cargo.place(fork))) == facts(top)
+    assert "bay.dev/origin" not in server.claim(f"bay-{fork}")["metadata"]["annotations"]
+    await cargo.remove_checkpoint(ckpt)
+    await again.create(fork, limit_bytes=50 * MIB, origin=ckpt)  # whose files it has
+    assert carriers.opened == [ws, fork, fork]
+
+
+async def test_less_room_than_the_files_take_is_a_full_disk_with_the_way_out(
+    cargo: ClaimCheckpoints, carriers: HostCarriers
+) -> None:
+    ws, _ = await noisy(cargo, carriers, 20 * MIB)
+    ckpt, small = new_id("ckpt"), new_id("ws")
+    await cargo.checkpoint(ws, ckpt)
+    with pytest.raises(StorageFull, match=r"no room .* for the 21 MiB of checkpoint .*larger disk_mb"):
+        await cargo.create(small, limit_bytes=16 * MIB, origin=ckpt)
+    assert await cargo.list_ids() == {ws}
+    await cargo.create(small, limit_bytes=16 * MIB)
+    with pytest.raises(StorageFull, match="larger disk_mb"):
+        await cargo.prepare_restore(small, ckpt, limit_bytes=16 * MIB)
+    await cargo.prepare_restore(small, ckpt, limit_bytes=50 * MIB)  # as a claim that could not grow
+    with pytest.raises(StorageFull, match="larger disk_mb"):
+        await cargo.restore(small)
+
+
+async def test_a_fence_lets_no_session_start_beside_a_carrier_of_a_bay_that_ended(
+    cargo: ClaimCheckpoints, carriers: HostCarriers
+) -> None:
+    ws = new_id("ws")
+    await cargo.create(ws)
+    await cargo.fence(ws, new_id("sandbox"), 1, "sess-a")
+    assert carriers.cleared == [ws]
+
+
+async def test_bays_with_other_databases_do_not_see_one_anothers_checkpoints(
+    cargo: ClaimCheckpoints, carriers: HostCarriers, reopen: Callable[[], ClaimCheckpoints]
+) -> None:
+    ws, _ = await noisy(cargo, carriers)
+    ckpt = new_id("ckpt")
+    await cargo.checkpoint(ws, ckpt)
+    other = reopen()
+    other.belong_to("another")
+    assert (await other.list_checkpoints(), await cargo.list_checkpoints()) == (set(), {ckpt})
+    await other.remove_checkpoint(ckpt)
+    assert await cargo.list_checkpoints() == {ckpt}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": []},
+        {"size": 1},
+        {"entries": -1},
+        {"file_bytes": "1"},
+        {"sha256": "0" * 63},
+        {"cargo_id": "../x"},
+        {"more": 1},
+        {"parts": [{"name": "../../x", "size": 1, "sha256": "0" * 64}]},
+    ],
+)
+def test_a_manifest_that_no_bay_wrote_is_refused(change: dict[str, object]) -> None:
+    ckpt = new_id("ckpt")
+    part = {"name": "0123abcd-00001", "size": 7, "sha256": "0" * 64}
+    good = {
+        "format": 1, "bay": "0.1", "checkpoint_id": ckpt, "cargo_id": new_id("ws"), "sha256": "0" * 64, "size": 7,
+        "file_bytes": 0, "entries": 1, "parts": [part],
+    }  # fmt: skip
+    assert ArchiveManifest.from_json(json.dumps(good).encode(), ckpt).size == 7
+    with pytest.raises(BadRequest, match="is damaged"):
+        ArchiveManifest.from_json(json.dumps(good | change).encode(), ckpt)
+    with pytest.raises(BadRequest, match="newer Bay"):
+        ArchiveManifest.from_json(json.dumps(good | {"format": 2}).encode(), ckpt)
