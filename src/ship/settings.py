@@ -13,9 +13,12 @@ from ship.process.identity import Identity
 
 # The interpreter's and the loader's, not the sandbox's: Ship's may come from a bundle that programs must not
 # mix with theirs.
-_INTERPRETER = ("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH")
+_HOME = "PYTHONHOME"
+_INTERPRETER = ("PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH")
 _CLUSTER = "KUBERNETES_"
 """Variables that Kubernetes gives to each container: the address of its API server."""
+_CONTAINER = frozenset(("HOSTNAME", "LD_PRELOAD", "LD_AUDIT"))
+"""Variables that a container runtime adds to those of the image, or a pod takes from the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ def take_raw(environ: MutableMapping[str, str], secret: str) -> dict[str, str]:
     that other processes may read.
     """
     syscalls.erase_variable(secret)
-    for name in _INTERPRETER:
+    # An interpreter of a bundle is told its home, and reads no other variable: those are the image's.
+    for name in () if environ.pop(_HOME, None) else _INTERPRETER:
         environ.pop(name, None)
     return {name: environ.pop(name) for name in list(environ) if name.startswith("SHIP_")}
 
@@ -70,7 +74,7 @@ def read(told: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     is_root_allowed = told.get("SHIP_ALLOW_ROOT") == "1" and (switches or local)
     root = _root(switches) if is_root_allowed else None
     if not switches and not local:
-        environ = {name: value for name, value in environ.items() if not name.startswith(_CLUSTER)}
+        environ = {name: value for name, value in environ.items() if _is_of_image(name)}
     return Settings(
         socket=told.get("SHIP_SOCKET", ""),
         token=told["SHIP_TOKEN"],
@@ -90,6 +94,10 @@ def read(told: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
         kernel_environment=_variables(told.get("SHIP_KERNEL_ENV", "{}")),
         environment={**environ, **_variables(told.get("SHIP_ENV", "{}"))},
     )
+
+
+def _is_of_image(name: str) -> bool:
+    return name not in _CONTAINER and not name.startswith(_CLUSTER)
 
 
 def _variables(text: str) -> dict[str, str]:
