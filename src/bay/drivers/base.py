@@ -56,6 +56,14 @@ from bay.places import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedImages:
+    """A host that fetches images itself, by the reference in `SessionSpec.image` when a session starts."""
+
+    admitted: tuple[str, ...] = ()
+    """The images that callers may name, as `bay.images.names` reads it. A profile may name any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """The abilities of a driver, which the services read before they act."""
 
@@ -64,8 +72,9 @@ class Capabilities:
     """Whether it is a `Freezer`."""
     images: tuple[str, ...]
     """The names of images that the driver has of its own."""
-    layered: bool = False
-    """Whether a session's root may be an `ImageRoot`."""
+    other_images: Literal["layers"] | NamedImages | None = None
+    """How a session gets an image that is not the driver's own: as an `ImageRoot` of layers, by its
+    reference, or not at all."""
     persist: tuple[Persist, ...] = ("workspace",)
     """Files that can outlive a session; `machine` needs a driver that accepts a place for layers."""
     broker: bool = False
@@ -82,6 +91,11 @@ class Capabilities:
     """Whether a policy can have rules."""
     shared: bool = False
     """Whether other processes of the same settings reach its sessions, and may act on them."""
+
+    @property
+    def layered(self) -> bool:
+        """Whether a session's root may be an `ImageRoot`."""
+        return self.other_images == "layers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +154,7 @@ class SessionSpec:
     session_id: str
     sandbox_id: str
     image: str
+    """One of the driver's own, or with `NamedImages` a reference in its full form."""
     isolation: str
     resources: Resources
     workspace: Place
@@ -219,6 +234,10 @@ class Handle:
     version: int = 1
     data: Mapping[str, str | int] = field(default_factory=dict[str, "str | int"])
     endpoint: Endpoint | None = None
+    image: str | None = None
+    """The image with its digest, `NAME@sha256:…`, that the host says it has fetched for the reference in the
+    spec; None where that had a digest, or the host names none.
+    """
 
     def to_json(self) -> dict[str, Any]:
         """This handle as JSON-ready data."""
@@ -228,6 +247,7 @@ class Handle:
             "version": self.version,
             "data": dict(self.data),
             "endpoint": _facts(self.endpoint) if self.endpoint else None,
+            **({"image": self.image} if self.image else {}),
         }
 
     @classmethod
@@ -240,6 +260,7 @@ class Handle:
             version=data["version"],
             data=data["data"],
             endpoint=Endpoint(**endpoint) if endpoint else None,
+            image=data.get("image"),
         )
 
 

@@ -30,6 +30,7 @@ from bay.drivers.base import (
     Handle,
     MemoryInUse,
     MountedVolume,
+    NamedImages,
     Observed,
     Owned,
     Paused,
@@ -39,7 +40,7 @@ from bay.drivers.base import (
 )
 from bay.drivers.health import check_health
 from bay.drivers.start_output import StartOutput
-from bay.errors import DriverUnavailable, SandboxNotReady
+from bay.errors import DriverUnavailable, ImageNotFound, SandboxNotReady
 from bay.linux.processes import (
     closing_fd,
     cpu_usec,
@@ -111,12 +112,20 @@ class FakeDriver:
         refuse: bool = False,
         network: tuple[NetworkMode, ...] = ("none", "allowlist", "open"),
         volumes: bool = False,
+        registry: Mapping[str, str] | None = None,
+        admitted: tuple[str, ...] = (),
     ) -> None:
         kinds = ("container",)
         self.capabilities = Capabilities(
-            isolation=kinds, pause=True, images=("host",), layered=True, network=network, volumes=volumes,
+            isolation=kinds, pause=True, images=("host",), network=network, volumes=volumes,
             broker="allowlist" in network, shared=True,
+            other_images="layers" if registry is None else NamedImages(admitted=admitted),
         )  # fmt: skip
+        self.registry = dict(registry or {})
+        """The digests of the references that a session may name, where it is made with some. No session has
+        the files of an image."""
+        self.images: dict[str, str] = {}
+        """The image that each session was started with."""
         self.volumes: dict[str, tuple[MountedVolume, ...]] = {}
         """The volumes of each session, which are mounted nowhere, also with `volumes`."""
         self._run_dir = run_dir
@@ -156,6 +165,8 @@ class FakeDriver:
         for place in (spec.workspace, *(volume.source for volume in spec.volumes)):
             directory_of(place)
         await self._reach("claim")
+        self._check_image(spec.image)
+        self.images[spec.session_id] = spec.image
         self.networks[spec.session_id] = spec.network
         self.hostnames[spec.session_id] = spec.hostname
         self.sizes[spec.session_id] = spec.resources
@@ -175,7 +186,8 @@ class FakeDriver:
             await output.wait_ready(spec.session_id, _READY_S)
         endpoint = self._endpoint(launched)
         await check_health(endpoint, spec.token)
-        yield replace(launched, data={**launched.data, "step": "ready"}, endpoint=endpoint)
+        ready_at = {**launched.data, "step": "ready"}
+        yield replace(launched, data=ready_at, endpoint=endpoint, image=self._fetched(spec.image))
 
     async def observe(self, handle: Handle) -> Observed:
         """`lies` come first."""
@@ -287,6 +299,17 @@ class FakeDriver:
         except SandboxNotReady:
             return None
         return handle
+
+    def _check_image(self, image: str) -> None:
+        is_pinned = image.rpartition("@")[2] in self.registry.values()
+        if isinstance(self.capabilities.other_images, NamedImages) and not (
+            image in (*self.capabilities.images, *self.registry) or is_pinned
+        ):
+            raise ImageNotFound(f"the fake driver's registry has no {image}")
+
+    def _fetched(self, image: str) -> str | None:
+        digest = self.registry.get(image)
+        return digest and f"{image.rpartition(':')[0]}@{digest}"
 
     def _claim(self, spec: SessionSpec) -> SessionState:
         claim: SessionState = {"sandbox_id": spec.sandbox_id, "claim": secrets.token_hex(8)}

@@ -14,6 +14,8 @@ from bay.drivers.etc_files import EXEC_GROUPS, exec_group_line
 SHIP, SHIP_ID = "ship", 1000
 """Whom a sandbox's programs run as, unless a profile says otherwise; by the image's name, if it has one."""
 WORKSPACE = "/workspace"
+OF_IMAGE = "image"
+"""The `user` of a profile whose commands run as the user that the image names."""
 
 _LARGEST_ID = 65_535  # of a sandbox's user namespace
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")

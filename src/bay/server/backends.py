@@ -117,6 +117,11 @@ def cluster_checks(settings: Settings, *, canaries: bool, kubeconfig: Path | Non
 
 def _kubernetes_driver(settings: Settings) -> Driver:
     given = _cluster_of(settings)
+    if settings.images_allow:
+        raise InvalidArgument(
+            "setting images_allow: it is about images that Bay pulls, and driver kubernetes pulls none; name what "
+            "callers may use in `images` of [kubernetes]"
+        )
     kubernetes = importlib.import_module("bay.drivers.kubernetes.driver")  # which takes half a second
     driver: Driver = kubernetes.KubernetesDriver(
         access=_access_to(given),
@@ -132,6 +137,7 @@ def _pods_of(given: KubernetesSettings) -> PodSettings:
     return PodSettings(
         install=given.install,
         image=given.image,
+        admitted=given.images,
         ship_image=given.ship_image,
         pull_policy=given.pull_policy,
         pull_secrets=given.pull_secrets,

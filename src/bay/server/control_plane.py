@@ -296,7 +296,7 @@ class ControlPlane:
             reserve=settings.memory_reserve_mb * MIB,
             available=available_memory,
         )
-        self.logins = RegistryLogins(store=self.store, vault=self.vault, clock=clock)
+        self.logins = RegistryLogins(store=self.store, driver=driver, vault=self.vault, clock=clock)
         self.puller = Puller(
             core=self.core,
             library=library,

@@ -20,6 +20,7 @@ from pydantic_settings import (
 from bay import validation_words
 from bay.errors import InvalidArgument
 from bay.ids import is_owner
+from bay.images import names
 from bay.images.references import parse_host
 from bay.images.registries import RegistryAccess
 from bay.models import (
@@ -311,6 +312,10 @@ class KubernetesSettings(SettingFields):
         None, pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="namespace of the sandboxes; unset: the context's"
     )  # fmt: skip
     image: str = Field(max_length=512, description="image of sandboxes that name none")
+    images: tuple[str, ...] = Field(
+        (),
+        description="images that callers may name: beginnings of full references, such as `docker.io/library/`; `*` is all",
+    )
     ship_image: str = Field(
         max_length=512, description="image with Ship, which an init container copies from"
     )
@@ -353,6 +358,14 @@ class KubernetesSettings(SettingFields):
         default_factory=dict[str, IsolationSettings],
         description="kinds of isolation by name, besides `container`, which is there with the defaults",
     )
+
+    @field_validator("images")
+    @classmethod
+    def _are_beginnings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(map(names.beginning, value))
+        except InvalidArgument as error:
+            raise ValueError(error.message) from error
 
 
 def default_profiles(**pool: int) -> dict[str, ProfileSettings]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bay.drivers.base import ImageRoot, ImageUser, MountedVolume, SessionSpec
+from bay.drivers.base import MountedVolume, SessionSpec
 from bay.drivers.kubernetes import carriers, egress, pod
 from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.pod import Isolation, PodSettings
@@ -157,13 +157,30 @@ def test_a_home_in_the_workspace_has_no_volume_of_its_own() -> None:
     assert {one["name"] for one in made["spec"]["volumes"]} == {"ship", "workspace", "tmp"}
 
 
-def test_a_sandbox_with_an_image_runs_that() -> None:
-    user = ImageUser(name="ship", uid=1000, gid=1000, home="/workspace")
-    made = pod.build(
-        replace(SPEC, image="docker.io/library/debian:13", root=ImageRoot(layers=(), user=user)), SETTINGS, {}
-    )
-    assert made["spec"]["containers"][0]["image"] == "docker.io/library/debian:13"
-    assert PLAIN["spec"]["containers"][0]["image"] == "box:1"
+DIGEST = f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("named", "fetched"),
+    [
+        ("host", "box:1"),
+        ("docker.io/library/debian:13", "docker.io/library/debian:13"),
+        (f"docker.io/library/debian@{DIGEST}", f"docker.io/library/debian@{DIGEST}"),
+        (f"docker.io/library/debian:13@{DIGEST}", f"docker.io/library/debian@{DIGEST}"),
+        (f"localhost:5000/app@{DIGEST}", f"localhost:5000/app@{DIGEST}"),
+        (f"localhost:5000/app:1@{DIGEST}", f"localhost:5000/app@{DIGEST}"),
+    ],
+)
+def test_a_sandbox_runs_the_image_that_it_names_and_a_digest_counts_alone(named: str, fetched: str) -> None:
+    spec = pod.build(replace(SPEC, image=named), SETTINGS, {})["spec"]
+    assert spec["containers"][0]["image"] == fetched
+    assert spec["containers"][0]["imagePullPolicy"] == SETTINGS.pull_policy
+    assert spec["initContainers"][0]["image"] == "ship:1"
+
+
+def test_no_library_of_an_image_is_loaded_into_ship() -> None:
+    variables = {one["name"]: one["value"] for one in PLAIN["spec"]["containers"][0]["env"]}
+    assert (variables["LD_PRELOAD"], variables["LD_AUDIT"]) == ("", "")
 
 
 def test_a_directory_of_a_host_is_refused() -> None:

@@ -437,7 +437,7 @@ async def machines(root: Path) -> AsyncGenerator[World]:
                 isolation=("container",),
                 pause=True,
                 images=("host",),
-                layered=True,
+                other_images="layers",
                 persist=("workspace", "machine"),
             )
             yield bay
@@ -734,7 +734,7 @@ async def test_a_page_of_images_with_large_configs_is_shorter_and_the_list_is_wh
 
 async def test_a_driver_that_runs_no_images_of_bays_takes_none(root: Path) -> None:
     driver = FakeDriver(run_dir=root / "run")
-    driver.capabilities = replace(driver.capabilities, layered=False)
+    driver.capabilities = replace(driver.capabilities, other_images=None)
     async with world(root, driver) as bay:
         admin = await bay.client("root", "admin")
         for answer in (

@@ -19,6 +19,7 @@ from bay.drivers.base import (
     Exited,
     Gone,
     Handle,
+    NamedImages,
     Observed,
     Owned,
     Paused,
@@ -29,7 +30,7 @@ from bay.drivers.base import (
 )
 from bay.drivers.bootstrap import bootstrap, introduce
 from bay.drivers.health import check_health
-from bay.drivers.kubernetes import carriers, egress, pod, session_state
+from bay.drivers.kubernetes import carriers, egress, named_images, pod, session_state
 from bay.drivers.kubernetes.carriers import CarrierPods
 from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.gone_nodes import GoneNodes
@@ -108,8 +109,8 @@ class KubernetesDriver:
         self.capabilities = Capabilities(
             isolation=tuple(pods.isolations),
             pause=True,
-            images=("host",),
-            layered=False,
+            images=(pod.OWN_IMAGE,),
+            other_images=NamedImages(admitted=pods.admitted),
             volumes=True,
             secret_files=True,
             network=("none", "open") if network.enforced else ("open",),
@@ -166,7 +167,8 @@ class KubernetesDriver:
         await bootstrap(endpoint, bootstrap_token(spec.token), _settings_of(spec))
         await check_health(endpoint, spec.token)
         await self._note_certificate(spec.session_id, known["certificate"])
-        yield replace(introduced, data={**introduced.data, "step": "ready"}, endpoint=endpoint)
+        image = await named_images.told(self._watching, spec, uid)
+        yield replace(introduced, data={**introduced.data, "step": "ready"}, endpoint=endpoint, image=image)
 
     async def observe(self, handle: Handle) -> Observed:
         """Asked of the API server each time, which knows more than a watch that may lag, and of Ship. Of a
@@ -393,7 +395,7 @@ class KubernetesDriver:
             is_late = loop.time() > late_at
             state = self._watching.get(name)
             if state is not None and state.uid == uid:
-                await self._check_can_start(state, is_late=is_late)
+                await self._check_can_start(state, spec.image, is_late=is_late)
                 # Ship's own answer is the probe: the API server says Running half a second later.
                 if (address := _address_of(state)) is not None and not state.deleting:
                     try:
@@ -424,9 +426,14 @@ class KubernetesDriver:
             async with asyncio.timeout(_NOTE_S):
                 await self.kube.patch(POD, pod.pod_name(session_id), noted)
 
-    async def _check_can_start(self, state: PodState, *, is_late: bool) -> None:
-        """Raises SandboxNotReady for a pod that will not run, with Kubernetes' own reason."""
+    async def _check_can_start(self, state: PodState, image: str, *, is_late: bool) -> None:
+        """Raises SandboxNotReady for a pod that will not run, with Kubernetes' own reason; and ImageNotFound,
+        ImageDenied or ImagePlatform for an image that a caller has named, where a registry said so.
+        """
         is_done = is_over(state) or state.all_terminated or is_late
+        for one in state.waiting:
+            if one.container == pod.CONTAINER and image != pod.OWN_IMAGE:
+                await named_images.check(self.kube, state, one, image)
         end = await self._ended(state) if is_done else None
         if (reason := why_not(state, end, is_late=is_late)) is not None:
             raise SandboxNotReady(reason)

@@ -321,14 +321,15 @@ class Kube:
         return await self._found(call) is not None
 
     async def events_of(self, uid: str) -> Sequence[Json]:
-        """Up to 500 of the Events about the object with that uid. For one that is late: Events are never
-        watched, since a cluster has more of them than of all else. Raises KubeRefused and DriverUnavailable.
+        """Up to 500 of the Events about the object with that uid, the newest last. For one that is late:
+        Events are never watched, since a cluster has more of them than of all else. Raises KubeRefused and
+        DriverUnavailable.
         """
         query = {"limit": _PAGE, "fieldSelector": f"involvedObject.uid={uid}"}
         found = await self._server.send(
             ApiCall(act="list events", method="GET", path=self._path(EVENT), query=query)
         )
-        return [as_dict(one) for one in as_list(found.get("items"))]
+        return sorted(map(as_dict, as_list(found.get("items"))), key=_time_of)
 
     async def may(self, verb: str, kind: Kind, subresource: str = "") -> bool:
         """Whether Bay's account may do `verb` (such as `create`) to objects of that kind, or to their
@@ -388,6 +389,10 @@ def _version_in(said: Json) -> tuple[int, int]:
     """Its two numbers; builds of one's own may leave them out, and have the whole version alone."""
     _, major, minor, *_ = [*str(said.get("gitVersion")).replace("v", ".").split("."), "", ""]
     return _number(said.get("major") or major), _number(said.get("minor") or minor)
+
+
+def _time_of(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _number(value: object) -> int:

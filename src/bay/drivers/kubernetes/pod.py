@@ -31,6 +31,8 @@ FENCE = "bay.dev/fence"
 
 SHIP_PORT = 8124
 CONTAINER = "sandbox"
+OWN_IMAGE = "host"
+"""The one that the settings name."""
 
 _CLOSURE = "/.ship"
 _IMAGE_CLOSURE = "/closure"
@@ -44,6 +46,8 @@ _SHIP_BYTES = 256 << 20
 """The kubelet counts the pod's copy of Ship, and its log, as the session's. They are smaller than this."""
 _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_LOADERS_OWN = ("LD_PRELOAD", "LD_AUDIT")
+"""Variables by which an image would have libraries of its own loaded into Ship, which has another libc."""
 _SHIP_RESOURCES = {"cpu": "100m", "memory": "64Mi"}
 
 
@@ -63,7 +67,9 @@ class PodSettings:
     install: str
     """A label of all that this installation makes: letters, digits and hyphens, at most 63."""
     image: str
-    """The image of sandboxes that name none."""
+    """The image `host`: of sandboxes that name none."""
+    admitted: tuple[str, ...] = ()
+    """The images that callers may name, as `NamedImages.admitted`."""
     ship_image: str
     """Its directory /closure holds Ship and all it needs; more is not in it."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -164,6 +170,13 @@ def build(spec: SessionSpec, settings: PodSettings, resolver: Mapping[str, Any])
     }
 
 
+def fetched_by(image: str) -> str:
+    """The reference that nodes fetch an image by: with a digest, without the tag that is only a name then."""
+    name, at, digest = image.partition("@")
+    before, colon, tag = name.rpartition(":")
+    return f"{before}@{digest}" if at and colon and "/" not in tag else image
+
+
 def claims(spec: SessionSpec) -> list[VolumeClaim]:
     """The volume claims that a session mounts, its workspace first. Raises DriverUnavailable for a directory
     of a host.
@@ -211,12 +224,13 @@ def _python(settings: PodSettings, closure: str) -> list[str]:
 def _sandbox_container(spec: SessionSpec, settings: PodSettings) -> dict[str, Any]:
     return {
         "name": CONTAINER,
-        "image": settings.image if spec.root is None else spec.image,
+        "image": settings.image if spec.image == OWN_IMAGE else fetched_by(spec.image),
         "imagePullPolicy": settings.pull_policy,
         "command": [*_python(settings, _CLOSURE), "-m", "ship"],
         "workingDir": "/",
         "env": [
             {"name": "PYTHONHOME", "value": _CLOSURE},
+            *({"name": name, "value": ""} for name in _LOADERS_OWN),
             {"name": "SHIP_LISTEN", "value": f"0.0.0.0:{SHIP_PORT}"},
             {"name": "SHIP_BOOTSTRAP_TOKEN", "value": bootstrap_token(spec.token)},
         ],

@@ -20,7 +20,7 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import structlog
@@ -105,6 +105,8 @@ class PodState:
     finalizers: tuple[str, ...]
     claims: tuple[str, ...] = ()
     """The names of the volume claims that it mounts."""
+    images: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The `imageID` of each container that the kubelet has made, by the container's name."""
 
 
 class PodWatch:
@@ -335,6 +337,7 @@ def pod_state(pod: Json) -> PodState:
         labels=_own(metadata.get("labels")),
         finalizers=tuple(map(str, as_list(metadata.get("finalizers")))),
         claims=_claims(spec),
+        images={_text(one.get("name")): _text(one["imageID"]) for one in late if one.get("imageID")},
     )
 
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from bay.drivers.base import Exited
-from bay.drivers.kubernetes.kube import Json, Kube
+from bay.drivers.kubernetes.kube import Kube
 from bay.drivers.kubernetes.pod_watch import PodState
 from bay.errors import DriverUnavailable
 
@@ -42,11 +42,7 @@ async def obstacle(kube: Kube, uid: str) -> str | None:
     attached, say. One that was overcome has a newer Event behind it.
     """
     with suppress(DriverUnavailable):
-        told = sorted(await kube.events_of(uid), key=_time_of)
+        told = await kube.events_of(uid)
         if told and told[-1].get("reason") in _OBSTACLES:
             return f"{told[-1].get('reason')}: {str(told[-1].get('message'))[:500]}"
     return None
-
-
-def _time_of(event: Json) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")

@@ -117,7 +117,7 @@ class OciDriver:
             isolation=("container",),
             pause=True,
             images=("host",),
-            layered=True,
+            other_images="layers",
             persist=("workspace", "machine"),
             secret_files=True,
             volumes=True,

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 
 from bay.clock import Clock
-from bay.errors import Conflict, ImageDenied, NotFound
+from bay.drivers.base import Driver, NamedImages
+from bay.errors import CapabilityNotSupported, Conflict, ImageDenied, NotFound
 from bay.images import references
 from bay.images.registries import Credentials
 from bay.models import RegistryLogin
@@ -22,12 +23,21 @@ class RegistryLogins:
     """The service behind `/v1/registries`."""
 
     store: Store
+    driver: Driver
     vault: Vault
     clock: Clock
 
     async def put(self, caller: Caller, host: str, credentials: Credentials) -> RegistryLogin:
-        """Keep a login, in place of the one that the registry had. Raises InvalidArgument or Conflict."""
+        """Keep a login, in place of the one that the registry had. Raises InvalidArgument, Conflict, or
+        CapabilityNotSupported where Bay fetches no images.
+        """
         host = references.parse_host(host)
+        if isinstance(self.driver.capabilities.other_images, NamedImages):
+            raise CapabilityNotSupported(
+                "the nodes of the cluster fetch images, and no login of an owner reaches them; the server's operator "
+                "names a Secret with it in the setting pull_secrets",
+                details={"capability": "registry_logins", "available": []},
+            )
         audit.about(host)
         text = json.dumps([credentials.username, credentials.password])
         sealed = self.vault.seal(caller.owner, _name(host), text)

@@ -99,7 +99,7 @@ class Puller:
         async with self.core.store.write() as db:
             for image in lost:
                 await self._ask_again(db, image)
-            for profile in self.core.profiles.values():
+            for profile in self.core.profiles.values() if self.core.driver.capabilities.layered else ():
                 if profile.image != HOST:
                     await self.requests.of_profile(db, profile.image)
 

@@ -9,11 +9,12 @@ from datetime import timedelta
 
 from bay.clock import Clock
 from bay.drivers.base import Driver
-from bay.errors import CapabilityNotSupported, Conflict, DatabaseUnavailable, Forbidden, ImageNotFound
+from bay.errors import Conflict, DatabaseUnavailable, Forbidden, ImageNotFound
 from bay.ids import new_id
 from bay.images import references, scratch
 from bay.images.base import ImageLibrary
 from bay.models import ContainerImage, Pull, PullProgress, from_wire, to_wire
+from bay.server.images import named
 from bay.server.images.puller import Puller
 from bay.server.images.requests import ImageRequests, full_reference
 from bay.server.sessions.notifier import Notifier
@@ -195,11 +196,9 @@ class Images:
 
     def _check_layered(self) -> None:
         """Raises CapabilityNotSupported where no sandbox could run an image of Bay's."""
-        if not self.driver.capabilities.layered:
-            raise CapabilityNotSupported(
-                f"driver {self.driver.name} runs no images that Bay brings; its sandboxes have the image host",
-                details={"capability": "images", "available": ["host"]},
-            )
+        here = self.driver.capabilities
+        if not here.layered:
+            raise named.no_rows(self.driver.name, here.other_images)
 
     async def _find(self, caller: Caller, ref: str) -> ImageRecord:
         async with self.store.read() as db:

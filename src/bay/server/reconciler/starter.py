@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import structlog
 
 from bay.cargo.base import machine_layers
-from bay.drivers.base import Handle, ImageRoot, MountedVolume, SessionSpec
+from bay.drivers.base import Driver, Handle, ImageRoot, MountedVolume, NamedImages, SessionSpec
 from bay.errors import BayError, Conflict, DatabaseUnavailable, DriverUnavailable, ImageInvalid, Timeout
 from bay.ids import new_id
-from bay.images.accounts import WORKSPACE
+from bay.images import names
+from bay.images.accounts import OF_IMAGE, WORKSPACE
 from bay.models import Failure, Profile
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
@@ -36,9 +37,6 @@ from bay.store.connection import StoreConnection
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.reconcile")
-
-OF_IMAGE = "image"
-"""The `user` of a profile whose commands run as the user that the image names."""
 
 _OWN_USER = "ship"
 """The `user` of a profile that says nothing else; in an image, uid 1000 by the image's own name for it."""
@@ -149,7 +147,7 @@ class Starter:
         async with self.core.store.write() as db:
             now = self.core.clock()
             await sessions.change(db, session.id, started_at=now, **ready)
-            await sandboxes.change(db, sandbox.id, error=None)
+            await sandboxes.change(db, sandbox.id, error=None, **_image_of(sandbox, handle))
             if sandbox.image_id is not None:
                 await images.touch(db, sandbox.image_id, now)
             for cargo_id in sandbox.cargos:
@@ -236,6 +234,7 @@ class Starter:
             raise DriverUnavailable(
                 f"profile {sandbox.profile} is no longer configured; restore it, or delete the sandbox"
             )
+        _check_image(sandbox, self.core.driver)
         await self.secrets.check(sandbox)
         # Read now, and so at least as new as the version in the session's row: a newer policy is applied once
         # it runs.
@@ -291,6 +290,24 @@ class Starter:
                 "use one that does, or one with another `user`"
             )
         return root
+
+
+def _check_image(sandbox: SandboxRecord, driver: Driver) -> None:
+    """Raises DriverUnavailable for an image that another driver has given it."""
+    here = driver.capabilities
+    is_own = sandbox.image_id is None and sandbox.image in here.images
+    is_here = here.layered if sandbox.image_id is not None else isinstance(here.other_images, NamedImages)
+    if not is_own and not is_here:
+        raise DriverUnavailable(
+            f"sandbox {sandbox.id} has the image {sandbox.image}, and driver {driver.name} cannot run it; use the "
+            "driver that it was created with, or delete the sandbox"
+        )
+
+
+def _image_of(sandbox: SandboxRecord, handle: Handle) -> dict[str, str]:
+    """The column of an image that has its digest from now on: the tag may name another one tomorrow."""
+    image = names.pinned(sandbox.image, handle.image) if handle.image else None
+    return {} if image is None else {"image": image}
 
 
 def _has_account(profile: Profile) -> bool:

@@ -24,6 +24,7 @@ import structlog
 from bay.backoff import Backoff
 from bay.errors import QuotaExceeded, StorageFull
 from bay.models import PoolState, from_wire, to_wire
+from bay.server.images import named
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.replicas.bus import Bus
 from bay.server.replicas.leases import ReplicaLeases
@@ -401,7 +402,9 @@ class Pool:
     async def _begin(self, db: StoreConnection, kind: PoolKind, count: int) -> list[str]:
         """Ids of the new rows; none while their image is not here, or once their template keeps no pool."""
         of: dict[str, Any] = {}
-        if kind.template is not None or kind.profile.image != HOST:
+        if kind.template is None and not self._core.driver.capabilities.layered:
+            of = {"image": named.full(kind.profile.image)}
+        elif kind.template is not None or kind.profile.image != HOST:
             image = await self._image(db, kind)
             if image is None or image.state != "ready":
                 return []

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from bay.cargo.base import CheckpointsAtRest, checkpoint_store, machine_layers
 from bay.clock import expiry
+from bay.drivers.base import Capabilities, NamedImages
 from bay.errors import (
     BadRequest,
     BayError,
@@ -23,6 +24,7 @@ from bay.errors import (
     Timeout,
 )
 from bay.ids import is_name, new_id
+from bay.images.accounts import OF_IMAGE
 from bay.models import (
     CheckpointPolicy,
     Container,
@@ -42,7 +44,7 @@ from bay.models import (
 )
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.requests import CheckpointRequests
-from bay.server.images import entrypoints
+from bay.server.images import entrypoints, named
 from bay.server.images.puller import Puller
 from bay.server.images.requests import HOST, ImageRequests
 from bay.server.managed_services import rules
@@ -193,6 +195,8 @@ class Sandboxes:
         if new.network_policy is not None:
             wanted = await checked_policy(new.network_policy, self.core.driver.capabilities, self.private)
             new = replace(new, network_policy=wanted)
+        if isinstance(here := self.core.driver.capabilities.other_images, NamedImages):
+            new = replace(new, image=named.checked(new.image, new.pull, profile, here))
         kind = self.pool.kind_of(profile.id, template and template.id)
         if kind is not None and not _fits(kind, asked, new):
             kind = None
@@ -473,8 +477,8 @@ class Sandboxes:
         """The profile, once everything that only Bay can judge about the request is found good."""
         profile = self._profile_named(new.profile or DEFAULT_PROFILE)
         here = self.core.driver.capabilities
-        if (new.image or profile.image) != HOST and not here.layered:
-            raise BadRequest("this server's driver has the image host alone", details={"available": [HOST]})
+        if (new.image or profile.image) != HOST:
+            _check_image(new, profile, here)
         _check_offered("isolation", new.isolation or profile.isolation, here.isolation)
         _check_offered("persist", profile.persist, here.persist)
         if new.network_policy is None and (here.egress == "unenforced" or not here.network_rules):
@@ -619,6 +623,7 @@ class Sandboxes:
         record = replace(
             made,
             id=pooled.id,
+            image=pooled.image,  # with the digest that it runs by now
             cargo_id=pooled.cargo_id,
             generation=pooled.generation,
             session=pooled.session,
@@ -659,6 +664,8 @@ class Sandboxes:
         """The image that the sandbox will have; None is `host`. Changes of a root file system hold for the
         image alone that they were made to. Raises Conflict for another, or as `ImageRequests.choose`.
         """
+        if not self.core.driver.capabilities.layered:
+            return None
         lasting = origin if origin and origin.persist == profile.persist == "machine" else None
         if lasting is not None and lasting.image_id is None and lasting.image != HOST:
             raise Conflict(
@@ -682,6 +689,10 @@ class Sandboxes:
             )
         return image
 
+    def _name_of(self, new: NewSandbox, profile: Profile) -> str:
+        """The image of a sandbox that no row stands for."""
+        return HOST if self.core.driver.capabilities.layered else named.full(new.image or profile.image)
+
     def _record(
         self, caller: Caller, new: NewSandbox, profile: Profile, image: ImageRecord | None, now: datetime
     ) -> SandboxRecord:
@@ -692,7 +703,7 @@ class Sandboxes:
             fresh_record(profile, caller.owner, new.cargo_id or new_id("ws"), now),
             key_id=caller.key_id,
             name=new.name,
-            image=image.ref if image else HOST,
+            image=image.ref if image else self._name_of(new, profile),
             image_id=image and image.id,
             image_state=image and image.state,
             entrypoint=new.entrypoint if image and image.state != "ready" else None,
@@ -841,6 +852,25 @@ def _checked_main(new: NewSandbox) -> bool:
     return new.template is not None and has_check
 
 
+def _check_image(new: NewSandbox, profile: Profile, here: Capabilities) -> None:
+    """Raises for a driver with no such image, or whose host does not tell what is in one."""
+    if here.other_images is None:
+        raise BadRequest("this server's driver has the image host alone", details={"available": [HOST]})
+    if here.layered:
+        return
+    if new.entrypoint is not None:
+        raise CapabilityNotSupported(
+            "the ENTRYPOINT of an image is not known here; give a service with its command in `services`",
+            details={"capability": "entrypoint", "available": []},
+        )
+    if profile.user == OF_IMAGE:
+        raise CapabilityNotSupported(
+            f"the USER of an image is not known here, and profile {profile.id} has programs run as it; use a profile "
+            "with another `user`",
+            details={"capability": "user", "available": []},
+        )
+
+
 def _check_entrypoint(new: NewSandbox, profile: Profile) -> None:
     if (new.image or profile.image) == HOST:
         raise BadRequest("image host has no ENTRYPOINT; name another image, or define a service of your own")
@@ -892,7 +922,7 @@ def _like(
     url = source.url and replace(source.url, access="owner")
     ports = tuple(replace(port, access="owner") for port in source.ports)
     return NewSandbox(
-        profile=source.profile, name=name, image=source.image_id or HOST, isolation=source.isolation, env=source.env,
+        profile=source.profile, name=name, image=source.image_id or source.image, isolation=source.isolation, env=source.env,
         labels=labels, idle_timeout=source.idle_timeout, warm_timeout=source.warm_timeout,
         on_expiry=source.on_expiry,
         from_checkpoint=from_checkpoint, checkpoint_policy=source.checkpoint_policy, network_policy=network,
