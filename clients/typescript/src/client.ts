@@ -6,7 +6,7 @@ import type { Box } from "./box.js";
 import { get, sandboxPath, type Call, type CallOptions } from "./call.js";
 import { Cargos } from "./cargos.js";
 import { resolve, type ClientOptions } from "./config.js";
-import { CallerError, DriverUnavailable, InvalidArgument, SandboxNotReady } from "./errors.js";
+import { CallerError, CapabilityNotSupported, DriverUnavailable, InvalidArgument, SandboxNotReady } from "./errors.js";
 import { events, type EventOptions } from "./events.js";
 import { Http } from "./http.js";
 import { Images } from "./images.js";
@@ -122,12 +122,22 @@ export class Client implements Disposable {
     return box;
   }
 
-  /** The same options with the image here: a pull may take longer than any start. */
+  /**
+   * The same options with the image here: a pull may take longer than any start. As they are where the server's
+   * nodes fetch images themselves.
+   */
   private async withImage(options: CreateOptions): Promise<CreateOptions> {
     const { image, pull = "missing", signal } = options;
     if (!image || image === "host") return options;
-    const { id } = await this.images.pull(image, { pull, signal });
-    return { ...options, image: id, pull: "missing" };
+    try {
+      const { id } = await this.images.pull(image, { pull, signal });
+      return { ...options, image: id, pull: "missing" };
+    } catch (error) {
+      const isFetchedByNodes =
+        error instanceof CapabilityNotSupported && [error.details.available].flat().includes("name");
+      if (isFetchedByNodes) return options;
+      throw error;
+    }
   }
 
   /** A create that, when it fails or is aborted, takes back what the server may have made by then. */

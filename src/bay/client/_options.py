@@ -7,7 +7,7 @@ from typing import Any, TypedDict, cast
 
 from bay import hints
 from bay.client._calls import COPY_S, Call, Json, given
-from bay.errors import InvalidArgument
+from bay.errors import CapabilityNotSupported, InvalidArgument
 from bay.models import (
     Checkpoint,
     CheckpointPolicy,
@@ -142,6 +142,11 @@ def refuse_exist_ok(options: CreateOptions) -> None:
             "exist_ok is not for sandbox(), which deletes the sandbox at the end; use "
             "sandboxes.get_or_create() to keep it"
         )
+
+
+def is_fetched_by_nodes(refused: CapabilityNotSupported) -> bool:
+    """Whether a server refused a pull since the image is named in the create, and its nodes fetch it."""
+    return "name" in refused.details.get("available", ())
 
 
 def create_call(options: CreateOptions, key: str) -> Call:

@@ -43,7 +43,7 @@ from bay.cli.terminal.raw import has_pipe_with_data, window_size
 from bay.cli.terminal.session import STDIN, STDOUT, need_terminal, on_terminal
 from bay.cli.tree import COMMAND
 from bay.cli.volume_option import VolumeOption, volumes
-from bay.errors import InvalidArgument
+from bay.errors import CapabilityNotSupported, InvalidArgument
 
 if TYPE_CHECKING:
     from bay.client import Box, Client, CreateOptions, Proc, SpawnOptions
@@ -239,10 +239,15 @@ def _pulled(client: "Client", options: "CreateOptions") -> "CreateOptions":
     wanted = options.get("image")
     if wanted in (None, "host"):
         return options
-    with Bar(printable(wanted)) as bar:
-        image = client.images.pull(
-            wanted, pull=options.get("pull") or "missing", progress=partial(show_pull, bar)
-        )
+    try:
+        with Bar(printable(wanted)) as bar:
+            image = client.images.pull(
+                wanted, pull=options.get("pull") or "missing", progress=partial(show_pull, bar)
+            )
+    except CapabilityNotSupported as error:
+        if "name" in error.details.get("available", ()):  # the server's nodes fetch it themselves
+            return options
+        raise
     return {**options, "image": image.id, "pull": None}
 
 

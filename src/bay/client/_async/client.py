@@ -23,11 +23,18 @@ from bay.client._async.webhooks import AsyncWebhooks
 from bay.client._calls import Call
 from bay.client._config import resolve
 from bay.client._lease import LEASE_S, Leases, lease_now
-from bay.client._options import CreateOptions, create_call, known, named, refuse_exist_ok
+from bay.client._options import (
+    CreateOptions,
+    create_call,
+    is_fetched_by_nodes,
+    known,
+    named,
+    refuse_exist_ok,
+)
 from bay.client._paths import sandbox_path
 from bay.client._seam import async_cleanup
 from bay.client._waits import READY_S, ready
-from bay.errors import BayError, CallerError, Conflict, NotFound
+from bay.errors import BayError, CallerError, CapabilityNotSupported, Conflict, NotFound
 from bay.ids import new_id
 from bay.models import Event, Profile, Sandbox
 
@@ -215,11 +222,18 @@ class AsyncClient:
                 await box.delete()
 
     async def _with_image(self, options: CreateOptions) -> CreateOptions:
-        """The same options with the image here: a pull may take longer than any start."""
+        """The same options with the image here: a pull may take longer than any start. As they are where the
+        server's nodes fetch images themselves.
+        """
         wanted = options.get("image")
         if wanted in (None, "host"):
             return options
-        image = await self.images.pull(wanted, pull=options.get("pull") or "missing")
+        try:
+            image = await self.images.pull(wanted, pull=options.get("pull") or "missing")
+        except CapabilityNotSupported as error:
+            if is_fetched_by_nodes(error):
+                return options
+            raise
         return {**options, "image": image.id, "pull": "missing"}
 
     async def _create_or_nothing(self, options: CreateOptions) -> AsyncBox:
