@@ -48,6 +48,7 @@ from bay.drivers.kubernetes.kube import (
     KubeRefused,
     as_dict,
 )
+from bay.drivers.kubernetes.late_creates import LateCreates
 from bay.drivers.kubernetes.pauses import ShipPauses
 from bay.drivers.kubernetes.pod import PodSettings, PodTimeouts
 from bay.drivers.kubernetes.pod_watch import PodState, PodWatch, pod_state
@@ -103,6 +104,7 @@ class KubernetesDriver:
         self._watch: PodWatch | None = None
         self._nodes: GoneNodes | None = None
         self._pauses = ShipPauses()
+        self._late = LateCreates(self._remove)
         self._over: dict[str, tuple[float, str]] = {}
         """Since when each pod was seen to be over, by its uid, and since when its node was Ready then."""
         self.carriers = CarrierPods(self, is_alone=is_alone)
@@ -137,6 +139,7 @@ class KubernetesDriver:
             self._watch = PodWatch(self.kube, labels=pod.selector(self._pods))
             watching = asyncio.create_task(self._watch.run())
             stack.push_async_callback(_cancelled, watching)
+            stack.push_async_callback(self._late.aclose)
             await self._watch.synced()
             self._nodes = GoneNodes(self.kube, self._watch, every_s=self._timeouts.settled_s)
             stack.push_async_callback(_cancelled, asyncio.create_task(self._nodes.run()))
@@ -151,6 +154,7 @@ class KubernetesDriver:
         is given its settings, since from then on Ship introduces itself to nobody.
         """
         manifest = self._manifest(spec)
+        self._late.forget(pod.pod_name(spec.session_id))
         if handle is not None and (ready := await self._still_ready(spec, handle)):
             yield ready
             return
@@ -261,7 +265,11 @@ class KubernetesDriver:
 
     async def destroy(self, handle: Handle) -> None:
         """Lets go of the pod's object once its containers have ended. Raises DriverUnavailable before."""
-        found = await self._find(handle)
+        await self._remove(handle.session_id)
+        self._late.look_out(self._watching, pod.pod_name(handle.session_id), handle.session_id)
+
+    async def _remove(self, session_id: str) -> None:
+        found = await self._find(Handle(driver=self.name, session_id=session_id))
         if found is None:
             return
         await self._delete(found, 0)
@@ -361,7 +369,7 @@ class KubernetesDriver:
         """Make the pod, or take over the one of an earlier attempt; its uid."""
         for _ in range(3):
             try:
-                made = await _finished(self.kube.create(POD, manifest))
+                made = await _finished(self._post(pod.pod_name(spec.session_id), manifest))
             except AlreadyExists:
                 if (uid := await self._adopted(spec, manifest)) is not None:
                     return uid
@@ -373,6 +381,15 @@ class KubernetesDriver:
         raise DriverUnavailable(
             f"pod {name} is made and removed again by somebody else; see `kubectl get events`"
         )
+
+    async def _post(self, name: str, manifest: Json) -> Json:
+        try:
+            return await self.kube.create(POD, manifest)
+        except KubeRefused:
+            raise
+        except DriverUnavailable:
+            self._late.note(name)
+            raise
 
     def _check_ours(self, found: Json) -> None:
         metadata = as_dict(found.get("metadata"))
