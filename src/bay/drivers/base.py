@@ -238,6 +238,8 @@ class Handle:
     """The image with its digest, `NAME@sha256:…`, that the host says it has fetched for the reference in the
     spec; None where that had a digest, or the host names none.
     """
+    network: NetworkMode | None = None
+    """The network mode that the session began with, of a driver that cannot change it."""
 
     def to_json(self) -> dict[str, Any]:
         """This handle as JSON-ready data."""
@@ -248,6 +250,7 @@ class Handle:
             "data": dict(self.data),
             "endpoint": _facts(self.endpoint) if self.endpoint else None,
             **({"image": self.image} if self.image else {}),
+            **({"network": self.network} if self.network else {}),
         }
 
     @classmethod
@@ -261,6 +264,7 @@ class Handle:
             data=data["data"],
             endpoint=Endpoint(**endpoint) if endpoint else None,
             image=data.get("image"),
+            network=data.get("network"),
         )
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from server_harness import Json, World, clear, create, eventually, world
 
+from bay.drivers.base import Handle, SessionSpec
 from bay.drivers.fake import FakeDriver
 from bay.models import NetworkPolicy, NetworkRule
 from bay.server.settings import ProfileSettings
@@ -236,6 +237,46 @@ async def test_a_policy_that_holds_from_a_start_on_changes_while_there_is_no_com
         answer = await client.put(f"{path}/network-policy", json={"mode": "open"})
         assert (answer.status_code, answer.json()["source"]) == (200, "sandbox")
         await client.delete(path)
+
+
+class Fixed(FakeDriver):
+    """A driver whose sessions keep the mode that they begin with."""
+
+    set_network = None  # type: ignore[assignment]
+
+    async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
+        async for made in super().start(spec, handle):
+            yield replace(made, network=spec.network.mode)
+
+
+async def test_a_session_that_keeps_its_mode_shows_that_one_when_the_profile_has_another(root: Path) -> None:
+    def profiles(mode: str) -> dict[str, ProfileSettings]:
+        settings = {"start": "lazy", "network_policy": {"mode": mode}}
+        return {"python-default": ProfileSettings.model_validate(settings)}
+
+    async def modes(client: httpx.AsyncClient, path: str) -> tuple[str, str]:
+        shown, state = (await client.get(path)).json(), (await client.get(f"{path}/network")).json()
+        return shown["network"], state["mode"]
+
+    try:
+        async with world(root, Fixed(run_dir=root / "run"), profiles=profiles("none")) as bay:
+            client = await bay.client()
+            sandbox = await create(client)
+            path = f"/v1/sandboxes/{sandbox['id']}"
+            assert (await client.post(f"{path}/start", params={"wait": 20})).is_success
+            assert await modes(client, path) == ("none", "none")
+        async with world(root, Fixed(run_dir=root / "run"), profiles=profiles("open")) as bay:
+            client = await bay.client()
+            await bay.settled(
+                sandbox["id"], lambda r: r.session is not None and r.session.network_version is not None
+            )
+            assert await modes(client, path) == ("none", "none")
+            assert (await policy_of(client, sandbox))["mode"] == "open"
+            assert (await client.post(f"{path}/stop")).is_success
+            assert (await client.post(f"{path}/start", params={"wait": 20})).is_success
+            assert await modes(client, path) == ("open", "open")
+    finally:
+        await clear(root)
 
 
 MALFORMED: list[Json] = [

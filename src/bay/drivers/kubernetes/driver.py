@@ -160,7 +160,12 @@ class KubernetesDriver:
             return
         uid = await self._adopted(spec, manifest) if handle is not None else None
         uid = uid or await self._create(spec, manifest)
-        created = Handle(driver=self.name, session_id=spec.session_id, data={"step": "created", "uid": uid})
+        created = Handle(
+            driver=self.name,
+            session_id=spec.session_id,
+            data={"step": "created", "uid": uid},
+            network=spec.network.mode,
+        )
         known = _introduced_in(handle, uid)
         if known is None:
             yield created

@@ -499,11 +499,15 @@ class Reconciler:
             present = await sandboxes.get(db, sandbox.id) or sandbox
             profile = self._core.profiles.get(present.profile)
             policy = await policy_of(db, present, profile, self._core.driver.capabilities)
-        if isinstance(self._core.driver, NetworkControl):
-            await self._core.driver.set_network(handle_of(session), policy)
+        driver = self._core.driver
+        if isinstance(driver, NetworkControl):
+            await driver.set_network(handle_of(session), policy)
         async with self._core.store.write() as db:
             await sessions.change(db, session.id, network_version=present.network_version)
-        log.info("network.held", id=sandbox.id, session=session.id, mode=policy.mode, rules=len(policy.rules))
+        if isinstance(driver, NetworkControl):  # a session of another keeps what it began with
+            log.info(
+                "network.held", id=sandbox.id, session=session.id, mode=policy.mode, rules=len(policy.rules)
+            )
 
     async def _pause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
         """Freeze it, unless a call is under way; its owner's word counts more than a follower of output.

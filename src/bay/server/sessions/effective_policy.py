@@ -34,7 +34,9 @@ def is_brokered(sandbox: SandboxRecord, profile: Profile | None) -> bool:
 
 
 def mode_of(sandbox: SandboxRecord, profile: Profile | None, here: Capabilities) -> NetworkMode:
-    """The mode of that policy."""
+    """The mode of that policy; of a session that cannot change, the one that it began with."""
+    if sandbox.session is not None and (held := (sandbox.session.handle or {}).get("network")):
+        return held
     wanted = sandbox.network_mode or (profile.network_policy.mode if profile else "none")
     return wanted if _stands(wanted, here) else "none"
 
