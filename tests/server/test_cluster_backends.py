@@ -7,7 +7,7 @@ import pytest
 from server_harness import settings_in
 
 from bay.cargo.base import CheckpointFiles, CheckpointsAtRest, CheckpointStore
-from bay.drivers.base import Capabilities
+from bay.drivers.base import Capabilities, NamedImages
 from bay.drivers.fake import FakeDriver
 from bay.errors import InvalidArgument
 from bay.server import backends
@@ -28,7 +28,8 @@ def test_a_cluster_that_says_nothing_promises_nothing(tmp_path: Path) -> None:
     here = capabilities(tmp_path)
     assert here.isolation == ("container",)
     assert (here.egress, here.network, here.network_rules) == ("unenforced", ("open",), False)
-    assert (here.pause, here.layered, here.persist) == (False, False, ("workspace",))
+    assert (here.pause, here.layered, here.persist) == (True, False, ("workspace",))
+    assert here.other_images == NamedImages(admitted=())
 
 
 def test_an_operator_says_what_a_cluster_enforces_and_which_isolations_it_has(tmp_path: Path) -> None:
@@ -79,6 +80,22 @@ def test_replicas_may_share_a_cluster(tmp_path: Path) -> None:
         database_url="postgresql://bay@db.example.com/bay",
     )  # fmt: skip
     assert check_replicas(settings, make_driver(settings)) is None
+
+
+def test_an_operator_says_which_images_callers_may_name(tmp_path: Path) -> None:
+    here = capabilities(tmp_path, images=["docker.io/library/", "Registry.Example.com/team"])
+    assert here.other_images == NamedImages(admitted=("docker.io/library/", "registry.example.com/team"))
+    with pytest.raises(ValueError, match=r"images\n.*does not begin with a registry"):
+        KubernetesSettings.model_validate({**GIVEN, "images": ["debian"]})
+
+
+def test_the_images_that_bay_pulls_on_one_box_are_no_setting_of_a_cluster(tmp_path: Path) -> None:
+    given = KubernetesSettings.model_validate(GIVEN)
+    settings = settings_in(
+        tmp_path, driver="kubernetes", kubernetes=given, images_allow=("docker.io/library/*",)
+    )
+    with pytest.raises(InvalidArgument, match=r"images_allow: .*`images` of \[kubernetes\]"):
+        make_driver(settings)
 
 
 @pytest.mark.parametrize("install", ["", "Home", "a_b", "-a", "a" * 33])
