@@ -189,7 +189,7 @@ class ClaimArchives:
 
 async def archived(members: AsyncIterator[bytes], facts: Manifest) -> AsyncGenerator[bytes]:
     """The archive of a checkpoint with these members of a tar, in which each name begins with `workspace`."""
-    zipped = _Zipped()
+    zipped = _TarZip()
     told = facts.to_json().encode()
     head = header(FACTS, FILE, mode=0o600, size=len(told)) + told + padding(len(told))
     if out := zipped.add(head):
@@ -204,7 +204,7 @@ async def tar_of(archive: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     """The tar in an archive. Its last bytes are not given before all of the archive was read without error.
     Raises BadRequest for a damaged one.
     """
-    unzipped = _Unzipped()
+    unzipped = _GradualUnzip()
     held = b""
     async for chunk in _gathered(archive):
         unzipped.take(chunk)
@@ -229,7 +229,7 @@ async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     yield bytes(pending)
 
 
-class _Zipped:
+class _TarZip:
     """Compresses a tar, and ends it with the digest of all before."""
 
     def __init__(self) -> None:
@@ -246,7 +246,7 @@ class _Zipped:
         return self._zip.compress(last) + self._zip.flush()
 
 
-class _Unzipped:
+class _GradualUnzip:
     """Decompresses a little at a time, so that an archive of zeros takes time and no memory."""
 
     def __init__(self) -> None:
@@ -254,7 +254,7 @@ class _Unzipped:
         self._pending = memoryview(b"")
 
     def take(self, data: bytes) -> None:
-        """What `more` is to decompress, when there was no more."""
+        """Take bytes that `more` is to decompress, once it has given all of those before."""
         self._pending = memoryview(data)
 
     def more(self) -> bytes:

@@ -145,7 +145,7 @@ class Packer:
         self.out.end()
 
     def add_entry(self, level: Level, entry: str) -> None:
-        """What has that name in the directory; nothing where it was removed, or this user may not read it."""
+        """Add the entry of that name, unless it was removed, or this user may not read it."""
         try:
             self.add(level, entry, os.stat(entry, dir_fd=level.directory, follow_symlinks=False))
         except (BrokenPipeError, MemoryError):
@@ -154,7 +154,7 @@ class Packer:
             return
 
     def add(self, level: Level, entry: str, facts: os.stat_result) -> None:
-        """What has that name, and those facts. Raises OSError."""
+        """Add the entry of that name, with those facts. Raises OSError."""
         name = level.prefix + entry
         kind = stat.S_IFMT(facts.st_mode)
         if kind == stat.S_IFDIR:

@@ -3,7 +3,7 @@ at all, and reports at the end. No program runs there meanwhile.
 
 The archive is that of an export: `checkpoint.json`, `workspace/…` and `sha256`, without which it is not
 whole. It may be an attacker's: see `tree_tar.extract`. It is unpacked beside the workspace, written to the
-disk, and the two exchange their names. What a killed tool leaves is removed by the next.
+disk, and the two exchange their names. The next tool removes the remains of one that was killed.
 """
 
 import errno

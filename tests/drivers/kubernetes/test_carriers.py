@@ -178,8 +178,8 @@ async def test_a_watch_that_lags_behind_an_end_keeps_none_from_beginning(
         ended = copy.deepcopy(user)
         ended["metadata"] |= {"finalizers": [], "deletionTimestamp": "2026-11-30T00:00:00Z"}
         pods.there = {"bay-sess-1": ended}
-    async with CarrierPods(pods, is_alone=True).open(cargo_id, claim):
-        pass
+    async with CarrierPods(pods, is_alone=True).open(cargo_id, claim) as carrying:
+        assert carrying.endpoint == ENDPOINT
 
 
 async def test_one_that_cannot_be_removed_takes_nothing_from_what_it_did_and_stays_an_orphan(

@@ -37,7 +37,7 @@ _LEAVING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carrying:
+class RunningCarrier:
     """A carrier that runs: where its Ship answers."""
 
     session_id: str
@@ -113,7 +113,7 @@ class CarrierPods:
         return session_id not in self._held and (self._is_alone or is_over(state))
 
     @asynccontextmanager
-    async def open(self, cargo_id: str, claim: VolumeClaim) -> AsyncGenerator[Carrying]:
+    async def open(self, cargo_id: str, claim: VolumeClaim) -> AsyncGenerator[RunningCarrier]:
         """A carrier of that claim. Raises Conflict while a session has it, and what a start raises."""
         session_id = carrier_id(cargo_id)
         handle = Handle(driver=self._driver.name, session_id=session_id)
@@ -135,7 +135,7 @@ class CarrierPods:
         if session_id not in self._held:
             await self._driver.destroy(Handle(driver=self._driver.name, session_id=session_id))
 
-    async def _started(self, session_id: str, claim: VolumeClaim) -> Carrying:
+    async def _started(self, session_id: str, claim: VolumeClaim) -> RunningCarrier:
         token = secrets.token_urlsafe(32)
         spec = SessionSpec(
             session_id=session_id,
@@ -155,7 +155,7 @@ class CarrierPods:
             endpoint = handle.endpoint
         if endpoint is None:
             raise SandboxNotReady(f"carrier {session_id} did not start")
-        return Carrying(session_id=session_id, endpoint=endpoint, token=token)
+        return RunningCarrier(session_id=session_id, endpoint=endpoint, token=token)
 
     async def _check_free(self, cargo_id: str, claim: VolumeClaim) -> None:
         """Raises Conflict while a session has the claim. The watch may lag behind an end."""

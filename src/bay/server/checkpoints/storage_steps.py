@@ -10,7 +10,7 @@ from datetime import datetime
 
 import structlog
 
-from bay.cargo.base import CargoStore, SizeLimits, checkpoint_store
+from bay.cargo.base import CargoStore, CheckpointsAtRest, SizeLimits, checkpoint_store
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
@@ -174,7 +174,8 @@ class StorageSteps:
     @asynccontextmanager
     async def _standing_still(self, sandbox: SandboxRecord) -> AsyncGenerator[None, None]:
         session = sandbox.session
-        if session is None or session.phase != "running" or not self._driver.capabilities.pause:
+        can_freeze = self._driver.capabilities.pause and not isinstance(self._cargo, CheckpointsAtRest)
+        if session is None or session.phase != "running" or not can_freeze:
             yield
             return
         # Bytes that are on the disk already need not be waited for frozen.

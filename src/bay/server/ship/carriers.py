@@ -21,7 +21,7 @@ _SMALL = 1 << 16
 _PATH = "/fs/checkpoint"
 
 
-class Carrying(Protocol):
+class ReachableCarrier(Protocol):
     """A carrier that runs: where its Ship answers."""
 
     @property
@@ -34,10 +34,10 @@ class Carrying(Protocol):
     def token(self) -> str: ...
 
 
-class CarrierPods(Protocol):
+class CarrierSource(Protocol):
     """The driver's carriers."""
 
-    def open(self, cargo_id: str, claim: VolumeClaim) -> AbstractAsyncContextManager[Carrying]: ...
+    def open(self, cargo_id: str, claim: VolumeClaim) -> AbstractAsyncContextManager[ReachableCarrier]: ...
 
     async def clear(self, cargo_id: str) -> None: ...
 
@@ -45,7 +45,7 @@ class CarrierPods(Protocol):
 class ShipCarriers:
     """The carriers of `pods`, and what their Ships do."""
 
-    def __init__(self, pods: CarrierPods) -> None:
+    def __init__(self, pods: CarrierSource) -> None:
         self._pods = pods
 
     @asynccontextmanager
