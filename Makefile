@@ -87,7 +87,7 @@ bench: .stamp-server ## measure (ARGS="exec memory" for some of it); JSON in ben
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: bench-kubernetes
-bench-kubernetes: .stamp-dev ## a whole Bay on thousands of puppet pods, in a real API server (ARGS="--count 1000")
+bench-kubernetes: .stamp-dev ## a whole Bay on thousands of puppet pods, in a real API server (ARGS="--count 1000"); docs/scaling.md
 	@scripts/kubernetes/with-cluster --no-kubelet $(BIN)/python -m bench.puppets $(ARGS)
 
 .PHONY: casts

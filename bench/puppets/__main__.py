@@ -122,7 +122,22 @@ class Measurement:
             made = self._together(lambda raw: raw.call("POST", "/v1/sandboxes", {})["id"], self.count)
             told["accepted_per_s"] = round(self.count / (time.monotonic() - began), 1)
             self.ids += made
-            self._wait_counts(lambda counts: counts["running"] >= self.count)
+            self._start_all(told)
+
+    def _start_all(self, told: dict[str, Any]) -> None:
+        """Until all of them run: those whose start has failed are started again, and counted."""
+        told["failed"] = 0
+        ends = time.monotonic() + LONGEST_S
+        while (phases := self.rows.sandboxes())["running"] < len(self.ids):
+            if time.monotonic() > ends:
+                raise TimeoutError("the sandboxes do not run")
+            if phases["none"] and not phases["starting"]:
+                with Raw(self.server) as raw:
+                    failed = self._all_of(raw, "status=failed")
+                    for box in failed:
+                        raw.call("POST", f"/v1/sandboxes/{box}/start")
+                told["failed"] += len(failed)
+            time.sleep(0.25)
 
     def rest(self, name: str = "rest") -> None:
         """Nothing happens for longer than a minute, which is the longest of Bay's own intervals here."""
@@ -185,7 +200,7 @@ class Measurement:
             self._wait_counts(lambda counts: counts["running"] <= len(self.ids) - len(names))
         with self.phase("and started again", len(names)):
             with Raw(self.server) as raw:
-                stopped = self._of_compute(raw, "cold")
+                stopped = self._all_of(raw, "compute=cold")
             self._together_with(lambda raw, box: raw.call("POST", f"/v1/sandboxes/{box}/start"), stopped)
             self._wait_counts(lambda counts: counts["running"] >= len(self.ids))
 
@@ -241,12 +256,12 @@ class Measurement:
         """By the rows, which costs Bay nothing."""
         _wait(lambda: is_so(self.rows.sandboxes()), "the sandboxes are not as they should be")
 
-    def _of_compute(self, raw: Raw, compute: str) -> list[str]:
+    def _all_of(self, raw: Raw, which: str) -> list[str]:
         found: list[str] = []
         cursor: str | None = ""
         while cursor is not None:
             rest = f"&cursor={cursor}" if cursor else ""
-            page = raw.call("GET", f"/v1/sandboxes?limit={PAGE}&compute={compute}{rest}")
+            page = raw.call("GET", f"/v1/sandboxes?limit={PAGE}&{which}{rest}")
             found += [one["id"] for one in page["items"]]
             cursor = page.get("next_cursor")
         return found
