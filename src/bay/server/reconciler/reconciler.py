@@ -8,6 +8,7 @@ The queue never hands out one id twice at once, so no lock is held for a sandbox
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -556,10 +557,13 @@ class Reconciler:
             )  # fmt: skip
 
     async def _resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        handle = handle_of(session)
         try:
-            await freezer(self._core.driver).resume(handle_of(session))
+            await freezer(self._core.driver).resume(handle)
         except BayError as error:
             log.warning("session.not_resumed", id=session.id, code=error.code, error=error.message)
+            with suppress(ShipSilent):
+                await self._core.driver.observe(handle)  # raises where nothing is known: that is no end
             await self._begin_to_end(sandbox, session, "unreachable")
             return
         self._live.syncer.thawed(session.id)

@@ -213,7 +213,7 @@ class Waker:
         """The driver's words, when it cannot know what became of a session that is not over."""
         async with self._store.read() as db:
             found = await sandboxes.get(db, sandbox_id)
-        if found is None or found.phase != "running" or found.error is None:
+        if found is None or found.phase not in ("running", "paused") or found.error is None:
             return None
         return found.error.message if found.error.code == DriverUnavailable.code else None
 
@@ -248,7 +248,9 @@ class Waker:
         await self.want_running(sandbox)
         settled = await self.settled(sandbox.id, timeout_s)
         if settled is None:
-            raise _not_ready(sandbox, f"is still starting after {timeout_s:g} s")
+            reason = await self._why_unknown(sandbox.id)
+            late = f"is still starting after {timeout_s:g} s"
+            raise _not_ready(sandbox, late if reason is None else f"{late}: {reason}")
         if not _is_running(settled):
             reason = settled.error.message if settled.error else "it was stopped meanwhile"
             raise _not_ready(settled, f"did not start: {reason}")
