@@ -183,7 +183,11 @@ async def test_a_pod_that_a_stranger_made_under_the_name_is_left_alone(
 
 async def test_the_cluster_ends_a_session_that_no_bay_ends(cluster: Cluster) -> None:
     settings = PodSettings(
-        install="old", image="bay.test/box:1", ship_image="bay.test/ship:1", pull_policy="Never", lifetime_s=5
+        install="old",
+        image="bay.test/box:1",
+        ship_image="bay.test/ship:1",
+        pull_policy="Never",
+        lifetime_s=20,
     )
     async for bench in opened_bench(cluster, pods=settings):
         handle = await bench.start(bench.spec())
