@@ -3,7 +3,8 @@
     build_docs.py MKDOCS [FOLDER]
 
 The pages are the Markdown files of `docs/` and some of the root, as they are, side by side. Where they link
-to a file that is no page, such as a note on a decision, the copy that is built names it alone. Material puts
+to a file that is no page, such as a note on a decision or the architecture, which people read who have the
+tree, the copy that is built names it alone. Material puts
 small scripts into each page. The site has them as files, so that its pages stand under the same policy as the
 others of the server, which allows no script in a page.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "src/bay/server/web/site"
-OF_THE_ROOT = ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md", "SPECIFICATION.md")
+OF_THE_ROOT = ("CHANGELOG.md", "SECURITY.md", "SPECIFICATION.md")
 
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -27,6 +28,13 @@ _INLINE = re.compile(
     r"<script(?![^>]*\bsrc=)(?![^>]*application/json)|<style|\sstyle=|\son\w+=", re.IGNORECASE
 )
 _ELSEWHERE = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//", re.IGNORECASE)
+_SPACES = re.compile(r'<span class="w">(\s*)</span>')
+_BLOCK = (
+    "article|aside|body|div|footer|form|h[1-6]|head|header|li|link|main|meta|nav|ol|p|script|section|"
+    "t[dhr]|table|tbody|thead|ul"
+)
+_AT_BLOCKS = re.compile(rf"\n(?=</?(?:{_BLOCK})\b)")
+_NAMESPACE = re.compile('<svg xmlns="http://www.w3.org/2000/svg"')
 _UNUSED = (
     "404.html",
     "sitemap.xml",
@@ -81,9 +89,24 @@ def scripts_as_files(page: str, files: dict[str, str]) -> str:
 
 
 def without_indents(page: str) -> str:
-    """A page without the spaces at the begins of lines, half of some pages, but where they are shown."""
+    """A page without the spaces at the begins of lines, half of some pages, and without the ends of lines
+    before blocks, but where they are shown.
+    """
     parts = re.split(r"(<pre\b.*?</pre>)", page, flags=re.DOTALL)
-    return "".join(part if n % 2 else re.sub(r"\n\s+", "\n", part) for n, part in enumerate(parts))
+    return "".join(
+        part if n % 2 else _AT_BLOCKS.sub("", re.sub(r"\n\s+", "\n", part)) for n, part in enumerate(parts)
+    )
+
+
+def without_unseen(page: str) -> str:
+    """A page without markup that changes nothing of what is shown."""
+    return _NAMESPACE.sub("<svg", _SPACES.sub(r"\1", page))
+
+
+def _in_plain(index: Path) -> None:
+    """Take the marks of code out of the texts that a search looks through: a tenth of all."""
+    text = index.read_text(encoding="utf-8")
+    index.write_text(re.sub("</?code>", "", text), encoding="utf-8")
 
 
 def finish(site: Path) -> None:
@@ -93,11 +116,12 @@ def finish(site: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     files: dict[str, str] = {}
     for page in site.glob("*.html"):
-        text = without_indents(scripts_as_files(page.read_text(encoding="utf-8"), files))
+        text = without_unseen(without_indents(scripts_as_files(page.read_text(encoding="utf-8"), files)))
         for name, unfit in (("refuses", _INLINE), ("has no other host for", _ELSEWHERE)):
             if found := unfit.search(text):
                 raise Unfit(f"{page.name}: the policy {name}: {text[found.start() : found.start() + 120]}")
         page.write_text(text, encoding="utf-8")
+    _in_plain(site / "search/search_index.json")
     for name, script in files.items():
         (site / name).write_text(script, encoding="utf-8")
 

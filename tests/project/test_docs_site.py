@@ -57,8 +57,13 @@ def test_scripts_of_a_page_become_files() -> None:
 
 
 def test_indents_are_kept_where_they_are_shown() -> None:
-    page = "<p>\n    a\n  <pre>b\n    c</pre>\n\n  d"
-    assert build_docs.without_indents(page) == "<p>\na\n<pre>b\n    c</pre>\nd"
+    page = "<p>\n    a\n  <b>c</b>\n  <pre>b\n    <p></pre>\n\n  d\n  <td>"
+    assert build_docs.without_indents(page) == "<p>\na\n<b>c</b>\n<pre>b\n    <p></pre>\nd<td>"
+
+
+def test_markup_that_shows_nothing_is_left_out() -> None:
+    page = '<pre>bay<span class="w"> </span><span class="s1">x</span></pre><svg xmlns="http://www.w3.org/2000/svg" a="b">'
+    assert build_docs.without_unseen(page) == '<pre>bay <span class="s1">x</span></pre><svg a="b">'
 
 
 @pytest.mark.parametrize(
