@@ -628,6 +628,15 @@ await deployment.stop()
                 words={"docker://registry.example.com/bay-ship:0.1.0": "oci-archive:pushed.tar"},
             ),
             RunBy(
+                "bay create shop --image",
+                "tests/kubernetes/test_images_in_a_cluster.py::"
+                "test_a_sandbox_keeps_the_image_that_its_name_was_when_it_began",
+            ),
+            RunBy(
+                "bay doctor --kubernetes",
+                "tests/kubernetes/test_doctor_on_kubernetes.py::test_it_says_the_truth_about_this_cluster",
+            ),
+            RunBy(
                 "apiVersion: rbac",
                 "tests/kubernetes/test_driver_faults.py::test_the_rights_of_the_page_are_enough",
             ),

@@ -59,7 +59,7 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check whether this machine, or the cluster, can run sandboxes, and say how to fix each problem."""
+    """Check whether this machine can run sandboxes, or the cluster, and say how to fix each problem."""
     given = load("bay.server.settings", "read")(config, data_dir=data_dir)
     of_cluster = load("bay.server.offline.doctor", "is_of_cluster")(given, canaries=kubernetes)
     if kubernetes:
