@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from bay.drivers.kubernetes import pod
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 WAIT_S = 200.0
+API = "(, the API server's address in the cluster)?"
+"""It answers there once another test has called `scripts/kubernetes/service-address`."""
 TABLE = "bridge bay-test"
 
 
@@ -121,9 +124,9 @@ async def test_it_says_the_truth_about_this_cluster(cluster: Cluster, tmp_path: 
     wrong = {name for name, row in found.items() if row["required"] and not row["ok"]}
     assert wrong == {"egress-none", "egress-open", "ingress"}
     for mode in ("none", "open"):
-        assert (
-            f"unenforced: a pod of class {mode} reaches another pod and this host"
-            in found[f"egress-{mode}"]["found"]
+        assert re.match(
+            f"unenforced: a pod of class {mode} reaches another pod{API} and this host",
+            found[f"egress-{mode}"]["found"],
         )
     for name in (
         "cluster",
@@ -154,9 +157,9 @@ async def test_it_sees_that_policies_are_enforced(cluster: Cluster, tmp_path: Pa
         found = await said(process)
     assert process.returncode == 0, found
     for mode in ("none", "open"):
-        assert (
-            f"enforced: a pod of class {mode} does not reach another pod and this host"
-            in found[f"egress-{mode}"]["found"]
+        assert re.match(
+            f"enforced: a pod of class {mode} does not reach another pod{API} and this host",
+            found[f"egress-{mode}"]["found"],
         )
     assert found["ingress"]["ok"]
     assert not found["resolvers"]["ok"]  # no pod here has a way to public addresses
@@ -177,7 +180,7 @@ async def test_a_doctor_that_is_stopped_leaves_nothing_and_one_that_is_killed_is
 
     async def are_others_there() -> bool:
         now = {one["name"] for one in await asyncio.to_thread(canaries, cluster, install)}
-        return not now & before and len(now) > 2
+        return bool(now - before)
 
     async with doctor(cluster, tmp_path, install) as stopped:
         await eventually(are_others_there)
