@@ -6,7 +6,8 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from examples.own_server import OwnServer, ServerFailed, own_server
 from kube_cluster import NAMESPACE, WAIT_S, Cluster
 
 from bay.client import Client
-from bay.errors import CapabilityNotSupported
+from bay.errors import CapabilityNotSupported, Timeout
 from bay.models import NetworkPolicy, SandboxSecret, ServiceSpec, Volume
 
 CONFIG = """
@@ -52,9 +53,8 @@ def install() -> str:
 
 @pytest.fixture
 def bay(cluster: Cluster, install: str) -> Iterator[OwnServer]:
-    with own_server("bay-k-", config(cluster, install)) as server:
+    with bay_in(cluster, install, config(cluster, install)) as server:
         yield server
-    gone(lambda: owned(cluster, install, "pods") == [] == owned(cluster, install, "pvc"))
 
 
 @pytest.fixture
@@ -72,6 +72,18 @@ def owned(cluster: Cluster, install: str, kind: str) -> list[str]:
         for one in metadata
         if "deletionTimestamp" not in one or "bay.dev/fence" in one.get("finalizers", ())
     ]
+
+
+@contextmanager
+def bay_in(cluster: Cluster, install: str, text: str) -> Generator[OwnServer]:
+    """A Bay with those settings, whose pods and claims have gone before it ends."""
+    with own_server("bay-k-", text) as server:
+        yield server
+        with server.client() as client:
+            for box in list(client.sandboxes.list()):
+                with suppress(Timeout):  # a kubelet of this age takes up to a minute to notice a deletion
+                    box.delete()
+        gone(lambda: owned(cluster, install, "pods") == [] == owned(cluster, install, "pvc"))
 
 
 def gone(is_so: Callable[[], bool]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import object_server
 import pytest
-from examples.own_server import OwnServer, own_server
+from examples.own_server import OwnServer
 from kube_cluster import Cluster
 from object_server import FaultyFront, ObjectServer
-from test_bay_on_kubernetes import config, gone, owned
+from test_bay_on_kubernetes import bay_in, config, gone, owned
 
 from bay.client import Client
 from bay.errors import CapabilityNotSupported, Conflict
@@ -55,9 +55,8 @@ def bay(cluster: Cluster, install: str, front: FaultyFront, bucket: str) -> Iter
         bucket=bucket, endpoint=front.endpoint, access=object_server.ACCESS, secret=object_server.SECRET
     )
     text = config(cluster, install).replace("unschedulable = 5", "unschedulable = 60") + store
-    with own_server("bay-k-", text) as server:
+    with bay_in(cluster, install, text) as server:
         yield server
-    gone(lambda: owned(cluster, install, "pods") == [] == owned(cluster, install, "pvc"))
 
 
 @pytest.fixture

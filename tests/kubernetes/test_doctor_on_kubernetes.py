@@ -51,7 +51,9 @@ async def doctor(
         table += f"[kubernetes.isolations.{isolation}]\n"
     config = root / "bay.toml"
     config.write_text(f'driver = "kubernetes"\ndata_dir = "{root}/data"\n[kubernetes]\n{table}')
-    command = [sys.executable, "-m", "bay", "doctor", "--kubernetes", "--json", "--config", str(config)]
+    # A shell that has begun these tests in the background has them ignore SIGINT.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "bay", "doctor"]
+    command += ["--kubernetes", "--json", "--config", str(config)]
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL)
     try:
         yield process

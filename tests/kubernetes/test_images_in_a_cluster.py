@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from examples.own_server import own_server
 from image_files import ImageFile, layer_of
 from kube_cluster import Cluster
 from pod_bench import opened_bench
 from registry import Registry, registry
-from test_bay_on_kubernetes import config, gone, owned
+from test_bay_on_kubernetes import bay_in, config, owned
 
 from bay.client import Client
 from bay.drivers.kubernetes.pod import PodSettings
@@ -67,9 +66,8 @@ def client(cluster: Cluster, install: str, there: Registry, repository: str) -> 
     admitted = f'images = ["{there.host}/{repository}"]\npull_policy = "IfNotPresent"'
     text = config(cluster, install).replace('pull_policy = "Never"', admitted)
     text += IMAGES.format(host=there.host, repository=repository)
-    with own_server("bay-k-", text) as server, server.client() as client:
+    with bay_in(cluster, install, text) as server, server.client() as client:
         yield client
-    gone(lambda: owned(cluster, install, "pods") == [] == owned(cluster, install, "pvc"))
 
 
 def test_a_sandbox_keeps_the_image_that_its_name_was_when_it_began(

@@ -10,9 +10,9 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from examples.own_server import OwnServer, own_server
+from examples.own_server import OwnServer
 from kube_cluster import NODE, WAIT_S, Cluster, SecondNode
-from test_bay_on_kubernetes import config, gone, owned
+from test_bay_on_kubernetes import bay_in, config, owned
 
 from bay.client import Box, Client
 from bay.drivers.kubernetes.session_state import OUT_OF_SERVICE
@@ -44,9 +44,8 @@ def bay(cluster: Cluster, node: SecondNode, install: str) -> Iterator[OwnServer]
     text = text.replace("[profiles.python-default]", '[profiles.python-default]\nisolation = "movable"')
     label(cluster, SecondNode.NAME, "shared")
     try:
-        with own_server("bay-k-", text + ISOLATION) as server:
+        with bay_in(cluster, install, text + ISOLATION) as server:
             yield server
-        gone(lambda: owned(cluster, install, "pods") == [] == owned(cluster, install, "pvc"))
     finally:
         label(cluster, NODE, None)
 
