@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -313,8 +314,6 @@ def main() -> int:
 
 
 def _measure(options: argparse.Namespace, state: Path, puppets: PuppetKubelet, console: Console) -> None:
-    import tempfile  # noqa: PLC0415
-
     url = os.environ.get(URL)
     install = f"bench-{secrets.token_hex(4)}"
     cluster = Cluster(state, install, puppets)

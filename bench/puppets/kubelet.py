@@ -9,6 +9,7 @@ for their Events. `PuppetKubelet` starts it, and tells it what goes wrong.
 
 import argparse
 import asyncio
+import base64
 import json
 import ssl
 import subprocess
@@ -377,8 +378,6 @@ _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
 def _pem(data: str) -> str:
-    import base64  # noqa: PLC0415
-
     return base64.b64decode(data).decode()
 
 

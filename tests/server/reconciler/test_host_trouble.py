@@ -27,6 +27,7 @@ from bay.drivers.base import Exited, Handle, Observed, ShipSilent
 from bay.drivers.fake import FakeDriver
 from bay.errors import DatabaseUnavailable, DriverUnavailable
 from bay.store import sessions
+from bay.store.records import SessionRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +36,16 @@ async def get(client: httpx.AsyncClient, sandbox: str) -> Json:
     answer = await client.get(f"/v1/sandboxes/{sandbox}")
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+async def cut_off(bay: World, sandbox: str) -> SessionRecord:
+    """Take the socket of the sandbox's Ship away; the session, which goes on."""
+    session = await bay.session(sandbox)
+    assert session.handle is not None
+    endpoint = Handle.from_json(session.handle).endpoint
+    assert endpoint is not None
+    Path(endpoint.place).unlink()
+    return session
 
 
 async def test_a_stop_that_the_host_refuses_says_why_at_once_and_is_done_later(
@@ -145,12 +156,8 @@ async def test_the_call_that_finds_its_sandbox_unreachable_fails_and_the_next_on
 ) -> None:
     made = await create(alice, wait=WAIT_S)
     await shell(alice, made["id"], "echo kept > file")
-    session = await bay.session(made["id"])
-    assert session.handle is not None
-    endpoint = Handle.from_json(session.handle).endpoint
-    assert endpoint is not None
+    session = await cut_off(bay, made["id"])
     bay.bay.ship.forget(session.id)
-    Path(endpoint.place).unlink()
     answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
     assert_error(answer, 502, "ship_error")
     shown = await get(alice, made["id"])
@@ -163,12 +170,8 @@ async def test_a_call_to_a_session_of_which_nothing_is_known_says_why_and_it_is_
     bay: World, alice: httpx.AsyncClient
 ) -> None:
     made = await create(alice, wait=WAIT_S)
-    session = await bay.session(made["id"])
-    assert session.handle is not None
-    endpoint = Handle.from_json(session.handle).endpoint
-    assert endpoint is not None
+    session = await cut_off(bay, made["id"])
     bay.bay.ship.forget(session.id)
-    Path(endpoint.place).unlink()
     bay.driver.fail_at = "observe"
     answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
     assert "told to fail at observe" in assert_error(answer, 502, "ship_error")["message"]
@@ -211,11 +214,7 @@ async def test_looking_at_a_sandbox_that_cannot_be_reached_is_enough_to_notice(
     bay: World, alice: httpx.AsyncClient
 ) -> None:
     made = await create(alice, wait=WAIT_S)
-    session = await bay.session(made["id"])
-    assert session.handle is not None
-    endpoint = Handle.from_json(session.handle).endpoint
-    assert endpoint is not None
-    Path(endpoint.place).unlink()
+    await cut_off(bay, made["id"])
     assert (await get(alice, made["id"]))["containers"][0]["healthy"] is False
     await bay.settled(made["id"], lambda r: r.session is None)
     assert (await get(alice, made["id"]))["error"]["code"] == "session_unreachable"
