@@ -16,10 +16,12 @@ from kube_server import WAIT_S, KubeServer, Said, pod
 from server_harness import until
 
 from bay.drivers.base import Endpoint, Exited, Handle, Running
+from bay.drivers.kubernetes import carriers
+from bay.drivers.kubernetes.carriers import CarrierPods
 from bay.drivers.kubernetes.driver import KubernetesDriver
 from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.kube import KubeAccess
-from bay.drivers.kubernetes.pod import INSTALL, SANDBOX, SESSION, PodSettings, PodTimeouts
+from bay.drivers.kubernetes.pod import INSTALL, ROLE, SANDBOX, SESSION, PodSettings, PodTimeouts
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +105,20 @@ async def driver(server: Cluster, tmp_path: Path) -> AsyncGenerator[KubernetesDr
     )
     yield made
     await made.aclose()
+
+
+async def test_a_carrier_that_another_bay_left_and_that_has_ended_is_owned_by_nobody(
+    server: Cluster, driver: KubernetesDriver
+) -> None:
+    """The list has no states, which the watch has."""
+    driver.carriers = CarrierPods(driver, is_alone=False)
+    for number, phase in enumerate(("Running", "Failed")):
+        made = running_pod(number)
+        made["metadata"]["labels"] |= {ROLE: carriers.ROLE}
+        made["status"] |= {"phase": phase}
+        server.pods[made["metadata"]["name"]] = made
+    await driver.open()
+    assert [one.session_id async for one in driver.list_owned()] == [handle_of(1).session_id]
 
 
 async def cost_of_a_start(server: Cluster, driver: KubernetesDriver, count: int) -> int:
