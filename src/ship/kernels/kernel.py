@@ -391,10 +391,8 @@ class Kernel:
             self._finish(cell, status, f"{self.message}; {_VARIABLES_GONE}")
             self._lose_all(self.message)
         else:
-            timer, self._timer = (
-                self._timer,
-                self._new_timer(),
-            )  # the new process has its own time to become ready
+            # The new process has its own time to become ready.
+            timer, self._timer = self._timer, self._new_timer()
             self._finish(cell, status, f"{message}; {_VARIABLES_GONE}", restarted=not self._closed)
             self._timer = timer
 

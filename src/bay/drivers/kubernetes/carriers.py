@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -104,8 +105,8 @@ class CarrierPods:
         self._driver = driver
         self._is_alone = is_alone
         self._held: set[str] = set()
-        self._locks: dict[str, asyncio.Lock] = {}
-        """By the id of a carrier: held while that has its cargo."""
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By the id of a carrier: held while that has its cargo, and there for as long as somebody waits."""
 
     def is_orphan(self, state: PodState) -> bool:
         """Whether it is a carrier that no Bay has any use of."""
