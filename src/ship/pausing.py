@@ -28,7 +28,7 @@ class PauseRoutes:
             case "POST", ("resume",):
                 await self._standstill.end()
                 return self._describe()
-            case "GET", ("healthz",) | ("meta",) | ("feed",):
+            case "GET", ("healthz",) | ("meta",) | ("feed",) | ("usage",):
                 return await self._answer(request)
             case _:
                 await self._wait_over(request)

@@ -15,6 +15,7 @@ from ship.process import table
 from ship.process.trees import Owners
 from ship.settings import Settings
 from ship.tasks import Tasks
+from ship_protocol import usage
 
 _EXEC_BODY_BYTES = 64 << 20
 _DEFAULT_GRACE_S = 2.0
@@ -41,6 +42,8 @@ class Routes:
                 return json_answer(200, about.describe(self._settings))
             case "GET", ("feed",):
                 return Answer(200, self._feed.lines(request.gone), "application/x-ndjson")
+            case "GET", ("usage",):
+                return await _usage()
             case "GET", ("shell", "processes"):
                 return await self._processes()
             case "POST", ("execs",):
@@ -123,6 +126,11 @@ async def answer_inside(settings: Settings, tasks: Tasks, request: Request) -> A
             return await tasks.answer(request)
         case _:
             raise NotFound("only GET /meta, GET /health and /v1/tasks are served here")
+
+
+async def _usage() -> Answer:
+    found = await asyncio.get_running_loop().run_in_executor(None, lambda: usage.read(usage.own_groups()))
+    return json_answer(200, found._asdict())
 
 
 def _attach(request: Request, found: Exec) -> WebSocketUpgrade:

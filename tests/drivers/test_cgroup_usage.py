@@ -6,6 +6,7 @@ import pytest
 
 from bay.drivers.oci import cgroup_usage
 from bay.models import Resources
+from ship_protocol import usage
 
 pytestmark = pytest.mark.pure
 
@@ -53,3 +54,18 @@ def test_figures_that_are_missing_are_unknown_and_a_missing_group_has_none(tmp_p
     assert cgroup_usage.read("/bay/x/s", tmp_path) is None
     group(tmp_path, {"pids.current": "12\n", "cpu.stat": "nr_periods 9\n", "memory.stat": "anon 1\n"})
     assert figures(tmp_path) == (None, None, None, 12, None)
+
+
+def test_a_container_sees_its_own_groups_and_a_host_is_no_container(tmp_path: Path) -> None:
+    first, second, host = (tmp_path / name for name in ("version-1", "version-2", "host"))
+    for directory in (first / "cpuacct", first / "memory", first / "devices", second, host):
+        directory.mkdir(parents=True)
+    (first / "cpuacct/cpuacct.usage").write_text("5000\n")
+    (first / "memory/memory.usage_in_bytes").write_text("70\n")
+    for mount in (second, host):
+        (mount / "cgroup.controllers").write_text("cpu memory\n")
+        (mount / "cpu.stat").write_text("usage_usec 8\n")
+    (second / "cgroup.events").write_text("populated 1\n")
+    assert usage.read(usage.own_groups(first)) == (5, 70, None, None)
+    assert usage.read(usage.own_groups(second)) == (8, None, None, None)
+    assert usage.read(usage.own_groups(host)) == (None, None, None, None)

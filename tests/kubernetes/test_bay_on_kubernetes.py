@@ -124,6 +124,9 @@ def test_work_is_done_in_a_pod_as_on_one_box(client: Client) -> None:
     assert box.run("ls /proc/1/environ && cat /proc/1/environ").exit_code != 0
     assert box.run("kill -TERM 1; echo on").stdout == "on\n"
     assert box.run("env | grep KUBERNETES").exit_code == 1
+    used = box.usage(over=0.2)
+    assert all((used.cpu_usec, used.memory_bytes, used.memory_cache_bytes is not None, used.pids))
+    assert used.cpus_used is not None
 
 
 def test_a_bay_that_was_killed_takes_its_pods_over(bay: OwnServer, client: Client) -> None:

@@ -71,3 +71,15 @@ async def test_a_ship_without_pauses_runs_and_says_how_to_get_one_that_has_them(
         assert await pauses.is_on("sess-1", endpoint) is False
         with pytest.raises(DriverUnavailable, match=r"an earlier Bay.*stop and start"):
             await pauses.change("sess-1", endpoint, "pause")
+
+
+async def test_ship_tells_the_figures_of_its_group_also_during_a_pause(
+    pauses: ShipPauses, ship: Ship
+) -> None:
+    endpoint = endpoint_of(ship)
+    await pauses.change("sess-1", endpoint, "pause")
+    try:
+        found = await pauses.usage("sess-1", endpoint)
+    finally:
+        await pauses.change("sess-1", endpoint, "resume")
+    assert found.taken_s > 0

@@ -26,6 +26,7 @@ from bay.drivers.base import (
     Running,
     SessionSpec,
     SessionTokens,
+    SessionUsage,
     ShipSilent,
 )
 from bay.drivers.bootstrap import bootstrap, introduce
@@ -199,6 +200,18 @@ class KubernetesDriver:
     async def resume(self, handle: Handle) -> None:
         """By Ship."""
         await self._change(handle, "resume")
+
+    async def usage(self, handle: Handle) -> SessionUsage | None:
+        """By Ship, to which the container shows its own control group."""
+        endpoint = handle.endpoint or await self._endpoint(handle)
+        if endpoint is None:
+            return None
+        try:
+            return await self._pauses.usage(handle.session_id, endpoint)
+        except ShipSilent:
+            if isinstance(await self._look(handle), Running):
+                raise
+            return None
 
     async def _change(self, handle: Handle, step: Literal["pause", "resume"]) -> None:
         """Ask Ship first, since it knows better than the API server whether it lives, and is nearer. One that

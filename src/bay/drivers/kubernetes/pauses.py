@@ -6,14 +6,16 @@ each failure between the two. So a pause and a wake cost one call to Ship, and n
 
 import asyncio
 import json
+import time
 from typing import Literal
 
-from bay.drivers.base import Endpoint, SessionTokens, ShipSilent
+from bay.drivers.base import Endpoint, SessionTokens, SessionUsage, ShipSilent
 from bay.drivers.kubernetes.kube import Json, as_dict
 from bay.drivers.ship_call import LIMIT, exchange
 from bay.drivers.ship_socket import open_connection
 from bay.errors import DriverUnavailable, SandboxNotReady, ShipError
 from ship_protocol import SESSION_HEADER, session_proof
+from ship_protocol.usage import GroupUsage
 
 _ASK_S = 2.0
 _STOP_S = 30.0
@@ -45,6 +47,13 @@ class ShipPauses:
             )
         if status != 200:
             raise DriverUnavailable(f"Ship did not {step} session {session_id}: {_message(found)}")
+
+    async def usage(self, session_id: str, endpoint: Endpoint) -> SessionUsage:
+        """The figures of its control group, as Ship sees them. Raises ShipSilent, and DriverUnavailable."""
+        taken_s = time.monotonic()
+        _, found = await self._call(session_id, endpoint, "GET", "usage", _ASK_S)
+        figures = {name: value for name in GroupUsage._fields if type(value := found.get(name)) is int}
+        return SessionUsage(taken_s=taken_s, **GroupUsage(**figures)._asdict())
 
     async def _call(
         self, session_id: str, endpoint: Endpoint, method: str, path: str, limit_s: float
