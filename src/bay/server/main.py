@@ -105,8 +105,9 @@ async def _serve(
             ws_per_message_deflate=False,
             log_config=None,
             access_log=False,
-            # Only a proxy of this host, such as one that ends TLS for the public URL, names the client.
+            # Only a proxy that ends TLS for the public URL names the client.
             proxy_headers=loaded.public_url is not None,
+            forwarded_allow_ips=[str(network) for network in loaded.trusted_proxies],
             server_header=False,
             timeout_keep_alive=loaded.keep_alive_timeout,
             timeout_graceful_shutdown=_SHUTDOWN_S,

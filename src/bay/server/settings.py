@@ -471,6 +471,10 @@ class Settings(SettingFields, BaseSettings):
         None,
         description="public URL of Bay, such as `https://bay.example.com`; ports are at {port}-{name}.bay.example.com",
     )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (IPv4Network("127.0.0.1/32"),),
+        description="networks of the proxies before `public_url`: Bay takes their X-Forwarded-For and -Proto for true",
+    )
     port_wait: float = Field(30, gt=0, le=600, description="seconds a request waits for its port's listener")
     cargo_backend: Literal["auto", "btrfs", "directory"] = Field(
         "auto",

@@ -88,6 +88,23 @@ async def test_the_app_sees_the_host_and_who_asks_and_not_what_the_client_says_o
     assert call.all("forwarded") == []
 
 
+async def test_only_a_trusted_proxy_says_who_asks_and_the_nearest_that_is_none_is_the_client(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # no setting of Bay's
+    public = {"public_url": "https://bay.example.com", "trusted_proxies": ["127.0.0.2/32", "192.0.2.0/24"]}
+    try:
+        async with served(root, **public) as live, place_in(live) as place:
+            for address, client in (("127.0.0.2", "6.6.6.6"), ("127.0.0.1", "127.0.0.1")):
+                transport = httpx.AsyncHTTPTransport(local_address=address)
+                async with httpx.AsyncClient(headers=live.headers, transport=transport, timeout=20) as proxy:
+                    said = {"X-Forwarded-For": "1.1.1.1, 6.6.6.6, 192.0.2.9"}
+                    await proxy.get(live.url, headers={"Host": place.host, **said})
+                assert place.app.calls[-1].all("x-forwarded-for") == [client]
+    finally:
+        await clear(root)
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_a_body_is_passed_on_as_it_comes_and_so_is_the_answer(place: Place, chunked: bool) -> None:
     parts: asyncio.Queue[bytes] = asyncio.Queue()
