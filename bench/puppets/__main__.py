@@ -70,6 +70,7 @@ class Measurement:
     cluster: Cluster
     rows: Rows
     count: int
+    stopped: int
     console: Console
     found: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     ids: list[str] = field(default_factory=list[str])
@@ -116,6 +117,17 @@ class Measurement:
 
     # The phases
 
+    def fill(self) -> None:
+        """Sandboxes without compute, which are rows alone; then Bay is started."""
+        if self.stopped:
+            self.server.start()
+            self.server.end()
+            self.rows.fill(self.stopped)
+        self.stopped = self.rows.sandboxes()["none"] if self.stopped else 0
+        with self.phase("start", max(1, self.stopped)):
+            self.server.start()
+            _wait(self._is_ready, "Bay is not ready")
+
     def create(self) -> None:
         """Sandboxes whose compute starts at once, until all of them run."""
         with self.phase("create", self.count) as told:
@@ -132,9 +144,9 @@ class Measurement:
         while (phases := self.rows.sandboxes())["running"] < len(self.ids):
             if time.monotonic() > ends:
                 raise TimeoutError("the sandboxes do not run")
-            if phases["none"] and not phases["starting"]:
+            if phases["none"] > self.stopped and not phases["starting"]:
                 with Raw(self.server) as raw:
-                    failed = self._all_of(raw, "status=failed")
+                    failed = set(self._all_of(raw, "status=failed")).intersection(self.ids)
                     for box in failed:
                         raw.call("POST", f"/v1/sandboxes/{box}/start")
                 told["failed"] += len(failed)
@@ -165,7 +177,7 @@ class Measurement:
 
     def lists(self) -> None:
         """All sandboxes, by pages; and one page."""
-        with self.phase("list all", max(1, self.count // PAGE)), Raw(self.server) as raw:
+        with self.phase("list all", max(1, (self.count + self.stopped) // PAGE)), Raw(self.server) as raw:
             cursor: str | None = ""
             while cursor is not None:
                 page = raw.call(
@@ -201,7 +213,7 @@ class Measurement:
             self._wait_counts(lambda counts: counts["running"] <= len(self.ids) - len(names))
         with self.phase("and started again", len(names)):
             with Raw(self.server) as raw:
-                stopped = self._all_of(raw, "compute=cold")
+                stopped = list(set(self._all_of(raw, "compute=cold")).intersection(self.ids))
             self._together_with(lambda raw, box: raw.call("POST", f"/v1/sandboxes/{box}/start"), stopped)
             self._wait_counts(lambda counts: counts["running"] >= len(self.ids))
 
@@ -236,7 +248,7 @@ class Measurement:
             began = time.monotonic()
             self._together_with(lambda raw, box: raw.call("DELETE", f"/v1/sandboxes/{box}"), self.ids)
             told["accepted_per_s"] = round(len(self.ids) / (time.monotonic() - began), 1)
-            self._wait_counts(lambda counts: not counts)
+            self._wait_counts(lambda counts: counts.total() == self.stopped)
             _wait(lambda: self.cluster.puppets.counts()["running"] <= POOL, "pods are left")
 
     # What they share
@@ -298,6 +310,7 @@ def main() -> int:
         prog="python -m bench.puppets", description="Measure Bay on puppet pods."
     )
     parser.add_argument("--count", type=int, default=300, help="sandboxes; 300 without it")
+    parser.add_argument("--stopped", type=int, default=0, help="more sandboxes, without compute: rows alone")
     parser.add_argument("--only", nargs="*", default=[], help="phases after the creates; all without it")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     parser.add_argument("--json", type=Path, default=Path(f"bench/results/puppets-{stamp}.json"))
@@ -330,10 +343,11 @@ def _measure(options: argparse.Namespace, state: Path, puppets: PuppetKubelet, c
             cluster=cluster,
             rows=Rows(url, Path(folder) / "data/bay.db"),
             count=options.count,
+            stopped=options.stopped,
             console=console,
         )
-        server.start()
         try:
+            taken.fill()
             taken.create()
             phases: dict[str, Callable[[], None]] = {
                 "rest": taken.rest,

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import URL, create_engine, make_url
 
 from bench import host
+from bench.listing import fill
 from bench.puppets.kubelet import NAMESPACE, PuppetKubelet
 
 WRITES = frozenset(("POST", "PUT", "PATCH", "DELETE"))
@@ -86,12 +87,18 @@ class Rows:
         [(rows, commits)] = self._read(_WRITTEN)
         return Counter(rows=int(rows or 0), commits=int(commits))
 
+    def fill(self, count: int) -> None:
+        """Add so many stopped sandboxes, and some of other owners. No Bay may be running."""
+        fill(self._place(), count)
+
+    def _place(self, **options: str) -> URL:
+        if self.url is not None:
+            return make_url(self.url).set(drivername="postgresql+psycopg")
+        name = f"file:{self.file}" if options else str(self.file)
+        return URL.create("sqlite", database=name, query=options)
+
     def _read(self, query: str) -> list[Any]:
-        engine = create_engine(
-            URL.create("sqlite", database=f"file:{self.file}", query={"mode": "ro", "uri": "true"})
-            if self.url is None
-            else make_url(self.url).set(drivername="postgresql+psycopg")
-        )
+        engine = create_engine(self._place(mode="ro", uri="true"))
         with engine.connect() as connection:
             found = connection.exec_driver_sql(query).fetchall()
         engine.dispose()
