@@ -148,7 +148,7 @@ async def run(
     accounts, local = settings.accounts, settings.local
     context = ProcessContext(nursery, space, identities, settings.environment, accounts, local)
     execs, kernels, services = Execs(context), Kernels(context), Services(context)
-    threads = FileThreads(settings.user)
+    threads = FileThreads(settings.user, nursery.standstill)
     tools = ToolRuns(nursery, settings.user, local=local)
     actors = Actors(threads, accounts)
     trees = TreeRoutes(space, actors, tools, local=local)
@@ -166,7 +166,7 @@ async def run(
     routes = Routes(settings, execs, SessionFeed(ports, services, standstill), others)
     # By signals, which reach every program where Ship is the first process and has no more rights than they.
     pauses = not settings.local and not settings.switches and os.getpid() == 1
-    answer = PauseRoutes(standstill, routes.answer).answer if pauses else routes.answer
+    answer = PauseRoutes(standstill, routes.answer, trees.copy).answer if pauses else routes.answer
     outside = Door(answer, _MAX_CONNECTIONS, settings.token, listener.may_ask)
     inside = Door(partial(answer_inside, settings, tasks), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     await listener.open(outside)

@@ -79,6 +79,8 @@ class Feature(StrEnum):
     """A cell ends with its reader."""
     CELL_ENV = "cell_env"
     """A cell has variables of its own."""
+    COPIES = "copies"
+    """A Ship that pauses by processes gives a copy of the workspace, for which the programs stand still."""
     CELL_CWD = "cell_cwd"
     """A cell has a directory for the kernel that it makes."""
     DESCRIBED_RESULTS = "described_results"

@@ -97,12 +97,12 @@ class FileRoutes:
             attributes=read_attributes(request.query.get("attributes", "{}")),
         )
         try:
-            await threads.run(upload.open)
+            await threads.change(upload.open)
             async for block in _collected(request):
-                await threads.run(upload.write, block)
-            written = await threads.run(upload.commit)
+                await threads.change(upload.write, block)
+            written = await threads.change(upload.commit)
         finally:
-            await threads.run(upload.close)
+            await threads.change(upload.close)
         return json_answer(200, written)
 
     async def _stat(self, request: Request) -> Answer:
@@ -149,7 +149,7 @@ class FileRoutes:
         given = await request.read_object()
         mode, parents = _mode(text(given, "mode", "0755")), boolean(given, "parents", default=True)
         threads, path = self._place(request, text(given, "path"))
-        made = await threads.run(edits.make_directory, self._space, path, mode=mode, parents=parents)
+        made = await threads.change(edits.make_directory, self._space, path, mode=mode, parents=parents)
         return json_answer(200, made)
 
     async def _change_mode(self, request: Request) -> Answer:
@@ -171,7 +171,7 @@ class FileRoutes:
         space, gone = self._space_of(request), request.gone
         recursive = request.flag("recursive", default=True)
         threads, path = self._place(request, request.query.get("path", ""))
-        await threads.run(edits.delete, space, path, gone.done, recursive=recursive)
+        await threads.change(edits.delete, space, path, gone.done, recursive=recursive)
         return json_answer(200, {"status": "ok"})
 
     async def _edit(self, request: Request) -> Answer:
@@ -180,7 +180,7 @@ class FileRoutes:
         if not old:
             raise InvalidArgument("old is empty; say what to replace", field="old")
         threads, path = self._place(request, text(given, "path"))
-        replaced = await threads.run(
+        replaced = await threads.change(
             edits.edit, self._space, path, old, text(given, "new"),
             everywhere=boolean(given, "all", default=False),
         )  # fmt: skip

@@ -72,10 +72,11 @@ class Output:
 
 
 class Tool:
-    def __init__(self, output: Output, given: InputPipe | None) -> None:
+    def __init__(self, output: Output, given: InputPipe | None, *, tidies: bool) -> None:
         self.output = output
         self.given = given
         """Its stdin, when it is fed."""
+        self._tidies = tidies
         self.pid: int | None = None
         self._status: int | None = None
         self._ended = asyncio.Event()
@@ -86,9 +87,16 @@ class Tool:
 
     def kill(self) -> None:
         """At once; its output can still be read."""
+        self._send(signal.SIGKILL)
+
+    def leave(self) -> None:
+        """Its caller has left: kill it, or have it tidy up."""
+        self._send(signal.SIGTERM if self._tidies else signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
         if self.pid is not None and not self._ended.is_set():
             with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
 
     async def succeeded(self) -> bool:
         """Whether it came to its end, which is waited for."""
@@ -96,9 +104,14 @@ class Tool:
         return self._status == 0
 
     async def end(self) -> None:
-        """Make it end. A tool with a body gets the end of its input, and a moment to clean up."""
+        """Make it end. A tool with a body gets the end of its input, one that tidies up a signal, and both a
+        moment for that.
+        """
         if self.given is not None:
             self.given.feed.stop()
+            await self._wait_ended(_GRACE_S)
+        elif self._tidies:
+            self.leave()
             await self._wait_ended(_GRACE_S)
         self.kill()
         await self._wait_ended(_DYING_S)
@@ -125,14 +138,17 @@ class ToolRuns:
         *,
         limit_s: float | None = None,
         fed: bool = False,
+        tidies: bool = False,
+        still: bool = False,
     ) -> AsyncGenerator[Tool]:
-        """A tool, killed after `limit_s`, once `gone` is done unless `fed`, and at the end of the block.
-        Raises Forbidden when the user may not enter the directory, Conflict when there is no room for it.
+        """A tool, killed after `limit_s`, once `gone` is done unless `fed`, and at the end of the block. One
+        that `tidies` up is asked by TERM first. With `still` it runs while all programs stand still. Raises
+        Forbidden when the user may not enter the directory, Conflict when there is no room for it.
         """
-        running = await self._start(tool, order, place, fed=fed)
+        running = await self._start(tool, order, place, fed=fed, tidies=tidies, still=still)
 
         def leave(_gone: object = None) -> None:
-            running.kill()
+            running.leave()
 
         timer = None if limit_s is None else asyncio.get_running_loop().call_later(limit_s, leave)
         if not fed:
@@ -146,7 +162,9 @@ class ToolRuns:
             await running.end()
             running.output.close()
 
-    async def _start(self, tool: str, order: Mapping[str, object], place: Place, *, fed: bool) -> Tool:
+    async def _start(
+        self, tool: str, order: Mapping[str, object], place: Place, *, fed: bool, tidies: bool, still: bool
+    ) -> Tool:
         with ExitStack() as undo:
             output = Output()
             undo.callback(output.close)
@@ -154,12 +172,12 @@ class ToolRuns:
             given = InputPipe(b"", stays_open=True) if fed else None
             if given is not None:
                 undo.callback(given.abandon)
-            running = Tool(output, given)
+            running = Tool(output, given, tidies=tidies)
             stdin = place.file if given is None else given.reading_end
             argv, stdio = [*tool_command(tool, self._local), json.dumps(order)], (output.writing_end, silence)
             program = Program(argv, {}, self._identity, place.directory, stdin, *stdio)
             try:
-                running.pid = await self._nursery.start(program, running.ended)
+                running.pid = await self._nursery.start(program, running.ended, still=still)
             except OSError as error:
                 raise _refusal(error) from error
             finally:

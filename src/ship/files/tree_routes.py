@@ -5,7 +5,7 @@ import json
 import os
 import stat
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import cast
 
 from ship.errors import Conflict, InvalidArgument, ShipError
@@ -24,6 +24,7 @@ _SOFT_SEARCH_S = 28.0
 _FOUND_BYTES = 16 << 20
 _MAX_FOUND = 10_000
 _ARCHIVES = 8
+_COPY_S = 3600.0
 _MAX_UNPACKED = 64 << 30
 _QUERY_CHARS = 4096
 _MOST_MB = 999_999_999
@@ -124,11 +125,22 @@ class TreeRoutes:
         return json_answer(200, {"files": _count(said, "files"), "bytes": _count(said, "bytes")})
 
     async def _checkpoint(self, request: Request) -> Answer:
-        path = self._space.check(request.query.get("path", "."))
+        return await self._whole(request, self._space.check(request.query.get("path", ".")), {})
+
+    async def copy(self, request: Request) -> Answer:
+        """The workspace as a checkpoint has it, in a standstill; the sandbox's own archives do not count."""
+        return await self._whole(request, self._space.path, {"is_workspace": True}, still=True)
+
+    async def _whole(
+        self, request: Request, path: str, order: dict[str, object], *, still: bool = False
+    ) -> Answer:
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._room_for_archive())
+            stack.enter_context(nullcontext() if still else self._room_for_archive())
             place = await stack.enter_async_context(self._place(path))
-            tool = await stack.enter_async_context(self._tools.run("checkpoint", {}, place, request.gone))
+            run = self._tools.run(
+                "checkpoint", order, place, request.gone, limit_s=_COPY_S, tidies=True, still=still
+            )
+            tool = await stack.enter_async_context(run)
             _check_said(await tool.output.line(), path)
             held = stack.pop_all()
             return Answer(200, _packed(held, tool), "application/x-tar", close=held.aclose)
@@ -153,7 +165,8 @@ class TreeRoutes:
     @asynccontextmanager
     async def _place(self, path: str, *, make: bool = False) -> AsyncGenerator[Place]:
         path = self._space.check(path)
-        place = await self._threads.run(_open_place, self._space, path, make=make)
+        run = self._threads.change if make else self._threads.run
+        place = await run(_open_place, self._space, path, make=make)
         try:
             yield place
         finally:

@@ -11,7 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent import futures
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import ParamSpec, TypeVar
 
 from ship.errors import Conflict
@@ -21,6 +21,7 @@ from ship.files.replacing import is_anothers, look_at_replaced, write_over
 from ship.files.temporaries import temporary
 from ship.files.workspace_paths import Workspace, need_regular, not_directory
 from ship.process.identity import Identity
+from ship.process.standstill import Standstill
 from tree_tar.beneath import closing
 
 _THREADS = 4
@@ -34,8 +35,10 @@ R = TypeVar("R")
 class FileThreads:
     """Where file calls run. The threads start with the first call."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, standstill: Standstill | None = None) -> None:
+        """No call of `change` runs within the `standstill`."""
         self._identity = identity
+        self._standstill = standstill
         self._pool: futures.ThreadPoolExecutor | None = None
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -51,6 +54,11 @@ class FileThreads:
             await asyncio.wait({future})
             raise
 
+    async def change(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same for a call that changes files: one that comes in a standstill waits for its end."""
+        async with nullcontext() if self._standstill is None else self._standstill.acting():
+            return await self.run(call, *args, **kwargs)
+
     def close(self) -> None:
         """Let the threads end with the calls that they have. A later call starts new ones."""
         if self._pool is not None:
@@ -63,12 +71,12 @@ class FileThreads:
         """
         try:
             while not gone.done():
-                ended = await self.run(_advance, steps)
+                ended = await self.change(_advance, steps)
                 if ended is not None:
                     return ended.value
             raise Conflict("the client disconnected")
         finally:
-            await self.run(steps.close)
+            await self.change(steps.close)
 
 
 def _advance(steps: Generator[None, None, R]) -> StopIteration | None:

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.thread import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from ship.process import table, trees
@@ -98,19 +98,23 @@ class Nursery:
     def open(self, signals: Signals) -> None:
         signals.on(signal.SIGCHLD, self._reap)
 
-    async def start(self, program: Program, ended: Ended) -> int:
-        """The pid of `program`; `ended` is called when it is dead. Raises OSError when it cannot start."""
-        async with self.standstill.acting(), self._starting:
+    async def start(self, program: Program, ended: Ended, *, still: bool = False) -> int:
+        """The pid of `program`; `ended` is called when it is dead. `still`: within a standstill, of which it
+        is no part. Raises OSError when it cannot start.
+        """
+        async with nullcontext() if still else self.standstill.acting(), self._starting:
             try:
-                pid = await self._start_unstuck(program)
+                pid = await self._start_unstuck(program, still=still)
                 self._ended[pid] = ended
             finally:
                 asyncio.get_running_loop().call_soon(self._reap)
         return pid
 
-    async def _start_unstuck(self, program: Program) -> int:
+    async def _start_unstuck(self, program: Program, *, still: bool) -> int:
         attempt = asyncio.get_running_loop().run_in_executor(self._thread, self._spawn, program)
         while not (await asyncio.wait({attempt}, timeout=_STUCK_S))[0]:
+            if still:  # all children are stopped, and nobody is there to stop the new one
+                continue
             children = table.stopped_children()
             trees.send((child for child in children if child.pid not in self._ended), signal.SIGKILL)
         return attempt.result()

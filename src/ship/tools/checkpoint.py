@@ -1,5 +1,6 @@
-"""The tool packs all of `workspace` in the working directory, as a tar without its end, behind a line of JSON
-that says whether it can. No program runs there meanwhile.
+"""The tool packs all of `workspace` in the working directory, or that directory itself under this name, as a
+tar without its end, behind a line of JSON that says whether it can. No program runs there meanwhile: in a
+carrier there is none, and in a sandbox all stand still.
 
 Unlike `pack` it leaves nothing out but sockets: a file that it cannot read ends it. So the last bytes, a
 `CHECKPOINT_TRAILER` of JSON filled up with zeros, have the numbers of entries, and of bytes of files without
@@ -9,11 +10,14 @@ their holes; or the reason why there is no more.
 import errno
 import json
 import os
+import signal
 import stat
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 
+from ship.files.temporaries import is_temporary
+from ship.process.syscalls import hide_from_debuggers
 from ship.tools import settle
 from ship.tools.pack import Level, Packer, Plain
 from ship_protocol import CHECKPOINT_TRAILER
@@ -30,18 +34,27 @@ _WHITEOUT = os.makedev(0, 0)
 _MESSAGE = 500
 
 
+class Left(BaseException):
+    """The caller has left."""
+
+
 class WholePacker(Packer):
     """Packs everything; a file or directory that its owner may not read gets that right for a moment."""
 
     most_links = 500_000
 
-    def __init__(self, out: Plain) -> None:
+    def __init__(self, out: Plain, *, beside_ship: bool = False) -> None:
+        """`beside_ship`: a Ship is at work, and what it has half-made is left out."""
         super().__init__(out)
+        self._beside_ship = beside_ship
         self.entries = 1
         self.bytes = 0
         self._modes: dict[int, tuple[int, str, int]] = {}
+        """By the descriptor of a directory that is read: the one above it, its name, and its own mode."""
 
     def add_entry(self, level: Level, entry: str) -> None:
+        if self._beside_ship and is_temporary(entry):
+            return
         self.entries += 1
         try:
             self.add(level, entry, os.stat(entry, dir_fd=level.directory, follow_symlinks=False))
@@ -69,6 +82,12 @@ class WholePacker(Packer):
         if (changed := self._modes.pop(level.directory, None)) is not None:
             parent, entry, mode = changed
             os.chmod(entry, mode, dir_fd=parent)
+
+    def put_back(self) -> None:
+        """Give the directories their modes, in the middle of the tree."""
+        for parent, entry, mode in reversed(self._modes.values()):
+            with suppress(OSError):
+                os.chmod(entry, mode, dir_fd=parent)
 
     def open_file(self, level: Level, entry: str) -> int:
         with _opened(level.directory, entry, 0o400):
@@ -130,30 +149,46 @@ def _is_there(directory: int, name: str) -> bool:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        return "a directory has too many files for the memory of the carrier"
+        return "a directory has too many files for the memory of the archiver"
     if isinstance(error, OSError):
         named = str(error.filename or "").encode("utf-8", "surrogateescape")[:200].decode("utf-8", "replace")
         return f"{named!r} cannot be read: {error.strerror}"
     return str(error.__cause__ or error)
 
 
+def _leave(_number: int, _frame: object) -> None:
+    raise Left
+
+
+def _keep_to_itself() -> None:
+    """Be the first to be killed for want of memory, and hidden from the programs beside it."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    hide_from_debuggers()
+
+
 def main() -> None:
-    """Run. A reader who goes away ends it."""
+    """Run. A reader who goes away ends it, and so does TERM."""
     settle(_MEMORY_BYTES)
+    _keep_to_itself()
+    order = json.loads(sys.argv[1])
     out = Plain()
-    packer = WholePacker(out)
+    is_workspace = order.get("is_workspace") is True
+    packer = WholePacker(out, beside_ship=is_workspace)
     try:
         top = os.open(".", OPEN_DIRECTORY)
-        workspace = open_workspace(top)
+        workspace = top if is_workspace else open_workspace(top)
     except OSError as error:
         sys.stdout.write(json.dumps({"error": str(error.strerror), "errno": error.errno}) + "\n")
         return
     os.write(1, b"{}\n")
     said: dict[str, object]
+    signal.signal(signal.SIGTERM, _leave)
     try:
         packer.add_directory(workspace, WORKSPACE)
         said = {"entries": packer.entries, "bytes": packer.bytes}
-    except BrokenPipeError:
+    except (BrokenPipeError, Left):
+        packer.put_back()
         os._exit(1)
     except (OSError, MemoryError, SystemExit) as error:
         said = {"error": _reason(error)[:_MESSAGE]}
