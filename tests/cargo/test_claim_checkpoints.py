@@ -13,14 +13,14 @@ from pathlib import Path
 import object_server
 import pytest
 from claim_api import ClaimServer
-from claim_carriers import HostCarriers, UnusedClaims
+from claim_carriers import HostCarrier, HostCarriers, UnusedClaims
 from object_server import FaultyFront, ObjectServer
 
 from bay.cargo.base import Weight
 from bay.cargo.claim_archives import ArchiveManifest, ClaimArchives
 from bay.cargo.claim_checkpoints import ClaimCheckpoints
 from bay.cargo.volume_claims import ClaimSettings
-from bay.errors import BadRequest, ObjectStoreUnavailable, StorageFull
+from bay.errors import BadRequest, InvalidArgument, NotFound, ObjectStoreUnavailable, StorageFull
 from bay.ids import new_id
 from bay.object_store.base import ObjectStore
 from bay.object_store.s3 import S3Access, S3ObjectStore
@@ -155,6 +155,29 @@ async def test_every_kind_of_file_comes_back_in_a_fork_and_in_a_restore(
     await cargo.prepare_restore(ws, ckpt, limit_bytes=50 * MIB)
     await cargo.restore(ws)
     assert facts(top) == facts(carriers.workspace(cargo.place(fork))) == before
+
+
+async def test_what_a_session_packs_is_a_checkpoint_like_any_other_and_no_carrier_begins(
+    cargo: ClaimCheckpoints, carriers: HostCarriers, objects: ObjectServer, bucket: str
+) -> None:
+    ws, top = await noisy(cargo, carriers)
+    before, ckpt, lost = facts(top), new_id("ckpt"), new_id("ckpt")
+    session = HostCarrier(carriers.top(f"bay-{ws}"), None)
+    for _ in range(2):
+        await cargo.checkpoint_by_session(ws, ckpt, session)
+    assert carriers.opened == []
+    there = objects.objects(bucket)
+    with pytest.raises(BadRequest, match="lost"):
+        await cargo.checkpoint_by_session(ws, lost, HostCarrier(carriers.top(f"bay-{ws}"), MIB))
+    assert (await cargo.list_checkpoints(), objects.objects(bucket)) == ({ckpt}, there)
+    (top / "noise").unlink()
+    await cargo.prepare_restore(ws, ckpt, limit_bytes=50 * MIB)
+    await cargo.restore(ws)
+    assert facts(top) == before
+    with pytest.raises(NotFound):
+        await cargo.checkpoint_by_session(new_id("ws"), new_id("ckpt"), session)
+    with pytest.raises(InvalidArgument):
+        await cargo.checkpoint_by_session(ws, "../x", session)
 
 
 async def test_an_archive_that_was_altered_is_refused_and_the_files_are_as_before(

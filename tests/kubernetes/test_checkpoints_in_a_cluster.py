@@ -2,17 +2,19 @@
 
 import io
 import secrets
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import object_server
 import pytest
 from examples.own_server import OwnServer
-from kube_cluster import Cluster
+from kube_cluster import WAIT_S, Cluster
 from object_server import FaultyFront, ObjectServer
 from test_bay_on_kubernetes import bay_in, config, gone, owned
 
 from bay.client import Client
-from bay.errors import CapabilityNotSupported, Conflict
+from bay.errors import BayError, CapabilityNotSupported
 from bay.models import CheckpointPolicy
 
 pytestmark = pytest.mark.timeout(300)
@@ -68,19 +70,23 @@ def client(bay: OwnServer) -> Iterator[Client]:
 def test_a_sandbox_goes_back_and_forks_go_their_own_way(
     client: Client, cluster: Cluster, install: str, objects: ObjectServer, bucket: str
 ) -> None:
-    box = client.sandboxes.create(wait=120)
-    box.run("echo then > file; echo x > shut; chmod 000 shut; mkdir d; ln file d/link; stat -c %u:%g .")
-    with pytest.raises(Conflict, match="stop that sandbox"):
-        box.checkpoint()
-    with pytest.raises(CapabilityNotSupported, match="before_stop"):
-        box.update(checkpoint_policy=CheckpointPolicy(every=60))
-    assert objects.objects(bucket) == {}
+    box = client.sandboxes.create(checkpoint_policy=CheckpointPolicy(every=3600), wait=120)
+    box.run("echo then > file; echo x > shut; chmod 000 shut; mkdir d; ln file d/link")
+    counting = box.spawn("n=0; until [ -e go ]; do n=$((n+1)); echo $n > a; echo $n > b; done; echo over")
+    kept = box.checkpoint(name="before")  # by the Ship of the pod that runs
+    assert len(owned(cluster, install, "pods")) == 1
+    box.pause()
+    box.checkpoint()
+    assert box.refresh().compute == "warm"
+    assert box.run("touch go; echo now > file; cat file").stdout == "now\n"
+    assert counting.wait().stdout == "over\n"
     box.stop()
-    kept = box.checkpoint(name="before")
+    box.checkpoint()  # by a carrier
     assert owned(cluster, install, "pods") == []
-    assert box.run("echo now > file; cat file").stdout == "now\n"
     [fork] = box.fork(checkpoint=kept)
     assert fork.run("cat file; ls -l shut | cut -c1-10; stat -c %h d/link").stdout == "then\n----------\n2\n"
+    one, two = (int(word[1:] or 0) for word in fork.run('echo "=$(cat a)" "=$(cat b)"').stdout.split())
+    assert 0 in (one, two) or two <= one <= two + 1
     fork.run("echo elsewhere > file")
     box.restore(kept)  # which ends what runs, and starts it again
     assert box.run("cat file; echo more > new && cat new").stdout == "then\nmore\n"
@@ -90,3 +96,29 @@ def test_a_sandbox_goes_back_and_forks_go_their_own_way(
             refused()
     box.delete()
     gone(lambda: objects.objects(bucket) == {} and len(owned(cluster, install, "pvc")) == 1)
+
+
+def test_programs_go_on_and_the_checkpoint_is_made_when_bay_dies_in_the_middle(
+    bay: OwnServer, client: Client, front: FaultyFront
+) -> None:
+    box = client.sandboxes.create(wait=120)
+    box.run("head -c 24000000 /dev/urandom > noise")
+    counting = box.spawn("n=0; until [ -e go ]; do n=$((n+1)); done; echo over")
+    front.fault = lambda method, path: "stall" if method == "PUT" and "claims/" in path else None
+
+    def ask() -> None:
+        with bay.client() as other, suppress(BayError):
+            other.sandboxes.get(box.id).checkpoint("half")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    gone(lambda: front.count("PUT", "claims/") > 0)
+    bay.kill()
+    front.fault = lambda _method, _path: None
+    front.let_go.set()
+    asking.join(WAIT_S)
+    bay.start()
+    assert box.run("touch go; echo on").stdout == "on\n"
+    assert counting.wait().stdout == "over\n"
+    [made] = box.checkpoints()
+    assert made.name == "half"

@@ -142,7 +142,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "web": {"replicas"},
     "ship": {"web"},
     "sessions": {"web", "ship", "replicas"},
-    "checkpoints": {"web", "sessions"},
+    "checkpoints": {"web", "ship", "sessions"},
     "events": {"web", "replicas"},
     "images": {"web", "sessions", "secrets", "managed_services", "replicas"},
     "kernels": {"web", "ship", "sessions"},

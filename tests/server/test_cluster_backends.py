@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from server_harness import settings_in
 
-from bay.cargo.base import CheckpointFiles, CheckpointsAtRest, CheckpointStore
+from bay.cargo.base import CheckpointFiles, CheckpointStore, CopiesBySessions
 from bay.drivers.base import Capabilities, NamedImages
 from bay.drivers.fake import FakeDriver
 from bay.errors import InvalidArgument
@@ -70,7 +70,7 @@ def test_claims_have_checkpoints_where_there_is_an_object_store(tmp_path: Path) 
     )  # fmt: skip
     made = make_claims(settings, make_driver(settings))
     assert isinstance(made, CheckpointStore)
-    assert isinstance(made, CheckpointsAtRest)
+    assert isinstance(made, CopiesBySessions)
     assert not isinstance(made, CheckpointFiles)
 
 

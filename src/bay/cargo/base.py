@@ -46,7 +46,7 @@ Call sequences
         await files.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
 A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits`,
-`DiskUsage`, `CheckpointsAtRest` and `KeptElsewhere` are optional: Bay finds them with `isinstance`. Without
+`DiskUsage`, `CopiesBySessions` and `KeptElsewhere` are optional: Bay finds them with `isinstance`. Without
 one of the first three it refuses, before anything is begun, each call that needs it. Without `SizeLimits` it
 reports limits as not enforced, and without `DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite
 that every backend passes.
@@ -55,7 +55,7 @@ All calls raise StorageFull when there is no room, DriverUnavailable when the ho
 InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -200,13 +200,27 @@ class CheckpointStore(Protocol):
         ...
 
 
+class PackedFiles(Protocol):
+    """The files of a cargo, as a Ship gives them that has them."""
+
+    def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
+        """The members of a tar of the workspace, without its end; then `counts` has `entries` and `bytes`.
+        Raises BadRequest for files that cannot be carried, and Conflict while programs cannot be stopped.
+        """
+        ...
+
+
 @runtime_checkable
-class CheckpointsAtRest(Protocol):
-    """Optional, beside a `CheckpointStore`: it makes and restores checkpoints of cargos alone that no session
-    uses, and raises Conflict otherwise. `prepare_restore` may come while one does.
+class CopiesBySessions(Protocol):
+    """Optional, beside a `CheckpointStore`: only sessions and the backend's own carriers have the files of a
+    cargo. `checkpoint` and `restore` are for cargos that no session uses, and raise Conflict otherwise;
+    `prepare_restore` may come while one does. No session may begin to write to a cargo while it is copied.
     """
 
-    at_rest: Literal[True]
+    copies_by_sessions: Literal[True]
+
+    async def checkpoint_by_session(self, cargo_id: str, checkpoint_id: str, files: PackedFiles) -> None:
+        """The same as `checkpoint`, of a cargo that a session has, which gives its `files`."""
 
 
 @runtime_checkable

@@ -1,15 +1,16 @@
 """Checkpoints of volume claims, as archives in an object store.
 
-Bay's process never sees the files of a claim. A carrier, a pod without programs, mounts it and packs or
-unpacks; the bytes go through Bay, so that no pod has credentials of the object store. While a carrier has a
-cargo no session has it, and so nothing changes in the middle of a copy. That is also what this costs: a
-checkpoint needs that the sandbox is stopped, and takes as long as a copy of all files.
+Bay's process never sees the files of a claim. Where no session has it, a carrier, a pod without programs,
+mounts it and packs or unpacks; while a carrier has a cargo no session has it. Else the session's own Ship
+packs, and its programs stand still for as long. So nothing changes in the middle of a copy. The bytes go
+through Bay, so that no pod has credentials of the object store. A checkpoint takes as long as a copy of all
+files.
 """
 
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
@@ -17,7 +18,7 @@ import structlog
 
 from bay import __version__
 from bay.backoff import Backoff
-from bay.cargo.base import Weight
+from bay.cargo.base import PackedFiles, Weight
 from bay.cargo.claim_archives import ArchiveManifest, ClaimArchives, archived, tar_of
 from bay.cargo.manifest import Manifest
 from bay.cargo.volume_claims import (
@@ -42,14 +43,8 @@ _GONE = Backoff(0.2, 5.0)
 _GONE_S = 60.0
 
 
-class CarriedFiles(Protocol):
+class CarriedFiles(PackedFiles, Protocol):
     """The files of a claim, which nothing else has mounted."""
-
-    def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
-        """The members of a tar of the workspace, without its end; then `counts` has `entries` and `bytes`.
-        Raises BadRequest for files that cannot be carried.
-        """
-        ...
 
     async def put_back(self, tar: AsyncGenerator[bytes], *, most_bytes: int, room_bytes: int) -> None:
         """Have the workspace of the tar of an export in the place of the present one, durably. Raises
@@ -71,10 +66,10 @@ class Carriers(Protocol):
 
 
 class ClaimCheckpoints(VolumeClaimCargo):
-    """Volume claims with a `CheckpointStore`, `CheckpointsAtRest`, and `DiskUsage` of checkpoints."""
+    """Volume claims with a `CheckpointStore`, `CopiesBySessions`, and `DiskUsage` of checkpoints."""
 
     shares_blocks = False
-    at_rest: Literal[True] = True
+    copies_by_sessions: Literal[True] = True
 
     def __init__(
         self,
@@ -123,10 +118,23 @@ class ClaimCheckpoints(VolumeClaimCargo):
         await super().fence(cargo_id, sandbox_id, generation, session_id)
 
     async def settle(self, cargo_id: str) -> None:
-        """Nothing: no session has a cargo of which a checkpoint is made."""
+        """Nothing: a copy reads what programs see, on the disk or not."""
         claim_name(cargo_id)
 
     async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:
+        await self._archive(
+            cargo_id, checkpoint_id, lambda: self._carriers.open(cargo_id, self.place(cargo_id))
+        )
+
+    async def checkpoint_by_session(self, cargo_id: str, checkpoint_id: str, files: PackedFiles) -> None:
+        await self._archive(cargo_id, checkpoint_id, lambda: nullcontext(files))
+
+    async def _archive(
+        self,
+        cargo_id: str,
+        checkpoint_id: str,
+        open_files: Callable[[], AbstractAsyncContextManager[PackedFiles]],
+    ) -> None:
         claim_name(cargo_id)
         if await self._archives.manifest(_checked(checkpoint_id)) is not None:
             return
@@ -138,7 +146,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
         )  # fmt: skip
         counts: dict[str, int] = {}
         async with (
-            self._carriers.open(cargo_id, self.place(cargo_id)) as files,
+            open_files() as files,
             aclosing(archived(files.pack(counts), facts)) as archive,
         ):
             await self._archives.write(wanted, archive, counts)

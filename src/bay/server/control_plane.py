@@ -9,7 +9,7 @@ from typing import Any
 
 from bay import __version__
 from bay.cargo import backend_detection
-from bay.cargo.base import CargoBackend, KeptElsewhere
+from bay.cargo.base import CargoBackend, CopiesBySessions, KeptElsewhere
 from bay.clock import Clock, ManualClock
 from bay.drivers.base import AsksShip, Driver, HeaderBroker
 from bay.ids import is_id_of, new_id
@@ -329,6 +329,7 @@ class ControlPlane:
             profiles=self.profiles,
             clock=clock,
             start_timeout_s=settings.start_timeout,
+            waits_for_copies=isinstance(self.cargo, CopiesBySessions),
         )
         self.sweep = Sweep(
             core=self.core,

@@ -80,6 +80,7 @@ _CLAIM = _CHANGE.values(seq=NextSeq(_S.seq))
 _OTHERS = select(_S.id).where(_S.id != bindparam("of_id"), _S.deleted_at.is_(None))
 _OF_CARGOS: BindParameter[str] = bindparam("of_cargos", expanding=True)
 _RESTORED_ELSEWHERE = _OTHERS.where(_S.cargo_id.in_(_OF_CARGOS), _S.restore_id.is_not(None))
+_COPIED_ELSEWHERE = _OTHERS.where(_S.cargo_id.in_(_OF_CARGOS), _DUE.is_not(None))
 _VOLUME = elements(_S.volumes, "volume")
 _VOLUME_CARGO: Any = member_text(_VOLUME.c.value, "cargo")
 _CONTENDED = union_all(
@@ -338,6 +339,13 @@ async def is_restored_elsewhere(db: StoreConnection, cargo_ids: tuple[str, ...],
     """Whether another sandbox than `sandbox_id` is having a checkpoint put back into one of the cargos."""
     found = await db.execute(_RESTORED_ELSEWHERE, {"of_cargos": cargo_ids, "of_id": sandbox_id})
     return found.first() is not None
+
+
+async def copied_elsewhere(db: StoreConnection, sandbox: SandboxRecord) -> str | None:
+    """Another sandbox whose checkpoint is not made yet, and is of a cargo that this one writes to."""
+    of = {"of_cargos": sandbox.written_cargos, "of_id": sandbox.id}
+    found = (await db.execute(_COPIED_ELSEWHERE, of)).first()
+    return None if found is None else str(found[0])
 
 
 async def due_checkpoints(db: StoreConnection, now: datetime) -> list[SandboxRecord]:

@@ -167,7 +167,7 @@ class CarrierPods:
             if found is not None and not is_released(pod_state(found)):
                 user = state.annotations.get(pod.SANDBOX, state.name)
                 raise Conflict(
-                    f"cargo {cargo_id} is in use by {user}, and the files of a cluster are copied at rest alone; stop "
+                    f"cargo {cargo_id} is in use by {user}, and its files are copied while nothing else has them; stop "
                     "that sandbox and try again",
                     details={"active_sandbox_ids": [user]},
                 )

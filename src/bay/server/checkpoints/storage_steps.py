@@ -4,18 +4,20 @@ Each may be repeated after a crash: the row says what is wanted until it is done
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
 import structlog
 
-from bay.cargo.base import CargoStore, CheckpointsAtRest, SizeLimits, checkpoint_store
+from bay.cargo.base import CargoStore, CopiesBySessions, PackedFiles, SizeLimits, checkpoint_store
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
 from bay.models import to_wire
-from bay.server.sessions.rows import handle_of
+from bay.server.sessions.rows import handle_of, peer_of
+from bay.server.ship.carriers import session_files
+from bay.server.ship.connection import Peer
 from bay.store import cargos, checkpoints, claims, events, sandboxes
 from bay.store.connection import StoreConnection
 from bay.store.engine import Store
@@ -45,11 +47,13 @@ class StorageSteps:
         cargo: CargoStore,
         clock: Clock,
         discard: Callable[[], None],
+        files_of: Callable[[Peer], AbstractAsyncContextManager[PackedFiles]] = session_files,
     ) -> None:
         self._store = store
         self._driver = driver
         self._cargo = cargo
         self._clock = clock
+        self._files_of = files_of
         self.discard = discard
         self.request_probe: Callable[[str], None] = lambda _sandbox_id: None
         """Called with the id of a sandbox that could not be thawed; the reconciler sees to it."""
@@ -89,9 +93,7 @@ class StorageSteps:
         """Make a requested checkpoint; running programs are frozen while it is copied."""
         try:
             await self.make_cargo(sandbox.cargo_id)
-            async with self._standing_still(sandbox):
-                now = self._clock()
-                await checkpoint_store(self._cargo).checkpoint(sandbox.cargo_id, checkpoint_id)
+            now = await self._copy(sandbox, checkpoint_id)
         except DatabaseUnavailable:
             raise  # no fault of the checkpoint, which the reconciler makes later
         except BayError as error:
@@ -101,6 +103,21 @@ class StorageSteps:
             await self._made(db, sandbox, checkpoint_id, now)
         self.discard()
         log.info("checkpoint.made", id=checkpoint_id, sandbox=sandbox.id)
+
+    async def _copy(self, sandbox: SandboxRecord, checkpoint_id: str) -> datetime:
+        """Copy the files as they are at some moment, which this gives."""
+        store, session = checkpoint_store(self._cargo), sandbox.session
+        if isinstance(store, CopiesBySessions):
+            await self._check_unchanging(sandbox)
+            if session is not None and (peer := peer_of(session)) is not None:
+                async with self._files_of(peer) as files:
+                    now = self._clock()
+                    await store.checkpoint_by_session(sandbox.cargo_id, checkpoint_id, files)
+                    return now
+        async with self._standing_still(sandbox):
+            now = self._clock()
+            await store.checkpoint(sandbox.cargo_id, checkpoint_id)
+            return now
 
     async def prepare_restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> bool:
         """Make the files to restore, while the sandbox goes on. False when that fails, which is reported."""
@@ -174,8 +191,7 @@ class StorageSteps:
     @asynccontextmanager
     async def _standing_still(self, sandbox: SandboxRecord) -> AsyncGenerator[None, None]:
         session = sandbox.session
-        can_freeze = self._driver.capabilities.pause and not isinstance(self._cargo, CheckpointsAtRest)
-        if session is None or session.phase != "running" or not can_freeze:
+        if session is None or session.phase != "running" or not self._driver.capabilities.pause:
             yield
             return
         # Bytes that are on the disk already need not be waited for frozen.
@@ -216,12 +232,26 @@ class StorageSteps:
         """No other sandbox has the cargo mounted; none begins to, since it sees this restore."""
         async with self._store.read() as db:
             found = await sandboxes.sharing(db, sandbox.cargo_id)
-        others = [other.id for other in found if other.id != sandbox.id and other.session is not None]
-        if others:
-            raise Conflict(
-                f"cargo {sandbox.cargo_id} is also in use by {', '.join(others)}; stop that first",
-                details={"active_sandbox_ids": others},
-            )
+        copies = isinstance(self._cargo, CopiesBySessions)
+        users = (one for one in found if one.session or (copies and one.checkpoint_due))
+        _refuse(sandbox, users)
+
+    async def _check_unchanging(self, sandbox: SandboxRecord) -> None:
+        """No other sandbox changes the cargo; none begins to, since it sees the checkpoint that is made."""
+        async with self._store.read() as db:
+            found = await sandboxes.sharing(db, sandbox.cargo_id)
+        writers = (one for one in found if one.session is not None and sandbox.cargo_id in one.written_cargos)
+        _refuse(sandbox, (*writers, *(one for one in found if one.restore_id is not None)))
+
+
+def _refuse(sandbox: SandboxRecord, users: Iterable[SandboxRecord]) -> None:
+    """Raises Conflict while others than `sandbox` are among them."""
+    others = sorted({one.id for one in users if one.id != sandbox.id})
+    if others:
+        raise Conflict(
+            f"cargo {sandbox.cargo_id} is also in use by {', '.join(others)}; stop that first",
+            details={"active_sandbox_ids": others},
+        )
 
 
 async def _known(db: StoreConnection, checkpoint_id: str) -> CheckpointRecord:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from bay.cargo.base import machine_layers
+from bay.cargo.base import CopiesBySessions, machine_layers
 from bay.drivers.base import Driver, Handle, ImageRoot, MountedVolume, NamedImages, SessionSpec
 from bay.errors import BayError, Conflict, DatabaseUnavailable, DriverUnavailable, ImageInvalid, Timeout
 from bay.ids import new_id
@@ -41,6 +41,8 @@ log = structlog.get_logger("bay.reconcile")
 _OWN_USER = "ship"
 """The `user` of a profile that says nothing else; in an image, uid 1000 by the image's own name for it."""
 
+_COPY_LOOK_S = 2.0
+"""So soon a start that waits for a copy notices that it is not wanted any more."""
 _MAX_KERNEL_ENV = 96 << 10
 """Bytes of JSON: they go into one variable, which has 128 KiB at most (execve(2))."""
 
@@ -66,6 +68,9 @@ class Starter:
             await self._refuse(sandbox)
             return
         session = await self._new_session(sandbox)
+        while isinstance(session, str):
+            await self._wait_copied(session)
+            session = await self._new_session(sandbox)
         if session is None:
             return
         self.notifier.announce(sandbox.id)
@@ -102,9 +107,20 @@ class Starter:
             )
         log.warning("sandbox.failed", id=sandbox.id, code=failure.code, error=failure.message)
 
-    async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord | None:
+    async def _wait_copied(self, sandbox_id: str) -> None:
+        """Return once no checkpoint of that sandbox is to be made, or after a while."""
+
+        async def read() -> bool | None:
+            async with self.core.store.read() as db:
+                found = await sandboxes.get(db, sandbox_id)
+            return True if found is None or found.checkpoint_due is None else None
+
+        await self.notifier.wait_for(sandbox_id, read, _COPY_LOOK_S)
+
+    async def _new_session(self, sandbox: SandboxRecord) -> SessionRecord | str | None:
         """Write down that a session begins, before anything of it exists; None when it is not wanted any
-        more: who asked for the stop may have its answer already, since there was no session to end.
+        more: who asked for the stop may have its answer already, since there was no session to end. The id
+        of another sandbox while a cargo is copied for that, which this one would change meanwhile.
         """
         # A database from a backup may be behind what has been on these cargos since.
         fences = [await self.core.cargo.fenced(one, sandbox.id) for one in sandbox.written_cargos]
@@ -118,6 +134,10 @@ class Starter:
         async with self.core.store.write() as db:
             if self._is_unwanted(await sandboxes.get(db, sandbox.id)):
                 return None
+            if isinstance(self.core.cargo, CopiesBySessions) and (
+                other := await sandboxes.copied_elsewhere(db, sandbox)
+            ):
+                return other
             if sandbox.volumes or await sandboxes.is_contended(db, sandbox):
                 await _check_cargos(db, sandbox)
             await sessions.add(db, session)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from bay.cargo.base import CheckpointsAtRest, checkpoint_store, machine_layers
+from bay.cargo.base import checkpoint_store, machine_layers
 from bay.clock import expiry
 from bay.drivers.base import Capabilities, NamedImages
 from bay.errors import (
@@ -520,13 +520,7 @@ class Sandboxes:
         """Raises CapabilityNotSupported for automatic checkpoints that the cargo backend cannot make."""
         if wanted is None or (wanted.every is None and not wanted.before_stop):
             return
-        store = checkpoint_store(self.core.cargo)
-        if wanted.every is not None and isinstance(store, CheckpointsAtRest):
-            raise CapabilityNotSupported(
-                f"cargo backend {self.core.cargo.name} makes checkpoints of stopped sandboxes alone; give the policy "
-                "before_stop in place of every",
-                details={"capability": "checkpoint_policy", "available": ["before_stop"]},
-            )
+        checkpoint_store(self.core.cargo)
 
     def _check_can_pause(self, record: SandboxRecord, *, cold_too: bool) -> None:
         if not self.core.driver.capabilities.pause:

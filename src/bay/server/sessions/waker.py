@@ -134,7 +134,11 @@ class Waker:
         profiles: dict[str, Profile],
         clock: Clock,
         start_timeout_s: float,
+        waits_for_copies: bool = False,
     ) -> None:
+        """`waits_for_copies`: while files are copied, programs may stand still for longer than a call waits
+        for Ship.
+        """
         self._store = store
         self._deferred = deferred
         self._queue = queue
@@ -148,6 +152,7 @@ class Waker:
         self._brokered = {name for name, profile in profiles.items() if has_headers(profile.network_policy)}
         self._clock = clock
         self._start_timeout_s = start_timeout_s
+        self._waits_for_copies = waits_for_copies
         self._rows = rows
 
     async def find(self, caller: Caller, ref: str) -> SandboxRecord:
@@ -192,6 +197,8 @@ class Waker:
         """A held sandbox's Ship, woken or started if it must be; leaving the block counts as activity. Raises
         as `start` does. A call that fails in the block is a probe: the reconciler looks what became of it.
         """
+        if self._waits_for_copies and sandbox.checkpoint_due is not None:
+            sandbox = await self._copied(sandbox)
         ready = sandbox if _is_running(sandbox) else await self.start(sandbox, self._start_timeout_s)
         peer = ready.session and peer_of(ready.session)
         if peer is None:
@@ -208,6 +215,14 @@ class Waker:
             raise
         finally:
             self.touch(ready)
+
+    async def _copied(self, sandbox: SandboxRecord) -> SandboxRecord:
+        """The sandbox once its checkpoint is made, or after a while."""
+
+        def is_over(found: SandboxRecord) -> bool:
+            return found.checkpoint_due is None or not _is_running(found)
+
+        return await self.wait_until(sandbox.id, is_over, self._start_timeout_s) or sandbox
 
     async def _why_unknown(self, sandbox_id: str) -> str | None:
         """The driver's words, when it cannot know what became of a session that is not over."""

@@ -1,9 +1,12 @@
-"""The files of a volume claim by the Ship of a carrier: see `bay.cargo.claim_checkpoints`."""
+"""The files of a volume claim by the Ship of a carrier, or a session's: see `bay.cargo.claim_checkpoints`."""
 
 import json
+import time
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Protocol, cast
+
+import structlog
 
 from bay.drivers.base import Endpoint
 from bay.errors import BadRequest, ShipError
@@ -11,14 +14,16 @@ from bay.places import VolumeClaim
 from bay.server.ship.answers import collect
 from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
-from ship_protocol import CHECKPOINT_TRAILER
+from ship_protocol import CHECKPOINT_TRAILER, Feature
+
+log = structlog.get_logger("bay.checkpoints")
 
 _SILENCE_S = 300.0
 """For a Ship that neither gives nor takes."""
 _WORK_S = 3600.0
 """For what Ship does once it has all: it writes to the disk, and removes the former files."""
 _SMALL = 1 << 16
-_PATH = "/fs/checkpoint"
+_PATH, _SESSION_PATH = "/fs/checkpoint", "/checkpoint"
 
 
 class ReachableCarrier(Protocol):
@@ -71,17 +76,9 @@ class ShipCarrier:
         self._ship = ship
         self._peer = peer
 
-    async def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
+    def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
         """The members of a tar, as they come; then `counts` is complete. Raises BadRequest, ShipError."""
-        held = b""
-        opened = self._ship.open(self._peer, "GET", _PATH, {"path": "."}, deadline_s=_SILENCE_S)
-        async with opened as (wire, _):
-            async for chunk in wire.body(_SILENCE_S):
-                held += chunk
-                if len(held) > CHECKPOINT_TRAILER:
-                    yield held[:-CHECKPOINT_TRAILER]
-                    held = held[-CHECKPOINT_TRAILER:]
-        counts |= read_trailer(held)
+        return _members(self._ship, self._peer, _PATH, {"path": "."}, counts)
 
     async def put_back(self, tar: AsyncGenerator[bytes], *, most_bytes: int, room_bytes: int) -> None:
         """Have what the tar has in the place of the workspace. Raises StorageFull, BadRequest, ShipError."""
@@ -90,6 +87,51 @@ class ShipCarrier:
             self._peer, "PUT", _PATH, query, tar, "application/octet-stream", deadline_s=_WORK_S, while_moving=True
         ) as (wire, _):  # fmt: skip
             await collect(wire.body(), _SMALL)
+
+
+@asynccontextmanager
+async def session_files(peer: Peer) -> AsyncGenerator["SessionFiles"]:
+    """The workspace of a session."""
+    ship = ShipClient()  # of its own: nobody waits for these calls as for those of the sandbox's user
+    try:
+        yield SessionFiles(ship, peer)
+    finally:
+        ship.close()
+
+
+class SessionFiles:
+    """Packs the workspace of a session, whose programs stand still meanwhile."""
+
+    def __init__(self, ship: ShipClient, peer: Peer) -> None:
+        self._ship = ship
+        self._peer = peer
+
+    async def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
+        """The members of a tar, as they come; then `counts` is complete. Programs go on when it ends, however
+        it does. Raises BadRequest, Conflict, ShipError, and CapabilityNotSupported for an earlier Bay's Ship.
+        """
+        await self._ship.require(self._peer, Feature.COPIES)
+        began = time.monotonic()
+        try:
+            async with aclosing(_members(self._ship, self._peer, _SESSION_PATH, {}, counts)) as members:
+                async for chunk in members:
+                    yield chunk
+        finally:
+            still_s = round(time.monotonic() - began, 3)
+            log.info("session.stood_still", id=self._peer.session_id, seconds=still_s)
+
+
+async def _members(
+    ship: ShipClient, peer: Peer, path: str, query: dict[str, object], counts: dict[str, int]
+) -> AsyncGenerator[bytes]:
+    held = b""
+    async with ship.open(peer, "GET", path, query, deadline_s=_SILENCE_S) as (wire, _):
+        async for chunk in wire.body(_SILENCE_S):
+            held += chunk
+            if len(held) > CHECKPOINT_TRAILER:
+                yield held[:-CHECKPOINT_TRAILER]
+                held = held[-CHECKPOINT_TRAILER:]
+    counts |= read_trailer(held)
 
 
 def read_trailer(trailer: bytes) -> dict[str, int]:
