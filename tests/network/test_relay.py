@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import h11
 import pytest
 
-from bay.network.broker.relay import HEAD_BYTES, PIECE, HttpRelay, NotPassedOn, RelayLimits, Stream
+from bay.network.broker.relay import HttpRelay, RelayLimits
+from bay.network.http_passage import HEAD_BYTES, PIECE, NotPassedOn, Stream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 

@@ -125,6 +125,10 @@ class NetworkState:
     """Newest last, 200 at most."""
     received_bytes: int
     sent_bytes: int
+    proxied: bool = False
+    """Whether the sandbox reaches nothing but Bay's egress proxy, and programs that do not use the proxy of
+    their environment reach nothing.
+    """
     broker: tuple[BrokerRefusal, ...] = ()
     """Brokered connections that went nowhere, newest last, 64 at most."""
 

@@ -22,10 +22,11 @@ from bay.errors import DriverUnavailable
 from bay.linux import namespaces, nftables, sysctls
 from bay.linux.nftables import Nft
 from bay.linux.threads import uninterrupted
-from bay.models import NetworkCounter, NetworkPolicy, NetworkState
+from bay.models import NetworkPolicy, NetworkState
 from bay.network.admissions import Admissions, Begin
 from bay.network.broker.supervisor import Brokers
 from bay.network.conntrack import Conntrack, TrackedConnection
+from bay.network.counters import ConnectionCounts, counters
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
 from bay.network.nft_script import SHARED, Name, NftScript, TableContents
@@ -72,10 +73,6 @@ MAX_OPEN_ADDRESSES = 8192
 
 Twice the forwarder's cache, so that the addresses of every cached answer are open.
 """
-
-
-_Counts = dict[tuple[int | None, str | None], tuple[int, int]]
-"""Connections allowed and refused, by rule, or without one by reason."""
 
 
 @dataclass(slots=True)
@@ -254,7 +251,7 @@ class NetworkManager:
         return NetworkState(
             mode=policy.mode,
             enforced=True,
-            counters=_counters(connections, self._names.counts(slot.number) if self._names else {}),
+            counters=counters(connections, self._names.counts(slot.number) if self._names else {}),
             refused=self._names.refused(slot.number) if self._names else (),
             received_bytes=traffic.received_bytes,
             sent_bytes=traffic.sent_bytes,
@@ -574,14 +571,14 @@ class NetworkManager:
     def _owned(self) -> set[int]:
         return self._links.numbers() | {int(key[1:], 16) for key in self._contents.slots()}
 
-    def _counted(self, slot: NetworkSlot) -> tuple[_Counts, Traffic]:
+    def _counted(self, slot: NetworkSlot) -> tuple[ConnectionCounts, Traffic]:
         state = self._states.get(slot.number)
         if state is None:
             return {}, Traffic(0, 0)
         # The first of equal rules comes last here, so it is the one with the counter.
         indexed = reversed(list(enumerate(state.generation.policy.rules)))
         rules = {counter_of(slot, rule): index for index, rule in indexed}
-        found: _Counts = {}
+        found: ConnectionCounts = {}
         for name, packets in self._counter_values(slot):
             if name in rules:
                 allows = state.generation.policy.rules[rules[name]].action == "allow"
@@ -596,26 +593,6 @@ class NetworkManager:
         for one in self._nft.ask(f"list counters table {table_of(self._instance)}"):
             if (counter := one.get("counter")) and counter["name"].startswith(f"{slot.key}_"):
                 yield counter["name"], counter["packets"]
-
-
-def _counters(
-    connections: _Counts, names: Mapping[int | None, tuple[int, int]]
-) -> tuple[NetworkCounter, ...]:
-    named = {(rule, "default" if rule is None else None): counts for rule, counts in names.items()}
-    keys = sorted({*connections, *named}, key=lambda key: (key[0] is None, key[0] or 0, key[1] or ""))
-    counts = ((key, connections.get(key, (0, 0)), named.get(key, (0, 0))) for key in keys)
-    return tuple(
-        NetworkCounter(
-            rule=rule,
-            reason=reason,
-            allowed_connections=to_addresses[0],
-            refused_connections=to_addresses[1],
-            allowed_names=of_names[0],
-            refused_names=of_names[1],
-        )
-        for (rule, reason), to_addresses, of_names in counts
-        if any((*to_addresses, *of_names))
-    )
 
 
 def _is_past(name: Name, generation: Generation, counters: Collection[str]) -> bool:

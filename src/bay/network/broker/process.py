@@ -25,7 +25,8 @@ import h11
 
 from bay.linux import mounts
 from bay.network.broker.control import LINE_BYTES
-from bay.network.broker.relay import HEAD_BYTES, PIECE, Header, HttpRelay, NotPassedOn, RelayLimits, Stream
+from bay.network.broker.relay import HttpRelay, RelayLimits
+from bay.network.http_passage import HEAD_BYTES, PIECE, Header, NotPassedOn, Stream
 from bay.token_bucket import TokenBucket
 
 _CONNECTIONS = 256

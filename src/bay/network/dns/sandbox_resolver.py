@@ -64,6 +64,16 @@ class _Asker:
     deliver: Deliver
 
 
+@dataclass(frozen=True, slots=True)
+class NameLookup:
+    """The addresses of a name. Without any, `reason` is one of `models.RefusedName`, or None for a name that
+    has none.
+    """
+
+    addresses: tuple[Address, ...]
+    reason: str | None = None
+
+
 class SandboxResolver:
     """One sandbox's resolver, all on the event loop: code without an await is not interrupted."""
 
@@ -157,6 +167,29 @@ class SandboxResolver:
             if self._objection(asked, verdict) is None:
                 found += (await self._settled(asked)).answer.addresses
         return tuple(found)
+
+    async def lookup(self, text: str) -> NameLookup:
+        """The addresses of a name for a sandbox that asks by other means than DNS: held to the policy, and
+        counted and noted as its questions are.
+        """
+        verdict = self.names.plan.name(text)
+        found: list[Address] = []
+        reasons: list[str] = []
+        for kind in ADDRESSES if self._around.ipv6 else (wire.A,):
+            asked = UpstreamQuestion(text, wire.name_of(text), kind, verdict.rule)
+            reason = self._objection(asked, verdict)
+            if reason is None and not self._may_leave(asked, verdict):
+                reason = "entropy"
+            if reason is None:
+                answer = (await self._settled(asked)).answer
+                found += answer.addresses
+                reason = answer.reason
+            reasons += [reason] if reason else []
+        reason = reasons[0] if reasons and not found else None
+        self.log.count(verdict.rule, allowed=reason not in _REFUSING)
+        if reason is not None:
+            self.log.refuse(text, "A", reason, verdict.rule)
+        return NameLookup(tuple(found), reason)
 
     def _objection(self, asked: UpstreamQuestion, verdict: NameVerdict) -> str | None:
         if not verdict.answered or not self._is_public(asked.text):

@@ -1,0 +1,557 @@
+"""The egress proxy, between sandboxes and hosts that are sockets of this machine under public addresses."""
+
+import asyncio
+import base64
+import contextlib
+import random
+import string
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, ip_address
+
+import pytest
+from dns_harness import FAST
+from dns_harness import anyio_backend as anyio_backend
+from upstream import Upstream, upstream
+
+from bay.errors import DatabaseUnavailable
+from bay.models import NetworkMode, NetworkPolicy, NetworkRule
+from bay.network.policy import checked, compile_policy
+from bay.network.proxy.credentials import environment, secret_of
+from bay.network.proxy.guest import PolicyVersion
+from bay.network.proxy.server import EgressProxy, ProxyLimits, ProxySession
+from bay.network.reserved_ranges import Address
+
+pytestmark = [pytest.mark.anyio, pytest.mark.pure]
+
+ME, OTHER = "sess-me", "sess-other"
+TOKEN = "a-token-of-ship"
+SITE, SITE_ADDRESS = "site.example.com", "93.184.216.34"
+WAIT_S = 10.0
+ALLOWED = NetworkRule(action="allow", domain="*.example.com", ports=(80, 443), protocol="tcp")
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A host that says back what it hears, and ends when the other side does."""
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+def credentials(session_id: str = ME, secret: str | None = None) -> bytes:
+    coded = base64.b64encode(f"{session_id}:{secret or secret_of(TOKEN + session_id)}".encode())
+    return b"Proxy-Authorization: Basic " + coded + b"\r\n"
+
+
+def connect(to: str, auth: bytes | None = None) -> bytes:
+    auth = credentials() if auth is None else auth
+    return f"CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n".encode() + auth + b"\r\n"
+
+
+def get(url: str, *lines: bytes, host: str = "whatever.example.org") -> bytes:
+    head = f"GET {url} HTTP/1.1\r\nHost: {host}\r\n".encode() + credentials()
+    return head + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+
+
+@dataclass
+class Door:
+    """The proxy, what it knows of sessions, and what it did."""
+
+    proxy: EgressProxy
+    port: int
+    dns: Upstream
+    sessions: dict[str, ProxySession | None]
+    policies: dict[str, PolicyVersion]
+    dialled: list[tuple[str, int]]
+    serve: list[Serve]
+    writers: list[asyncio.StreamWriter] = field(default_factory=list[asyncio.StreamWriter])
+    asked: list[str] = field(default_factory=list[str])
+    fault: Exception | None = None
+
+    async def enter(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the proxy."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        return reader, writer
+
+    async def say(self, data: bytes) -> bytes:
+        """All that comes back, to the end."""
+        reader, writer = await self.enter()
+        with contextlib.suppress(ConnectionError):
+            writer.write(data)
+            async with asyncio.timeout(WAIT_S):
+                return await reader.read()
+        return b""
+
+    async def status(self, data: bytes) -> int:
+        """Of the answer to a request; 0 where there is none."""
+        reader, writer = await self.enter()
+        writer.write(data)
+        return await status_of(reader)
+
+    async def tunnel(self, to: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A tunnel that was opened."""
+        reader, writer = await self.enter()
+        writer.write(connect(to))
+        assert await status_of(reader) == 200
+        return reader, writer
+
+    def hold(self, *rules: NetworkRule, mode: NetworkMode = "allowlist", session: str = ME) -> None:
+        """Write another policy into the row."""
+        version = self.policies[session].version + 1 if session in self.policies else 0
+        policy = checked(NetworkPolicy(mode=mode, rules=rules), PRIVATE)
+        self.policies[session] = PolicyVersion(
+            policy=policy, plan=compile_policy(policy, PRIVATE), version=version
+        )
+        self.sessions[session] = ProxySession(
+            secret=secret_of(TOKEN + session), address=ip_address("127.0.0.1"), version=version
+        )
+
+
+PRIVATE = (IPv4Network("10.9.0.0/16"),)
+
+
+async def status_of(reader: asyncio.StreamReader) -> int:
+    async with asyncio.timeout(WAIT_S):
+        head = await reader.readuntil(b"\r\n\r\n")
+    return int(head.split()[1])
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What still comes before the end."""
+    async with asyncio.timeout(WAIT_S):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+@asynccontextmanager
+async def door(limits: ProxyLimits | None = None, serve: Serve = echo) -> AsyncGenerator[Door]:
+    """A proxy that knows the session ME with the rule ALLOWED. Hosts of all addresses are one server."""
+    serving, dialled = [serve], list[tuple[str, int]]()
+    sides: list[asyncio.StreamWriter] = []
+
+    async def host(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sides.append(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await serving[0](reader, writer)
+        writer.close()
+
+    async with (
+        upstream(zone={(SITE, "A"): [SITE_ADDRESS]}) as dns,
+        await asyncio.start_server(host, "127.0.0.1", 0) as hosts,
+    ):
+        place = hosts.sockets[0].getsockname()[1]
+
+        async def dial(address: Address, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            dialled.append((str(address), port))
+            return await asyncio.open_connection("127.0.0.1", place)
+
+        async def sessions(session_id: str) -> ProxySession | None:
+            made.asked.append(session_id)
+            if made.fault is not None:
+                raise made.fault
+            return made.sessions.get(session_id)
+
+        async def policies(session_id: str) -> PolicyVersion | None:
+            return made.policies.get(session_id)
+
+        proxy = EgressProxy(
+            sessions=sessions,
+            policies=policies,
+            resolvers=[dns.resolver],
+            deny=[IPv4Network("93.184.217.0/24")],
+            is_own=lambda address: str(address) == "93.184.218.1",
+            dial=dial,
+            limits=limits,
+            dns_limits=FAST,
+        )
+        port = await proxy.open("127.0.0.1", 0)
+        made = Door(proxy, port, dns, {}, {}, dialled, serving)
+        made.hold(ALLOWED)
+        try:
+            yield made
+        finally:
+            await proxy.aclose()
+            for side in (*made.writers, *sides):
+                side.transport.abort()
+
+
+async def test_a_tunnel_carries_bytes_both_ways_and_each_end_by_itself() -> None:
+    async with door() as made:
+        reader, writer = await made.tunnel(f"{SITE}:443")
+        sent = random.Random(1).randbytes(3_000_000)  # noqa: S311 - any bytes
+        writer.write(sent)
+        writer.write_eof()
+        assert await ended(reader) == sent
+        assert made.dialled == [(SITE_ADDRESS, 443)]
+        state = made.proxy.state(ME)
+        assert state is not None
+        assert state.proxied
+        assert [(one.rule, one.allowed_connections, one.allowed_names) for one in state.counters] == [
+            (0, 1, 1)
+        ]
+
+
+async def test_bytes_that_come_with_the_head_are_the_first_of_the_tunnel() -> None:
+    async with door() as made:
+        reader, writer = await made.enter()
+        writer.write(connect(f"{SITE}:443") + b"early")
+        assert await status_of(reader) == 200
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.readexactly(5) == b"early"
+
+
+async def test_a_request_for_a_url_goes_to_its_host_without_what_is_the_proxy_s() -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nProxy-Authenticate: Basic\r\n\r\nok")
+
+    async with door(serve=serve) as made:
+        reader, writer = await made.enter()
+        for path in ("/a?b=c", "?only"):
+            writer.write(get(f"http://{SITE}{path}", b"Proxy-Connection: keep-alive", b"X-Kept: 1"))
+            async with asyncio.timeout(WAIT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert await reader.readexactly(2) == b"ok"
+            assert b"authenticate" not in head.lower()
+    assert [head.split(b" ")[1] for head in heads] == [b"/a?b=c", b"/?only"]
+    for head in heads:
+        lines = head.lower().split(b"\r\n")
+        assert f"host: {SITE}".encode() in lines
+        assert b"x-kept: 1" in lines
+        assert b"proxy" not in head.lower()
+        assert b"whatever" not in head
+    assert made.dialled == [(SITE_ADDRESS, 80)] * 2
+
+
+async def test_a_body_goes_up_and_comes_down_in_pieces() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readuntil(b"0\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+
+    async with door(serve=serve) as made:
+        head = get(f"http://{SITE}/", b"Transfer-Encoding: chunked", b"Connection: close").replace(
+            b"GET", b"POST", 1
+        )
+        said = await made.say(head + b"5\r\nhello\r\n0\r\n\r\n")
+        assert b"hello" in said
+
+
+STRANGERS = {
+    "nothing": b"",
+    "a wrong secret": credentials(secret="x" * 64),
+    "another session's secret": credentials(secret=secret_of(TOKEN + OTHER)),
+    "a session that is over": credentials("sess-gone"),
+    "no password": b"Proxy-Authorization: Basic " + base64.b64encode(ME.encode()) + b"\r\n",
+    "another scheme": b"Proxy-Authorization: Bearer " + secret_of(TOKEN + ME).encode() + b"\r\n",
+    "no Base64": b"Proxy-Authorization: Basic ***\r\n",
+    "credentials twice": credentials() * 2,
+    "very long ones": credentials(secret="x" * 2000),
+    "letters outside of ASCII": credentials(secret="\u00e4"),
+}
+
+
+@pytest.mark.parametrize("auth", STRANGERS.values(), ids=STRANGERS)
+async def test_a_stranger_is_told_to_show_credentials_and_nothing_else(auth: bytes) -> None:
+    async with door() as made:
+        said = await made.say(connect(f"{SITE}:443", auth))
+        assert said.startswith(b"HTTP/1.1 407 ")
+        assert b'proxy-authenticate: basic realm="bay"' in said.lower()
+        assert made.dialled == []
+        assert made.dns.asked == []
+
+
+async def test_the_secret_of_a_session_opens_nothing_from_another_address() -> None:
+    async with door() as made:
+        session = made.sessions[ME]
+        assert session is not None
+        made.sessions[ME] = ProxySession(secret=session.secret, address=ip_address("10.1.2.3"), version=0)
+        assert await made.status(connect(f"{SITE}:443")) == 407
+
+
+async def test_a_connection_stays_with_the_session_that_began_it() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with door(serve=serve) as made:
+        made.hold(ALLOWED, session=OTHER)
+        reader, writer = await made.enter()
+        writer.write(get(f"http://{SITE}/"))
+        assert await status_of(reader) == 200
+        writer.write(get(f"http://{SITE}/").replace(credentials(), credentials(OTHER)))
+        assert await status_of(reader) == 407
+
+
+async def test_a_database_that_is_away_is_no_way_in() -> None:
+    async with door() as made:
+        made.fault = DatabaseUnavailable("away")
+        assert await made.status(connect(f"{SITE}:443")) == 503
+        assert made.dialled == []
+
+
+@pytest.mark.parametrize("port", [22, 8443])
+async def test_a_rule_for_ports_allows_those_alone(port: int) -> None:
+    async with door() as made:
+        assert await made.status(connect(f"{SITE}:{port}")) == 403
+        assert made.dialled == []
+
+
+async def test_a_name_that_no_rule_allows_is_refused_without_a_question_to_the_outside() -> None:
+    async with door() as made:
+        made.dns.zone["evil.example.org", "A"] = [SITE_ADDRESS]
+        assert await made.status(connect("evil.example.org:443")) == 403
+        assert made.dns.asked == []
+        state = made.proxy.state(ME)
+        assert state is not None
+        assert [(one.name, one.reason, one.count) for one in state.refused] == [
+            ("evil.example.org", "policy", 1)
+        ]
+
+
+INWARD = [
+    "127.0.0.1", "10.0.0.1", "10.9.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",  # noqa: S104
+     "93.184.217.9", "93.184.218.1",
+    "168.63.129.16", "224.0.0.1", "192.168.1.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", INWARD)
+async def test_a_name_that_leads_inward_leads_nowhere(address: str) -> None:
+    async with door() as made:
+        made.hold(ALLOWED, NetworkRule(action="allow", cidr="0.0.0.0/0"))
+        made.dns.zone["inward.example.com", "A"] = [address]
+        assert await made.status(connect("inward.example.com:443")) == 403
+        assert await made.status(connect(f"{address}:443")) == 403
+        assert made.dialled == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["[::1]", "[::ffff:10.0.0.1]", "[64:ff9b::a00:1]", "[fe80::1]", "[fd00::1]", "[2606:2800:220:1::1]"],
+)
+async def test_no_form_of_ipv6_leads_anywhere_where_it_is_off(host: str) -> None:
+    async with door() as made:
+        made.hold(NetworkRule(action="allow", cidr="::/0"), mode="open")
+        assert await made.status(connect(f"{host}:443")) == 403
+        assert made.dialled == []
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "017700000001", "0177.0.0.1", "localhost"])
+async def test_other_spellings_of_addresses_are_names_that_do_not_exist(host: str) -> None:
+    async with door() as made:
+        made.hold(mode="open")
+        assert await made.status(connect(f"{host}:443")) in (403, 502)
+        assert made.dialled == []
+
+
+async def test_of_a_name_with_addresses_of_both_kinds_only_public_ones_are_dialled() -> None:
+    async with door() as made:
+        made.dns.zone[SITE, "A"] = ["10.0.0.1", "93.184.217.1", SITE_ADDRESS, "127.0.0.1"]
+        await made.tunnel(f"{SITE}:443")
+        assert made.dialled == [(SITE_ADDRESS, 443)]
+
+
+async def test_a_name_that_turns_inward_later_leads_nowhere() -> None:
+    async with door() as made:
+        made.dns.ttl = 0
+        await made.tunnel(f"{SITE}:443")
+        made.dns.zone[SITE, "A"] = ["10.0.0.1"]
+        made.dns.zone["again.example.com", "A"] = ["10.0.0.1"]
+        assert await made.status(connect("again.example.com:443")) == 403
+        assert {address for address, _ in made.dialled} == {SITE_ADDRESS}
+
+
+async def test_a_private_host_is_reached_where_setting_and_rule_say_so() -> None:
+    async with door() as made:
+        made.hold(NetworkRule(action="allow", cidr="10.9.0.1", ports=(443,)))
+        await made.tunnel("10.9.0.1:443")
+        assert await made.status(connect("10.9.0.2:443")) == 403
+        assert await made.status(connect("10.9.0.1:80")) == 403
+        assert made.dialled == [("10.9.0.1", 443)]
+
+
+async def test_a_denied_cidr_beats_a_name() -> None:
+    async with door() as made:
+        made.hold(ALLOWED, NetworkRule(action="deny", cidr="93.184.216.0/24"))
+        assert await made.status(connect(f"{SITE}:443")) == 403
+        assert made.dialled == []
+
+
+async def test_open_with_denied_names_reaches_all_others() -> None:
+    async with door() as made:
+        made.hold(NetworkRule(action="deny", domain="denied.example.com"), mode="open")
+        made.dns.zone["denied.example.com", "A"] = ["93.184.216.35"]
+        assert await made.status(connect("denied.example.com:443")) == 403
+        await made.tunnel(f"{SITE}:8443")
+
+
+async def test_a_changed_row_holds_for_the_next_connection_without_another_word() -> None:
+    async with door() as made:
+        await made.tunnel(f"{SITE}:443")
+        made.hold()
+        assert await made.status(connect(f"{SITE}:443")) == 403
+        made.hold(ALLOWED)
+        await made.tunnel(f"{SITE}:443")
+
+
+async def test_a_change_ends_connections_that_it_does_not_allow_and_no_others() -> None:
+    async with door() as made:
+        made.dns.zone["kept.example.com", "A"] = [SITE_ADDRESS]
+        gone, _ = await made.tunnel(f"{SITE}:443")
+        kept, writer = await made.tunnel("kept.example.com:443")
+        made.hold(NetworkRule(action="allow", domain="kept.example.com"))
+        await made.proxy.renew(ME)
+        assert await ended(gone) == b""
+        writer.write(b"on")
+        async with asyncio.timeout(WAIT_S):
+            assert await kept.readexactly(2) == b"on"
+
+
+async def test_a_change_during_the_dial_holds() -> None:
+    async with door() as made:
+        asked = made.dns.gate = asyncio.Event()
+        answer = asyncio.ensure_future(made.status(connect(f"{SITE}:443")))
+        await made.dns.heard.wait()
+        made.hold()
+        await made.proxy.renew(ME)
+        asked.set()
+        assert await answer in (403, 502)
+
+
+async def test_the_end_of_a_session_ends_its_connections() -> None:
+    async with door() as made:
+        reader, _ = await made.tunnel(f"{SITE}:443")
+        del made.policies[ME]
+        made.sessions[ME] = None
+        await made.proxy.renew(ME)
+        assert await ended(reader) == b""
+        assert await made.status(connect(f"{SITE}:443")) == 407
+        assert made.proxy.known(connected=False) == {}
+
+
+async def test_a_session_has_so_many_connections_and_others_have_theirs() -> None:
+    async with door(ProxyLimits(connections=3)) as made:
+        for _ in range(3):
+            await made.tunnel(f"{SITE}:443")
+        assert await made.say(connect(f"{SITE}:443")) == b""
+        state = made.proxy.state(ME)
+        assert state is not None
+        assert [one.refused_connections for one in state.counters if one.reason == "flood"] == [1]
+
+
+async def test_a_flood_of_connections_is_cut_before_bay_looks_anything_up() -> None:
+    async with door(ProxyLimits(requests_per_s=0.001, requests_at_once=5)) as made:
+        for _ in range(20):
+            await made.say(connect(f"{SITE}:443", b""))
+        for _ in range(20):
+            await made.say(connect(f"{SITE}:443"))
+        assert len(made.asked) <= 5
+
+
+async def test_a_head_that_comes_slowly_is_not_waited_for() -> None:
+    async with door(ProxyLimits(head_s=0.2)) as made:
+        assert await made.say(b"CONNECT site") == b""
+        assert await made.say(b"") == b""
+    assert made.dialled == []
+
+
+async def test_a_tunnel_without_a_word_ends() -> None:
+    async with door(ProxyLimits(tunnel_idle_s=0.2)) as made:
+        reader, _ = await made.tunnel(f"{SITE}:443")
+        assert await ended(reader) == b""
+
+
+async def test_a_side_that_takes_nothing_holds_the_other_one_up() -> None:
+    held_up = asyncio.Event()
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(bytes(1 << 20))
+                async with asyncio.timeout(0.5):
+                    await writer.drain()
+        except TimeoutError:
+            held_up.set()
+
+    async with door(serve=serve) as made:
+        reader, writer = await made.tunnel(f"{SITE}:443")
+        writer.transport.pause_reading()  # type: ignore[attr-defined] - a transport of a socket
+        async with asyncio.timeout(WAIT_S):
+            await held_up.wait()
+        state = made.proxy.state(ME)
+        assert state is not None
+        assert 0 < state.received_bytes < 32 << 20
+        assert not reader.at_eof()
+
+
+MALFORMED = {
+    "no request": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 30 + b"\r\n\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 407),
+    "a path": (b"GET / HTTP/1.1\r\nHost: a\r\n" + credentials() + b"\r\n", 400),
+    "https": (get(f"https://{SITE}/"), 400),
+    "ftp": (get(f"ftp://{SITE}/"), 400),
+    "a password in the URL": (get(f"http://user:pw@{SITE}/"), 400),
+    "a fragment": (get(f"http://{SITE}/#part"), 400),
+    "CONNECT without a port": (connect(SITE), 400),
+    "port 0": (connect(f"{SITE}:0"), 400),
+    "port 65536": (connect(f"{SITE}:65536"), 400),
+    "a URL in CONNECT": (connect(f"http://{SITE}:443/"), 400),
+    "a zone": (connect("[fe80::1%25eth0]:443"), 400),
+    "an empty label": (connect("site..example.com:443"), 400),
+    "a long label": (connect("a" * 64 + ".example.com:443"), 400),
+    "a long name": (connect(".".join(["a" * 60] * 5) + ":443"), 400),
+    "two lengths": (get(f"http://{SITE}/", b"Content-Length: 1", b"Transfer-Encoding: chunked"), 400),
+    "two hosts": (get(f"http://{SITE}/", b"Host: other"), 400),
+    "a long head": (get(f"http://{SITE}/", *(b"X-Long: " + b"x" * 1000,) * 100), 431),
+}
+
+
+@pytest.mark.parametrize(("said", "status"), MALFORMED.values(), ids=MALFORMED)
+async def test_a_malformed_request_reaches_no_host(said: bytes, status: int) -> None:
+    async with door() as made:
+        assert await made.status(said) == status
+        assert made.dialled == []
+
+
+async def test_noise_reaches_no_host_and_harms_no_one_else() -> None:
+    noise = random.Random(7)  # noqa: S311 - the same each time
+    letters = string.printable.encode() + bytes(range(256))
+    parts = [b"CONNECT ", b"GET http://", SITE.encode(), b":443", b" HTTP/1.1\r\n", b"Host: a\r\n", credentials(),
+             b"\r\n", b"\r\n\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"10.0.0.1", b"[::1]",
+             b"Proxy-Authorization: Basic ", b"\0", b"\xff" * 9]  # fmt: skip
+    async with door(
+        ProxyLimits(requests_per_s=1e6, requests_at_once=1e6, head_s=0.05, idle_s=0.05, tunnel_idle_s=0.05)
+    ) as made:
+        made.hold(NetworkRule(action="allow", domain=SITE, ports=(443,)))
+        for _ in range(150):
+            count = noise.randrange(1, 12)
+            said = b"".join(
+                noise.choice(parts)
+                if noise.random() < 0.8
+                else bytes(noise.choices(letters, k=noise.randrange(40)))
+                for _ in range(count)
+            )
+            await made.say(said)
+        assert set(made.dialled) <= {(SITE_ADDRESS, 443)}
+        reader, writer = await made.tunnel(f"{SITE}:443")
+        writer.write(b"on")
+        assert await reader.readexactly(2) == b"on"
+
+
+def test_programs_find_the_proxy_and_their_credentials_in_both_spellings() -> None:
+    found = environment("10.1.2.3:8701", ME, TOKEN)
+    url = f"http://{ME}:{secret_of(TOKEN)}@10.1.2.3:8701"
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        assert found[name] == found[name.lower()] == url
+    assert found["NO_PROXY"] == found["no_proxy"] == "localhost,127.0.0.1,::1"
+    assert TOKEN not in url
+    assert secret_of("another") != secret_of(TOKEN)
