@@ -52,6 +52,7 @@ FULL: dict[str, Any] = {
     "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
     "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca"}],
 }  # fmt: skip
+PROXIED: dict[str, Any] = {**FULL, "egressProxy": {"enabled": True, "port": 9701}}
 VALUES = pytest.mark.parametrize("values", [MINIMAL, FULL], ids=["minimal", "full"])
 OPEN = ("settings", "annotations", "podAnnotations", "podLabels", "nodeSelector", "affinity", "labels")
 """Values that are maps of names which the chart does not know."""
@@ -139,6 +140,38 @@ def test_objects_that_are_there_already_are_not_made() -> None:
     kinds = {one["kind"] for one in objects}
     assert not kinds & {"Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "Secret"}
     assert pods(objects)["Deployment"]["serviceAccountName"] == "given"
+
+
+def test_the_egress_proxy_is_reached_by_pods_of_its_class_at_the_port_where_bay_listens(
+    tmp_path: Path,
+) -> None:
+    objects = rendered(PROXIED)
+    assert len(rendered(FULL)) == len(objects) - 1
+    cluster = settings_of(objects, tmp_path).kubernetes
+    assert cluster is not None
+    [service] = [
+        one for one in objects if one["kind"] == "Service" and one["metadata"]["name"].endswith("-egress")
+    ]
+    metadata = service["metadata"]
+    assert cluster.egress_proxy == f"{metadata['name']}.{metadata['namespace']}.svc:9701"
+    assert cluster.egress_proxy_listen == "0.0.0.0:9701"
+    [port] = service["spec"]["ports"]
+    [container] = pods(objects)["Deployment"]["containers"]
+    assert (port["port"], port["targetPort"]) == (9701, "egress")
+    assert {"name": "egress", "protocol": "TCP", "containerPort": 9701} in container["ports"]
+    policy = of_kind(objects, "NetworkPolicy")["spec"]
+    [admitted] = [one for one in policy["ingress"] if one["ports"] == [{"protocol": "TCP", "port": 9701}]]
+    [peer] = admitted["from"]
+    pods_of = pod.PodSettings(install="blue", image="box:1", ship_image="ship:1")
+    held = egress.manifest(pods_of, egress.EgressSettings(enforced=True), "proxy")["spec"]["podSelector"]
+    assert peer == {"namespaceSelector": {}, "podSelector": held}
+    [public] = [one for one in policy["egress"] if one.get("to", [{}])[0].get("ipBlock")]
+    assert "10.0.0.0/8" in public["to"][0]["ipBlock"]["except"]
+
+
+def test_the_egress_proxy_is_refused_where_pods_walk_around_it() -> None:
+    with pytest.raises(HelmFailed, match="network_enforced"):
+        rendered({**MINIMAL, "egressProxy": {"enabled": True}})
 
 
 # Settings and secrets

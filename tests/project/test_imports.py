@@ -41,6 +41,7 @@ GROUPS = {
     "bay.images": "images",
     "bay.terminal": "terminal",  # an emulator that knows nothing of sandboxes
     "bay.network": "network",
+    "bay.network.proxy": "proxy",  # run by a service, since rows tell it whom it serves
     "bay.network.policy": "words",  # what a policy means: pure, for services and drivers alike
     "bay.network.reserved_ranges": "words",
     "bay.network.domains": "words",
@@ -84,6 +85,7 @@ MAY = {
     "records": {"root", "drivers", "words"},
     "store": {"root", "store", "records", "words"},
     "network": {"root", "network", "linux", "words"},
+    "proxy": {"proxy", "network", "words"},
     "drivers": {"root", "drivers", "kube", "network", "linux", "words", "protocol"},
     "kube": {"drivers", "linux", "words"},
     "cargo": {"root", "cargo", "kube", "linux", "objects", "words", "tar"},
@@ -101,6 +103,7 @@ MAY = {
         "images",
         "objects",
         "terminal",
+        "proxy",
         "linux",
         "words",
         "protocol",
@@ -147,7 +150,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "images": {"web", "sessions", "secrets", "managed_services", "replicas"},
     "kernels": {"web", "ship", "sessions"},
     "keys": {"web"},
-    "networks": {"web", "sessions"},
+    "networks": {"web", "sessions", "replicas"},
     "cargos": {"web", "sessions", "checkpoints"},
     "execs": {"web", "ship", "sessions", "kernels"},
     "files": {"web", "ship", "sessions"},

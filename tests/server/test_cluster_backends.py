@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from server_harness import settings_in
 
 from bay.cargo.base import CheckpointFiles, CheckpointStore, CopiesBySessions
@@ -36,6 +37,23 @@ def test_an_operator_says_what_a_cluster_enforces_and_which_isolations_it_has(tm
     here = capabilities(tmp_path, network_enforced=True, isolations={"gvisor": {"runtime_class": "gvisor"}})
     assert here.isolation == ("container", "gvisor")
     assert (here.egress, here.network) == ("enforced", ("none", "open"))
+
+
+def test_rules_need_the_proxy_and_a_cluster_that_keeps_pods_from_walking_around_it(tmp_path: Path) -> None:
+    place = "bay-egress.bay.svc:8701"
+    here = capabilities(tmp_path, network_enforced=True, egress_proxy=place)
+    assert (here.egress, here.network_rules) == ("proxy", True)
+    assert here.network == ("none", "allowlist", "open")
+    here = capabilities(tmp_path, egress_proxy=place)
+    assert (here.egress, here.network, here.network_rules) == ("unenforced", ("open",), False)
+
+
+@pytest.mark.parametrize(
+    "place", ["bay-egress", "http://bay-egress:1", "10.0.0.1:", ":8701", "a b:1", "::1:8701"]
+)
+def test_the_place_of_the_proxy_is_a_host_and_a_port(place: str) -> None:
+    with pytest.raises(ValidationError):
+        KubernetesSettings.model_validate({**GIVEN, "egress_proxy": place})
 
 
 def test_the_driver_kubernetes_needs_a_cluster(tmp_path: Path) -> None:

@@ -1121,6 +1121,8 @@ export interface components {
             refused: components["schemas"]["RefusedName"][];
             received_bytes: number;
             sent_bytes: number;
+            /** @default false */
+            proxied: boolean;
             /** @default [] */
             broker: components["schemas"]["BrokerRefusal"][];
         };

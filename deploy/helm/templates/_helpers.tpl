@@ -46,6 +46,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- fail "sandboxes.namespace is the namespace of the release; give the sandboxes another one" }}
 {{- end }}
 {{- $cluster = merge (dict "install" (include "bay.install" .) "namespace" .Values.sandboxes.namespace) $cluster }}
+{{- if .Values.egressProxy.enabled }}
+{{- if not $cluster.network_enforced }}
+{{- fail "egressProxy.enabled needs settings.kubernetes.network_enforced: pods that no policy holds walk around the proxy" }}
+{{- end }}
+{{- $port := int .Values.egressProxy.port }}
+{{- $place := printf "%s-egress.%s.svc:%d" (include "bay.name" .) .Release.Namespace $port }}
+{{- $cluster = merge (dict "egress_proxy" $place "egress_proxy_listen" (printf "0.0.0.0:%d" $port)) $cluster }}
+{{- end }}
 {{- $own := dict "driver" "kubernetes" "replicas" true "kubernetes" $cluster }}
 {{- if and .Values.ingress.enabled (not (hasKey .Values.settings "public_url")) }}
 {{- $_ := set $own "public_url" (printf "https://%s" (required "set ingress.host" .Values.ingress.host)) }}

@@ -85,8 +85,11 @@ class Capabilities:
     """Whether a session can have directories mounted at paths that its owner chose."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that a session may have."""
-    egress: Literal["enforced", "unenforced"] = "enforced"
-    """Whether sessions are held to their mode. `unenforced`: each reaches what the host's network lets it."""
+    egress: Literal["enforced", "unenforced", "proxy"] = "enforced"
+    """Whether sessions are held to their mode. `unenforced`: each reaches what the host's network lets it.
+    `proxy`: a session with rules reaches nothing but Bay's egress proxy (`Handle.proxy`), which holds it to
+    them; its programs have to use that.
+    """
     network_rules: bool = True
     """Whether a policy can have rules."""
     shared: bool = False
@@ -239,7 +242,9 @@ class Handle:
     spec; None where that had a digest, or the host names none.
     """
     network: NetworkMode | None = None
-    """The network mode that the session began with, of a driver that cannot change it."""
+    """The network mode that the session began with, where nobody can change it."""
+    proxy: str | None = None
+    """HOST:PORT at which a session that reaches nothing else finds Bay's egress proxy."""
 
     def to_json(self) -> dict[str, Any]:
         """This handle as JSON-ready data."""
@@ -251,6 +256,7 @@ class Handle:
             "endpoint": _facts(self.endpoint) if self.endpoint else None,
             **({"image": self.image} if self.image else {}),
             **({"network": self.network} if self.network else {}),
+            **({"proxy": self.proxy} if self.proxy else {}),
         }
 
     @classmethod
@@ -265,6 +271,7 @@ class Handle:
             endpoint=Endpoint(**endpoint) if endpoint else None,
             image=data.get("image"),
             network=data.get("network"),
+            proxy=data.get("proxy"),
         )
 
 

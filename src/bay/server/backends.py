@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bay.cargo.base import CargoBackend
 from bay.drivers.base import Driver
 from bay.drivers.fake import FakeDriver
 from bay.drivers.host_check import HostCheck
-from bay.drivers.kubernetes.egress import PUBLIC_RESOLVERS, EgressSettings
+from bay.drivers.kubernetes.egress import PUBLIC_RESOLVERS, EgressSettings, ProxyPlace
 from bay.drivers.kubernetes.pod import Isolation, PodSettings, PodTimeouts
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
@@ -157,7 +158,31 @@ def _egress_of(settings: Settings, given: KubernetesSettings) -> EgressSettings:
         dns_servers=tuple(map(str, settings.dns_servers)) or PUBLIC_RESOLVERS,
         clients=given.network_clients,
         private=given.network_private,
+        proxy=_proxy_of(given),
     )
+
+
+def _proxy_of(given: KubernetesSettings) -> ProxyPlace | None:
+    if given.egress_proxy is None:
+        return None
+    (host, port), (_, listens_on) = map(_place, (given.egress_proxy, given.egress_proxy_listen))
+    return ProxyPlace(host=host, port=port, listens_on=listens_on)
+
+
+def _place(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def proxy_listener(settings: Settings) -> tuple[str, int] | None:
+    """Where Bay listens as the egress proxy of its cluster; None without one."""
+    given = settings.kubernetes
+    return None if given is None or given.egress_proxy is None else _place(given.egress_proxy_listen)
+
+
+def cluster_resolvers(settings: Settings) -> tuple[Address, ...]:
+    """The resolvers of the names that pods of a cluster ask for."""
+    return settings.dns_servers or tuple(map(ip_address, PUBLIC_RESOLVERS))
 
 
 def _cluster_of(settings: Settings) -> KubernetesSettings:

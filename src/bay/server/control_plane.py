@@ -15,7 +15,7 @@ from bay.drivers.base import AsksShip, Driver, HeaderBroker
 from bay.ids import is_id_of, new_id
 from bay.images.base import ImageLibrary
 from bay.models import Limits
-from bay.server.backends import choose_cargo, object_store_of
+from bay.server.backends import choose_cargo, cluster_resolvers, object_store_of, proxy_listener
 from bay.server.browser.replays import Replays
 from bay.server.browser.service import Browsers
 from bay.server.browser.traces import Traces
@@ -73,6 +73,7 @@ from bay.server.maintenance.retention import Housekeeping, Retention
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceClient
 from bay.server.managed_services.syncer import ServiceSyncer
+from bay.server.networks.egress import ProxiedEgress
 from bay.server.networks.service import Networks
 from bay.server.ports.app_http import AppConnections
 from bay.server.ports.events import PortListener
@@ -198,6 +199,7 @@ class ControlPlane:
             profiles=self.profiles,
             clock=clock,
         )
+        self.egress = _egress(settings, self.core, self.bus)
         self.hosts = PortHosts(settings.public_url, settings.host, settings.port)
         self.view = partial(view_of, self.core, self.hosts)
         self.discards = CheckpointGarbage(
@@ -506,6 +508,7 @@ class ControlPlane:
             profiles=self.profiles,
             private=self.settings.network_private,
             clock=self.clock,
+            egress=self.egress,
         )
         attachments = Attachments(
             waker=self.waker,
@@ -724,6 +727,9 @@ class ControlPlane:
             await self.driver.open()
             stack.push_async_callback(self.driver.aclose)
             stack.callback(self.ship.close)
+            if self.egress is not None:
+                await self.egress.open()
+                stack.push_async_callback(self.egress.aclose)
             await self.core.images.open()
             stack.push_async_callback(self.core.images.aclose)
             if not self.bus.is_shared:
@@ -744,6 +750,7 @@ class ControlPlane:
                 self.port_proxy,
                 self.envd_watchers,
                 self.mcp_messages,
+                *([self.egress] if self.egress is not None else []),
             )
             do = self.leases.do
             jobs = (
@@ -800,6 +807,22 @@ def _own_cargo(settings: Settings) -> CargoBackend:
         settings.data_dir, choose_cargo(settings), settings.pool_max_gb and settings.pool_max_gb * GIB,
         shared=settings.replicas,
     )  # fmt: skip
+
+
+def _egress(settings: Settings, core: Core, bus: Bus) -> ProxiedEgress | None:
+    """The egress proxy, where the driver starts sessions that reach nothing else."""
+    given, listen = settings.kubernetes, proxy_listener(settings)
+    if given is None or listen is None or core.driver.capabilities.egress != "proxy":
+        return None
+    return ProxiedEgress(
+        core,
+        bus,
+        listen=listen,
+        resolvers=cluster_resolvers(settings),
+        private=settings.network_private,
+        deny=given.network_private,
+        ipv6=settings.network_ipv6,
+    )
 
 
 def _largest_ring(settings: Settings) -> int:

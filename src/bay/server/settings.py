@@ -297,6 +297,9 @@ class IsolationSettings(SettingFields):
     )
 
 
+_PLACE = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$"
+
+
 class KubernetesSettings(SettingFields):
     """`[kubernetes]`: the cluster that runs sandboxes with `driver = "kubernetes"`."""
 
@@ -352,6 +355,16 @@ class KubernetesSettings(SettingFields):
     )
     network_clients: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="networks that Bay reaches pods from, when it runs outside of the cluster"
+    )
+    egress_proxy: str | None = Field(
+        None,
+        pattern=_PLACE,
+        description="HOST:PORT at which sandboxes reach Bay's egress proxy, for rules of network policies; unset: none",
+    )
+    egress_proxy_listen: str = Field(
+        "0.0.0.0:8701",
+        pattern=_PLACE,
+        description="ADDRESS:PORT at which each Bay listens as that proxy",
     )
     timeout: float = Field(15, gt=0, le=300, description="seconds a request to the API server may take")
     isolations: dict[str, IsolationSettings] = Field(

@@ -1,5 +1,6 @@
 """Database queries on sessions, the incarnations of a sandbox's compute."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,8 @@ _TARGET = select(sandboxes.c.target).where(sandboxes.c.id == sessions.c.sandbox_
 _SAVE_HANDLE = _CHANGE.values(handle=bindparam("new_handle", type_=sessions.c.handle.type)).returning(
     _TARGET.scalar_subquery()
 )
+
+_AT_ONCE = 500
 
 
 async def add(db: StoreConnection, session: SessionRecord) -> None:
@@ -47,6 +50,19 @@ async def sandbox_of(db: StoreConnection, session_id: str) -> str | None:
 async def token_of(db: StoreConnection, session_id: str) -> str | None:
     """The token of a session's Ship; None when there is no such session."""
     return (await db.execute(select(sessions.c.token).where(sessions.c.id == session_id))).scalar()
+
+
+async def policy_versions(db: StoreConnection, session_ids: Iterable[str]) -> dict[str, int]:
+    """The versions of the network policies of the sandboxes of those sessions that have not ended."""
+    ids, found = list(session_ids), dict[str, int]()
+    for start in range(0, len(ids), _AT_ONCE):
+        query = (
+            select(sessions.c.id, sandboxes.c.network_version)
+            .join(sandboxes, sandboxes.c.id == sessions.c.sandbox_id)
+            .where(sessions.c.id.in_(ids[start : start + _AT_ONCE]), sessions.c.ended_at.is_(None))
+        )
+        found |= {row.id: row.network_version for row in await db.execute(query)}
+    return found
 
 
 async def last_end(db: StoreConnection, sandbox_id: str) -> datetime | None:

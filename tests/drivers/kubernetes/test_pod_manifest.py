@@ -11,10 +11,10 @@ import pytest
 
 from bay.drivers.base import MountedVolume, SessionSpec
 from bay.drivers.kubernetes import carriers, egress, pod
-from bay.drivers.kubernetes.egress import EgressSettings
-from bay.drivers.kubernetes.pod import Isolation, PodSettings
-from bay.errors import DriverUnavailable
-from bay.models import NetworkPolicy, Resources
+from bay.drivers.kubernetes.egress import EgressSettings, ProxyPlace
+from bay.drivers.kubernetes.pod import EgressClass, Isolation, PodSettings
+from bay.errors import DriverUnavailable, SandboxNotReady
+from bay.models import NetworkPolicy, NetworkRule, Resources
 from bay.places import VolumeClaim
 from bay.units import MIB
 from ship_protocol import bootstrap_token
@@ -39,7 +39,7 @@ FULL = pod.build(
         network=NetworkPolicy(mode="none"),
     ),
     replace(SETTINGS, service_account="bay-sandbox", pull_secrets=("registry",)),
-    egress.resolver(EgressSettings(enforced=True, dns_servers=("9.9.9.9",))),
+    egress.resolver(EgressSettings(enforced=True, dns_servers=("9.9.9.9",)), NetworkPolicy(mode="none")),
 )  # fmt: skip
 PODS = pytest.mark.parametrize(
     "made", [PLAIN, FULL, carriers.manifest(PLAIN)], ids=["plain", "full", "carrier"]
@@ -221,13 +221,72 @@ def test_the_class_open_reaches_public_addresses_and_its_resolvers() -> None:
     assert all(ip_network(one).version == 4 for one in v4["except"])
 
 
-def test_the_pods_of_a_class_are_those_that_its_policy_selects() -> None:
-    made = pod.build(replace(SPEC, network=NetworkPolicy(mode="open")), SETTINGS, {})
-    selected = egress.manifest(SETTINGS, ENFORCED, "open")["spec"]["podSelector"]["matchLabels"]
+RULES = (NetworkRule(action="allow", domain="example.com"),)
+SERVICE = replace(ENFORCED, proxy=ProxyPlace(host="bay-egress.bay.svc", port=8701, listens_on=8702))
+
+
+@pytest.mark.parametrize(
+    ("policy", "of_class"),
+    [
+        (NetworkPolicy(mode="none"), "none"),
+        (NetworkPolicy(mode="open"), "open"),
+        (NetworkPolicy(mode="open", rules=RULES), "proxy"),
+        (NetworkPolicy(mode="allowlist"), "proxy"),
+        (NetworkPolicy(mode="allowlist", rules=RULES), "proxy"),
+    ],
+)
+def test_the_pods_of_a_class_are_those_that_its_policy_selects(
+    policy: NetworkPolicy, of_class: EgressClass
+) -> None:
+    made = pod.build(replace(SPEC, network=policy), SETTINGS, egress.resolver(SERVICE, policy))
+    selected = egress.manifest(SETTINGS, SERVICE, of_class)["spec"]["podSelector"]["matchLabels"]
     assert selected.items() <= made["metadata"]["labels"].items()
+    servers = made["spec"]["dnsConfig"]["nameservers"]
+    assert servers == (["127.0.0.1"] if of_class == "proxy" else ["9.9.9.9"])
+
+
+def test_the_class_proxy_reaches_bays_own_pods_at_the_proxys_port_and_nothing_else() -> None:
+    made = egress.manifest(SETTINGS, SERVICE, "proxy")["spec"]
+    [allowed] = made["egress"]
+    assert allowed["ports"] == [{"protocol": "TCP", "port": 8702}]
+    assert allowed["to"] == [
+        {
+            "namespaceSelector": {},
+            "podSelector": {
+                "matchLabels": {"app.kubernetes.io/name": "bay", "app.kubernetes.io/component": "server"}
+            },
+        }
+    ]
+    assert made["ingress"] == egress.manifest(SETTINGS, SERVICE, "none")["spec"]["ingress"]
+
+
+def test_a_proxy_outside_of_the_cluster_is_reached_at_its_address() -> None:
+    outside = replace(ENFORCED, proxy=ProxyPlace(host="10.1.2.3", port=8701, listens_on=8702))
+    _, to_address = egress.manifest(SETTINGS, outside, "proxy")["spec"]["egress"]
+    assert to_address["to"] == [{"ipBlock": {"cidr": "10.1.2.3/32"}}]
+    assert to_address["ports"] == [{"protocol": "TCP", "port": 8701}]
+
+
+def test_there_is_no_class_for_rules_without_a_proxy_that_pods_have_to_use() -> None:
+    assert SERVICE.classes == ("none", "open", "proxy")
+    assert ENFORCED.classes == ("none", "open")
+    assert replace(SERVICE, enforced=False).classes == ("none", "open")
+
+
+@pytest.mark.anyio
+async def test_a_session_is_told_the_address_of_the_proxy_and_a_name_without_one_is_an_error() -> None:
+    outside = replace(ENFORCED, proxy=ProxyPlace(host="10.1.2.3", port=8701, listens_on=8702))
+    ruled = NetworkPolicy(mode="allowlist")
+    assert await egress.proxy_of(outside, ruled) == "10.1.2.3:8701"
+    v6 = replace(ENFORCED, proxy=ProxyPlace(host="fd00::1", port=8701, listens_on=8702))
+    assert await egress.proxy_of(v6, ruled) == "[fd00::1]:8701"
+    assert await egress.proxy_of(outside, NetworkPolicy(mode="open")) is None
+    nowhere = replace(ENFORCED, proxy=ProxyPlace(host="bay-egress.invalid", port=8701, listens_on=8702))
+    with pytest.raises(SandboxNotReady, match=r"bay-egress\.invalid"):
+        await egress.proxy_of(nowhere, ruled)
 
 
 def test_names_are_asked_of_the_clusters_own_resolver_only_where_nothing_is_held() -> None:
-    assert egress.resolver(EgressSettings(enforced=False)) == {}
+    assert egress.resolver(EgressSettings(enforced=False), NetworkPolicy()) == {}
     assert FULL["spec"]["dnsPolicy"] == "None"
     assert FULL["spec"]["dnsConfig"] == {"nameservers": ["9.9.9.9"]}

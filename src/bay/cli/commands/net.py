@@ -249,6 +249,7 @@ def _fields(policy: NetworkPolicy, state: "NetworkState") -> dict[str, str]:
     return {
         "mode": policy.mode,
         "enforced": enforced,
+        **({"by": "a proxy: programs reach what HTTPS_PROXY leads to"} if state.proxied else {}),
         "received": amount(state.received_bytes),
         "sent": amount(state.sent_bytes),
     }

@@ -116,10 +116,8 @@ class KubernetesDriver:
             other_images=NamedImages(admitted=pods.admitted),
             volumes=True,
             secret_files=True,
-            network=("none", "open") if network.enforced else ("open",),
-            network_rules=False,
-            egress="enforced" if network.enforced else "unenforced",
             shared=True,
+            **network.capabilities,
         )
 
     @property
@@ -135,8 +133,8 @@ class KubernetesDriver:
             self._kube = await Kube.connect(self._access)
             stack.push_async_callback(self._close)
             await self._check_verbs()
-            for mode in ("none", "open"):
-                await self._make_class(egress.manifest(self._pods, self._network, mode))
+            for one in self._network.classes:
+                await self._make_class(egress.manifest(self._pods, self._network, one))
             self._watch = PodWatch(self.kube, labels=pod.selector(self._pods))
             watching = asyncio.create_task(self._watch.run())
             stack.push_async_callback(_cancelled, watching)
@@ -154,7 +152,7 @@ class KubernetesDriver:
         """The steps are `created`, `introduced` and `ready`. The certificate is in a handle before Ship
         is given its settings, since from then on Ship introduces itself to nobody.
         """
-        manifest = self._manifest(spec)
+        manifest, proxy = self._manifest(spec), await egress.proxy_of(self._network, spec.network)
         self._late.forget(pod.pod_name(spec.session_id))
         if handle is not None and (ready := await self._still_ready(spec, handle)):
             yield ready
@@ -165,7 +163,8 @@ class KubernetesDriver:
             driver=self.name,
             session_id=spec.session_id,
             data={"step": "created", "uid": uid},
-            network=spec.network.mode,
+            network=None if proxy else spec.network.mode,
+            proxy=proxy,
         )
         known = _introduced_in(handle, uid)
         if known is None:
@@ -351,12 +350,13 @@ class KubernetesDriver:
             raise DriverUnavailable(
                 f"isolation {spec.isolation} is no longer configured; restore [kubernetes.isolations.{spec.isolation}]"
             )
-        if spec.network.mode not in self.capabilities.network or spec.network.rules:
+        is_ruled = bool(spec.network.rules) and not self.capabilities.network_rules
+        if spec.network.mode not in self.capabilities.network or is_ruled:
             raise DriverUnavailable(
                 f"this cluster does not hold pods to network mode {spec.network.mode}, so no session starts that is "
                 "promised it; use mode open, or a network plug-in that enforces policies"
             )
-        built = pod.build(spec, self._pods, egress.resolver(self._network))
+        built = pod.build(spec, self._pods, egress.resolver(self._network, spec.network))
         return carriers.manifest(built) if carriers.is_carrier(spec.session_id) else built
 
     async def _still_ready(self, spec: SessionSpec, handle: Handle) -> Handle | None:

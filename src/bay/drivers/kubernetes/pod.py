@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bay.drivers.base import MountedVolume, SessionSpec
-from bay.models import Resources
+from bay.models import NetworkPolicy, Resources
 from bay.places import VolumeClaim, claim_of
 from ship_protocol import bootstrap_token
 
@@ -49,6 +49,10 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _LOADERS_OWN = ("LD_PRELOAD", "LD_AUDIT")
 """Variables by which an image would have libraries of its own loaded into Ship, which has another libc."""
 _SHIP_RESOURCES = {"cpu": "100m", "memory": "64Mi"}
+
+
+EgressClass = Literal["none", "open", "proxy"]
+"""The places that a pod reaches: none, public addresses, or Bay's egress proxy alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,13 @@ def labels(settings: PodSettings) -> dict[str, str]:
     return {MANAGED_BY: "bay", INSTALL: settings.install}
 
 
+def egress_class(policy: NetworkPolicy) -> EgressClass:
+    """The class of a session that begins with that policy."""
+    if policy.mode == "none":
+        return "none"
+    return "open" if policy.mode == "open" and not policy.rules else "proxy"
+
+
 def selector(settings: PodSettings) -> str:
     """A selector of everything that this installation made."""
     return ",".join(f"{name}={value}" for name, value in labels(settings).items())
@@ -151,14 +162,14 @@ def build(spec: SessionSpec, settings: PodSettings, resolver: Mapping[str, Any])
     told = {
         SESSION: spec.session_id,
         SANDBOX: spec.sandbox_id,
-        SPEC_HASH: _hash({**body, EGRESS: spec.network.mode}),
+        SPEC_HASH: _hash({**body, EGRESS: egress_class(spec.network)}),
     }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": pod_name(spec.session_id),
-            "labels": {**labels(settings), ROLE: "session", EGRESS: spec.network.mode},
+            "labels": {**labels(settings), ROLE: "session", EGRESS: egress_class(spec.network)},
             "annotations": {
                 **told,
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",

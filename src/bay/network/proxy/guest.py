@@ -9,7 +9,7 @@ from bay.network.dns.names import ForwarderContext
 from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.http_passage import NotPassedOn, Stream
 from bay.network.policy import CompiledPolicy, PolicyDecision
-from bay.network.proxy.requests import ProxyTarget
+from bay.network.proxy.requests import EgressTarget
 from bay.network.reserved_ranges import Address
 
 IsDenied = Callable[[Address], bool]
@@ -29,7 +29,7 @@ class PolicyVersion:
 class ProxiedConnection:
     """A connection of a guest, from the client to an address of its target."""
 
-    target: ProxyTarget
+    target: EgressTarget
     address: Address
     client: Stream
     host: Stream
@@ -81,7 +81,7 @@ class ProxyGuest:
             one.cut()
         return len(gone)
 
-    async def addresses(self, target: ProxyTarget) -> list[Address]:
+    async def addresses(self, target: EgressTarget) -> list[Address]:
         """The addresses of the target that the guest may reach at its port, one at least. Raises
         NotPassedOn.
         """
@@ -99,7 +99,9 @@ class ProxyGuest:
             raise _refused(target)
         return allowed
 
-    def begin(self, target: ProxyTarget, address: Address, client: Stream, host: Stream) -> ProxiedConnection:
+    def begin(
+        self, target: EgressTarget, address: Address, client: Stream, host: Stream
+    ) -> ProxiedConnection:
         """Take over a connection that was made; call `end` at its end. Raises NotPassedOn where the policy
         has changed meanwhile.
         """
@@ -142,7 +144,7 @@ class ProxyGuest:
             sent_bytes=self._sent + sum(one.client.heard for one in self._open),
         )
 
-    def _decide(self, target: ProxyTarget, address: Address) -> PolicyDecision:
+    def _decide(self, target: EgressTarget, address: Address) -> PolicyDecision:
         if self._is_denied(address):
             return PolicyDecision(False, reason="reserved")
         names = (target.host,) if isinstance(target.host, str) else ()
@@ -155,11 +157,11 @@ class ProxyGuest:
         self._counts[key] = allowed + decision.allowed, refused + (not decision.allowed)
 
 
-def _refused(target: ProxyTarget) -> NotPassedOn:
+def _refused(target: EgressTarget) -> NotPassedOn:
     return NotPassedOn(403, "refused", f"the sandbox's network policy does not allow {target.authority}")
 
 
-def _unresolved(target: ProxyTarget, reason: str | None) -> NotPassedOn:
+def _unresolved(target: EgressTarget, reason: str | None) -> NotPassedOn:
     match reason:
         case None:
             return NotPassedOn(502, "upstream", f"{target.host} has no address")

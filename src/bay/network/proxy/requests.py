@@ -21,7 +21,7 @@ _HTTP_PORT = 80
 
 
 @dataclass(frozen=True, slots=True)
-class ProxyTarget:
+class EgressTarget:
     """A host, by its name in lower case or its address, and its TCP port. `path` is of a request for an
     `http://` URL; None for CONNECT.
     """
@@ -44,7 +44,7 @@ class ProxyTarget:
         return self.authority.removesuffix(f":{_HTTP_PORT}").encode()
 
 
-def target_of(request: h11.Request) -> ProxyTarget:
+def target_of(request: h11.Request) -> EgressTarget:
     """Where a request is to go. Raises NotPassedOn."""
     text, is_connect = request.target.decode("ascii"), request.method.upper() == b"CONNECT"
     found = (_CONNECT if is_connect else _ABSOLUTE).fullmatch(text)
@@ -60,9 +60,9 @@ def target_of(request: h11.Request) -> ProxyTarget:
         raise _malformed("a request has Content-Length or Transfer-Encoding, not both")
     host = _host(found["v6"], found["host"])
     if is_connect:
-        return ProxyTarget(host, port)
+        return EgressTarget(host, port)
     path = found["path"] or "/"
-    return ProxyTarget(host, port, (path if path.startswith("/") else f"/{path}").encode())
+    return EgressTarget(host, port, (path if path.startswith("/") else f"/{path}").encode())
 
 
 def credentials_of(request: h11.Request) -> tuple[str, str] | None:

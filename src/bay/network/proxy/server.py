@@ -24,10 +24,10 @@ from bay.models import NetworkState
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.names import ForwarderContext
 from bay.network.dns.sandbox_resolver import Tasks
-from bay.network.dns.upstream import Upstream, UpstreamResolver
+from bay.network.dns.upstream import Upstream, UpstreamResolver, resolver
 from bay.network.http_passage import PIECE, NotPassedOn, Passage, Stream, passed_on
 from bay.network.proxy.guest import PolicyVersion, ProxyGuest
-from bay.network.proxy.requests import ProxyTarget, credentials_of, target_of
+from bay.network.proxy.requests import EgressTarget, credentials_of, target_of
 from bay.network.proxy.tunnel import tunnel
 from bay.network.reserved_ranges import Address, Network, is_reserved
 from bay.token_bucket import TokenBucket
@@ -83,7 +83,7 @@ Dial = Callable[[Address, int], Awaitable[tuple[asyncio.StreamReader, asyncio.St
 
 
 @dataclass(slots=True, eq=False)
-class _Client:
+class _ProxyClient:
     """An address that connections come from, and the session that was last admitted there."""
 
     rate: TokenBucket
@@ -109,7 +109,7 @@ class EgressProxy:
         *,
         sessions: FindSession,
         policies: FindPolicy,
-        resolvers: Sequence[UpstreamResolver],
+        resolvers: Sequence[Address | UpstreamResolver],
         deny: Iterable[Network] = (),
         ipv6: bool = False,
         limits: ProxyLimits | None = None,
@@ -125,7 +125,7 @@ class EgressProxy:
         self._is_own, self.dial = is_own or _is_own, dial or _dial
         self._now = now
         dns_limits = dns_limits or DnsLimits()
-        upstream = Upstream(list(resolvers), dns_limits, now)
+        upstream = Upstream([resolver(one) for one in resolvers], dns_limits, now)
         self._around = ForwarderContext(
             upstream,
             _open_nothing,
@@ -139,7 +139,7 @@ class EgressProxy:
         self._tasks = Tasks()
         self._keys = itertools.count()
         self._guests: dict[str, ProxyGuest] = {}
-        self._clients: dict[Address, _Client] = {}
+        self._clients: dict[Address, _ProxyClient] = {}
         self._warnings = TokenBucket(1 / 60, 10, now)
 
     async def open(self, host: str, port: int) -> int:
@@ -148,7 +148,7 @@ class EgressProxy:
             self._server = await asyncio.start_server(self._accept, host, port, limit=PIECE, backlog=512)
         except OSError as error:
             raise DriverUnavailable(
-                f"the egress proxy cannot listen on {host} port {port}: {error}; set egress_proxy_port to another one"
+                f"the egress proxy cannot listen on {host} port {port}: {error}; set egress_proxy_listen to another place"
             ) from error
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -205,19 +205,19 @@ class EgressProxy:
         client.connections += 1
         self._tasks.start(self._serve(peer, client, reader, writer))
 
-    def _client(self, peer: Address) -> _Client:
+    def _client(self, peer: Address) -> _ProxyClient:
         if peer not in self._clients and len(self._clients) >= self._limits.clients:
             self._clients = {one: client for one, client in self._clients.items() if client.connections}
         limits = self._limits
         rate = TokenBucket(limits.requests_per_s, limits.requests_at_once, self._now)
-        return self._clients.setdefault(peer, _Client(rate))
+        return self._clients.setdefault(peer, _ProxyClient(rate))
 
     async def _serve(
-        self, peer: Address, client: _Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, peer: Address, client: _ProxyClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
         stream = Stream(reader, writer, http)
-        visit = _Visit(self, peer, client, stream, self._limits)
+        visit = _ProxyExchanges(self, peer, client, stream, self._limits)
         try:
             await visit.run()
         except (OSError, h11.ProtocolError):
@@ -261,12 +261,12 @@ class EgressProxy:
 
 
 @dataclass(slots=True, eq=False)
-class _Visit:
+class _ProxyExchanges:
     """One connection of a client: requests, one after the other, up to a CONNECT."""
 
     proxy: EgressProxy
     peer: Address
-    client: _Client
+    client: _ProxyClient
     stream: Stream
     limits: ProxyLimits
     guest: ProxyGuest | None = None
@@ -325,7 +325,7 @@ class _Visit:
         self.guest = self.client.guest = guest
         return guest
 
-    async def _connected(self, guest: ProxyGuest, target: ProxyTarget) -> tuple[Stream, Address]:
+    async def _connected(self, guest: ProxyGuest, target: EgressTarget) -> tuple[Stream, Address]:
         """A connection to one of the target's addresses. Raises NotPassedOn."""
         for address in (await guest.addresses(target))[:_TRIES]:
             try:
@@ -347,7 +347,7 @@ class _Visit:
         await tunnel(stream, host, self.limits.tunnel_idle_s)
         return False
 
-    async def _pass_on(self, request: h11.Request, target: ProxyTarget, host: Stream) -> bool:
+    async def _pass_on(self, request: h11.Request, target: EgressTarget, host: Stream) -> bool:
         kept = passed_on(request.headers, (b"host", b"http2-settings"))
         sent = h11.Request(
             method=request.method,

@@ -10,7 +10,8 @@ from bay.drivers.base import Capabilities, Driver, NetworkControl
 from bay.errors import BadRequest, CapabilityNotSupported, Conflict, NotFound, Timeout
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
-from bay.server.sessions.effective_policy import has_headers, mode_of
+from bay.server.networks.egress import ProxiedEgress
+from bay.server.sessions.effective_policy import has_headers, mode_of, proxy_of
 from bay.server.sessions.rows import handle_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
@@ -32,6 +33,8 @@ class Networks:
     profiles: dict[str, Profile]
     private: Sequence[IPv4Network | IPv6Network]
     clock: Clock
+    egress: ProxiedEgress | None = None
+    """Where sessions with rules reach nothing but a proxy."""
 
     async def get(self, caller: Caller, ref: str) -> CurrentPolicy:
         """The policy that a sandbox has."""
@@ -49,10 +52,13 @@ class Networks:
         async with self.store.write() as db:
             await check_injected(db, caller.owner, wanted)
             present = await sandboxes.get(db, record.id) or record
-            if present.session is not None and not isinstance(self.driver, NetworkControl):
+            if present.session is not None and not self._may_change(present):
                 raise Conflict(
-                    f"driver {self.driver.name} applies a policy when compute starts, and {record.id} has compute; stop "
-                    "it, and change the policy then"
+                    f"driver {self.driver.name} applies a policy when compute starts, and {record.id} has compute that "
+                    "began without a proxy; stop it, and change the policy then"
+                    if self.egress
+                    else f"driver {self.driver.name} applies a policy when compute starts, and {record.id} has compute; "
+                    "stop it, and change the policy then"
                 )
             version = present.network_version + 1
             mode = await write_policy(db, present.id, wanted, version)
@@ -61,6 +67,8 @@ class Networks:
                 mode=mode or self._mode_of(replace(present, network_mode=None)),
                 source="sandbox" if wanted else "profile", version=version,
             )  # fmt: skip
+        if self.egress is not None and present.session is not None:
+            await self.egress.renew(present.session.id)
         await self._settle(present, version)
         return await self.get(caller, record.id)
 
@@ -70,10 +78,13 @@ class Networks:
         running = record.session is not None and record.session.phase in ("running", "paused")
         if record.session is not None and running and isinstance(self.driver, NetworkControl):
             return await self.driver.network_state(handle_of(record.session))
-        return NetworkState(
-            mode=self._mode_of(record), enforced=self.driver.capabilities.egress == "enforced", counters=(), refused=(),
+        without = NetworkState(
+            mode=self._mode_of(record), enforced=self.driver.capabilities.egress != "unenforced", counters=(), refused=(),
             received_bytes=0, sent_bytes=0,
         )  # fmt: skip
+        if self.egress is not None and record.session is not None and proxy_of(record) is not None:
+            return await self.egress.state(record.session, without)
+        return without
 
     async def _current(self, db: StoreConnection, record: SandboxRecord) -> CurrentPolicy:
         present = await sandboxes.get(db, record.id) or record
@@ -82,8 +93,12 @@ class Networks:
         policy = own or (profile.network_policy if profile else NetworkPolicy(mode="none"))
         return CurrentPolicy(
             mode=policy.mode, rules=policy.rules, version=present.network_version,
-            source="sandbox" if own else "profile", enforced=here.egress == "enforced" and policy.mode in here.network,
+            source="sandbox" if own else "profile", enforced=here.egress != "unenforced" and policy.mode in here.network,
         )  # fmt: skip
+
+    def _may_change(self, record: SandboxRecord) -> bool:
+        """Whether its session can be held to another policy."""
+        return isinstance(self.driver, NetworkControl) or proxy_of(record) is not None
 
     def _mode_of(self, record: SandboxRecord) -> NetworkMode:
         return mode_of(record, self.profiles.get(record.profile), self.driver.capabilities)
@@ -109,6 +124,24 @@ def check_offered(policy: NetworkPolicy, here: Capabilities) -> None:
             "this server's driver knows no rules of network policies; give a mode alone",
             details={"capability": "network_rules", "available": list(here.network)},
         )
+    if not here.broker and any(rule.inject for rule in policy.rules):
+        raise CapabilityNotSupported(
+            "this host cannot add headers to requests; leave out `inject`",
+            details={"capability": "broker", "available": []},
+        )
+    if here.egress == "proxy":
+        _check_proxied(policy)
+
+
+def _check_proxied(policy: NetworkPolicy) -> None:
+    """Raises CapabilityNotSupported for a rule that is about what no proxy carries."""
+    for index, rule in enumerate(policy.rules):
+        if rule.protocol not in (None, "tcp"):
+            raise CapabilityNotSupported(
+                f"rule {index} is for {rule.protocol}, and a sandbox with rules reaches everything by a proxy here, which "
+                "carries TCP alone; leave out `protocol`, or the rule",
+                details={"capability": "protocol", "available": ["tcp"], "rule": index},
+            )
 
 
 async def checked_policy(
@@ -120,11 +153,6 @@ async def checked_policy(
     check_offered(policy, here)
     if policy.mode == "none" and policy.rules:
         raise BadRequest("mode none takes no rules, because it blocks all traffic; use allowlist or open")
-    if not here.broker and any(rule.inject for rule in policy.rules):
-        raise CapabilityNotSupported(
-            "this host cannot add headers to requests; leave out `inject`",
-            details={"capability": "broker", "available": []},
-        )
     return await asyncio.to_thread(checked, policy, private)  # thousands of rules take a moment
 
 

@@ -135,6 +135,16 @@ class Bus:
             await asyncio.wait(awaited.values(), timeout=within_s)
             return next((one.result() for one in awaited.values() if one.done()), None)
 
+    async def others(self, kind: str, item: str) -> list[Any]:
+        """The answers of the other replicas, but for those that give none in time, or too long a one."""
+        if not self.is_shared:
+            return []
+        async with self._store.read() as db:
+            others = [one.id for one in await leases.living(db) if one.id != self._me]
+        heard = [one for one in others if one not in self._silent]
+        answers = await asyncio.gather(*(self.of(one, kind, item) for one in heard))
+        return [one for one in answers if one is not None]
+
     async def _ask_others(self, kind: str, item: str, *, silent: bool) -> list[bool]:
         """The answers of the other replicas; `silent` stands for one that gives none in time."""
         async with self._store.read() as db:

@@ -481,7 +481,7 @@ class Sandboxes:
             _check_image(new, profile, here)
         _check_offered("isolation", new.isolation or profile.isolation, here.isolation)
         _check_offered("persist", profile.persist, here.persist)
-        if new.network_policy is None and (here.egress == "unenforced" or not here.network_rules):
+        if new.network_policy is None and (here.egress != "enforced" or not here.network_rules):
             check_offered(profile.network_policy, here)
         if profile.persist == "machine":
             machine_layers(self.core.cargo)

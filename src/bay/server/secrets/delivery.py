@@ -1,4 +1,5 @@
-"""The delivery gives sandboxes their secrets: as environment with each call, as files before it.
+"""The delivery gives sandboxes their secrets: as environment with each call, as files before it. Among them
+are the credentials of the egress proxy.
 
 Nothing of it is stored. A file is written into memory inside the sandbox when a session starts, and again
 before the next call once its secret has another value.
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field
 
 from bay.errors import DriverUnavailable, Forbidden, SecretMissing
 from bay.models import SandboxSecret
+from bay.network.proxy import credentials
 from bay.server.files.ship_client import FileClient
 from bay.server.secrets import trust
 from bay.server.secrets.vault import Unreadable, Vault
 from bay.server.sessions.core import Core
-from bay.server.sessions.effective_policy import is_brokered
+from bay.server.sessions.effective_policy import is_brokered, proxy_of
 from bay.server.ship.connection import Peer
 from bay.store import sandboxes, secrets
 from bay.store.records import SandboxRecord, SecretRecord
@@ -50,17 +52,18 @@ class SecretDelivery:
             self._values(sandbox, await self._records(sandbox))
 
     async def bring(self, sandbox: SandboxRecord, peer: Peer) -> dict[str, str]:
-        """The variables that hold secrets, and those that name the certificates of a broker, once the files
-        of that session are as they should be.
+        """The variables that hold secrets, and those that name the certificates of a broker and the egress
+        proxy, once the files of that session are as they should be.
         """
         if self._is_brokered(sandbox):
             await self._bring_trust(sandbox, peer)
+        about_network = {**self._trust_env(sandbox), **self._proxy_env(sandbox, peer)}
         if not sandbox.secrets:
-            return self._trust_env(sandbox)
+            return about_network
         records = await self._records(sandbox)
         values = self._values(sandbox, records)
         await self._write(sandbox, peer, records, values)
-        return {**self._trust_env(sandbox), **_env(sandbox, values)}
+        return {**about_network, **_env(sandbox, values)}
 
     async def of_session(self, session_id: str, names: Collection[str]) -> Mapping[str, str]:
         """The values of those secrets of a session's owner that are there and can be read: for the broker."""
@@ -81,9 +84,17 @@ class SecretDelivery:
         brought = self._brought.get(sandbox.session.id) if sandbox.session else None
         if brought is None or not brought.trust or not self._is_brokered(sandbox):
             return {}
+        return self._unless_own(sandbox, trust.ENV)
+
+    def _proxy_env(self, sandbox: SandboxRecord, peer: Peer) -> dict[str, str]:
+        if (address := proxy_of(sandbox)) is None:
+            return {}
+        return self._unless_own(sandbox, credentials.environment(address, peer.session_id, peer.token))
+
+    def _unless_own(self, sandbox: SandboxRecord, env: Mapping[str, str]) -> dict[str, str]:
         profile = self._core.profiles.get(sandbox.profile)
         own = {*sandbox.env, *(profile.env if profile else ())}
-        return {name: path for name, path in trust.ENV.items() if name not in own}
+        return {name: value for name, value in env.items() if name not in own}
 
     async def _bring_trust(self, sandbox: SandboxRecord, peer: Peer) -> None:
         brought = self._brought_to(peer.session_id)

@@ -22,7 +22,7 @@ from bay.errors import (
 )
 from bay.models import Capability, Profile
 from bay.server.replicas.bus import Bus
-from bay.server.sessions.effective_policy import has_headers
+from bay.server.sessions.effective_policy import has_headers, proxy_of
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows, peer_of
@@ -52,7 +52,7 @@ class Awake:
     profile: Profile
     peer: Peer
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """The variables that hold secrets, as they are now."""
+    """The variables that hold secrets, or lead to them, as they are now."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -178,9 +178,13 @@ class Waker:
             profile = self._checked_profile(sandbox, capability)
             async with self.reach(sandbox) as (ready, peer):
                 awake = Awake(ready, profile, peer)
-                if ready.secrets or ready.network_brokers or ready.profile in self._brokered:
+                if self._has_more_env(ready):
                     awake = replace(awake, secrets=await self._bring_secrets(ready, peer))
                 yield awake
+
+    def _has_more_env(self, sandbox: SandboxRecord) -> bool:
+        is_brokered = sandbox.network_brokers or sandbox.profile in self._brokered
+        return bool(sandbox.secrets) or is_brokered or proxy_of(sandbox) is not None
 
     @asynccontextmanager
     async def holding(

@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import json
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,12 +28,12 @@ from bay.drivers.kubernetes.kube import (
     as_dict,
     as_list,
 )
-from bay.drivers.kubernetes.pod import PodSettings
+from bay.drivers.kubernetes.pod import EgressClass, PodSettings
 from bay.drivers.kubernetes.pod_watch import PodState, pod_state
 from bay.drivers.kubernetes.start_failures import obstacle, why_not
 from bay.errors import BayError, SandboxNotReady
 from bay.linux.threads import uninterrupted
-from bay.models import NetworkMode, NetworkPolicy, Resources
+from bay.models import NetworkPolicy, Resources
 from bay.places import VolumeClaim
 from bay.units import MIB
 
@@ -47,6 +47,11 @@ _DEADLINE_S = 300
 _POLL_S = 0.25
 _REMOVAL_S = 30.0
 _VOLUME = "workspace"
+_POLICIES: Mapping[EgressClass, NetworkPolicy] = {
+    "none": NetworkPolicy(mode="none"),
+    "open": NetworkPolicy(),
+    "proxy": NetworkPolicy(mode="allowlist"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class TrialPods:
         what: str,
         *,
         token: str,
-        mode: NetworkMode | None = None,
+        mode: EgressClass | None = None,
         isolation: str = "container",
         resources: Resources = SMALL,
         claim: str | None = None,
@@ -120,7 +125,7 @@ class TrialPods:
             resources=resources,
             workspace=VolumeClaim(name=claim or "none", read_write_once_pod=False),
             token=token,
-            network=NetworkPolicy(mode=mode or "none"),
+            network=_POLICIES[mode or "none"],
         )
         made = pod.build(spec, self.settings, {})
         if claim is None:
