@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -133,6 +134,24 @@ def test_a_stranger_that_reaches_ship_is_an_error_where_policies_are_claimed() -
 
 
 @pytest.mark.pure
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ("connected", "reaches Bay's"),
+        ("refused", "does not reach (refused)"),
+        (None, "(its name has no address)"),
+    ],
+)
+def test_the_way_to_the_egress_proxy_is_tried_where_there_is_one(outcome: str | None, words: str) -> None:
+    plain = trial(free=("peer",))
+    told = {**plain.held["none"], **({} if outcome is None else {"proxy": outcome})}
+    found = rows(replace(plain, held={**plain.held, "proxy": told}), claimed=True)
+    assert found["proxy"].ok is (outcome == "connected")
+    assert words in found["proxy"].found
+    assert found["egress-proxy"].ok
+    assert "proxy" not in rows(plain, claimed=True)
+
+
 def test_the_resolvers_of_a_held_pod_are_named_and_of_others_not_asked_for() -> None:
     found = trial(free=("peer",))
     for outcome, ok in (("timeout", False), ("connected", True)):

@@ -15,9 +15,9 @@ from bay.drivers.kubernetes import egress
 from bay.drivers.kubernetes.canaries.trial_pods import CanaryEnd, TrialPods
 from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.kube import NETWORK_POLICY, POD, AlreadyExists, Json, as_dict
-from bay.drivers.kubernetes.pod import SHIP_PORT
+from bay.drivers.kubernetes.pod import SHIP_PORT, EgressClass
 from bay.errors import SandboxNotReady
-from bay.models import NetworkMode
+from bay.models import NetworkPolicy
 
 PLACES: Mapping[str, str] = {
     "peer": "another pod",
@@ -32,6 +32,7 @@ _PORT = 8080
 _SETTLE_S, _STEADY_S = 10.0, 3.0
 """So long a plug-in has to apply a policy to a new pod, and so long it then has to hold."""
 _RESOLVER = "resolver-"
+_PROXY = "proxy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +42,17 @@ class EgressTrial:
     """
 
     free: Mapping[str, str]
-    held: Mapping[NetworkMode, Mapping[str, str]]
-    after_ms: Mapping[NetworkMode, int] = field(default_factory=dict["NetworkMode", int])
+    held: Mapping[EgressClass, Mapping[str, str]]
+    after_ms: Mapping[EgressClass, int] = field(default_factory=dict["EgressClass", int])
 
 
 async def classes_hold(pods: TrialPods, settings: EgressSettings) -> list[HostCheck]:
     """Whether the cluster holds pods to the egress classes, compared with the setting that says so. Makes the
     classes where no Bay has made them yet; they stay, as those of a Bay do.
     """
-    for mode in ("none", "open"):
+    for one in settings.classes:
         with suppress(AlreadyExists):
-            await pods.kube.create(NETWORK_POLICY, egress.manifest(pods.settings, settings, mode))
+            await pods.kube.create(NETWORK_POLICY, egress.manifest(pods.settings, settings, one))
     return judged(await _tried(pods, settings), claimed=settings.enforced)
 
 
@@ -74,17 +75,36 @@ async def _tried(pods: TrialPods, settings: EgressSettings) -> EgressTrial:
         ]
         expected = {"peer": True, "ship": False}
         blocked = {str(target["name"]): False for target in targets}
-        free, none, held = await asyncio.gather(
+        more: Mapping[EgressClass, list[Json]] = {
+            "none": [],
+            "open": resolvers,
+            "proxy": await _proxy_target(settings),
+        }
+        free, *held = await asyncio.gather(
             _outcomes(pods, "free", None, targets, expected, _SETTLE_S),
-            _outcomes(pods, "none", "none", targets, blocked, _SETTLE_S),
-            _outcomes(pods, "open", "open", [*targets, *resolvers], blocked, _SETTLE_S),
+            *(
+                _outcomes(pods, one, one, [*targets, *more[one]], blocked, _SETTLE_S)
+                for one in settings.classes
+            ),
         )
+    found = dict(zip(settings.classes, held, strict=True))
     return EgressTrial(
-        free=free[0], held={"none": none[0], "open": held[0]}, after_ms={"none": none[1], "open": held[1]}
+        free=free[0],
+        held={one: outcomes for one, (outcomes, _) in found.items()},
+        after_ms={one: after_ms for one, (_, after_ms) in found.items()},
     )
 
 
-async def _listener(pods: TrialPods, what: str, port: int, mode: NetworkMode | None) -> str:
+async def _proxy_target(settings: EgressSettings) -> list[Json]:
+    """Bay's egress proxy, where there is one and its name has an address."""
+    with suppress(SandboxNotReady):
+        if place := await egress.proxy_of(settings, NetworkPolicy(mode="allowlist")):
+            host, _, port = place.rpartition(":")
+            return [{"name": _PROXY, "host": host.strip("[]"), "port": int(port)}]
+    return []
+
+
+async def _listener(pods: TrialPods, what: str, port: int, mode: EgressClass | None) -> str:
     """The address of a pod that listens."""
     task = {"do": "listen", "port": port}
     return await pods.address(await pods.create(POD, pods.program(what, task, mode=mode)))
@@ -93,7 +113,7 @@ async def _listener(pods: TrialPods, what: str, port: int, mode: NetworkMode | N
 async def _outcomes(
     pods: TrialPods,
     what: str,
-    mode: NetworkMode | None,
+    mode: EgressClass | None,
     targets: Sequence[Json],
     expected: Mapping[str, bool],
     settle_s: float,
@@ -140,12 +160,25 @@ async def _own_address(peer: str) -> str:
 
 def judged(trial: EgressTrial, *, claimed: bool) -> list[HostCheck]:
     """The rows for the outcomes. `claimed`: whether the settings say that the cluster enforces policies."""
-    rows = [_of_class(mode, trial, claimed=claimed) for mode in ("none", "open")]
+    rows = [_of_class(mode, trial, claimed=claimed) for mode in trial.held]
     rows.append(_of_ingress(trial, claimed=claimed))
+    if "proxy" in trial.held:
+        rows.append(_of_proxy(trial))
     return [*rows, _of_resolvers(trial)] if claimed else rows
 
 
-def _of_class(mode: NetworkMode, trial: EgressTrial, *, claimed: bool) -> HostCheck:
+def _of_proxy(trial: EgressTrial) -> HostCheck:
+    """Not required: `bay serve` may not run yet."""
+    outcome = trial.held["proxy"].get(_PROXY, "its name has no address")
+    is_reached = outcome == "connected"
+    found = f"a pod of class proxy {'reaches' if is_reached else f'does not reach ({outcome})'} Bay's egress proxy"
+    fix = (
+        "start Bay, and see to the Service of egress_proxy and what NetworkPolicies of Bay's namespace admit"
+    )
+    return HostCheck("proxy", is_reached, False, found, fix)
+
+
+def _of_class(mode: EgressClass, trial: EgressTrial, *, claimed: bool) -> HostCheck:
     name, held = f"egress-{mode}", trial.held[mode]
     places = [place for place in PLACES if place != "ship"]
     reached = [place for place in places if held.get(place) == "connected"]
