@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import itertools
 import random
 import string
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -491,6 +492,33 @@ async def test_a_side_that_takes_nothing_holds_the_other_one_up() -> None:
         assert state is not None
         assert 0 < state.received_bytes < 32 << 20
         assert not reader.at_eof()
+
+
+async def test_however_much_is_carried_the_event_loop_has_time_for_others() -> None:
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(bytes(1 << 18))
+            await writer.drain()
+
+    async def swallow(reader: asyncio.StreamReader) -> None:
+        while await reader.read(1 << 18):
+            pass
+
+    async with door(ProxyLimits(pieces=2), serve=serve) as made:
+        tunnels = [await made.tunnel(f"{SITE}:443") for _ in range(12)]
+        swallowing = [asyncio.ensure_future(swallow(reader)) for reader, _ in tunnels]
+        seen: list[int] = []
+        async with asyncio.timeout(WAIT_S):
+            while len(seen) < 100 or seen[-1] < 16 << 20:
+                await asyncio.sleep(0)
+                state = made.proxy.state(ME)
+                assert state is not None
+                seen.append(state.received_bytes)
+        for one in swallowing:
+            one.cancel()
+        await asyncio.gather(*swallowing, return_exceptions=True)
+        in_a_turn = max(later - sooner for sooner, later in itertools.pairwise(seen))
+        assert 0 < in_a_turn <= 2 * 65536
 
 
 MALFORMED = {

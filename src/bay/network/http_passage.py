@@ -49,6 +49,8 @@ class Stream:
     """Bytes that came from this side."""
     said: int = 0
     """Bytes that went to it."""
+    turns: asyncio.Semaphore | None = None
+    """Shared by streams of which so many may write in one turn of the event loop, that others have theirs."""
 
     async def event(self, silence_s: float) -> object:
         """The next event. Raises h11.RemoteProtocolError, OSError and TimeoutError."""
@@ -83,10 +85,20 @@ class Stream:
 
     async def write(self, data: bytes, silence_s: float) -> None:
         """Write bytes, as fast as this side takes them."""
-        self.said += len(data)
-        self.writer.write(data)
+        await self.put(data)
         async with asyncio.timeout(silence_s):
             await self.writer.drain()
+
+    async def put(self, data: bytes) -> None:
+        """Write bytes in a turn, whether or not this side takes them; call `writer.drain` next."""
+        if self.turns is None:
+            self.said += len(data)
+            self.writer.write(data)
+            return
+        async with self.turns:
+            self.said += len(data)
+            self.writer.write(data)
+            await asyncio.sleep(0)
 
     def refuse(self, refusal: NotPassedOn, headers: Iterable[tuple[str, str]]) -> None:
         """Tell why, in an answer with those `headers`, if an answer may still be sent."""

@@ -60,6 +60,8 @@ class ProxyLimits:
     """Of either side, within a request for a URL."""
     tunnel_idle_s: float = 3600
     """Of both sides, after a CONNECT."""
+    pieces: int = 4
+    """How many of 64 KiB are carried in one turn of the event loop, which serves the API as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ class EgressProxy:
             now,
             clock,
         )
+        self.turns = asyncio.Semaphore(self._limits.pieces)
         self._server: asyncio.Server | None = None
         self._tasks = Tasks()
         self._keys = itertools.count()
@@ -216,7 +219,7 @@ class EgressProxy:
         self, peer: Address, client: _ProxyClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
-        stream = Stream(reader, writer, http)
+        stream = Stream(reader, writer, http, turns=self.turns)
         visit = _ProxyExchanges(self, peer, client, stream, self._limits)
         try:
             await visit.run()
@@ -334,7 +337,7 @@ class _ProxyExchanges:
             except OSError:
                 continue
             http = h11.Connection(h11.CLIENT, max_incomplete_event_size=self.limits.head_bytes)
-            return Stream(reader, writer, http), address
+            return Stream(reader, writer, http, turns=self.proxy.turns), address
         raise NotPassedOn(502, "upstream", f"{target.authority} could not be reached")
 
     async def _tunnel(self, host: Stream) -> bool:

@@ -37,8 +37,7 @@ class _Idle:
         data = source.http.trailing_data[0]
         while True:
             if data:
-                target.said += len(data)
-                target.writer.write(data)
+                await target.put(data)
                 await target.writer.drain()
             if not (data := await source.reader.read(PIECE)):
                 break
