@@ -130,7 +130,7 @@ def test_the_wheel_brings_the_documentation(built: Path) -> None:
     with zipfile.ZipFile(release.only(built, "*.whl")) as found:
         names = set(found.namelist())
     site = {f"bay/server/web/site/{path.relative_to(BUILT)}" for path in BUILT.rglob("*") if path.is_file()}
-    assert "bay/server/web/site/index.html" in site
+    assert "bay/server/web/site/index.html.gz" in site
     assert site <= names
 
 

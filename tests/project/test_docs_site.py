@@ -1,5 +1,6 @@
 """The site of the documentation: its pages as they are built."""
 
+import gzip
 import importlib.util
 import re
 from pathlib import Path
@@ -82,12 +83,13 @@ def test_a_page_that_the_policy_refuses_is_not_built(tmp_path: Path, part: str) 
 @pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
 def test_the_site_has_every_page() -> None:
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"README"} | {"index", "SECURITY"}
-    assert pages <= {path.stem for path in BUILT.glob("*.html")}
+    assert pages <= {path.name.removesuffix(".html.gz") for path in BUILT.glob("*.html.gz")}
 
 
 @pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
 def test_what_the_pages_load_is_in_the_site() -> None:
-    for page in BUILT.glob("*.html"):
-        used = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"#/][^"#]*)"', page.read_text("utf-8"))
-        assert [name for name in used if not (BUILT / name).is_file()] == []
+    for page in BUILT.glob("*.html.gz"):
+        text = gzip.decompress(page.read_bytes()).decode()
+        used = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"#/][^"#]*)"', text)
+        assert [name for name in used if not (BUILT / f"{name}.gz").is_file()] == []
         assert used != []

@@ -1,5 +1,6 @@
 """Bay's own pages: who gets them, and that they bring nothing of another host."""
 
+import gzip
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -123,6 +124,60 @@ async def test_nothing_but_the_files_of_the_documentation_is_served(bay: World, 
 @pytest.mark.usefixtures("site")
 async def test_the_documentation_is_only_read(bay: World) -> None:
     assert_error(await (await bay.client()).post("/docs/ports.html"), 405, "method_not_allowed")
+
+
+PACKED = "<p>packed " * 100
+
+
+@pytest.fixture
+def large(bay: World, site: Path) -> Path:
+    """The file of a page that is packed."""
+    path = site / "large.html.gz"
+    path.write_bytes(gzip.compress(PACKED.encode()))
+    bay.app.state.doc_site = DocSite(site)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("takes", "is_packed"),
+    [
+        *(
+            ("gzip", True),
+            ("gzip, deflate, br", True),
+            ("br;q=1.0, gzip;q=0.8, *;q=0.1", True),
+            ("GZIP", True),
+        ),
+        *(("", False), ("identity", False), ("br", False), ("gzip;q=0", False), ("br, gzip; q=0.0", False)),
+        *(("gzipped", False), ("x-gzip", False)),
+    ],
+)
+@pytest.mark.usefixtures("large")
+async def test_a_packed_page_goes_to_each_client_as_it_takes_it(
+    bay: World, takes: str, is_packed: bool
+) -> None:
+    anybody = await bay.open_client()
+    asks = {"Accept-Encoding": takes}
+    answer = await anybody.get("/docs/large.html", headers=asks)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert (answer.text, answer.headers.get("content-encoding")) == (PACKED, "gzip" if is_packed else None)
+    assert answer.headers["vary"] == "Accept-Encoding"
+    assert (int(answer.headers["content-length"]) < len(PACKED)) is is_packed
+    again = await anybody.get("/docs/large.html", headers={**asks, "If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.text) == (304, "")
+    other = await anybody.get(
+        "/docs/large.html", headers={"Accept-Encoding": "gzip;q=0" if is_packed else "gzip"}
+    )
+    assert other.headers["etag"] != answer.headers["etag"]
+    assert_error(await anybody.get("/docs/large.html.gz"), 404, "not_found")
+
+
+@pytest.mark.parametrize("takes", ["gzip", "identity"])
+async def test_a_packed_page_that_was_removed_since_the_start_is_not_there(
+    bay: World, large: Path, takes: str
+) -> None:
+    large.unlink()
+    asked = await (await bay.open_client()).get("/docs/large.html", headers={"Accept-Encoding": takes})
+    assert_error(asked, 404, "not_found")
 
 
 async def test_a_page_that_was_removed_since_the_start_is_not_there(bay: World, site: Path) -> None:
