@@ -29,6 +29,7 @@ from bay.cargo.volume_claims import (
     claim_name,
     is_terminating,
     metadata_of,
+    name_of,
     size_of,
 )
 from bay.drivers.kubernetes.kube import CLAIM, as_dict
@@ -92,8 +93,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
         self, cargo_id: str, *, limit_bytes: int | None = None, origin: str | None = None
     ) -> None:
         """With `origin` it has the files when this returns, and until then the claim says so."""
-        name = claim_name(cargo_id)
-        found = None if origin is None else await self._kube.get(CLAIM, name)
+        found = None if origin is None else await self._found(cargo_id)
         if origin is None or (
             found is not None and ORIGIN not in as_dict(metadata_of(found).get("annotations"))
         ):
@@ -101,7 +101,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
             return
         manifest = await self._known(origin)
         self._check_fits(cargo_id, manifest, limit_bytes)
-        await self._make(cargo_id, limit_bytes, origin)
+        await self._make(cargo_id, self._manifest(cargo_id, limit_bytes, origin))
         try:
             await self._put_back(cargo_id, manifest)
         except BayError:
@@ -110,7 +110,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
             raise
         made = await self._own(cargo_id)
         done = {"metadata": {"uid": metadata_of(made)["uid"], "annotations": {ORIGIN: None}}}
-        await self._kube.patch(CLAIM, name, done)
+        await self._kube.patch(CLAIM, name_of(made), done)
 
     async def fence(self, cargo_id: str, sandbox_id: str, generation: int, session_id: str) -> None:
         claim_name(cargo_id)
@@ -219,7 +219,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
         try:
             async with asyncio.timeout(_GONE_S):
                 for attempt in itertools.count(1):
-                    found = await self._kube.get(CLAIM, claim_name(cargo_id))
+                    found = await self._found(cargo_id)
                     if found is None or not is_terminating(found):
                         return
                     await asyncio.sleep(_GONE.pause(attempt))

@@ -50,7 +50,8 @@ DATABASE = "bay.dev/database"
 CARGO, FENCE = "bay.dev/cargo", "bay.dev/fence"
 ORIGIN = "bay.dev/origin"
 """The checkpoint whose files a claim begins with, until it has them."""
-_PREFIX = "bay-"
+PREFIX = "bay-"
+"""Of the names of all claims."""
 _DEFAULT_CLASS = (
     "storageclass.kubernetes.io/is-default-class",
     "storageclass.beta.kubernetes.io/is-default-class",
@@ -155,44 +156,57 @@ class VolumeClaimCargo:
         """Raises Conflict for a claim of that name that is another Bay's, or is being removed."""
         if origin is not None:
             checkpoint_store(self)
-        await self._make(cargo_id, limit_bytes)
+        await self._make(cargo_id, self._manifest(cargo_id, limit_bytes))
 
-    async def _make(self, cargo_id: str, limit_bytes: int | None, origin: str | None = None) -> None:
-        name = claim_name(cargo_id)
+    async def _make(self, cargo_id: str, manifest: Json) -> None:
         # Looked at before: a create that fails is counted by a quota of the namespace for a while.
-        found = await self._kube.get(CLAIM, name)
+        found = await self._found(cargo_id)
         if found is None:
-            try:
-                await self._kube.create(CLAIM, self._manifest(cargo_id, limit_bytes, origin))
-            except AlreadyExists:
-                found = await self._kube.get(CLAIM, name)
-            except KubeRefused as error:
-                raise _full(cargo_id, error) or error from None
-        if found is not None:
-            self._check_own(cargo_id, found)
-            if is_terminating(found):
-                raise Conflict(f"cargo {cargo_id} is being removed; make another")
+            found = await self._created(cargo_id, manifest)
+        self._check_own(cargo_id, found)
+        if is_terminating(found):
+            raise Conflict(f"cargo {cargo_id} is being removed; make another")
+
+    async def _created(self, cargo_id: str, manifest: Json) -> Json:
+        """The claim, also where it was there. Raises StorageFull for a quota."""
+        try:
+            return await self._kube.create(CLAIM, manifest)
+        except AlreadyExists:
+            found = await self._kube.get(CLAIM, manifest["metadata"]["name"])
+            if found is None:
+                raise
+            return found
+        except KubeRefused as error:
+            raise _full(cargo_id, error) or error from None
 
     def place(self, cargo_id: str) -> VolumeClaim:
-        return VolumeClaim(
-            name=f"{_PREFIX}{cargo_id}", read_write_once_pod=self._settings.read_write_once_pod
-        )
+        return self._place(f"{PREFIX}{cargo_id}")
+
+    def _place(self, name: str) -> VolumeClaim:
+        return VolumeClaim(name=name, read_write_once_pod=self._settings.read_write_once_pod)
+
+    async def _found(self, cargo_id: str) -> Json | None:
+        """The claim that has the cargo's files, or one that is being removed; None when there is none."""
+        return await self._kube.get(CLAIM, claim_name(cargo_id))
 
     async def remove(self, cargo_id: str) -> None:
         """Returns once the API server has the deletion. A pod that runs keeps its files until it ends."""
-        name = claim_name(cargo_id)
-        found = await self._kube.get(CLAIM, name)
-        if found is None:
-            return
+        if (found := await self._found(cargo_id)) is not None:
+            await self._remove(cargo_id, found)
+
+    async def _remove(self, cargo_id: str, found: Json) -> None:
         self._check_own(cargo_id, found)
         if not is_terminating(found):
-            await self._kube.delete(CLAIM, name, uid=metadata_of(found)["uid"])
+            await self._kube.delete(CLAIM, name_of(found), uid=metadata_of(found)["uid"])
 
     async def list_ids(self) -> set[str]:
         labels = ",".join(f"{name}={value}" for name, value in self._labels.items())
         found = self._kube.list(CLAIM, labels=labels, metadata_only=True)
         names = {str(metadata_of(one).get("name")) async for one in found if not is_terminating(one)}
-        return {cargo_id for name in names if is_id_of("ws", cargo_id := name.removeprefix(_PREFIX))}
+        return {cargo_id for name in names if is_id_of("ws", cargo_id := self._cargo_of(name))}
+
+    def _cargo_of(self, name: str) -> str:
+        return name.removeprefix(PREFIX)
 
     async def check_room(self, what: str) -> None:
         """Only a create tells whether the cluster has room."""
@@ -201,7 +215,6 @@ class VolumeClaimCargo:
         """Raises NotFound for a cargo that is not there. Of more than 200 sandboxes that have had a cargo,
         the fences of those that had it first are forgotten.
         """
-        name = claim_name(cargo_id)
         fence = Fence(sandbox_id=_checked(sandbox_id), generation=generation, session_id=session_id)
         for _ in range(_ATTEMPTS):
             found = await self._own(cargo_id)
@@ -213,16 +226,18 @@ class VolumeClaimCargo:
                 check_newer(cargo_id, before, fence)
             kept = [*fences.values(), fence][-_FENCES:]
             try:
-                if await self._kube.patch(CLAIM, name, _with_fences(found, kept)) is not None:
+                if await self._kube.patch(CLAIM, name_of(found), _with_fences(found, kept)) is not None:
                     return
             except KubeConflict:  # another session's fence, or another controller's annotation, came between
                 continue
             raise _absent(cargo_id)
-        raise DriverUnavailable(f"volume claim {name} changes too often to be fenced; try again later")
+        raise DriverUnavailable(
+            f"the volume claim of {cargo_id} changes too often to be fenced; try again later"
+        )
 
     async def fenced(self, cargo_id: str, sandbox_id: str) -> Fence | None:
-        name, sandbox = claim_name(cargo_id), _checked(sandbox_id)
-        found = await self._kube.get(CLAIM, name)
+        sandbox = _checked(sandbox_id)
+        found = await self._found(cargo_id)
         return None if found is None or is_terminating(found) else _fences(found).get(sandbox)
 
     @property
@@ -231,7 +246,7 @@ class VolumeClaimCargo:
 
     async def check_limit(self, cargo_id: str, limit_bytes: int | None) -> None:
         """Raises Conflict for less than the claim has, and for more where it cannot grow now."""
-        found = await self._kube.get(CLAIM, claim_name(cargo_id))
+        found = await self._found(cargo_id)
         if found is None:
             return
         present, wanted = size_of(found), self._rounded(limit_bytes)
@@ -242,13 +257,13 @@ class VolumeClaimCargo:
             )
         if wanted == present:
             return
-        if not _is_bound(found):
+        if not is_bound(found):
             raise Conflict(
                 f"cargo {cargo_id} has no volume yet, and only a volume can grow; start its sandbox first"
             )
         if not await self._may_grow(found):
             raise Conflict(
-                f"cargo {cargo_id} is of storage class {_class_of(found)}, whose volumes cannot grow; make a larger "
+                f"cargo {cargo_id} is of storage class {class_of(found)}, whose volumes cannot grow; make a larger "
                 "cargo and copy the files"
             )
 
@@ -258,12 +273,12 @@ class VolumeClaimCargo:
         """
         found = await self._own(cargo_id)
         wanted = self._rounded(limit_bytes)
-        if limit_bytes is None or wanted <= size_of(found) or not _is_bound(found):
+        if limit_bytes is None or wanted <= size_of(found) or not is_bound(found):
             return
         storage = {"resources": {"requests": {"storage": _quantity(wanted)}}}
         try:
             await self._kube.patch(
-                CLAIM, claim_name(cargo_id), {"metadata": {"uid": metadata_of(found)["uid"]}, "spec": storage}
+                CLAIM, name_of(found), {"metadata": {"uid": metadata_of(found)["uid"]}, "spec": storage}
             )
         except KubeRefused as error:
             if (full := _full(cargo_id, error)) is not None:
@@ -322,7 +337,7 @@ class VolumeClaimCargo:
                 f"the cluster has no storage class {wanted}; name one that `kubectl get storageclass` lists"
             )
 
-    def _manifest(self, cargo_id: str, limit_bytes: int | None, origin: str | None) -> Json:
+    def _manifest(self, cargo_id: str, limit_bytes: int | None, origin: str | None = None) -> Json:
         settings = self._settings
         mode = "ReadWriteOncePod" if settings.read_write_once_pod else "ReadWriteOnce"
         spec: Json = {
@@ -333,7 +348,7 @@ class VolumeClaimCargo:
         if settings.storage_class is not None:
             spec["storageClassName"] = settings.storage_class
         metadata = {
-            "name": f"{_PREFIX}{cargo_id}",
+            "name": claim_name(cargo_id),
             "labels": self._labels,
             # Never absent, so that the first fence can be compared as well.
             "annotations": {CARGO: cargo_id, FENCE: "[]"} | ({ORIGIN: origin} if origin else {}),
@@ -346,7 +361,7 @@ class VolumeClaimCargo:
 
     async def _own(self, cargo_id: str) -> Json:
         """The claim. Raises NotFound, also for one that is being removed, and Conflict for another Bay's."""
-        found = await self._kube.get(CLAIM, claim_name(cargo_id))
+        found = await self._found(cargo_id)
         if found is None or is_terminating(found):
             raise _absent(cargo_id)
         self._check_own(cargo_id, found)
@@ -362,7 +377,7 @@ class VolumeClaimCargo:
 
     async def _may_grow(self, found: Json) -> bool:
         try:
-            known = await self._kube.get(STORAGE_CLASS, _class_of(found))
+            known = await self._kube.get(STORAGE_CLASS, class_of(found))
         except KubeRefused:  # Bay may not look; the API server says it when the claim is to grow
             return True
         return known is not None and known.get("allowVolumeExpansion") is True
@@ -378,7 +393,7 @@ def claim_name(cargo_id: str) -> str:
     """The name of a cargo's claim. Raises InvalidArgument for what is no id of a cargo."""
     if not is_id_of("ws", cargo_id):
         raise InvalidArgument(f"{cargo_id!r} is not the id of a cargo")
-    return f"{_PREFIX}{cargo_id}"
+    return f"{PREFIX}{cargo_id}"
 
 
 def _absent(cargo_id: str) -> NotFound:
@@ -405,11 +420,18 @@ def is_terminating(found: Json) -> bool:
     return metadata_of(found).get("deletionTimestamp") is not None
 
 
-def _is_bound(found: Json) -> bool:
+def name_of(found: Json) -> str:
+    """The name of an object."""
+    return str(metadata_of(found).get("name"))
+
+
+def is_bound(found: Json) -> bool:
+    """Whether a claim has its volume."""
     return as_dict(found.get("status")).get("phase") == "Bound"
 
 
-def _class_of(found: Json) -> str:
+def class_of(found: Json) -> str:
+    """The storage class of a claim."""
     return str(as_dict(found.get("spec")).get("storageClassName") or "")
 
 
