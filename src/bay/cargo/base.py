@@ -46,10 +46,10 @@ Call sequences
         await files.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
 A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits`,
-`DiskUsage`, `CopiesBySessions` and `KeptElsewhere` are optional: Bay finds them with `isinstance`. Without
-one of the first three it refuses, before anything is begun, each call that needs it. Without `SizeLimits` it
-reports limits as not enforced, and without `DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite
-that every backend passes.
+`DiskUsage`, `CopiesBySessions`, `CheckpointsInTwoSteps` and `KeptElsewhere` are optional: Bay finds them with
+`isinstance`. Without one of the first three it refuses, before anything is begun, each call that needs it.
+Without `SizeLimits` it reports limits as not enforced, and without `DiskUsage` sizes as unknown.
+`bay.testing.cargo` is the suite that every backend passes.
 
 All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and
 InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
@@ -79,11 +79,13 @@ class StaleGeneration(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """All bytes and inodes of a cargo or checkpoint; its removal frees the `exclusive_bytes` alone."""
+    """All bytes and inodes of a cargo or checkpoint; its removal frees the `exclusive_bytes` alone. None: a
+    storage that is not Bay's does not tell.
+    """
 
     used_bytes: int
-    used_inodes: int
-    exclusive_bytes: int
+    used_inodes: int | None
+    exclusive_bytes: int | None
 
 
 class CargoStore(Protocol):
@@ -221,6 +223,18 @@ class CopiesBySessions(Protocol):
 
     async def checkpoint_by_session(self, cargo_id: str, checkpoint_id: str, files: PackedFiles) -> None:
         """The same as `checkpoint`, of a cargo that a session has, which gives its `files`."""
+
+
+@runtime_checkable
+class CheckpointsInTwoSteps(Protocol):
+    """Optional, beside a `CheckpointStore`: `checkpoint` returns once the moment of the files is fixed, and
+    writers may go on. The copy may be used after `complete`.
+    """
+
+    async def complete(self, checkpoint_id: str) -> None:
+        """Return once the checkpoint is whole; repeatable. Raises NotFound for one that is gone, and
+        DriverUnavailable with the reason of one that will never be whole.
+        """
 
 
 @runtime_checkable

@@ -10,7 +10,14 @@ from datetime import datetime
 
 import structlog
 
-from bay.cargo.base import CargoStore, CopiesBySessions, PackedFiles, SizeLimits, checkpoint_store
+from bay.cargo.base import (
+    CargoStore,
+    CheckpointsInTwoSteps,
+    CopiesBySessions,
+    PackedFiles,
+    SizeLimits,
+    checkpoint_store,
+)
 from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
@@ -94,6 +101,8 @@ class StorageSteps:
         try:
             await self.make_cargo(sandbox.cargo_id)
             now = await self._copy(sandbox, checkpoint_id)
+            if isinstance(self._cargo, CheckpointsInTwoSteps):
+                await self._cargo.complete(checkpoint_id)
         except DatabaseUnavailable:
             raise  # no fault of the checkpoint, which the reconciler makes later
         except BayError as error:
