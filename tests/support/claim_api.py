@@ -8,7 +8,7 @@ import asyncio
 import copy
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from bay.drivers.kubernetes.kube import (
@@ -37,12 +37,16 @@ class ClaimServer:
         self.objects: dict[tuple[str, str], Json] = {}
         self.files: dict[tuple[str, str], str] = {}
         """Texts by the uid of a claim and the name of a file."""
+        self.events: list[Json] = []
+        """The Events about each object."""
         self.calls: list[str] = []
         """The verbs and names of all calls."""
         self.quota: int | None = None
         """The most claims in the namespace."""
         self.refuses: dict[str, Exception] = {}
         """What the next call of a verb raises, before it has any effect."""
+        self.away: set[str] = set()
+        """Verbs of which no call has an effect or an answer."""
         self.loses: set[str] = set()
         """Verbs whose next call takes effect, and whose answer is lost."""
         self.interferes: int = 0
@@ -135,7 +139,12 @@ class ClaimServer:
         self._changed(changed)
         return self._answer("patch", changed)
 
-    async def delete(self, kind: Kind, name: str, *, uid: str | None = None) -> bool:
+    async def events_of(self, uid: str) -> Sequence[Json]:
+        return self.events
+
+    async def delete(
+        self, kind: Kind, name: str, *, uid: str | None = None, version: str | None = None
+    ) -> bool:
         await self._called("delete", name)
         found = self.objects.get((kind.name, name))
         if found is None:
@@ -143,6 +152,8 @@ class ClaimServer:
         metadata = found["metadata"]
         if uid is not None and uid != metadata["uid"]:
             raise _conflict(name, f"the UID in the precondition ({uid}) does not match {metadata['uid']}")
+        if version is not None and version != metadata["resourceVersion"]:
+            raise _conflict(name, f"the ResourceVersion in the precondition ({version}) does not match")
         if "deletionTimestamp" not in metadata:
             metadata["deletionTimestamp"] = "2026-11-30T00:00:00Z"
             self._changed(found)
@@ -155,6 +166,8 @@ class ClaimServer:
         await asyncio.sleep(0)  # calls of others come between
         if (error := self.refuses.pop(verb, None)) is not None:
             raise error
+        if verb in self.away:
+            raise DriverUnavailable("the Kubernetes API server said nothing for 30 s; try again later")
 
     def _answer(self, verb: str, answer: Any) -> Any:
         if verb in self.loses:

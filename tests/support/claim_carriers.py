@@ -22,8 +22,10 @@ from ship_protocol import CHECKPOINT_TRAILER
 class UnusedClaims(ClaimServer):
     """Claims that no pod has when they are deleted."""
 
-    async def delete(self, kind: Kind, name: str, *, uid: str | None = None) -> bool:
-        is_there = await super().delete(kind, name, uid=uid)
+    async def delete(
+        self, kind: Kind, name: str, *, uid: str | None = None, version: str | None = None
+    ) -> bool:
+        is_there = await super().delete(kind, name, uid=uid, version=version)
         if is_there and (kind.name, name) in self.objects:
             self.release(name)
         return is_there

@@ -66,11 +66,10 @@ class Carriers(Protocol):
         """See to it that no carrier of a Bay that has ended has the cargo. Raises DriverUnavailable."""
 
 
-class ClaimCheckpoints(VolumeClaimCargo):
-    """Volume claims with a `CheckpointStore`, `CopiesBySessions`, and `DiskUsage` of checkpoints."""
+class ArchivedClaims(VolumeClaimCargo):
+    """Volume claims with a `CheckpointStore` and `DiskUsage` of checkpoints."""
 
     shares_blocks = False
-    copies_by_sessions: Literal[True] = True
 
     def __init__(
         self,
@@ -126,9 +125,6 @@ class ClaimCheckpoints(VolumeClaimCargo):
             cargo_id, checkpoint_id, lambda: self._carriers.open(cargo_id, self.place(cargo_id))
         )
 
-    async def checkpoint_by_session(self, cargo_id: str, checkpoint_id: str, files: PackedFiles) -> None:
-        await self._archive(cargo_id, checkpoint_id, lambda: nullcontext(files))
-
     async def _archive(
         self,
         cargo_id: str,
@@ -136,7 +132,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
         open_files: Callable[[], AbstractAsyncContextManager[PackedFiles]],
     ) -> None:
         claim_name(cargo_id)
-        if await self._archives.manifest(_checked(checkpoint_id)) is not None:
+        if await self._archives.manifest(checked(checkpoint_id)) is not None:
             return
         await self._own(cargo_id)
         facts = Manifest(bay=__version__, persist="workspace", image="host", created_at=datetime.now(UTC))
@@ -170,7 +166,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
         self._prepared.pop(cargo_id, None)
 
     async def remove_checkpoint(self, checkpoint_id: str) -> None:
-        await self._archives.remove(_checked(checkpoint_id))
+        await self._archives.remove(checked(checkpoint_id))
 
     async def list_checkpoints(self) -> set[str]:
         return await self._archives.ids()
@@ -205,7 +201,7 @@ class ClaimCheckpoints(VolumeClaimCargo):
             raise _full(cargo_id, manifest) from None
 
     async def _known(self, checkpoint_id: str) -> ArchiveManifest:
-        found = await self._archives.manifest(_checked(checkpoint_id))
+        found = await self._archives.manifest(checked(checkpoint_id))
         if found is None:
             raise NotFound(f"there is no checkpoint {checkpoint_id}")
         return found
@@ -229,7 +225,17 @@ class ClaimCheckpoints(VolumeClaimCargo):
             ) from error
 
 
-def _checked(checkpoint_id: str) -> str:
+class ClaimCheckpoints(ArchivedClaims):
+    """The same with `CopiesBySessions`."""
+
+    copies_by_sessions: Literal[True] = True
+
+    async def checkpoint_by_session(self, cargo_id: str, checkpoint_id: str, files: PackedFiles) -> None:
+        await self._archive(cargo_id, checkpoint_id, lambda: nullcontext(files))
+
+
+def checked(checkpoint_id: str) -> str:
+    """The id of a checkpoint. Raises InvalidArgument for what is none."""
     if not is_id_of("ckpt", checkpoint_id):
         raise InvalidArgument(f"{checkpoint_id!r} is not the id of a checkpoint")
     return checkpoint_id

@@ -12,7 +12,7 @@ along.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -77,7 +77,11 @@ class ClaimApi(Protocol):
 
     async def patch(self, kind: Kind, name: str, patch: JsonPatch | Json) -> Json | None: ...
 
-    async def delete(self, kind: Kind, name: str, *, uid: str | None = None) -> bool: ...
+    async def delete(
+        self, kind: Kind, name: str, *, uid: str | None = None, version: str | None = None
+    ) -> bool: ...
+
+    async def events_of(self, uid: str) -> Sequence[Json]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -465,16 +469,21 @@ def _quantity(size: int) -> str:
 
 
 def size_of(found: Json) -> int:
-    """The bytes that a claim asks for. Raises DriverUnavailable for a quantity that is none.
+    """The bytes that a claim asks for. Raises DriverUnavailable for a quantity that is none."""
+    requests = as_dict(as_dict(as_dict(found.get("spec")).get("resources")).get("requests"))
+    text = str(requests.get("storage"))
+    if (size := quantity_bytes(text)) is None:
+        raise DriverUnavailable(f"volume claim {name_of(found)} asks for {text!r} of storage")
+    return size
+
+
+def quantity_bytes(text: str) -> int | None:
+    """The bytes of a quantity; None for a text that is none.
 
     Source: `k8s.io/apimachinery/pkg/api/resource`, whose units are powers of 1000 and of 1024.
     """
-    requests = as_dict(as_dict(as_dict(found.get("spec")).get("resources")).get("requests"))
-    text = str(requests.get("storage"))
     number = text.rstrip("".join({letter for unit in _UNITS for letter in unit}))
     try:
         return int(Fraction(number) * _UNITS[text[len(number) :]])
     except (ValueError, KeyError, ZeroDivisionError):
-        raise DriverUnavailable(
-            f"volume claim {metadata_of(found).get('name')} asks for {text!r} of storage"
-        ) from None
+        return None

@@ -299,16 +299,24 @@ class Kube:
             raise
 
     async def delete(
-        self, kind: Kind, name: str, *, uid: str | None = None, grace_s: int | None = None
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        uid: str | None = None,
+        version: str | None = None,
+        grace_s: int | None = None,
     ) -> bool:
         """Ask for the deletion of an object; False when there is none of that name.
 
         It is there until its finalizers are gone and, for a pod, its containers. With `uid`, raises
-        KubeConflict for another object of that name. Raises KubeRefused and DriverUnavailable.
+        KubeConflict for another object of that name, with `version` for one that has changed since. Raises
+        KubeRefused and DriverUnavailable.
         """
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        asked = {"uid": uid, "resourceVersion": version}
+        if expected := {field: value for field, value in asked.items() if value is not None}:
+            options["preconditions"] = expected
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
         call = ApiCall(
