@@ -113,6 +113,22 @@ def test_its_rights_are_those_of_the_page_and_all_that_the_driver_asks(values: d
 
 
 @VALUES
+def test_it_may_take_snapshots_where_a_class_of_them_is_named_and_nowhere_else(
+    values: dict[str, Any],
+) -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+    [said] = yaml.safe_load(
+        next(text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "volumesnapshots" in text)
+    )
+    [(kind, verbs)] = driver._VERBS_OF_SNAPSHOTS.items()
+    assert said == {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": [*verbs]}
+    assert said not in of_kind(rendered(values), "Role")["rules"]
+    settings = values["settings"]
+    named = {**settings, "kubernetes": {**settings["kubernetes"], "snapshot_class": "fast"}}
+    assert said in of_kind(rendered({**values, "settings": named}), "Role")["rules"]
+
+
+@VALUES
 def test_rights_go_to_bays_own_account_in_the_namespace_of_the_sandboxes(values: dict[str, Any]) -> None:
     objects = rendered(values)
     namespace = values.get("sandboxes", {}).get("namespace", "bay-sandboxes")

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from server_harness import settings_in
 
-from bay.cargo.base import CheckpointFiles, CheckpointStore, CopiesBySessions
+from bay.cargo.base import CheckpointFiles, CheckpointsInTwoSteps, CheckpointStore, CopiesBySessions
 from bay.drivers.base import Capabilities, NamedImages
 from bay.drivers.fake import FakeDriver
 from bay.errors import InvalidArgument
@@ -90,6 +90,17 @@ def test_claims_have_checkpoints_where_there_is_an_object_store(tmp_path: Path) 
     assert isinstance(made, CheckpointStore)
     assert isinstance(made, CopiesBySessions)
     assert not isinstance(made, CheckpointFiles)
+
+
+@pytest.mark.parametrize("url", [None, "s3://bucket/bay"])
+def test_claims_have_checkpoints_where_a_class_of_snapshots_is_named(tmp_path: Path, url: str | None) -> None:
+    given = KubernetesSettings.model_validate({**GIVEN, "snapshot_class": "fast"})
+    store = None if url is None else ObjectStoreSettings.model_validate({"url": url})
+    settings = settings_in(tmp_path, driver="kubernetes", kubernetes=given, object_store=store)
+    made = make_claims(settings, make_driver(settings))
+    assert isinstance(made, CheckpointStore)
+    assert isinstance(made, CheckpointsInTwoSteps)
+    assert not isinstance(made, CopiesBySessions)
 
 
 def test_replicas_may_share_a_cluster(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def make_driver(settings: Settings, network: NetworkManager | None = None) -> Dr
 
 
 def make_claims(settings: Settings, driver: Driver) -> CargoBackend | None:
-    """Keeps files in volume claims where the settings' driver runs pods, and their checkpoints in the object
-    store, where there is one; None where a data directory keeps files.
+    """Keeps files in volume claims where the settings' driver runs pods, and their checkpoints in snapshots
+    of volumes or in the object store, where there are such; None where a data directory keeps files.
     """
     if settings.driver != "kubernetes":
         return None
@@ -83,13 +83,17 @@ def make_claims(settings: Settings, driver: Driver) -> CargoBackend | None:
 
     pods = getattr(driver, "carriers", None)
     store = object_store_of(settings)
-    if store is None or pods is None:
+    if pods is None or (store is None and given.snapshot_class is None):
         plain: CargoBackend = claims.VolumeClaimCargo(connect, about)
         return plain
     checkpoints = importlib.import_module("bay.cargo.claim_checkpoints")
+    snapshots = importlib.import_module("bay.cargo.claim_snapshots")
     archives = importlib.import_module("bay.cargo.claim_archives")
-    made: CargoBackend = checkpoints.ClaimCheckpoints(
-        connect, about, archives.ClaimArchives(store), ShipCarriers(pods)
+    archived = connect, about, archives.ClaimArchives(store or snapshots.NoArchives), ShipCarriers(pods)
+    made: CargoBackend = (
+        checkpoints.ClaimCheckpoints(*archived)
+        if given.snapshot_class is None
+        else snapshots.ClaimSnapshots(*archived, snapshot_class=given.snapshot_class)
     )
     return made
 
@@ -108,7 +112,9 @@ def cluster_checks(settings: Settings, *, canaries: bool, kubeconfig: Path | Non
         pods=_pods_of(given),
         network=_egress_of(settings, given),
         storage=storage.StorageFacts(
-            storage_class=given.storage_class, read_write_once_pod=given.read_write_once_pod
+            storage_class=given.storage_class,
+            read_write_once_pod=given.read_write_once_pod,
+            snapshot_class=given.snapshot_class,
         ),
         start_s=given.unschedulable,
     )
@@ -130,6 +136,7 @@ def _kubernetes_driver(settings: Settings) -> Driver:
         network=_egress_of(settings, given),
         timeouts=PodTimeouts(start_s=given.unschedulable),
         is_alone=not settings.replicas,
+        snapshots=given.snapshot_class is not None,
     )
     return driver
 

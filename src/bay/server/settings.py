@@ -347,6 +347,9 @@ class KubernetesSettings(SettingFields):
         description="whether the storage has the access mode ReadWriteOncePod, which one pod alone may use",
     )
     volume_limits: bool = Field(False, description="whether the storage holds volumes to their size")
+    snapshot_class: str | None = Field(
+        None, description="VolumeSnapshotClass of checkpoints; unset: they are archives in the object store"
+    )
     network_enforced: bool = Field(
         False, description="whether the network plug-in holds pods to NetworkPolicies"
     )

@@ -374,6 +374,33 @@ async def test_snapshots_are_tried_with_the_class_of_the_claims_own_driver() -> 
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ({"names": ["canary"]}, None),
+        ({"names": []}, "has not its files: it is empty"),
+        ({"error": "Permission denied"}, "has not its files: Permission denied"),
+    ],
+)
+async def test_the_class_that_bay_uses_is_tried_with_a_pod_on_a_claim_from_a_snapshot(
+    told: Json, found: str | None
+) -> None:
+    kube = ScriptedKube(rights=())  # Bay may not list classes
+    kube.status = {"readyToUse": True, "restoreSize": "3Gi"}
+    kube.pods = {"restored": ended(told)}
+    row = await claim_is_snapped(scripted(kube), "claim", "quick")
+    assert (row.ok, row.required) == (found is None, True)
+    assert found is None or found in row.found
+    snapshot, claim, _ = kube.made.values()
+    assert snapshot["spec"]["volumeSnapshotClassName"] == "quick"
+    assert claim["spec"]["resources"] == {"requests": {"storage": "3Gi"}}
+    assert claim["spec"]["dataSource"]["name"] == snapshot["metadata"]["name"]
+    none = await claim_is_snapped(scripted(ScriptedKube(serves=False)), "claim", "quick")
+    assert (none.ok, none.required) == (False, True)
+    assert "unset it" in none.fix
+
+
+@pytest.mark.anyio
 async def test_snapshots_that_are_not_there_are_told_from_those_that_may_not_be_seen() -> None:
     assert (await claim_is_snapped(scripted(ScriptedKube(serves=False)), "claim")).found.startswith("no: ")
     row = await claim_is_snapped(scripted(ScriptedKube(rights=("get",))), "claim")

@@ -41,6 +41,7 @@ from bay.drivers.kubernetes.kube import (
     NETWORK_POLICY,
     NODE,
     POD,
+    VOLUME_SNAPSHOT,
     AlreadyExists,
     Json,
     Kube,
@@ -67,6 +68,8 @@ _VERBS = {
     EVENT: ("list",),
 }
 """All that this driver asks of the API server, and its cargos."""
+_VERBS_OF_SNAPSHOTS = {VOLUME_SNAPSHOT: ("create", "get", "list", "delete")}
+"""The same where checkpoints are snapshots."""
 
 _CONNECTS = Backoff(first_s=0.02, longest_s=0.5)
 _HELLO_S = 5.0
@@ -79,8 +82,8 @@ _ASK_SHIP_AGAIN_S = 0.5
 
 
 class KubernetesDriver:
-    """Runs sessions as pods of one namespace. `is_alone`: no other Bay has the installation. `clock` is in
-    seconds.
+    """Runs sessions as pods of one namespace. `is_alone`: no other Bay has the installation. `snapshots`: its
+    cargos take such of volumes. `clock` is in seconds.
     """
 
     name = "kubernetes"
@@ -93,12 +96,14 @@ class KubernetesDriver:
         network: EgressSettings,
         timeouts: PodTimeouts | None = None,
         is_alone: bool = True,
+        snapshots: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._access = access
         self._pods = pods
         self._network = network
         self._timeouts = timeouts or PodTimeouts()
+        self._snapshots = snapshots
         self._clock = clock
         self._open = AsyncExitStack()
         self._kube: Kube | None = None
@@ -325,7 +330,7 @@ class KubernetesDriver:
             await self._kube.aclose()
 
     async def _check_verbs(self) -> None:
-        if missing := await missing_verbs(self.kube):
+        if missing := await missing_verbs(self.kube, snapshots=self._snapshots):
             raise DriverUnavailable(
                 f"Bay may not {', '.join(missing)} in namespace {self.kube.namespace}; give its account a role that "
                 "allows it, see docs/kubernetes.md"
@@ -579,11 +584,12 @@ class KubernetesDriver:
         return is_over(state) or state.all_terminated or state.node in self._gone_nodes
 
 
-async def missing_verbs(kube: Kube) -> list[str]:
+async def missing_verbs(kube: Kube, *, snapshots: bool = False) -> list[str]:
     """All that this driver does and the account of `kube` may not, such as `create pods`."""
+    asked = {**_VERBS, **(_VERBS_OF_SNAPSHOTS if snapshots else {})}
     return [
         f"{verb} {kind.plural}"
-        for kind, verbs in _VERBS.items()
+        for kind, verbs in asked.items()
         for verb in verbs
         if not await kube.may(verb, kind)
     ]

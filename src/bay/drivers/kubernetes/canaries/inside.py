@@ -185,14 +185,15 @@ def in_child(trial: Callable[[], str]) -> str:
 
 
 def write(task: Mapping[str, Any]) -> None:
-    """Write a file in a directory, read it, and remove it."""
+    """Write a file in a directory, and remove it unless the task says `keep`."""
     path = os.path.join(task["path"], "canary")
     try:
         with open(path, "wb") as file:
             file.write(b"x" * 4096)
             file.flush()
             os.fsync(file.fileno())
-        os.remove(path)
+        if not task.get("keep"):
+            os.remove(path)
     except OSError as error:
         tell({"error": f"{error.strerror}"})
         return

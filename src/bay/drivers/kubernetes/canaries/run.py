@@ -42,7 +42,7 @@ async def cluster_checks(facts: ClusterFacts, *, canaries: bool) -> list[HostChe
         fix = "mend the settings of [kubernetes], or the cluster"
         return [HostCheck("cluster", False, True, error.message, fix)]
     try:
-        rows = [_version(kube), await _rights(kube)]
+        rows = [_version(kube), await _rights(kube, snapshots=facts.storage.snapshot_class is not None)]
         if canaries and all(row.ok for row in rows):
             rows += await _canaries(kube, facts)
         return rows
@@ -61,8 +61,8 @@ def _version(kube: Kube) -> HostCheck:
     return HostCheck("cluster", fits, True, found, f"use Kubernetes {oldest} or later")
 
 
-async def _rights(kube: Kube) -> HostCheck:
-    missing = await missing_verbs(kube)
+async def _rights(kube: Kube, *, snapshots: bool) -> HostCheck:
+    missing = await missing_verbs(kube, snapshots=snapshots)
     found = (
         f"this account may not {', '.join(missing)}" if missing else "this account may do all that Bay does"
     )

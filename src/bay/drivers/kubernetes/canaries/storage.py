@@ -23,6 +23,8 @@ class StorageFacts:
     storage_class: str | None = None
     """None: the cluster's default one."""
     read_write_once_pod: bool = False
+    snapshot_class: str | None = None
+    """The VolumeSnapshotClass of checkpoints; None: Bay takes no snapshots."""
 
 
 async def claim_is_written(pods: TrialPods, facts: StorageFacts) -> list[HostCheck]:
@@ -40,7 +42,8 @@ async def claim_is_written(pods: TrialPods, facts: StorageFacts) -> list[HostChe
             fix = "set read_write_once_pod = false: Kubernetes has that mode from 1.22 on, and CSI drivers alone"
         return [HostCheck("storage", False, True, error.message, fix)]
     try:
-        name = await pods.create(POD, pods.program("write", {"do": "write", "path": _PATH}, claim=claim))
+        task = {"do": "write", "path": _PATH, "keep": facts.snapshot_class is not None}
+        name = await pods.create(POD, pods.program("write", task, claim=claim))
         end = await pods.ended(name)
     except SandboxNotReady as error:
         return [HostCheck("storage", False, True, f"{of_class}: {error.message}", fix)]
@@ -53,7 +56,7 @@ async def claim_is_written(pods: TrialPods, facts: StorageFacts) -> list[HostChe
     rows = [
         HostCheck("storage", True, True, found, "-"),
         await _grows(pods, claim),
-        await claim_is_snapped(pods, claim),
+        await claim_is_snapped(pods, claim, facts.snapshot_class),
     ]
     if facts.read_write_once_pod:
         rows.append(await _is_held_alone(pods, claim))
