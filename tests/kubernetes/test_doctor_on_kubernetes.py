@@ -72,7 +72,9 @@ async def said(process: Process) -> dict[str, Any]:
 
 def canaries(cluster: Cluster, install: str) -> list[dict[str, Any]]:
     """The metadata of the pods and claims that are there, and are not being removed."""
-    listed = cluster.kubectl("get", "pods,pvc", "-l", f"{pod.INSTALL}={install}", "-o", "json")
+    listed = cluster.kubectl(
+        "get", "pods,pvc,volumesnapshots", "-l", f"{pod.INSTALL}={install}", "-o", "json"
+    )
     metadata = [one["metadata"] for one in json.loads(listed)["items"]]
     return [one for one in metadata if "deletionTimestamp" not in one]
 
@@ -143,7 +145,7 @@ async def test_it_says_the_truth_about_this_cluster(cluster: Cluster, tmp_path: 
     ):
         assert found[name]["ok"], found[name]
     assert found["memory-limit"]["found"] == "a program above the limit is killed, and the pod goes on"
-    assert found["snapshots"]["found"] == "no: the cluster has no API of snapshots"
+    assert "this account may not list volumesnapshotclasses" in found["snapshots"]["found"]
     assert found["image-volumes"]["found"] == "no: the API server does not know them"
     assert "volumes do not grow" in found["storage-growth"]["found"]
     assert canaries(cluster, install) == []
@@ -153,8 +155,13 @@ async def test_it_sees_that_policies_are_enforced(cluster: Cluster, tmp_path: Pa
     async with (
         policies_enforced(cluster, install),
         doctor(
-            cluster, tmp_path, install, network_enforced=True, network_clients=["10.222.0.0/22"]
-        ) as process,
+            cluster,
+            tmp_path,
+            install,
+            network_enforced=True,
+            network_clients=["10.222.0.0/22"],
+            snapshot_class="bay-test",
+        ) as process,  # fmt: skip
     ):
         found = await said(process)
     assert process.returncode == 0, found
@@ -164,6 +171,7 @@ async def test_it_sees_that_policies_are_enforced(cluster: Cluster, tmp_path: Pa
             found[f"egress-{mode}"]["found"],
         )
     assert found["ingress"]["ok"]
+    assert "a pod has the files of a claim from it" in found["snapshots"]["found"]
     assert not found["resolvers"]["ok"]  # no pod here has a way to public addresses
 
 
