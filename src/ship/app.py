@@ -39,6 +39,7 @@ from ship.services.routes import ServiceRoutes
 from ship.services.services import Services
 from ship.settings import Settings
 from ship.tasks import Tasks
+from ship.writing_down import write_down
 
 INSIDE_PORT = 8123
 
@@ -166,7 +167,9 @@ async def run(
     routes = Routes(settings, execs, SessionFeed(ports, services, standstill), others)
     # By signals, which reach every program where Ship is the first process and has no more rights than they.
     pauses = not settings.local and not settings.switches and os.getpid() == 1
-    answer = PauseRoutes(standstill, routes.answer, trees.copy).answer if pauses else routes.answer
+    written = settings.workspace if settings.writes_down else None
+    paused = PauseRoutes(standstill, routes.answer, trees.copy, written=written)
+    answer = paused.answer if pauses else routes.answer
     outside = Door(answer, _MAX_CONNECTIONS, settings.token, listener.may_ask)
     inside = Door(partial(answer_inside, settings, tasks), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     await listener.open(outside)
@@ -185,6 +188,8 @@ async def run(
     await services.close(_SERVICES_GRACE_S)
     await execs.end_all(_TERM_GRACE_S)
     ports.stop()
+    if settings.writes_down:
+        await write_down(settings.workspace)
     await asyncio.gather(outside.close(), inside.close())
     listener.remove()
     os._exit(0)  # threads that still wait for a disk are not waited for

@@ -16,6 +16,7 @@ from ship.http.connection import Connection, PeerGone
 from ship.http.conversation import Answer, Handler, Reply, Request, json_answer
 from ship.process.standstill import Standstill
 from ship.waiting import Timer
+from ship.writing_down import write_down
 
 _STALL_S = 60.0
 """For a caller that takes nothing of a copy."""
@@ -33,11 +34,14 @@ class PauseRoutes:
         copy: Callable[[Request], Awaitable[Answer]],
         *,
         stall_s: float = _STALL_S,
+        written: str | None = None,
     ) -> None:
+        """`written` is a directory whose files are on their disk at each pause."""
         self._standstill = standstill
         self._answer = answer
         self._copy = copy
         self._stall_s = stall_s
+        self._written = written
 
     async def answer(self, request: Request) -> Reply:
         """Raises ShipError, and PeerGone for a caller that leaves during a pause."""
@@ -46,6 +50,8 @@ class PauseRoutes:
                 return self._describe()
             case "POST", ("pause",):
                 await self._standstill.begin()
+                if self._written is not None:
+                    await write_down(self._written)
                 return self._describe()
             case "POST", ("resume",):
                 await self._standstill.end()

@@ -40,6 +40,8 @@ class Settings:
     skills: tuple[BuiltInSkill, ...]
     env_file: bool
     eager_kernel: bool
+    writes_down: bool
+    """Whether files shall be on their disk at each pause and at the end."""
     kernel_environment: dict[str, str]
     environment: dict[str, str]
 
@@ -91,6 +93,7 @@ def read(told: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
         skills=skills_for(frozenset(filter(None, told.get("SHIP_SKILLS", "").split(",")))),
         env_file=told.get("SHIP_ENV_FILE") == "1",
         eager_kernel=told.get("SHIP_KERNEL") == "eager",
+        writes_down=told.get("SHIP_SYNC") == "1",
         kernel_environment=_variables(told.get("SHIP_KERNEL_ENV", "{}")),
         environment={**environ, **_variables(told.get("SHIP_ENV", "{}"))},
     )

@@ -178,7 +178,8 @@ class KubernetesDriver:
         introduced = replace(created, data={"step": "introduced", "uid": uid, **known})
         yield introduced
         endpoint = Endpoint(address=known["address"], certificate=known["certificate"])
-        await bootstrap(endpoint, bootstrap_token(spec.token), _settings_of(spec))
+        settings = _settings_of(spec, writes_down=self._snapshots)
+        await bootstrap(endpoint, bootstrap_token(spec.token), settings)
         await check_health(endpoint, spec.token)
         await self._note_certificate(spec.session_id, known["certificate"])
         image = await named_images.told(self._watching, spec, uid)
@@ -614,11 +615,12 @@ def _endpoint_of(state: PodState) -> Endpoint | None:
     return Endpoint(address=address, certificate=certificate) if address and certificate else None
 
 
-def _settings_of(spec: SessionSpec) -> dict[str, str]:
+def _settings_of(spec: SessionSpec, *, writes_down: bool) -> dict[str, str]:
     """Ship's settings in a pod, where nobody can make an account, and where Ship has no other identity."""
     told = dict(ship_settings(spec))
     told.pop("SHIP_MAKE_ACCOUNT", None)
-    return {**told, "SHIP_UID": "1000", "SHIP_GID": "1000", "SHIP_ALLOW_ROOT": "0", "SHIP_SWITCH": "0"}
+    return {**told, "SHIP_UID": "1000", "SHIP_GID": "1000", "SHIP_ALLOW_ROOT": "0", "SHIP_SWITCH": "0",
+            **({"SHIP_SYNC": "1"} if writes_down else {})}  # fmt: skip
 
 
 async def _finished(call: Coroutine[None, None, Json]) -> Json:

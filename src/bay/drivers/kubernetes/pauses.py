@@ -18,8 +18,8 @@ from ship_protocol import SESSION_HEADER, session_proof
 from ship_protocol.usage import GroupUsage
 
 _ASK_S = 2.0
-_STOP_S = 30.0
-"""Longer than Ship tries to stop programs."""
+_STOP_S = 45.0
+"""Longer than Ship tries to stop programs, and to write their files to the disk."""
 
 
 async def _no_tokens(_session_id: str) -> str | None:
