@@ -147,6 +147,7 @@ def _pods_of(given: KubernetesSettings) -> PodSettings:
         image=given.image,
         admitted=given.images,
         ship_image=given.ship_image,
+        ship_volume=given.ship_volume,
         pull_policy=given.pull_policy,
         pull_secrets=given.pull_secrets,
         service_account=given.service_account,

@@ -322,6 +322,9 @@ class KubernetesSettings(SettingFields):
     ship_image: str = Field(
         max_length=512, description="image with Ship, which an init container copies from"
     )
+    ship_volume: Literal["copy", "image"] = Field(
+        "copy", description="how pods have Ship: `copy`, by the init container; `image`, as a volume, from Kubernetes 1.33 on"
+    )  # fmt: skip
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         "IfNotPresent", description="when nodes pull images"
     )

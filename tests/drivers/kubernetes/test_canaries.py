@@ -246,11 +246,13 @@ class ScriptedKube:
         for one in [*found]:
             yield one
 
-    async def create(self, kind: Kind, manifest: Json) -> Json:
+    async def create(self, kind: Kind, manifest: Json, *, dry_run: bool = False) -> Json:
         self.asked.set()
         if words := self.refuses.get(kind.name):
             raise KubeRefused(words, answered=403, reason="Forbidden")
         await self.let_go.wait()
+        if dry_run:
+            return manifest
         self.made[manifest["metadata"]["name"]] = manifest
         return manifest
 
@@ -296,6 +298,25 @@ async def test_a_pod_that_cannot_start_is_told_in_kubernetes_own_words() -> None
     kube.refuses = {"Pod": "there is no RuntimeClass gvisor"}
     [row] = await ship_answers(scripted(kube), "gvisor")
     assert (row.name, row.ok, row.found) == ("pod:gvisor", False, "there is no RuntimeClass gvisor")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("used", [False, True])
+async def test_an_image_volume_counts_when_a_program_of_it_ran(used: bool) -> None:
+    kube = ScriptedKube()
+    settings = replace(SETTINGS, ship_volume="image" if used else "copy")
+    pods = TrialPods(cast("Kube", kube), settings, start_s=30, sleep=no_time)
+    kube.pods = {"image": ended({"names": ["bin", "lib"]})}
+    [row] = await image_volumes.image_is_mounted(pods)
+    assert (row.ok, row.required) == (True, used)
+    [made] = [one for one in kube.made.values() if one["metadata"]["name"].endswith("image")]
+    [container] = made["spec"]["containers"]
+    assert container["command"][0].startswith("/image/lib/ld-linux")
+    assert {one["name"]: one.get("subPath") for one in container["volumeMounts"]}["image"] == "closure"
+    kube.pods = {"image": waits("CrashLoopBackOff")}
+    [row] = await image_volumes.image_is_mounted(pods)
+    assert (row.ok, row.required) == (False, used)
+    assert ('ship_volume = "copy"' in row.fix) == used
 
 
 HELD_BACK: Json = {

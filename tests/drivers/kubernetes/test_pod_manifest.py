@@ -178,6 +178,17 @@ def test_a_sandbox_runs_the_image_that_it_names_and_a_digest_counts_alone(named:
     assert spec["initContainers"][0]["image"] == "ship:1"
 
 
+def test_ship_may_be_an_image_in_a_volume_at_the_place_of_the_copy() -> None:
+    made = pod.build(SPEC, replace(SETTINGS, ship_volume="image", pull_policy="Always"), {})["spec"]
+    assert "initContainers" not in made
+    [source] = [one for one in made["volumes"] if one["name"] == "ship"]
+    assert source == {"name": "ship", "image": {"reference": "ship:1", "pullPolicy": "Always"}}
+    [mount] = [one for one in made["containers"][0]["volumeMounts"] if one["name"] == "ship"]
+    assert mount == {"name": "ship", "mountPath": "/.ship", "subPath": "closure", "readOnly": True}
+    for key in ("command", "env"):
+        assert made["containers"][0][key] == PLAIN["spec"]["containers"][0][key]
+
+
 def test_no_library_of_an_image_is_loaded_into_ship() -> None:
     variables = {one["name"]: one["value"] for one in PLAIN["spec"]["containers"][0]["env"]}
     assert (variables["LD_PRELOAD"], variables["LD_AUDIT"]) == ("", "")

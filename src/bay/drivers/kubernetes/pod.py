@@ -36,6 +36,8 @@ OWN_IMAGE = "host"
 
 _CLOSURE = "/.ship"
 _IMAGE_CLOSURE = "/closure"
+IMAGE_PART = "closure"
+"""The same directory, as a part of a volume."""
 _COPIED = f"{_CLOSURE}/copied"
 _FILES = "workspace"
 """The directory of a claim that sessions have. Beside it is room for the files of a restore, so that a rename
@@ -76,6 +78,8 @@ class PodSettings:
     """The images that callers may name, as `NamedImages.admitted`."""
     ship_image: str
     """Its directory /closure holds Ship and all it needs; more is not in it."""
+    ship_volume: Literal["copy", "image"] = "copy"
+    """How a pod has Ship: an init container copies it, or the image itself is a volume (Kubernetes 1.33)."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
     service_account: str | None = None
@@ -147,9 +151,9 @@ def build(spec: SessionSpec, settings: PodSettings, resolver: Mapping[str, Any])
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "initContainers": [_ship_container(settings)],
+        **({"initContainers": [ship_container(settings)]} if settings.ship_volume == "copy" else {}),
         "containers": [_sandbox_container(spec, settings)],
-        "volumes": _volumes(spec),
+        "volumes": [{"name": "ship", **ship_source(settings)}, *_volumes(spec)],
         **resolver,
         **({"serviceAccountName": settings.service_account} if settings.service_account else {}),
         **({"runtimeClassName": isolation.runtime_class} if isolation.runtime_class else {}),
@@ -205,7 +209,15 @@ def _locked_down() -> dict[str, Any]:
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def _ship_container(settings: PodSettings) -> dict[str, Any]:
+def ship_source(settings: PodSettings) -> dict[str, Any]:
+    """The source of the volume with Ship. Of an image a mount has the part `IMAGE_PART`."""
+    if settings.ship_volume == "copy":
+        return {"emptyDir": {}}
+    return {"image": {"reference": settings.ship_image, "pullPolicy": settings.pull_policy}}
+
+
+def ship_container(settings: PodSettings) -> dict[str, Any]:
+    """The container that copies Ship into a pod."""
     # The image need not hold a program of its own: the closure's interpreter copies the closure, all but the
     # mode of the top directory, which is the kubelet's. A kubelet may run it again, beside a Ship that runs.
     copy = f"""import os, shutil
@@ -217,7 +229,7 @@ if not os.path.exists("{_COPIED}"):
         "name": "ship",
         "image": settings.ship_image,
         "imagePullPolicy": settings.pull_policy,
-        "command": [*_python(settings, _IMAGE_CLOSURE), "-c", copy],
+        "command": [*interpreter(settings, _IMAGE_CLOSURE), "-c", copy],
         "env": [{"name": "PYTHONHOME", "value": _IMAGE_CLOSURE}],
         "securityContext": {**_locked_down(), "readOnlyRootFilesystem": True},
         "resources": {"requests": dict(_SHIP_RESOURCES), "limits": {**_SHIP_RESOURCES, "cpu": "1"}},
@@ -225,7 +237,8 @@ if not os.path.exists("{_COPIED}"):
     }
 
 
-def _python(settings: PodSettings, closure: str) -> list[str]:
+def interpreter(settings: PodSettings, closure: str) -> list[str]:
+    """The command of the interpreter that comes with Ship, which is at `closure`."""
     lib = f"{closure}/lib"
     return [
         f"{lib}/{_LOADERS[settings.machine]}", "--library-path", lib, f"{closure}/bin/python3", "-I", "-S", "-B"
@@ -233,11 +246,12 @@ def _python(settings: PodSettings, closure: str) -> list[str]:
 
 
 def _sandbox_container(spec: SessionSpec, settings: PodSettings) -> dict[str, Any]:
+    part = {} if settings.ship_volume == "copy" else {"subPath": IMAGE_PART}
     return {
         "name": CONTAINER,
         "image": settings.image if spec.image == OWN_IMAGE else fetched_by(spec.image),
         "imagePullPolicy": settings.pull_policy,
-        "command": [*_python(settings, _CLOSURE), "-m", "ship"],
+        "command": [*interpreter(settings, _CLOSURE), "-m", "ship"],
         "workingDir": "/",
         "env": [
             {"name": "PYTHONHOME", "value": _CLOSURE},
@@ -249,7 +263,7 @@ def _sandbox_container(spec: SessionSpec, settings: PodSettings) -> dict[str, An
         "securityContext": _locked_down(),
         "resources": _resources(spec.resources, spec.layer_bytes, settings.cpu_request),
         "volumeMounts": [
-            {"name": "ship", "mountPath": _CLOSURE, "readOnly": True},
+            {"name": "ship", "mountPath": _CLOSURE, "readOnly": True, **part},
             {"name": "workspace", "mountPath": "/workspace", "subPath": _FILES},
             *([] if spec.tmp_on_disk else [{"name": "tmp", "mountPath": "/tmp"}]),  # noqa: S108 - inside
             *([{"name": "secrets", "mountPath": "/run/secrets"}] if spec.secret_files else []),
@@ -269,7 +283,6 @@ def _volumes(spec: SessionSpec) -> list[dict[str, Any]]:
     half = spec.resources.memory // 2  # files in memory are charged to the session as well
     memory = {"medium": "Memory", "sizeLimit": str(half)}
     return [
-        {"name": "ship", "emptyDir": {}},
         _claimed("workspace", workspace),
         *([] if spec.tmp_on_disk else [{"name": "tmp", "emptyDir": memory}]),
         *([{"name": "secrets", "emptyDir": {**memory, "sizeLimit": "2Mi"}}] if spec.secret_files else []),

@@ -142,7 +142,8 @@ class TrialPods:
         Ship. It needs one image and copies nothing.
         """
         made = self.session(what, token="", **more)
-        [ship], [sandbox] = made["spec"].pop("initContainers"), made["spec"]["containers"]
+        made["spec"].pop("initContainers", None)
+        ship, [sandbox] = pod.ship_container(self.settings), made["spec"]["containers"]
         *python, _, _ = ship["command"]
         keeps = [one for one in sandbox["volumeMounts"] if one["name"] in (_VOLUME, "tmp")]
         made["spec"]["containers"] = [
