@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from snapshot_api import CREATED, SnapshotServer, ready
 
 from bay.cargo.base import CheckpointsInTwoSteps, CopiesBySessions, Weight
 from bay.cargo.claim_archives import ClaimArchives
+from bay.cargo.claim_checkpoints import ClaimCheckpoints
 from bay.cargo.claim_snapshots import ClaimSnapshots, NoArchives
 from bay.cargo.volume_claims import ClaimSettings
 from bay.drivers.kubernetes.kube import VOLUME_SNAPSHOT, Json
 from bay.errors import Conflict, DriverUnavailable, NotFound
 from bay.ids import new_id
+from bay.object_store.base import LARGEST
 from bay.testing.cargo import *  # noqa: F403 - the suite is the module's functions
 from bay.testing.cargo import MIB, WorkspaceFiles
 from bay.units import GIB
@@ -364,6 +366,61 @@ async def test_bays_with_other_databases_do_not_see_one_anothers_snapshots(
     for call in (other.remove_checkpoint(ckpt), other.create(new_id("ws"), origin=ckpt)):
         with pytest.raises(Conflict, match="is not this Bay's"):
             await call
+
+
+class KeptObjects(NoArchives):
+    """An object store in memory."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    async def put(self, key: str, data: bytes, *, only_new: bool = False) -> bool:
+        self.objects[key] = data
+        return True
+
+    async def get(self, key: str, most: int = LARGEST) -> bytes:
+        return self.objects[key] if key in self.objects else await super().get(key)
+
+    async def keys(self, prefix: str) -> dict[str, int]:
+        return {key: len(data) for key, data in self.objects.items() if key.startswith(prefix)}
+
+    async def delete(self, keys: Collection[str]) -> None:
+        for key in keys:
+            self.objects.pop(key, None)
+
+
+async def test_archives_of_before_are_restored_and_forked_beside_snapshots(
+    server: SnapshotServer, carriers: HostCarriers, files: WorkspaceFiles
+) -> None:
+    objects = KeptObjects()
+    archives = ClaimArchives(lambda: objects)
+    before = ClaimCheckpoints(lambda: nullcontext(server), SETTINGS, archives, carriers)
+    await before.open()
+    ws, fork, old, new = new_id("ws"), new_id("ws"), new_id("ckpt"), new_id("ckpt")
+    await before.create(ws)
+    await files.put(before.place(ws), "file", "old")
+    await before.checkpoint(ws, old)
+    cargo = ClaimSnapshots(lambda: nullcontext(server), SETTINGS, archives, carriers, snapshot_class="fast")
+    await cargo.open()
+    await files.put(cargo.place(ws), "file", "new")
+    await cargo.checkpoint(ws, new)
+    assert await cargo.list_checkpoints() == {old, new}
+    assert set(server.snapshots()) == {f"bay-{new}"}
+    await cargo.prepare_restore(ws, new, limit_bytes=None)
+    await cargo.restore(ws)
+    assert cargo.place(ws).name == f"bay-{ws}-b"
+    await cargo.prepare_restore(ws, new, limit_bytes=None)  # of which the next one takes the place
+    for _ in range(2):
+        await cargo.prepare_restore(ws, old, limit_bytes=None)
+        await cargo.restore(ws)
+        assert await files.get(cargo.place(ws), "file") == "old"
+        await files.put(cargo.place(ws), "file", "later")
+    await cargo.create(fork, origin=old)
+    assert await files.get(cargo.place(fork), "file") == "old"
+    await cargo.complete(old)
+    for one in (old, new):
+        await cargo.remove_checkpoint(one)
+    assert (objects.objects, server.snapshots()) == ({}, {})
 
 
 async def test_a_cluster_without_snapshots_is_one_line_at_the_start(
