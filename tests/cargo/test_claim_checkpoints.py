@@ -3,29 +3,39 @@ store.
 """
 
 import asyncio
+import hashlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Generator
-from contextlib import nullcontext
+import tarfile
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import object_server
 import pytest
+import zstandard
 from claim_api import ClaimServer
 from claim_carriers import HostCarrier, HostCarriers, UnusedClaims
 from object_server import FaultyFront, ObjectServer
 
+from bay.cargo import export_process
 from bay.cargo.base import Weight
 from bay.cargo.claim_archives import ArchiveManifest, ClaimArchives
 from bay.cargo.claim_checkpoints import ClaimCheckpoints
+from bay.cargo.export_import import export_stream, import_stream
+from bay.cargo.manifest import Manifest
 from bay.cargo.volume_claims import ClaimSettings
-from bay.errors import BadRequest, InvalidArgument, NotFound, ObjectStoreUnavailable, StorageFull
+from bay.errors import BadRequest, Conflict, InvalidArgument, NotFound, ObjectStoreUnavailable, StorageFull
 from bay.ids import new_id
+from bay.models import Persist
 from bay.object_store.base import ObjectStore
 from bay.object_store.s3 import S3Access, S3ObjectStore
 from bay.testing.cargo import *  # noqa: F403 - the suite is the module's functions
-from bay.testing.cargo import MIB, WorkspaceFiles, facts
+from bay.testing.cargo import MIB, WorkspaceFiles, dig, facts
 
 pytestmark = pytest.mark.anyio
 
@@ -300,6 +310,160 @@ async def test_a_fence_lets_no_session_start_beside_a_carrier_of_a_bay_that_ende
     await cargo.create(ws)
     await cargo.fence(ws, new_id("sandbox"), 1, "sess-a")
     assert carriers.cleared == [ws]
+
+
+def exported_facts(persist: Persist = "workspace") -> Manifest:
+    return Manifest(
+        bay="0.1", persist=persist, image="debian:13", created_at=datetime(2026, 11, 30, tzinfo=UTC), name="out",
+        comment="to travel", sandbox_id=new_id("sandbox"),
+    )  # fmt: skip
+
+
+async def once(data: bytes) -> AsyncGenerator[bytes]:
+    for at in range(0, len(data), 1 << 16):
+        yield data[at : at + (1 << 16)]
+
+
+async def exported(cargo: ClaimCheckpoints, ckpt: str, facts: Manifest) -> tuple[bytes, dict[str, int]]:
+    counts: dict[str, int] = {}
+    async with aclosing(cargo.export_archive(ckpt, facts, counts)) as chunks:
+        return b"".join([chunk async for chunk in chunks]), counts
+
+
+async def test_an_export_is_imported_on_one_box_and_one_of_one_box_in_a_cluster(
+    cargo: ClaimCheckpoints, carriers: HostCarriers, tmp_path: Path
+) -> None:
+    ws, top = await noisy(cargo, carriers)
+    (top / "d").mkdir(mode=0o750)
+    os.link(top / "noise", top / "d/two")
+    (top / "empty").touch(mode=0o600)
+    ckpt, told = new_id("ckpt"), exported_facts()
+    await cargo.checkpoint(ws, ckpt)
+    archive, counts = await exported(cargo, ckpt, told)
+    assert counts == {"entries": 5}
+    box = tmp_path / "box"
+    box.mkdir()
+    assert await import_stream(once(archive), box, None) == told
+    assert facts(box / "workspace") == facts(top)
+    again = b"".join([chunk async for chunk in export_stream(box, told)])
+    for came in (archive, again):
+        back, seen = new_id("ckpt"), list[Manifest]()
+        made = await cargo.import_archive(ws, back, once(came), limit_bytes=50 * MIB, check=seen.append)
+        assert (made, seen) == (told, [told])
+        weight = (await cargo.weigh([back]))[back]
+        assert (weight.used_bytes, weight.used_inodes, weight.exclusive_bytes) == (3 * MIB, 5, len(came))
+        before = facts(top)
+        (top / "noise").unlink()
+        await cargo.prepare_restore(ws, back, limit_bytes=50 * MIB)
+        await cargo.restore(ws)
+        assert facts(top) == before
+        assert (await exported(cargo, back, told))[1] == counts
+
+
+def foreign(**head: Any) -> bytes:
+    """An archive that has all that an import looks for, and is not as Bay writes it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        told = exported_facts().to_json().encode()
+        first = tarfile.TarInfo("checkpoint.json")
+        first.size = len(told)
+        for name, value in head.items():
+            setattr(first, name, value)
+        tar.addfile(first, io.BytesIO(told))
+        top = tarfile.TarInfo("workspace")
+        top.type = tarfile.DIRTYPE
+        tar.addfile(top)
+        digest = hashlib.sha256(out.getvalue()).hexdigest().encode()
+        last = tarfile.TarInfo("sha256")
+        last.size = len(digest)
+        tar.addfile(last, io.BytesIO(digest))
+    return zstandard.compress(out.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "why"),
+    [
+        ("foreign", BadRequest, "not as Bay writes it"),
+        ("machine", BadRequest, "a root file system beside /workspace"),
+        ("large", StorageFull, "the limit"),
+        ("deep", BadRequest, "400 directories deep"),
+        ("cut", BadRequest, "damaged"),
+    ],
+)
+def test_what_a_carrier_could_not_put_back_is_no_archive_to_keep(
+    tmp_path: Path, harm: str, error: type[Exception], why: str
+) -> None:
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "machine").mkdir()
+    (tmp_path / "workspace/noise").write_bytes(os.urandom(1 << 16))
+    os.close(dig(tmp_path / "workspace", "d", 403 if harm == "deep" else 400))
+    out = io.BytesIO()
+    export_process.pack(tmp_path, exported_facts("machine" if harm == "machine" else "workspace"), out)
+    good = out.getvalue()
+    given = {"foreign": foreign(mode=0o644), "cut": good[:-20]}.get(harm, good)
+    if harm not in ("machine", "deep"):
+        assert export_process.check(io.BytesIO(good).read, 1 << 16).entries == 402
+    with pytest.raises(error, match=why):
+        export_process.check(io.BytesIO(given).read, (1 << 16) - 1 if harm == "large" else None)
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "why"),
+    [
+        ("flipped", BadRequest, "damaged"),
+        ("empty", BadRequest, "damaged"),
+        ("refused", Conflict, "by its facts"),
+    ],
+)
+async def test_an_import_that_is_refused_leaves_nothing_in_the_object_store(
+    cargo: ClaimCheckpoints, tmp_path: Path, objects: ObjectServer, bucket: str,
+    harm: str, error: type[Exception], why: str,
+) -> None:  # fmt: skip
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace/noise").write_bytes(os.urandom(11 * MIB))  # a part is there before it is refused
+    out = io.BytesIO()
+    export_process.pack(tmp_path, exported_facts(), out)
+    given = bytearray(out.getvalue() if harm != "empty" else b"")
+    if harm == "flipped":
+        given[-5000] ^= 1
+
+    def check(_facts: Manifest) -> None:
+        if harm == "refused":
+            raise Conflict("refused by its facts")
+
+    ws = new_id("ws")
+    await cargo.create(ws)
+    with pytest.raises(error, match=why):
+        await cargo.import_archive(ws, new_id("ckpt"), once(bytes(given)), limit_bytes=50 * MIB, check=check)
+    assert (await cargo.list_checkpoints(), objects.objects(bucket)) == (set(), {})
+
+
+@pytest.mark.parametrize("beside_others", [False, True])
+async def test_parts_that_an_import_left_go_at_the_next_start_unless_another_bay_may_write_them(
+    cargo: ClaimCheckpoints,
+    carriers: HostCarriers,
+    reopen: Callable[[], ClaimCheckpoints],
+    objects: ObjectServer,
+    bucket: str,
+    database: str,
+    beside_others: bool,
+) -> None:
+    ws, _ = await noisy(cargo, carriers)
+    ckpt = new_id("ckpt")
+    await cargo.checkpoint(ws, ckpt)
+    left = f"some/prefix/claims/{database}/{new_id('ckpt')}/0123abcd-00001"
+    objects.write(bucket, left, b"x")
+    again = reopen()
+    await again.open(beside_others=beside_others)
+    running = asyncio.create_task(again.run())
+    async with asyncio.timeout(20):
+        if not beside_others:
+            while left in objects.objects(bucket):  # noqa: ASYNC110 - the object store tells nobody
+                await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert (left in objects.objects(bucket)) == beside_others
+    assert await cargo.list_checkpoints() == {ckpt}
 
 
 async def test_bays_with_other_databases_do_not_see_one_anothers_checkpoints(

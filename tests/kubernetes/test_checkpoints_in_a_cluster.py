@@ -14,7 +14,7 @@ from object_server import FaultyFront, ObjectServer
 from test_bay_on_kubernetes import bay_in, config, gone, owned
 
 from bay.client import Client
-from bay.errors import BayError, CapabilityNotSupported
+from bay.errors import BayError
 from bay.models import CheckpointPolicy
 
 pytestmark = pytest.mark.timeout(300)
@@ -91,11 +91,20 @@ def test_a_sandbox_goes_back_and_forks_go_their_own_way(
     box.restore(kept)  # which ends what runs, and starts it again
     assert box.run("cat file; echo more > new && cat new").stdout == "then\nmore\n"
     assert fork.run("cat file").stdout == "elsewhere\n"
-    for refused in (lambda: box.export_checkpoint(kept, io.BytesIO()), lambda: box.push_checkpoint(kept)):
-        with pytest.raises(CapabilityNotSupported):
-            refused()
+    archive = io.BytesIO()
+    box.export_checkpoint(kept, archive)
+    pushed = box.push_checkpoint(kept)
+    assert client.remote_checkpoints.wait(pushed.key).state == "ready"
     box.delete()
-    gone(lambda: objects.objects(bucket) == {} and len(owned(cluster, install, "pvc")) == 1)
+    archive.seek(0)
+    came, pulled = fork.import_checkpoint(archive, name="came"), fork.pull_checkpoint(pushed.key)
+    fork.restore(came)
+    assert fork.run("cat file").stdout == "then\n"
+    fork.delete_checkpoint(pulled)
+    fork.delete_checkpoint(came)
+    client.remote_checkpoints.delete(pushed.key)
+    gone(lambda: [key for key in objects.objects(bucket) if "ckpt-" in key] == [])
+    assert len(owned(cluster, install, "pvc")) == 1
 
 
 def test_programs_go_on_and_the_checkpoint_is_made_when_bay_dies_in_the_middle(

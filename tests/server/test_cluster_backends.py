@@ -7,7 +7,13 @@ import pytest
 from pydantic import ValidationError
 from server_harness import settings_in
 
-from bay.cargo.base import CheckpointFiles, CheckpointsInTwoSteps, CheckpointStore, CopiesBySessions
+from bay.cargo.base import (
+    CheckpointArchives,
+    CheckpointFiles,
+    CheckpointsInTwoSteps,
+    CheckpointStore,
+    CopiesBySessions,
+)
 from bay.drivers.base import Capabilities, NamedImages
 from bay.drivers.fake import FakeDriver
 from bay.errors import InvalidArgument
@@ -89,6 +95,7 @@ def test_claims_have_checkpoints_where_there_is_an_object_store(tmp_path: Path) 
     made = make_claims(settings, make_driver(settings))
     assert isinstance(made, CheckpointStore)
     assert isinstance(made, CopiesBySessions)
+    assert isinstance(made, CheckpointArchives)
     assert not isinstance(made, CheckpointFiles)
 
 
@@ -101,6 +108,7 @@ def test_claims_have_checkpoints_where_a_class_of_snapshots_is_named(tmp_path: P
     assert isinstance(made, CheckpointStore)
     assert isinstance(made, CheckpointsInTwoSteps)
     assert not isinstance(made, CopiesBySessions)
+    assert not isinstance(made, CheckpointArchives)
 
 
 def test_replicas_may_share_a_cluster(tmp_path: Path) -> None:

@@ -46,20 +46,21 @@ Call sequences
         await files.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
 A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits`,
-`DiskUsage`, `CopiesBySessions`, `CheckpointsInTwoSteps` and `KeptElsewhere` are optional: Bay finds them with
-`isinstance`. Without one of the first three it refuses, before anything is begun, each call that needs it.
-Without `SizeLimits` it reports limits as not enforced, and without `DiskUsage` sizes as unknown.
-`bay.testing.cargo` is the suite that every backend passes.
+`DiskUsage`, `CopiesBySessions`, `CheckpointsInTwoSteps`, `CheckpointArchives` and `KeptElsewhere` are
+optional: Bay finds them with `isinstance`. Without one of the first three it refuses, before anything is
+begun, each call that needs it. Without `SizeLimits` it reports limits as not enforced, and without
+`DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite that every backend passes.
 
 All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and
 InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from bay.cargo.manifest import Manifest
 from bay.errors import CapabilityNotSupported, Conflict
 from bay.places import Place
 
@@ -263,6 +264,36 @@ class CheckpointFiles(Protocol):
 
 
 @runtime_checkable
+class CheckpointArchives(Protocol):
+    """Optional, beside a `CheckpointStore`: checkpoints leave and come as archives, in the format of exports.
+    A backend with `CheckpointFiles` needs none of this.
+    """
+
+    def export_archive(
+        self, checkpoint_id: str, facts: Manifest, counts: dict[str, int]
+    ) -> AsyncGenerator[bytes]:
+        """The archive of a checkpoint, with those facts; at the end `counts` has the number of `entries`.
+        Raises NotFound, and BadRequest for one that is damaged: then what was given has no end.
+        """
+        ...
+
+    async def import_archive(
+        self,
+        cargo_id: str,
+        checkpoint_id: str,
+        archive: AsyncIterable[bytes],
+        *,
+        limit_bytes: int | None,
+        check: Callable[[Manifest], None],
+    ) -> Manifest:
+        """Make the archive a checkpoint for that cargo, durably, when `check` raises nothing about its facts,
+        which this gives. Raises BadRequest for a damaged or foreign one and StorageFull for more than the
+        limit, and leaves nothing then.
+        """
+        ...
+
+
+@runtime_checkable
 class SizeLimits(Protocol):
     """Optional: a cargo's writers are refused (EDQUOT) beyond its limit."""
 
@@ -314,8 +345,8 @@ def checkpoint_files(cargo: CargoStore) -> CheckpointFiles:
     if isinstance(cargo, CheckpointFiles):
         return cargo
     raise CapabilityNotSupported(
-        f"cargo backend {cargo.name} gives Bay no access to the files of checkpoints, so there are no exports, "
-        "imports, pushes, pulls and templates; checkpoints, restores and forks work",
+        f"cargo backend {cargo.name} gives Bay no access to the files of checkpoints, so there are no templates; "
+        "checkpoints, restores and forks work",
         details={"capability": "checkpoint_files", "available": ["checkpoints"]},
     )
 

@@ -18,14 +18,15 @@ from typing import Any, cast
 import structlog
 import zstandard
 
-from bay.cargo.export_process import DIGEST, FACTS
+from bay.cargo.export_process import DIGEST, FACTS, LAST_BYTES, facts_bytes, is_end
 from bay.cargo.manifest import Manifest
 from bay.errors import BadRequest, BayError, ObjectStoreUnavailable
 from bay.ids import is_id_of
 from bay.object_store.archive import PartWriter, read_parts
 from bay.object_store.base import ObjectMissing, ObjectStore
 from bay.object_store.manifest import LONGEST, MOST_PARTS, ArchivePart, is_digest, part_of
-from tree_tar.headers import END, FILE, header, padding
+from tree_tar.headers import BLOCK, END, FILE, header, padding
+from tree_tar.reader import BadArchive
 
 log = structlog.get_logger("bay.cargo")
 
@@ -106,6 +107,8 @@ class ClaimArchives:
         self._store: ObjectStore | None = None
         self._opening = asyncio.Lock()
         """Held while the library is loaded."""
+        self._writing: set[str] = set()
+        """The checkpoints that are being written, of which there are parts and no manifest."""
         self.database_id = ""
 
     async def manifest(self, checkpoint_id: str) -> ArchiveManifest | None:
@@ -119,9 +122,18 @@ class ClaimArchives:
 
     async def ids(self) -> set[str]:
         """Ids of all whole checkpoints."""
+        return (await self._names())[1]
+
+    async def unfinished(self) -> set[str]:
+        """Ids of those of which there are parts alone, and that nobody here is writing."""
+        begun, whole = await self._names()
+        return begun - whole - self._writing
+
+    async def _names(self) -> tuple[set[str], set[str]]:
         store, top = await self._folder()
         keys = [key.removeprefix(top).split("/") for key in await store.keys(top)]
-        return {key[0] for key in keys if len(key) == 2 and key[1] == _MANIFEST and is_id_of("ckpt", key[0])}
+        known = [key for key in keys if len(key) == 2 and is_id_of("ckpt", key[0])]
+        return {key[0] for key in known}, {key[0] for key in known if key[1] == _MANIFEST}
 
     async def write(
         self, wanted: ArchiveManifest, archive: AsyncIterator[bytes], counts: dict[str, int]
@@ -129,7 +141,16 @@ class ClaimArchives:
         """Write the archive, and then the manifest `wanted` with what the archive turned out to be. `counts`
         has its `bytes` and `entries` then. Leaves nothing of one that fails, if the object store lets it.
         """
-        await self.remove(wanted.checkpoint_id)
+        self._writing.add(wanted.checkpoint_id)
+        try:
+            await self.remove(wanted.checkpoint_id)
+            await self._write(wanted, archive, counts)
+        finally:
+            self._writing.discard(wanted.checkpoint_id)
+
+    async def _write(
+        self, wanted: ArchiveManifest, archive: AsyncIterator[bytes], counts: dict[str, int]
+    ) -> None:
         store, folder = await self._folder(wanted.checkpoint_id)
 
         async def put(name: str, data: bytes) -> None:
@@ -216,6 +237,37 @@ async def tar_of(archive: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
                     yield ready
     unzipped.check_end()
     yield held
+
+
+async def members_of(tar: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The members of the workspace in the tar of an archive, as `archived` takes them. Raises BadRequest for
+    a tar that no Bay wrote.
+    """
+    held, left = bytearray(), -1
+    async for chunk in tar:
+        held += chunk
+        if left < 0 and len(held) >= BLOCK:
+            left = _facts_bytes(bytes(held[:BLOCK]))
+        if left >= 0:
+            dropped = min(left, len(held))
+            del held[:dropped]
+            left -= dropped
+        if left == 0 and len(held) > LAST_BYTES:
+            yield bytes(held[:-LAST_BYTES])
+            del held[:-LAST_BYTES]
+    if left != 0 or not is_end(bytes(held)):
+        raise _unlike_bays()
+
+
+def _facts_bytes(first: bytes) -> int:
+    try:
+        return facts_bytes(first)
+    except BadArchive:
+        raise _unlike_bays() from None
+
+
+def _unlike_bays() -> BadRequest:
+    return BadRequest("the archive is damaged; make the checkpoint again")
 
 
 async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -9,7 +9,7 @@ files.
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -19,7 +19,8 @@ import structlog
 from bay import __version__
 from bay.backoff import Backoff
 from bay.cargo.base import PackedFiles, Weight
-from bay.cargo.claim_archives import ArchiveManifest, ClaimArchives, archived, tar_of
+from bay.cargo.claim_archives import ArchiveManifest, ClaimArchives, archived, members_of, tar_of
+from bay.cargo.export_import import CHUNK, checked_stream
 from bay.cargo.manifest import Manifest
 from bay.cargo.volume_claims import (
     ORIGIN,
@@ -136,16 +137,12 @@ class ArchivedClaims(VolumeClaimCargo):
             return
         await self._own(cargo_id)
         facts = Manifest(bay=__version__, persist="workspace", image="host", created_at=datetime.now(UTC))
-        wanted = ArchiveManifest(
-            bay=__version__, checkpoint_id=checkpoint_id, cargo_id=cargo_id, sha256="", size=0, file_bytes=0, entries=0,
-            parts=(),
-        )  # fmt: skip
         counts: dict[str, int] = {}
         async with (
             open_files() as files,
             aclosing(archived(files.pack(counts), facts)) as archive,
         ):
-            await self._archives.write(wanted, archive, counts)
+            await self._archives.write(_wanted(cargo_id, checkpoint_id), archive, counts)
 
     async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
         """Look whether the checkpoint is there and fits; its files are brought by `restore`, when no session
@@ -226,12 +223,77 @@ class ArchivedClaims(VolumeClaimCargo):
 
 
 class ClaimCheckpoints(ArchivedClaims):
-    """The same with `CopiesBySessions`."""
+    """The same with `CopiesBySessions` and `CheckpointArchives`."""
 
     copies_by_sessions: Literal[True] = True
+    _beside_others = False
+
+    async def open(self, *, beside_others: bool = False) -> None:
+        self._beside_others = beside_others
+        await super().open(beside_others=beside_others)
+
+    async def run(self) -> None:
+        """Remove once what imports have left that a Bay did not survive; other Bays may be importing."""
+        if not self._beside_others:
+            try:
+                for checkpoint_id in await self._archives.unfinished():
+                    await self._archives.remove(checkpoint_id)
+            except BayError as error:  # the next start tries again
+                log.warning("checkpoint.parts_stay", error=error.message)
+        await super().run()
 
     async def checkpoint_by_session(self, cargo_id: str, checkpoint_id: str, files: PackedFiles) -> None:
         await self._archive(cargo_id, checkpoint_id, lambda: nullcontext(files))
+
+    async def export_archive(
+        self, checkpoint_id: str, facts: Manifest, counts: dict[str, int]
+    ) -> AsyncGenerator[bytes]:
+        """See `CheckpointArchives`. It is compressed anew, since its facts are at its beginning."""
+        manifest = await self._known(checkpoint_id)
+        async with (
+            aclosing(self._archives.read(manifest)) as archive,
+            aclosing(tar_of(archive)) as tar,
+            aclosing(members_of(tar)) as members,
+            aclosing(archived(members, facts)) as chunks,
+        ):
+            async for chunk in chunks:
+                for at in range(0, len(chunk), CHUNK):
+                    yield chunk[at : at + CHUNK]
+        counts["entries"] = manifest.entries
+
+    async def import_archive(
+        self,
+        cargo_id: str,
+        checkpoint_id: str,
+        archive: AsyncIterable[bytes],
+        *,
+        limit_bytes: int | None,
+        check: Callable[[Manifest], None],
+    ) -> Manifest:
+        """See `CheckpointArchives`. A process reads it on its way to the object store."""
+        claim_name(cargo_id)
+        checked(checkpoint_id)
+        facts: list[Manifest] = []
+        counts: dict[str, int] = {}
+
+        async def looked_at() -> AsyncGenerator[bytes]:
+            stream = checked_stream(archive, facts, counts, self._rounded(limit_bytes))
+            async with aclosing(stream) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            check(facts[0])
+
+        async with aclosing(looked_at()) as chunks:
+            await self._archives.write(_wanted(cargo_id, checkpoint_id), chunks, counts)
+        return facts[0]
+
+
+def _wanted(cargo_id: str, checkpoint_id: str) -> ArchiveManifest:
+    """The manifest, before it is known what the archive is."""
+    return ArchiveManifest(
+        bay=__version__, checkpoint_id=checkpoint_id, cargo_id=cargo_id, sha256="", size=0, file_bytes=0, entries=0,
+        parts=(),
+    )  # fmt: skip
 
 
 def checked(checkpoint_id: str) -> str:

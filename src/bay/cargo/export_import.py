@@ -69,11 +69,29 @@ async def import_stream(chunks: AsyncIterable[bytes], path: Path, max_bytes: int
         return Manifest.from_json(json.dumps((await _verdict(process))["facts"]))
 
 
+async def checked_stream(
+    chunks: AsyncIterable[bytes], facts: list[Manifest], counts: dict[str, int], max_bytes: int | None
+) -> AsyncGenerator[bytes]:
+    """The same archive, as it comes, which a process reads too. At the end `facts` has what it says of its
+    checkpoint, and `counts` the `entries` and `bytes` of its files. Raises as `import_stream`.
+    """
+    limit = () if max_bytes is None else ("--max-bytes", str(max_bytes))
+    async with _process(_PROGRAM, "check", *limit) as process:
+        async for chunk in chunks:
+            if not await _bring(process, chunk, end=False):
+                break
+            yield chunk
+        await _bring(process, b"")
+        said = await _verdict(process)
+    facts.append(Manifest.from_json(json.dumps(said["facts"])))
+    counts |= {name: int(said[name]) for name in ("entries", "bytes")}
+
+
 @asynccontextmanager
 async def _process(program: str, *arguments: str) -> AsyncGenerator[Process]:
     """The one place where such a process is started; it has ended when this is left, in whatever way."""
     command = [sys.executable, "-P", "-m", program, *arguments]
-    out = DEVNULL if arguments and arguments[0] == "import" else PIPE
+    out = DEVNULL if arguments and arguments[0] in ("import", "check") else PIPE
     try:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=out, stderr=PIPE, limit=CHUNK

@@ -2,13 +2,15 @@
 
     python -m bay.cargo.export_process export DIR < FACTS > STREAM
     python -m bay.cargo.export_process import DIR [--max-bytes N] < STREAM
+    python -m bay.cargo.export_process check [--max-bytes N] < STREAM
 
 The first member is `checkpoint.json`, then `workspace/…` and, where the machine is kept, `machine/…`;
 the last is `sha256`, the digest of every byte before it, which shows a missing end. zstd has a checksum too.
 
 The result is one line of JSON on stderr. An archive is untrusted input: the process has little memory and a
 low priority, and touches only its empty directory, where a failed import leaves parts for the caller to
-remove. Rejected: a thread of Bay's, which would take the interpreter from calls.
+remove. A check touches nothing: it is for a Bay that keeps the archive as it is. Rejected: a thread of Bay's,
+which would take the interpreter from calls.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from bay.cargo.tar_unpack import RULES, CargoPolicy
 from bay.errors import BadRequest, BayError, DriverUnavailable, StorageFull
 from tree_tar.beneath import Parts, closing
 from tree_tar.extract import Extractor
-from tree_tar.headers import DIRECTORY, FILE
+from tree_tar.headers import BLOCK, DIRECTORY, END, FILE, header, padding
 from tree_tar.reader import BadArchive, Event, Member, Piece, Reader
 
 FACTS = "checkpoint.json"
@@ -43,6 +45,9 @@ WORKSPACE = "workspace"
 MEMORY_BYTES = 512 << 20
 """Address space of the process. Files are never in it; names of one directory and holes of one file are."""
 MAX_ENTRIES = 2_000_000
+LAST_BYTES = 4 * BLOCK
+_LEVELS = 403
+"""The most names in a path that a carrier unpacks, with `workspace` before and a file at the end."""
 _LEVEL = 3
 _LARGEST_WINDOW = 8 << 20
 _PIECE = 1 << 17
@@ -59,11 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if asked.act == "import":
+    if asked.act != "export":
         resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     try:
-        is_export = asked.act == "export"
-        _say(_export(asked.directory) if is_export else _import(asked.directory, asked.max_bytes))
+        match asked.act:
+            case "export":
+                _say(_export(asked.directory))
+            case "import":
+                _say(_import(asked.directory, asked.max_bytes))
+            case _:
+                _say(_said(check(partial(os.read, sys.stdin.fileno()), asked.max_bytes)))
     except BayError as error:
         _say({"error": error.code, "message": error.message})
         return 1
@@ -103,6 +113,30 @@ def unpack(read: Callable[[int], bytes], directory: Path, max_bytes: int | None)
     return tree
 
 
+def check(read: Callable[[int], bytes], max_bytes: int | None) -> "ImportedTree":
+    """Read what `read` gives, and make nothing of it. Raises the same, also for a layout that no Bay writes,
+    and for a checkpoint with a machine; blocks.
+    """
+    with _told():
+        source = _Unzipped(read)
+        seen = _Ends(source.read)
+        reader = Reader(RULES, hashlib.sha256())
+        events = reader.pull(seen.read)
+        tree = ImportedTree(_facts(events), max_bytes)
+        if tree.facts.persist != "workspace":
+            raise BadRequest(
+                "it has a root file system beside /workspace, which this Bay cannot keep; import it into a Bay on one "
+                "box"
+            )
+        looker = _Looker(CargoPolicy(tree.admits, own=False, depth=0, what="checkpoint"))
+        _unpack(reader, events, looker)
+        _check_end(reader, events, source)
+        if not looker.has_workspace:
+            raise BadRequest(f"it has no {WORKSPACE}; it is not a checkpoint that Bay exported")
+        seen.check()
+    return tree
+
+
 def _export(directory: Path) -> dict[str, object]:
     packer = pack(directory, Manifest.from_json(sys.stdin.buffer.read(LONGEST)), sys.stdout.buffer)
     sys.stdout.buffer.flush()
@@ -110,7 +144,10 @@ def _export(directory: Path) -> dict[str, object]:
 
 
 def _import(directory: Path, max_bytes: int | None) -> dict[str, object]:
-    done = unpack(partial(os.read, sys.stdin.fileno()), directory, max_bytes)
+    return _said(unpack(partial(os.read, sys.stdin.fileno()), directory, max_bytes))
+
+
+def _said(done: "ImportedTree") -> dict[str, object]:
     return {"facts": json.loads(done.facts.to_json()), "entries": done.entries, "bytes": done.bytes}
 
 
@@ -126,9 +163,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bay.cargo.export_process")
     acts = parser.add_subparsers(dest="act", required=True)
     acts.add_parser("export").add_argument("directory", type=Path)
-    into = acts.add_parser("import")
+    into, check_only = acts.add_parser("import"), acts.add_parser("check")
     into.add_argument("directory", type=Path)
-    into.add_argument("--max-bytes", type=int, default=None)
+    for one in (into, check_only):
+        one.add_argument("--max-bytes", type=int, default=None)
     return parser
 
 
@@ -170,7 +208,7 @@ def _content(events: Iterator[Event], member: Member) -> bytes:
     return content
 
 
-def _unpack(reader: Reader, events: Iterator[Event], extractor: Extractor) -> None:
+def _unpack(reader: Reader, events: Iterator[Event], extractor: "Extractor | _Looker") -> None:
     """Make everything before the digest, which has to be there, and right."""
     for event in events:
         if isinstance(event, Member) and event.name == DIGEST:
@@ -230,6 +268,62 @@ class ImportedTree:
             raise StorageFull(f"its files have more than {self.max_bytes} bytes, the limit; raise the limit")
         carried = (WORKSPACE, MACHINE) if self.facts.persist == "machine" else (WORKSPACE,)
         return parts[0] in carried and (len(parts) > 1 or member.kind == DIRECTORY)
+
+
+class _Looker:
+    """In the place of an extractor: looks whether each member has a place."""
+
+    def __init__(self, policy: CargoPolicy) -> None:
+        self._policy = policy
+        self.has_workspace = False
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Member):
+            parts = self._policy.place(event)
+            self.has_workspace |= parts == (WORKSPACE,)
+            if len(parts) > _LEVELS:
+                raise BadRequest(f"it is more than {_LEVELS - 3} directories deep")
+
+    def finish(self) -> None:
+        """Nothing is under way."""
+
+
+class _Ends:
+    """Hands on what is read, and remembers the first and last bytes of the tar."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self._first = b""
+        self._last = b""
+
+    def read(self, size: int, /) -> bytes:
+        data = self._read(size)
+        self._first += data[: max(0, BLOCK - len(self._first))]
+        self._last = (self._last + data)[-LAST_BYTES:]
+        return data
+
+    def check(self) -> None:
+        """Raises BadArchive unless they are as Bay writes them, which whoever takes them off relies on."""
+        facts_bytes(self._first)
+        if not is_end(self._last):
+            raise BadArchive("its end is not as Bay writes it")
+
+
+def facts_bytes(first: bytes) -> int:
+    """The bytes of the first member, by its first block. Raises BadArchive if Bay does not write it so."""
+    try:
+        size = int(first[124:135], 8)
+    except ValueError:
+        size = -1
+    if size < 0 or first != header(FACTS, FILE, mode=0o600, size=size):
+        raise BadArchive(f"its {FACTS} is not as Bay writes it")
+    return BLOCK + size + len(padding(size))
+
+
+def is_end(last: bytes) -> bool:
+    """Whether these `LAST_BYTES` are those of a tar that Bay has written: its digest, and the end."""
+    digest = last[BLOCK : BLOCK + 64]
+    return last == header(DIGEST, FILE, mode=0o600, size=64) + digest + padding(64) + END
 
 
 class _Hashed:

@@ -22,11 +22,14 @@ suite needs root, for the owners of files.
 
 import asyncio
 import errno
+import io
 import os
 import socket
 import stat
 import subprocess
-from collections.abc import Awaitable, Callable
+import tarfile
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -34,15 +37,19 @@ import pytest
 
 from bay.cargo.base import (
     CargoBackend,
+    CheckpointArchives,
     CheckpointFiles,
     CheckpointStore,
+    CopiesBySessions,
     DiskUsage,
     Fence,
     MachineLayers,
     SizeLimits,
     StaleGeneration,
 )
-from bay.errors import CapabilityNotSupported, InvalidArgument, NotFound
+from bay.cargo.checkpoint_archives import checkpoint_archives
+from bay.cargo.manifest import Manifest
+from bay.errors import BadRequest, CapabilityNotSupported, InvalidArgument, NotFound
 from bay.ids import new_id
 from bay.places import Place, directory_of
 
@@ -267,6 +274,57 @@ async def test_an_import_is_a_checkpoint_once_it_is_kept(cargo: CargoBackend, fi
     assert await files.get(cargo.place(ws), "file") == "from elsewhere"
 
 
+async def test_the_archive_of_a_checkpoint_comes_back_as_another(
+    cargo: CargoBackend, files: WorkspaceFiles
+) -> None:
+    store, archives = with_checkpoints(cargo), with_archives(cargo)
+    ws, first, second, third = new_id("ws"), new_id("ckpt"), new_id("ckpt"), new_id("ckpt")
+    await cargo.create(ws)
+    await files.put(cargo.place(ws), "file", "then")
+    await store.checkpoint(ws, first)
+    told = Manifest(
+        bay="0.1",
+        persist="workspace",
+        image="host",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        comment="kept",
+    )
+    counts: dict[str, int] = {}
+    archive = b"".join([chunk async for chunk in archives.export_archive(first, told, counts)])
+    assert counts["entries"] >= 2
+    seen: list[Manifest] = []
+
+    async def brought(data: bytes, checkpoint_id: str) -> Manifest:
+        return await archives.import_archive(
+            ws, checkpoint_id, _pieces(data), limit_bytes=None, check=seen.append
+        )
+
+    assert await brought(archive, second) == told
+    assert seen == [told]
+    with pytest.raises(BadRequest):
+        await brought(archive[:-30], third)
+    assert await store.list_checkpoints() == {first, second}
+    await files.put(cargo.place(ws), "file", "now")
+    await store.prepare_restore(ws, second, limit_bytes=None)
+    await store.restore(ws)
+    assert await files.get(cargo.place(ws), "file") == "then"
+
+
+async def test_a_copy_that_a_session_gives_is_a_checkpoint(
+    cargo: CargoBackend, files: WorkspaceFiles
+) -> None:
+    store = with_checkpoints(cargo)
+    if not isinstance(cargo, CopiesBySessions):
+        pytest.skip("this backend has the files of its cargos")
+    ws, ckpt = new_id("ws"), new_id("ckpt")
+    await cargo.create(ws)
+    for _ in range(2):
+        await cargo.checkpoint_by_session(ws, ckpt, PackedFile("file", b"then"))
+    await store.prepare_restore(ws, ckpt, limit_bytes=None)
+    await store.restore(ws)
+    assert await files.get(cargo.place(ws), "file") == "then"
+
+
 async def test_an_import_may_begin_as_a_copy_of_a_checkpoint(
     cargo: CargoBackend, files: WorkspaceFiles
 ) -> None:
@@ -455,6 +513,38 @@ def with_checkpoints(cargo: CargoBackend) -> CheckpointStore:
     if not isinstance(cargo, CheckpointStore):
         pytest.skip("this backend has no checkpoints")
     return cargo
+
+
+def with_archives(cargo: CargoBackend) -> CheckpointArchives:
+    if not isinstance(cargo, CheckpointArchives | CheckpointFiles):
+        pytest.skip("this backend has no archives of checkpoints")
+    return checkpoint_archives(cargo)
+
+
+async def _pieces(data: bytes) -> AsyncGenerator[bytes]:
+    for at in range(0, len(data), 1000):
+        yield data[at : at + 1000]
+
+
+class PackedFile:
+    """A workspace with one file, as a session gives it."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            top = tarfile.TarInfo("workspace")
+            top.type, top.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(top)
+            file = tarfile.TarInfo(f"workspace/{name}")
+            file.size = len(content)
+            tar.addfile(file, io.BytesIO(content))
+            self._members = out.getvalue()
+        self._bytes = len(content)
+
+    async def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
+        """See `PackedFiles`."""
+        yield self._members
+        counts |= {"entries": 2, "bytes": self._bytes}
 
 
 def with_imports(cargo: CargoBackend) -> CheckpointFiles:

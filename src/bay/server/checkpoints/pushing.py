@@ -14,8 +14,8 @@ import structlog
 
 from bay import __version__
 from bay.backoff import Backoff
-from bay.cargo.base import CargoStore, CheckpointFiles, checkpoint_files
-from bay.cargo.export_import import export_stream
+from bay.cargo.base import CargoStore, CheckpointArchives, CheckpointFiles
+from bay.cargo.checkpoint_archives import checkpoint_archives
 from bay.cargo.manifest import Manifest
 from bay.clock import Clock
 from bay.errors import BayError, DatabaseUnavailable, InternalError, NotFound
@@ -62,8 +62,8 @@ class Pusher:
         self.poked.set()
 
     async def run(self) -> None:
-        """Work until cancelled, where there is a store, and Bay has the files of checkpoints."""
-        if not self.bucket.is_on or not isinstance(self.cargo, CheckpointFiles):
+        """Work until cancelled, where there is a store, and Bay has the archives of checkpoints."""
+        if not self.bucket.is_on or not isinstance(self.cargo, CheckpointFiles | CheckpointArchives):
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(self._collect_often())
@@ -156,8 +156,8 @@ class Pusher:
         writer = self.bucket.begin(push.owner, push.checkpoint_id)
         counts: dict[str, int] = {}
         facts = facts_of(record)
-        path = checkpoint_files(self.cargo).checkpoint_path(record.id)
-        async with aclosing(export_stream(path, facts, counts)) as chunks:
+        archives = checkpoint_archives(self.cargo)
+        async with aclosing(archives.export_archive(record.id, facts, counts)) as chunks:
             async for chunk in chunks:
                 if await writer.add(chunk):
                     await self._note(push.checkpoint_id, writer.bytes)

@@ -4,7 +4,8 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from bay.cargo.base import CargoStore, checkpoint_files
+from bay.cargo.base import CargoStore
+from bay.cargo.checkpoint_archives import checkpoint_archives
 from bay.cargo.manifest import Manifest
 from bay.clock import Clock
 from bay.errors import BadRequest, NotFound
@@ -47,11 +48,11 @@ class RemoteCheckpoints:
     async def push(self, caller: Caller, ref: str, checkpoint: str, wait_s: float) -> RemoteCheckpoint:
         """Have a checkpoint in the object store; answers at once, or with `wait_s` when the push has ended.
         Idempotent. Raises NotFound, Conflict without an object store, QuotaExceeded, and
-        CapabilityNotSupported where Bay has no files of checkpoints.
+        CapabilityNotSupported where Bay has no archives of checkpoints.
         """
         self.bucket.check_on()
         sandbox = await self.waker.find(caller, ref)
-        checkpoint_files(self.cargo)
+        checkpoint_archives(self.cargo)
         record = await self.snapshots.find(sandbox, checkpoint)
         audit.about(record.id)
         if (there := await self._ready(caller.owner, record.id)) is not None:
@@ -133,11 +134,11 @@ class RemoteCheckpoints:
     async def pull(self, caller: Caller, ref: str, key: str, new: NewCheckpoint) -> Checkpoint:
         """A checkpoint of the sandbox from the caller's object of that key. Raises NotFound, BadRequest for
         one that is damaged, StorageFull, QuotaExceeded, Conflict when its name is taken, and
-        CapabilityNotSupported where Bay has no files of checkpoints.
+        CapabilityNotSupported where Bay has no archives of checkpoints.
         """
         self.bucket.check_on()
         sandbox = await self.waker.find(caller, ref)
-        checkpoint_files(self.cargo)
+        checkpoint_archives(self.cargo)
         _check_key(key)
         manifest = await self._manifest(caller, key)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import IntegrityError
 
-from bay.cargo.base import CargoStore, CheckpointFiles, checkpoint_files, checkpoint_store
-from bay.cargo.export_import import export_stream, import_stream
+from bay.cargo.base import CargoStore, CheckpointArchives, checkpoint_store
+from bay.cargo.checkpoint_archives import checkpoint_archives
 from bay.cargo.manifest import Manifest
 from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, InvalidArgument
@@ -134,17 +134,16 @@ class Checkpoints:
         self, caller: Caller, ref: str, checkpoint: str
     ) -> AsyncGenerator[tuple[Checkpoint, AsyncIterator[bytes]], None]:
         """The checkpoint, kept while it is read, and a stream of its archive. Raises QuotaExceeded, and
-        CapabilityNotSupported where Bay has no files of checkpoints.
+        CapabilityNotSupported where Bay has no archives of checkpoints.
         """
         sandbox = await self.waker.find(caller, ref)
-        files = checkpoint_files(self.cargo)
+        archives = checkpoint_archives(self.cargo)
         record = await self.snapshots.find(sandbox, checkpoint)
         with self._transferring(caller.owner), self.holds.hold(record.id):
             try:
                 record = await self.snapshots.find(sandbox, record.id)  # held from here on
                 facts = facts_of(record)
-                path = files.checkpoint_path(record.id)
-                async with aclosing(export_stream(path, facts)) as chunks:
+                async with aclosing(archives.export_archive(record.id, facts, {})) as chunks:
                     yield _view(record, sandbox.checkpoint_id), await begun(chunks)
             finally:
                 self.discard()
@@ -155,10 +154,10 @@ class Checkpoints:
     ) -> Checkpoint:  # fmt: skip
         """A checkpoint from an export of any Bay, when `check` raises nothing about it. Raises BadRequest,
         StorageFull, QuotaExceeded, Conflict when there is no room or name for it, and CapabilityNotSupported
-        where Bay has no files of checkpoints.
+        where Bay has no archives of checkpoints.
         """
         sandbox = await self._find(caller, ref)
-        files = checkpoint_files(self.cargo)
+        archives = checkpoint_archives(self.cargo)
         _check(new)
         wanted = policy.asked(sandbox, self.clock(), name=new.name, comment=new.comment)
         async with self.store.write() as db:
@@ -167,25 +166,23 @@ class Checkpoints:
             limit_mb = (await cargos.get(db, sandbox.cargo_id)).size_limit_mb
         with self._transferring(caller.owner):
             limit = None if limit_mb is None else limit_mb * MIB
-            made = await self._import(files, sandbox, wanted, body, limit, check)
+            made = await self._import(archives, sandbox, wanted, body, limit, check)
         return _view(made, sandbox.checkpoint_id)
 
     async def _import(
-        self, files: CheckpointFiles, sandbox: SandboxRecord, wanted: CheckpointRecord,
+        self, archives: CheckpointArchives, sandbox: SandboxRecord, wanted: CheckpointRecord,
         body: AsyncIterator[bytes], limit: int | None, check: Callable[[Manifest], None],
     ) -> CheckpointRecord:  # fmt: skip
-        path = await files.begin_import(wanted.id, limit_bytes=limit)
         try:
-            facts = await import_stream(body, path, limit)
-            check(facts)
-            await files.keep_import(wanted.id)
+            facts = await archives.import_archive(
+                sandbox.cargo_id, wanted.id, body, limit_bytes=limit, check=check
+            )
             return await self._imported(sandbox, wanted, facts)
         except BaseException as error:
-            await asyncio.shield(self._drop(files, wanted.id, error))
+            await asyncio.shield(self._drop(wanted.id, error))
             raise
 
-    async def _drop(self, files: CheckpointFiles, checkpoint_id: str, error: BaseException) -> None:
-        await files.drop_import(checkpoint_id)
+    async def _drop(self, checkpoint_id: str, error: BaseException) -> None:
         if not await may_be_there(self.store, error, lambda db: checkpoints.get(db, checkpoint_id)):
             await checkpoint_store(self.cargo).remove_checkpoint(checkpoint_id)
 
