@@ -110,6 +110,12 @@ async def count(db: StoreConnection, sandbox_id: str) -> int:
     return (await db.execute(query)).scalar_one()
 
 
+async def making(db: StoreConnection) -> int:
+    """How many checkpoints of policies are being made."""
+    query = select(func.count()).where(_C.state == "making", _C.auto.is_(True))
+    return (await db.execute(query)).scalar_one()
+
+
 async def newest_at(db: StoreConnection, sandbox_id: str) -> datetime | None:
     """When the newest of the sandbox's checkpoints was made."""
     query = select(func.max(_C.created_at)).where(_C.sandbox_id == sandbox_id, *_IS_SHOWN)

@@ -102,7 +102,9 @@ _DUE_NOW = _JOINED.where(
         and_(_S.warm_expires_at <= _NOW, _S.target == "paused"),
     ),
 )
-_DUE_CHECKPOINTS = _JOINED.where(_S.checkpoint_at <= _NOW, _S.deleted_at.is_(None), _S.target != "deleted")
+_DUE_CHECKPOINTS = _JOINED.where(
+    _S.checkpoint_at <= _NOW, _S.deleted_at.is_(None), _S.target != "deleted"
+).order_by(_S.checkpoint_at, _S.seq)
 _POOLED = _JOINED.where(_S.pool.is_not(None), _S.deleted_at.is_(None), _S.target != "deleted").order_by(
     _S.seq
 )
@@ -349,7 +351,7 @@ async def copied_elsewhere(db: StoreConnection, sandbox: SandboxRecord) -> str |
 
 
 async def due_checkpoints(db: StoreConnection, now: datetime) -> list[SandboxRecord]:
-    """Sandboxes of whose policy a checkpoint is due."""
+    """Sandboxes of whose policy a checkpoint is due, those first that have waited for longest."""
     return await _all(db, _DUE_CHECKPOINTS, {"now": now})
 
 

@@ -842,6 +842,30 @@ async def test_a_policy_does_not_ask_again_while_its_last_checkpoint_is_made(
     assert await bay.sql("SELECT count(*) FROM checkpoints WHERE state = 'making'") == [(1,)]
 
 
+async def test_policies_that_are_all_due_are_served_some_at_a_time_the_longest_due_first(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes: list[str] = []
+    for _ in range(18):
+        boxes.append((await create(alice, checkpoint_policy={"every": 60}))["id"])
+        bay.clock.advance(1)
+
+    async def due() -> list[str]:
+        rows = await bay.sql("SELECT sandbox_id FROM checkpoints WHERE state = 'making' ORDER BY seq")
+        return [str(row[0]) for row in rows]
+
+    monkeypatch.setattr(Reconciler, "_settle", dead)
+    bay.clock.advance(61)
+    for _ in range(2):
+        await policy.ask(bay.bay.store, bay.clock, bay.bay.waker.poke)
+        assert await due() == boxes[:16]
+    async with bay.bay.store.write() as db:
+        for (made,) in await bay.sql("SELECT id FROM checkpoints"):
+            await checkpoints.change(db, made, state="ready")
+    await policy.ask(bay.bay.store, bay.clock, bay.bay.waker.poke)
+    assert await due() == boxes[16:]
+
+
 async def test_a_name_that_no_sandbox_may_have_is_no_name_of_a_fork(alice: httpx.AsyncClient) -> None:
     source = (await create(alice))["id"]
     for count, name in ((1, "No Such Name"), (1, ""), (2, "x" * 62), (1, source)):

@@ -11,6 +11,11 @@ from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 from bay.store.records import CheckpointRecord, SandboxRecord
 
+_AT_ONCE = 16
+"""Checkpoints of policies that are made at once: each takes memory, a disk or a network. After an outage all
+are due.
+"""
+
 
 def next_at(policy: CheckpointPolicy | None, now: datetime) -> datetime | None:
     """When the next checkpoint of `policy` is due."""
@@ -36,18 +41,24 @@ async def before_stop(db: StoreConnection, sandbox_id: str, now: datetime) -> No
 
 
 async def ask(store: Store, clock: Clock, poke: Callable[[str], None]) -> None:
-    """Have the reconciler make the checkpoints that are due, but none of a sandbox unused since its last."""
+    """Have the reconciler make the checkpoints that are due, but none of a sandbox unused since its last. Of
+    many those that have been due for longest come first; the others stay due.
+    """
     async with store.read() as db:
         if not await sandboxes.due_checkpoints(db, clock()):
             return
     async with store.write() as db:
         now = clock()
         found = await sandboxes.due_checkpoints(db, now)
-        asking = [sandbox for sandbox in found if _is_free(sandbox) and await _may_have_changed(db, sandbox)]
+        room = _AT_ONCE - await checkpoints.making(db)
+        asking: list[SandboxRecord] = []
         for sandbox in found:
+            if _is_free(sandbox) and await _may_have_changed(db, sandbox):
+                if len(asking) >= room:
+                    continue
+                asking.append(sandbox)
+                await checkpoints.add(db, asked(sandbox, now, auto=True))
             await sandboxes.change(db, sandbox.id, checkpoint_at=next_at(sandbox.checkpoint_policy, now))
-        for sandbox in asking:
-            await checkpoints.add(db, asked(sandbox, now, auto=True))
     for sandbox in asking:
         poke(sandbox.id)
 
