@@ -640,6 +640,11 @@ await deployment.stop()
                 "apiVersion: rbac",
                 "tests/kubernetes/test_driver_faults.py::test_the_rights_of_the_page_are_enough",
             ),
+            RunBy(
+                "- apiGroups: [snapshot",
+                "tests/deploy/test_chart.py::"
+                "test_it_may_take_snapshots_where_a_class_of_them_is_named_and_nowhere_else",
+            ),
         ),
     ),
     "docs/postgresql.md": World(
