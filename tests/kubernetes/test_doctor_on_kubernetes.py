@@ -161,11 +161,13 @@ async def test_it_sees_that_policies_are_enforced(cluster: Cluster, tmp_path: Pa
             network_enforced=True,
             network_clients=["10.222.0.0/22"],
             snapshot_class="bay-test",
+            egress_proxy="10.221.0.1:8701",
         ) as process,  # fmt: skip
     ):
         found = await said(process)
     assert process.returncode == 0, found
-    for mode in ("none", "open"):
+    assert not found["proxy"]["ok"]  # no Bay listens there, and the plug-in of this test lets nobody pass
+    for mode in ("none", "open", "proxy"):
         assert re.match(
             f"enforced: a pod of class {mode} does not reach another pod{API} and this host",
             found[f"egress-{mode}"]["found"],

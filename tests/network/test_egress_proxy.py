@@ -9,6 +9,7 @@ import string
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, ip_address
 
 import pytest
@@ -17,11 +18,12 @@ from dns_harness import anyio_backend as anyio_backend
 from upstream import Upstream, upstream
 
 from bay.errors import DatabaseUnavailable
-from bay.models import NetworkMode, NetworkPolicy, NetworkRule
+from bay.models import NetworkCounter, NetworkMode, NetworkPolicy, NetworkRule, NetworkState, RefusedName
 from bay.network.policy import checked, compile_policy
 from bay.network.proxy.credentials import environment, secret_of
 from bay.network.proxy.guest import PolicyVersion
 from bay.network.proxy.server import EgressProxy, ProxyLimits, ProxySession
+from bay.network.proxy.sums import sum_of
 from bay.network.reserved_ranges import Address
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
@@ -573,6 +575,38 @@ async def test_noise_reaches_no_host_and_harms_no_one_else() -> None:
         reader, writer = await made.tunnel(f"{SITE}:443")
         writer.write(b"on")
         assert await reader.readexactly(2) == b"on"
+
+
+def test_the_traffic_of_a_session_is_that_of_all_proxies_together() -> None:
+    def counter(rule: int | None, allowed: int) -> NetworkCounter:
+        return NetworkCounter(
+            rule=rule, reason=None if rule is not None else "default", allowed_connections=allowed,
+            refused_connections=1, allowed_names=2, refused_names=0,
+        )  # fmt: skip
+
+    def refused(name: str, second: int, count: int) -> RefusedName:
+        at = datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
+        return RefusedName(
+            name=name, type="A", reason="policy", rule=None, count=count, first_at=at, last_at=at
+        )
+
+    def state(*counters: NetworkCounter, names: tuple[RefusedName, ...] = ()) -> NetworkState:
+        return NetworkState(
+            mode="allowlist", enforced=True, counters=counters, refused=names, received_bytes=10, sent_bytes=1
+        )
+
+    one = state(counter(1, 5), counter(None, 1), names=(refused("a", 1, 3), refused("b", 5, 1)))
+    other = state(counter(0, 1), counter(1, 2), names=(refused("a", 9, 4),))
+    found = sum_of(state(), [one, other])
+    assert found.proxied
+    assert (found.received_bytes, found.sent_bytes) == (20, 2)
+    assert [(c.rule, c.allowed_connections, c.refused_connections) for c in found.counters] == [
+        (0, 1, 1),
+        (1, 7, 2),
+        (None, 1, 1),
+    ]
+    assert [(name.name, name.count) for name in found.refused] == [("b", 1), ("a", 7)]
+    assert [name.name for name in sum_of(state(), [one, other], names=1).refused] == ["a"]
 
 
 def test_programs_find_the_proxy_and_their_credentials_in_both_spellings() -> None:

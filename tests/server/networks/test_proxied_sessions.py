@@ -13,8 +13,10 @@ from server_harness import Json, World, clear, create, eventually, world
 
 from bay.drivers.base import Endpoint, Handle, SessionSpec
 from bay.drivers.fake import FakeDriver
+from bay.models import NetworkPolicy
 from bay.network.proxy.credentials import secret_of
 from bay.server.networks.egress import ProxiedEgress
+from bay.server.networks.service import write_policy
 from bay.server.settings import KubernetesSettings, ProfileSettings
 from bay.store import sessions
 
@@ -147,6 +149,24 @@ async def test_another_policy_holds_while_the_session_runs(bay: World) -> None:
     assert [one["refused_connections"] for one in state["counters"] if one["rule"] == 0] == [1]
     assert (await client.put(path, json={"mode": "none"})).status_code == 200
     assert await status(bay, "allowed.example.com:443", secret) == 403
+
+
+async def test_a_change_of_which_no_word_came_is_found_in_the_row(bay: World) -> None:
+    client = await bay.client()
+    sandbox = await started(client, network_policy=RULED)
+    secret = await as_pod_here(bay, sandbox)
+    assert await status(bay, "denied.example.com:443", secret) == 403
+    path = f"/v1/sandboxes/{sandbox['id']}/network"
+    async with bay.bay.store.write() as db:
+        await write_policy(db, sandbox["id"], NetworkPolicy(mode="none"), 2)
+    for connected, mode in ((True, "allowlist"), (False, "none")):  # it has no connection
+        await egress(bay).look(connected=connected)
+        found = egress(bay).proxied((await bay.session(sandbox["id"])).id)
+        assert found is not None
+        assert found.mode == mode
+    await client.post(f"/v1/sandboxes/{sandbox['id']}/stop")
+    await egress(bay).look(connected=False)
+    assert (await client.get(path)).json()["proxied"] is False
 
 
 async def test_a_session_that_began_without_a_proxy_has_to_be_stopped_for_rules(bay: World) -> None:

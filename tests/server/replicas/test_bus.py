@@ -92,6 +92,14 @@ async def test_one_replica_is_asked_alone(member: Join) -> None:
     assert await within(one.bus.of("two", "mine", "three")) is False
 
 
+async def test_all_others_are_asked_and_those_that_are_silent_left_out(member: Join) -> None:
+    one, _, three = await together(member, "one", "two", "three")
+    assert await within(one.bus.others("mine", "three")) == [False, True]
+    await three.stop("bus")
+    assert not await within(one.bus.all("mine", "two"))  # after which it is not waited for
+    assert await within(one.bus.others("mine", "two")) == [True]
+
+
 async def test_a_connection_that_is_cut_is_made_again_and_the_gap_is_told(member: Join) -> None:
     one, two = await together(member, "one", "two")
     heard: list[str] = []

@@ -76,13 +76,16 @@ class ProxiedEgress:
         while True:
             await asyncio.sleep(_LOOK_S)
             looks += 1
-            known = self._proxy.known(connected=looks % _LOOKS_UNTIL_ALL != 0)
             try:
-                await self._look(known)
+                await self.look(connected=looks % _LOOKS_UNTIL_ALL != 0)
             except BayError as error:
                 log.warning("egress.not_looked", error=error.message)
 
-    async def _look(self, known: dict[str, int]) -> None:
+    async def look(self, *, connected: bool) -> None:
+        """Hold the sessions that are known here to what their rows say; `connected`: those with a connection
+        alone. Raises BayError.
+        """
+        known = self._proxy.known(connected=connected)
         if known:
             async with self._core.store.read() as db:
                 present = await sessions.policy_versions(db, known)
@@ -102,13 +105,17 @@ class ProxiedEgress:
         """The session's traffic through all replicas that live, as far as they tell it; `otherwise` where
         there was none yet.
         """
-        own = self._proxy.state(session.id)
+        own = self.proxied(session.id)
         told = await self._bus.others(_STATE, session.id)
         others = [from_wire(NetworkState, one) for one in told]
         return sum_of(otherwise, others if own is None else [own, *others])
 
+    def proxied(self, session_id: str) -> NetworkState | None:
+        """The session's traffic through this replica; None where there was none."""
+        return self._proxy.state(session_id)
+
     async def _state_here(self, session_id: str) -> object:
-        found = self._proxy.state(session_id)
+        found = self.proxied(session_id)
         return found and to_wire(sum_of(found, [found], names=_TOLD_NAMES))
 
     async def _session(self, session_id: str) -> ProxySession | None:
