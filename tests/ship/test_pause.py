@@ -360,7 +360,7 @@ def test_programs_that_fork_without_a_pause_are_stopped(ship: Ship) -> None:
         pause(ship)
         before = set(programs(ship))
         assert all_stand_still(ship)
-        assert set(programs(ship)) == before
+        assert set(programs(ship)) <= before  # no other began; one whose end was under way may be gone
         resume(ship)
         assert eventually(lambda seen=before: set(programs(ship)) != seen)
 
