@@ -11,6 +11,8 @@ import pytest
 from real_bay import KEY
 
 import bay
+from bay.client._calls import Call
+from bay.client._failures import LASTING_ATTEMPTS, MAX_PAUSE_S, Attempts
 
 EXEC: dict[str, Any] = {
     "id": f"exec-{'0' * 24}",
@@ -154,6 +156,46 @@ def test_a_create_is_sent_again_under_the_same_key() -> None:
     keys = [request.headers["Idempotency-Key"] for request in script.requests]
     assert len(set(keys)) == 1
     assert len(keys) == 2
+
+
+def test_a_call_whose_connection_breaks_after_longer_than_our_patience_is_sent_again() -> None:
+    """As when the server waits for compute on the caller's behalf, and dies."""
+    now_s = 100.0
+    attempts = Attempts(Call.once("/v1/sandboxes", {}, wait_s=60), retry_s=10, clock=lambda: now_s)
+    for _ in range(LASTING_ATTEMPTS):
+        now_s += 30
+        assert attempts.pause(bay.ConnectionFailed("broke")) < MAX_PAUSE_S
+    now_s += 30
+    with pytest.raises(bay.ConnectionFailed):  # but not for ever
+        attempts.pause(bay.ConnectionFailed("broke"))
+
+
+def test_a_server_that_breaks_each_connection_at_once_is_given_up_when_our_patience_ends() -> None:
+    now_s = 100.0
+    attempts = Attempts(Call.get("/v1/sandboxes"), retry_s=10, clock=lambda: now_s)
+    broke = bay.ConnectionFailed("broke")
+    for _ in range(9):
+        now_s += attempts.pause(broke)
+    assert 108 < now_s < 110
+    with pytest.raises(bay.ConnectionFailed):
+        attempts.pause(broke)
+
+
+def test_a_long_call_that_may_have_had_its_effect_is_not_sent_again() -> None:
+    now_s = 100.0
+    attempts = Attempts(Call("POST", "/v1/sandboxes/box/shell/exec"), retry_s=10, clock=lambda: now_s)
+    now_s += 30
+    with pytest.raises(bay.ConnectionFailed):
+        attempts.pause(bay.ConnectionFailed("broke"))
+
+
+def test_an_input_whose_close_was_answered_into_a_broken_connection_is_closed() -> None:
+    proc, script = following(httpx.ReadError("reset"), error(409, "conflict"))
+    proc.close_stdin()
+    assert [request.url.params["eof"] for request in script.requests[2:]] == ["true", "true"]
+    proc, _ = following(error(409, "conflict"))
+    with pytest.raises(bay.Conflict):  # no answer was lost: it has ended
+        proc.close_stdin()
 
 
 def test_a_run_whose_start_was_answered_into_a_broken_connection_is_found_again() -> None:

@@ -3,7 +3,7 @@
 import { Attachment, type AttachOptions } from "./attach.js";
 import { toBase64, type Source } from "./bytes.js";
 import { get, once, SLICE_S, type Call, type CallOptions } from "./call.js";
-import { BayError, Conflict, NotFound, Timeout } from "./errors.js";
+import { BayError, Conflict, ConnectionFailed, NotFound, Timeout } from "./errors.js";
 import { SandboxNoun, type Http } from "./http.js";
 import { newId, wire, type Json } from "./names.js";
 import { ended, Lined, type LinedOptions, type OutputChunk } from "./output.js";
@@ -129,9 +129,18 @@ export class Proc extends SandboxNoun {
     await this.http.json(this.stdin(false, options, pieces));
   }
 
-  /** Close its input, after what was written before. */
+  /** Close its input, after what was written before. Throws Conflict when it has ended. */
   async closeStdin(options: CallOptions = {}): Promise<void> {
-    await this.http.json(this.stdin(true, options));
+    const call = this.stdin(true, options);
+    try {
+      await this.http.json(call);
+    } catch (error) {
+      if (!(error instanceof ConnectionFailed)) throw error;
+      // It may be closed, and the command has ended of that by now.
+      await this.http.json({ ...call, safe: true }).catch((again: unknown) => {
+        if (!(again instanceof Conflict)) throw again;
+      });
+    }
   }
 
   /** Send its process group, or its terminal's, a signal: `"INT"` or a number. Conflict once it is over. */

@@ -58,7 +58,8 @@ export class Ports extends SandboxNoun {
   /** A URL that opens the port to its bearer, for `expiresIn` seconds (or `"10m"`); with `once` it opens once. */
   async link(port: number, { expiresIn = 3600, once = false, signal }: LinkOptions = {}): Promise<PortLink> {
     const body = { expires_in: expiresIn, once };
-    return this.http.json<PortLink>({ method: "POST", path: this.path(checkedPort(port), "links"), body, signal });
+    const path = this.path(checkedPort(port), "links");
+    return this.http.json<PortLink>({ method: "POST", path, body, safe: true, signal });
   }
 
   /** Say who may reach it: its `"owner"`, or everybody (`"public"`). */

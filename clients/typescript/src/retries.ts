@@ -12,6 +12,8 @@ const LONGEST_S = 2;
 const SHORTEST_S = 0.05;
 /** A connection that lasted so long was good, even without output. */
 const STEADY_S = 5;
+/** How many attempts that lasted and broke have the time for others begin again; no call goes on for ever. */
+const LASTING_ATTEMPTS = 3;
 
 /** Seconds on a clock that only goes forward. */
 export function now(): number {
@@ -79,32 +81,45 @@ function backoff(failures: number): number {
  *
  * A call that is not safe to send twice is repeated only when the server cannot have acted on it: nothing was
  * sent, or the sandbox was not ready to take it. A server that never answered is given up quickly; one whose
- * connection broke in the middle is given `retryS` to come back.
+ * connection broke in the middle is given `retryS` to come back. That time begins with the call, and again when a
+ * connection breaks that had lasted: a server may wait for compute, and die.
  */
 export class Attempts {
-  private readonly deadline: number;
+  private began = now();
+  private deadline: number;
+  private renewals = LASTING_ATTEMPTS;
   private count = 0;
   private broke = false;
 
   constructor(
     private readonly call: Call,
-    retryS: number,
+    private readonly retryS: number,
   ) {
-    this.deadline = now() + retryS;
+    this.deadline = this.began + retryS;
   }
 
   /** The pause in seconds; throws `error` to give up. */
   pause(error: unknown): number {
     if (!(error instanceof BayError)) throw error;
+    const at = now();
     const delay = this.delay(error);
+    this.renew(error, at);
     const readOnce = this.call.content !== undefined && !isRepeatable(this.call.content);
-    if (delay === null || readOnce || now() + delay > this.deadline) throw error;
+    if (delay === null || readOnce || at + delay >= this.deadline) throw error;
     this.count += 1;
+    this.began = at + delay;
     return delay;
   }
 
+  private renew(error: BayError, at: number): void {
+    const lasted = at - this.began >= Math.min(STEADY_S, this.retryS);
+    if (!wasSent(error) || !lasted || !this.renewals) return;
+    this.renewals -= 1;
+    this.deadline = at + this.retryS;
+  }
+
   private delay(error: BayError): number | null {
-    if (error instanceof ConnectionFailed) return this.connectionDelay(error.details["sent"] !== false);
+    if (error instanceof ConnectionFailed) return this.connectionDelay(wasSent(error));
     const mayRepeat = this.call.safe || error instanceof SandboxNotReady;
     return error.status === 503 && mayRepeat ? serverDelay(error.details["retry_after_ms"]) : null;
   }
@@ -114,6 +129,11 @@ export class Attempts {
     const isLost = this.count >= QUICK_ATTEMPTS && !this.broke;
     return (sent && !this.call.safe) || isLost ? null : backoff(this.count);
   }
+}
+
+/** Whether it is a connection's that took the call and broke. */
+function wasSent(error: BayError): boolean {
+  return error instanceof ConnectionFailed && error.details["sent"] !== false;
 }
 
 function serverDelay(retryAfterMs: unknown): number | null {

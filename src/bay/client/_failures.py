@@ -1,7 +1,7 @@
 """Failures of the connection become errors of Bay, and decide when a call is tried again."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import httpx
@@ -12,6 +12,12 @@ from bay.errors import BayError, ConnectionFailed, InvalidArgument, SandboxNotRe
 
 QUICK_ATTEMPTS = 2
 """How often a server that cannot be reached is tried again."""
+
+LASTING_ATTEMPTS = 3
+"""How many attempts that lasted and broke have the time for others begin again; no call goes on for ever."""
+
+STEADY_S = 5.0
+"""A connection that lasted so long was good, even without output."""
 
 MAX_PAUSE_S = 2.0
 _BACKOFF = Backoff(0.1, MAX_PAUSE_S)
@@ -63,26 +69,40 @@ class Attempts:
 
     A call that is not safe to send twice is repeated only when the server cannot have acted on it:
     nothing was sent, or the sandbox was not ready to take it. A server that never answered is given
-    up quickly; one whose connection broke in the middle is given `retry_s` to come back.
+    up quickly; one whose connection broke in the middle is given `retry_s` to come back. That time begins
+    with the call, and again when a connection breaks that had lasted: a server may wait for compute, and die.
     """
 
-    def __init__(self, call: Call, retry_s: float) -> None:
+    def __init__(self, call: Call, retry_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._call = call
-        self._deadline = time.monotonic() + retry_s
+        self._retry_s = retry_s
+        self._clock = clock
+        self._began = clock()
+        self._deadline = self._began + retry_s
+        self._renewals = LASTING_ATTEMPTS
         self._count = 0
         self._broke = False
 
     def pause(self, error: BayError) -> float:
         """The pause in seconds; raises `error` to give up."""
+        now = self._clock()
         delay = self._delay(error)
-        if delay is None or not self._call.repeatable or time.monotonic() + delay > self._deadline:
+        self._renew(error, now)
+        if delay is None or not self._call.repeatable or now + delay >= self._deadline:
             raise error
         self._count += 1
+        self._began = now + delay
         return delay
+
+    def _renew(self, error: BayError, now: float) -> None:
+        lasted = _was_sent(error) and now - self._began >= min(STEADY_S, self._retry_s)
+        if lasted and self._renewals:
+            self._renewals -= 1
+            self._deadline = now + self._retry_s
 
     def _delay(self, error: BayError) -> float | None:
         if isinstance(error, ConnectionFailed):
-            return self._connection_delay(sent=bool(error.details.get("sent", True)))
+            return self._connection_delay(sent=_was_sent(error))
         if error.status == 503 and (self._call.safe or isinstance(error, SandboxNotReady)):
             return _server_delay(error.details.get("retry_after_ms"))
         return None
@@ -92,6 +112,11 @@ class Attempts:
         if (sent and not self._call.safe) or (self._count >= QUICK_ATTEMPTS and not self._broke):
             return None
         return backoff(self._count)
+
+
+def _was_sent(error: BayError) -> bool:
+    """Whether it is a connection's that took the call and broke."""
+    return isinstance(error, ConnectionFailed) and bool(error.details.get("sent", True))
 
 
 def backoff(failures: int) -> float:

@@ -9,13 +9,10 @@ import httpx
 
 from bay.client._answers import model
 from bay.client._calls import Call, Json
-from bay.client._failures import backoff
+from bay.client._failures import STEADY_S, backoff
 from bay.client._lines import Lines, line_object
 from bay.errors import BayError, OutputGone, Timeout
 from bay.models import Exec, OutputChunk
-
-STEADY_S = 5.0
-"""A connection that lasted so long was good, even without output: its end resets the count of failures."""
 
 _EARLY_S = 0.001
 """A timer may end so much before its time."""

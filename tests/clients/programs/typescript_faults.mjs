@@ -377,6 +377,34 @@ async function standIn(context, answer, options = {}) {
   return { server, client, box: boxOf(client) };
 }
 
+test("a call that breaks after longer than our patience is sent again, as often as it lasts", async (context) => {
+  const keys = [];
+  const own = await standIn(context, (request) => {
+    keys.push(request.headers["idempotency-key"]);
+    setTimeout(() => request.socket.destroy(), 300);
+  }, { retryS: 0.2 });
+  await assert.rejects(own.client.sandboxes.create(), ConnectionFailed);
+  assert.equal(new Set(keys).size, 1);
+  assert.ok(keys.length > 2, `${keys.length} requests`);
+  keys.length = 0;
+  await assert.rejects(own.box.shell("true"), ConnectionFailed);
+  assert.equal(keys.length, 1);
+});
+
+test("an input whose close was answered into a broken connection is closed", async (context) => {
+  const body = JSON.stringify({ error: { code: "conflict", message: "it has ended" } });
+  let requests = 0;
+  const own = await standIn(context, (request, response) => {
+    if (request.method === "GET") return response.writeHead(200).end('{"id":"exec-1"}');
+    requests += 1;
+    return requests === 1 ? request.socket.destroy() : response.writeHead(409).end(body);
+  });
+  const proc = await own.box.execs.get("exec-1");
+  await proc.closeStdin();
+  assert.equal(requests, 2);
+  await assert.rejects(proc.closeStdin(), Conflict); // no answer was lost: it has ended
+});
+
 test("a tunnel that is refused for too many connections says so at once", { timeout: 60_000 }, async (context) => {
   let handshakes = 0;
   const body = JSON.stringify({ error: { code: "quota_exceeded", message: "close one" } });

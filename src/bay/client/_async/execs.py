@@ -16,7 +16,7 @@ from bay.client._options import STDIN_BYTES, SpawnOptions, exec_body, spawn_body
 from bay.client._results import Collected, RunResult, chunks_of
 from bay.client._seam import async_beside, async_cleanup, async_lock, async_sleep, async_turn
 from bay.client._waits import BETWEEN_S, ENDING_S, GRACE_S, TAKING_S, still_running
-from bay.errors import BayError, Conflict, NotFound
+from bay.errors import BayError, Conflict, ConnectionFailed, NotFound
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen
 
@@ -131,8 +131,13 @@ class AsyncProc(AsyncSandboxNoun):
         await self._http.json(call, pieces.__aiter__)
 
     async def close_stdin(self) -> None:
-        """Close its input, after what was written before."""
-        await self._http.json(self._stdin_call(eof=True))
+        """Close its input, after what was written before. Raises Conflict when it has ended."""
+        call = self._stdin_call(eof=True)
+        try:
+            await self._http.json(call)
+        except ConnectionFailed:  # it may be closed, and the command has ended of that by now
+            with suppress(Conflict):
+                await self._http.json(replace(call, safe=True))
 
     async def signal(self, signal: str | int) -> Exec:
         """Send its process group, or its terminal's, a signal: ``"INT"`` or a number. Conflict once over."""

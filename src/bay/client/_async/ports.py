@@ -68,9 +68,8 @@ class AsyncPorts(AsyncSandboxNoun):
         With `once` it opens once. It ends with the key that made it. Nothing needs to listen there yet.
         """
         body = {"expires_in": expires_in, "once": once}
-        return await self._http.one(
-            PortLink, Call("POST", self._path(checked_port(port), "links"), body=body)
-        )
+        call = Call("POST", self._path(checked_port(port), "links"), body=body, safe=True)
+        return await self._http.one(PortLink, call)
 
     async def set_access(self, port: int, access: PortAccess) -> PortSettings:
         """Say who may reach it: its ``"owner"``, or everybody (``"public"``)."""

@@ -18,7 +18,7 @@ from bay.client._seam import beside, cleanup, lock, sleep, turn
 from bay.client._sync.attach import Attachment
 from bay.client._sync.http import Body, Http, SandboxNoun
 from bay.client._waits import BETWEEN_S, ENDING_S, GRACE_S, TAKING_S, still_running
-from bay.errors import BayError, Conflict, NotFound
+from bay.errors import BayError, Conflict, ConnectionFailed, NotFound
 from bay.ids import new_id
 from bay.models import Exec, OutputChunk, Screen
 
@@ -130,8 +130,13 @@ class Proc(SandboxNoun):
         self._http.json(call, pieces.__iter__)
 
     def close_stdin(self) -> None:
-        """Close its input, after what was written before."""
-        self._http.json(self._stdin_call(eof=True))
+        """Close its input, after what was written before. Raises Conflict when it has ended."""
+        call = self._stdin_call(eof=True)
+        try:
+            self._http.json(call)
+        except ConnectionFailed:  # it may be closed, and the command has ended of that by now
+            with suppress(Conflict):
+                self._http.json(replace(call, safe=True))
 
     def signal(self, signal: str | int) -> Exec:
         """Send its process group, or its terminal's, a signal: ``"INT"`` or a number. Conflict once over."""

@@ -70,7 +70,8 @@ class Ports(SandboxNoun):
         With `once` it opens once. It ends with the key that made it. Nothing needs to listen there yet.
         """
         body = {"expires_in": expires_in, "once": once}
-        return self._http.one(PortLink, Call("POST", self._path(checked_port(port), "links"), body=body))
+        call = Call("POST", self._path(checked_port(port), "links"), body=body, safe=True)
+        return self._http.one(PortLink, call)
 
     def set_access(self, port: int, access: PortAccess) -> PortSettings:
         """Say who may reach it: its ``"owner"``, or everybody (``"public"``)."""
