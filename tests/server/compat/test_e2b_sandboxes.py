@@ -281,6 +281,25 @@ async def test_a_pause_that_fails_leaves_the_time_out_as_it_was(e2b: E2b) -> Non
     assert await e2b.end_at(sandbox) == 100
 
 
+async def test_a_pause_while_a_call_is_under_way_is_no_answer_that_clients_take_for_a_pause(e2b: E2b) -> None:
+    sandbox = (await e2b.make(timeout=100))["sandboxID"]
+    path, command = f"/v1/sandboxes/{sandbox}/execs", new_id("exec")
+    body = {"command": "sleep 1000", "id": command}
+    own = {"Authorization": f"Bearer {e2b.http.headers['X-API-Key']}"}
+    call = asyncio.create_task(e2b.http.post(path, json=body, params={"wait": 30}, headers=own))
+
+    async def has_begun() -> bool:
+        return (await e2b.http.get(f"{path}/{command}", headers=own)).status_code == 200
+
+    await eventually(has_begun)
+    answer = await within(e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause"))
+    assert (answer.status_code, answer.json()["code"]) == (503, 503)
+    assert "are in progress" in answer.json()["message"]
+    assert await e2b.end_at(sandbox) == 100
+    await e2b.http.post(f"{path}/{command}/signal", json={"signal": "KILL"}, headers=own)
+    assert (await within(call)).json()["state"] == "killed"
+
+
 async def test_a_pause_that_the_client_did_not_wait_for_is_kept_too(e2b: E2b) -> None:
     sandbox = (await e2b.make(timeout=100))["sandboxID"]
     e2b.bay.driver.hold_at = "pause"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from bay.clock import Clock
-from bay.errors import Conflict, DriverUnavailable, NotFound
+from bay.errors import Conflict, DriverUnavailable, NotFound, SandboxNotReady
 from bay.models import Sandbox, SandboxUsage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
@@ -88,15 +88,18 @@ class E2bSandboxes:
 
     async def pause(self, caller: Caller, ref: str, *, memory: bool) -> None:
         """Put it to rest until a `connect`, which sets its lifetime anew: none ends it until then. Without
-        `memory` it gives back its compute. Raises Conflict for one that is paused, and DriverUnavailable when
-        the host could not freeze it.
+        `memory` it gives back its compute. Raises Conflict for one that is paused, SandboxNotReady while
+        calls are under way, and DriverUnavailable when the host could not freeze it.
         """
         record = await self._find(caller, ref)
         if record.paused_at is not None:
             raise Conflict(f"sandbox {record.id} is paused already")
         if not memory:
             await self.sandboxes.stop(caller, record.id)
-        paused = await self.sandboxes.pause(caller, record.id, cold_too=True, for_good=True)
+        try:
+            paused = await self.sandboxes.pause(caller, record.id, cold_too=True, for_good=True)
+        except Conflict as busy:  # E2B's clients take that for a sandbox that is paused already
+            raise SandboxNotReady(busy.message) from busy
         if paused.paused_at is None:
             raise DriverUnavailable(f"the host could not freeze sandbox {record.id}; it runs as before")
 
