@@ -102,6 +102,10 @@ soak: .stamp-server ## half an hour of traffic with crashes; fails when anything
 crash: .stamp-dev ## kill Bay everywhere and count what is lost, leaked or doubled (ARGS="create stop", ARGS=--write)
 	@PYTHONPATH=tests/support $(BIN)/python tests/crash/crash_matrix.py $(ARGS)
 
+.PHONY: killed-replicas
+killed-replicas: .stamp-dev .stamp-compat .stamp-compat-node ## all tests of the SDK, and other people's clients, while three replicas are killed without end (ARGS=)
+	@BAY_TEST_KILLED_LONG=1 $(BIN)/python -m pytest -s tests/replicas/test_killed_under_clients.py $(ARGS)
+
 .PHONY: integrity
 integrity: .stamp-dev ## move up to 1 GiB through every door, under load, and count bytes that are lost, doubled or reordered
 	@BAY_INTEGRITY_BYTES=$$((1 << 30)) BAY_INTEGRITY_LOAD=$$(nproc) $(BIN)/python -m pytest -q tests/integrity

@@ -31,6 +31,7 @@ initdb=$(compgen -G "/usr/lib/postgresql/*/bin/initdb" | tail -n 1 || true) # ea
   "caddy caddy" # with nginx: the proxies in deploy/
   "nginx nginx-light"
   "${initdb:-initdb} postgresql" # the store's other database, of which the tests start a server
+  "haproxy haproxy" # before several Bays
   "systemd-analyze systemd" # looks at the units in deploy/
   "busybox busybox-static" # with musl and mmdebstrap: images for sandboxes to start from
   "/lib/ld-musl-$(uname -m).so.1 musl"

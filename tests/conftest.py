@@ -21,8 +21,9 @@ from bay.linux import mounts
 # network: root's tests run, with all that they start, in a network namespace that has loopback and no way to
 # any other device. Their mounts are their own too: each mount namespace that another process makes begins
 # with a copy of all that is mounted, and would keep a file system alive that a test has unmounted. The
-# tests of Kubernetes are in the namespaces of its node, which have no way out either.
-if os.geteuid() == 0 and not kube_cluster.is_inside():
+# tests of Kubernetes are in the namespaces of its node, which have no way out either. Tests of another's Bay
+# are where that Bay is.
+if os.geteuid() == 0 and not kube_cluster.is_inside() and "BAY_TEST_URL" not in os.environ:
     mounts.unshare(mounts.CLONE_NEWNET | mounts.CLONE_NEWNS)
     mounts.make_all_private()
     netns.set_up_loopback()

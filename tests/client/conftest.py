@@ -1,14 +1,55 @@
 """A real Bay with the `fake` driver for the tests of each file, clients of it, and a proxy that injects
 faults.
+
+With BAY_TEST_URL the Bay is the one at that URL, with the tests' key of an administrator, and those tests
+alone run that need no more of it. It may be killed meanwhile. A test whose call is lost by that is skipped if
+the SDK could not know whether the call had its effect, and the file BAY_TEST_UNANSWERED gets its name.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import fault_proxy
 import pytest
 import real_bay
 
 import bay
+from bay.client._failures import Attempts
+
+ELSEWHERE = os.environ.get("BAY_TEST_URL")
+UNANSWERED = os.environ.get("BAY_TEST_UNANSWERED")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if ELSEWHERE:
+        items[:] = [item for item in items if _needs_a_url_alone(item)]
+
+
+def _needs_a_url_alone(item: pytest.Item) -> bool:
+    names = item.fixturenames if isinstance(item, pytest.Function) else []
+    return "served" in names and "real" not in names and item.get_closest_marker("prompt") is None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if UNANSWERED and call.excinfo is not None and _is_unanswered(call.excinfo):
+        with Path(UNANSWERED).open("a", encoding="utf-8") as names:
+            names.write(f"{item.nodeid}\n")
+        report.outcome, report.longrepr = (
+            "skipped",
+            (str(item.path), 0, "a call that is not sent twice was lost"),
+        )
+    return report
+
+
+def _is_unanswered(failed: pytest.ExceptionInfo[BaseException]) -> bool:
+    tried = [entry.frame.f_locals.get("attempts") for entry in failed.traceback]
+    calls = [attempts._call for attempts in tried if isinstance(attempts, Attempts)]
+    return failed.errisinstance(bay.ConnectionFailed) and any(not call.safe for call in calls)
 
 
 @pytest.fixture(autouse=True)
@@ -24,19 +65,19 @@ def real() -> Iterator[real_bay.RealBay]:
 
 
 @pytest.fixture(scope="module")
-def served(real: real_bay.RealBay) -> tuple[str, str]:
+def served(request: pytest.FixtureRequest) -> tuple[str, str]:
     """The URL and a key of an admin."""
-    return real.where
+    return (ELSEWHERE, real_bay.KEY) if ELSEWHERE else request.getfixturevalue("real").where
 
 
 @pytest.fixture
-def url(real: real_bay.RealBay) -> str:
-    return real.url
+def url(served: tuple[str, str]) -> str:
+    return served[0]
 
 
 @pytest.fixture
-def proxy(real: real_bay.RealBay) -> Iterator[fault_proxy.Proxy]:
-    with fault_proxy.before(real.url) as made:
+def proxy(url: str) -> Iterator[fault_proxy.Proxy]:
+    with fault_proxy.before(url) as made:
         yield made
 
 

@@ -121,6 +121,7 @@ def test_processes_are_listed_and_signalled(box: bay.Box) -> None:
         )
 
 
+@pytest.mark.prompt
 def test_a_command_that_nobody_looks_at_is_ended(box: bay.Box) -> None:
     proc = box.spawn(["sleep", "600"], max_run_after_disconnect_s=0.3)
     with proc.attach() as attached:

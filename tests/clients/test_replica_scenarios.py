@@ -3,16 +3,15 @@
 import json
 from collections.abc import Iterator
 
-import postgres_server
 import pytest
 import sdk_words
 from cutting_proxy import CuttingProxy, cutting_proxy
-from replica_bays import ReplicaBays, replica_bays
+from replica_bays import ReplicaBays, can_run, replica_bays
 from test_scenarios import BROWSER, SCENARIOS, SDKS, Json, come_true, name_of
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(postgres_server.binaries() is None, reason="PostgreSQL is not installed"),
+    pytest.mark.skipif(not can_run(), reason="PostgreSQL and HAProxy are not installed"),
 ]
 
 
@@ -35,7 +34,7 @@ def words(request: pytest.FixtureRequest, bays: ReplicaBays) -> Iterator[sdk_wor
 @pytest.fixture(scope="module")
 def proxy(bays: ReplicaBays) -> Iterator[CuttingProxy]:
     with cutting_proxy() as made:
-        made.target = bays.balancer.port
+        made.target = int(bays.address.rpartition(":")[2])
         yield made
 
 
@@ -43,4 +42,4 @@ def proxy(bays: ReplicaBays) -> Iterator[CuttingProxy]:
 def test_a_scenario_is_the_same_on_three_replicas(
     bays: ReplicaBays, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json
 ) -> None:
-    come_true(bays.balancer.url, words, proxy, scenario)
+    come_true(bays.address, words, proxy, scenario)

@@ -2,17 +2,16 @@
 
 from collections.abc import Generator
 
-import postgres_server
 import pytest
-from replica_bays import ReplicaBays
+from replica_bays import ReplicaBays, can_run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several Bays share their rows in PostgreSQL alone."""
-    if postgres_server.binaries() is None:
+    """Several Bays share their rows in PostgreSQL alone, and a balancer is before them."""
+    if not can_run():
         for item in items:
             if item.path.parent.name == "replicas":
-                item.add_marker(pytest.mark.skip("PostgreSQL is not installed"))
+                item.add_marker(pytest.mark.skip("PostgreSQL and HAProxy are not installed"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,18 +3,23 @@ answered is lost, and no sandbox has two Ships.
 """
 
 import asyncio
-import itertools
 import json
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from contextlib import suppress
 
 import httpx
 import pytest
 from event_streams import following, kept, take
 from receiver import receiving
-from replica_bays import KEY, LOST, WAIT_S, ReplicaBays, replica_bays
+from replica_bays import KEY, WAIT_S, ReplicaBays, replica_bays
+from replica_calls import (
+    calling,
+    check_nothing_is_lost,
+    client_of,
+    eventually,
+    http_client_of,
+    never_two_ships,
+)
 from server_harness import Json
 
 import bay
@@ -22,150 +27,12 @@ from bay.server.replicas.leases import JOBS, SHARDS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
-JUNK = "junk"
-
-RETRY_S = 40.0
-"""How long a client tries again: longer than the leases of a replica that was killed last."""
-
 
 @pytest.fixture
 def bays() -> Generator[ReplicaBays]:
     """Three replicas of the test's own."""
     with replica_bays(3, BAY_WEBHOOK_ALLOW='["127.0.0.0/8"]') as running:
         yield running
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
-    """Return once `condition` holds; a takeover is waited for too."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            found = condition()
-            if found if isinstance(found, bool) else await found:
-                return
-            await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def never_two_ships(bays: ReplicaBays) -> AsyncGenerator[None]:
-    """No sandbox has two Ships at any time that is looked at while the block runs, nor at its end."""
-
-    async def look() -> None:
-        while True:
-            found = await asyncio.to_thread(bays.ships)
-            assert not [box for box, ships in found.items() if len(ships) > 1], found
-            await asyncio.sleep(0.1)
-
-    async with asyncio.TaskGroup() as group:
-        looking = group.create_task(look())
-        yield
-        looking.cancel()
-    found = bays.ships()
-    assert LOST not in found
-    assert not [box for box, ships in found.items() if len(ships) > 1]
-
-
-# Calls by the SDK, through the balancer
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What was answered, and what may have happened without an answer."""
-
-    lines: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """The lines that were added to the file of each sandbox that was made."""
-    ended: set[str] = field(default_factory=set[str])
-    doubtful: set[str] = field(default_factory=set[str])
-    """Sandboxes whose delete was asked for."""
-    restored: set[str] = field(default_factory=set[str])
-    """Sandboxes whose file has no junk any more."""
-    answered: int = 0
-    failures: list[bay.BayError] = field(default_factory=list[bay.BayError])
-
-    async def has(self, more: int) -> None:
-        """Return after so many more answers."""
-        wanted = self.answered + more
-        await eventually(lambda: self.answered >= wanted)
-
-
-async def keep_calling(bays: ReplicaBays, key: str, worker: int, ledger: Ledger, stop: asyncio.Event) -> None:
-    """Make sandboxes, write in them, and stop, delete, freeze, restore or fork them, until told to stop."""
-    async with client_of(bays.balancer.url, key) as client:
-        for turn in itertools.count():
-            if stop.is_set():
-                return
-            try:
-                await one_life(client, f"{worker}-{turn}", turn, ledger)
-            except bay.BayError as error:
-                ledger.failures.append(error)
-
-
-async def one_life(client: bay.AsyncClient, name: str, turn: int, ledger: Ledger) -> None:
-    box = await client.sandboxes.create(name=f"box-{name}", profile="lazy")
-    lines = ledger.lines[box.id] = []
-    ledger.answered += 1
-    for number in range(4):
-        line = f"{name}-{number}"
-        assert (await box.run(f"echo {line} >> log")).exit_code == 0
-        lines.append(line)
-        ledger.answered += 1
-    match turn % 4:
-        case 1:
-            await box.stop()
-        case 2:
-            ledger.doubtful.add(box.id)
-            await box.delete()
-            ledger.ended.add(box.id)
-        case 3:
-            checkpoint = await box.checkpoint()
-            await box.run(f"echo {JUNK} >> log")
-            await box.restore(checkpoint)
-            ledger.restored.add(box.id)
-            for fork in await box.fork(2, checkpoint=checkpoint):
-                ledger.lines[fork.id] = lines
-        case _:
-            await box.pause()
-    ledger.answered += 1
-
-
-@asynccontextmanager
-async def calling(bays: ReplicaBays, key: str, workers: int = 4) -> AsyncGenerator[Ledger]:
-    """So many clients at work while the block runs."""
-    ledger, stop = Ledger(), asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        for worker in range(workers):
-            group.create_task(keep_calling(bays, key, worker, ledger, stop))
-        yield ledger
-        stop.set()
-
-
-def client_of(url: str, key: str) -> bay.AsyncClient:
-    return bay.AsyncClient(url, key, timeout_s=WAIT_S, retry_s=RETRY_S)
-
-
-@asynccontextmanager
-async def http_client_of(url: str, key: str) -> AsyncGenerator[httpx.AsyncClient]:
-    headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=WAIT_S) as client:
-        yield client
-
-
-async def check_nothing_is_lost(bays: ReplicaBays, key: str, ledger: Ledger) -> None:
-    """Every sandbox whose create was answered is there with the lines whose writing was, each once."""
-    assert not [error for error in ledger.failures if isinstance(error, bay.InternalError)]
-    async with client_of(bays.balancer.url, key) as client:
-        for box_id in ledger.ended:
-            with pytest.raises(bay.NotFound):
-                await client.sandboxes.get(box_id)
-
-        async def check(box_id: str, lines: list[str]) -> None:
-            box = await client.sandboxes.get(box_id)
-            found = Counter((await box.run("cat log || true")).stdout.split())
-            assert {line: found[line] for line in lines} == dict.fromkeys(lines, 1)
-            assert not found[JUNK] or box_id not in ledger.restored
-
-        alive = [box_id for box_id in ledger.lines if box_id not in ledger.doubtful]
-        for some in (alive[start : start + 6] for start in range(0, len(alive), 6)):
-            await asyncio.gather(*(check(box_id, ledger.lines[box_id]) for box_id in some))
 
 
 async def test_what_was_answered_before_during_and_after_a_kill_is_there(bays: ReplicaBays) -> None:
@@ -176,7 +43,7 @@ async def test_what_was_answered_before_during_and_after_a_kill_is_there(bays: R
             await asyncio.to_thread(bays.kill, 1)
             await ledger.has(30)
         await check_nothing_is_lost(bays, key, ledger)
-        async with client_of(bays.balancer.url, key) as client:
+        async with client_of(bays.address, key) as client:
             async for box in client.sandboxes.list():
                 await box.stop()
                 assert (await box.run("echo again")).stdout == "again\n"
@@ -214,7 +81,7 @@ async def test_output_that_is_followed_goes_on_when_the_replica_that_sent_it_is_
     wanted = "".join(f"{number}\n" for number in range(40))
 
     async def follow() -> str:
-        async with client_of(bays.balancer.url, key) as client:
+        async with client_of(bays.address, key) as client:
             box = await client.sandboxes.create(wait=WAIT_S)
             begun.append(box.id)
             return (await box.run("for i in $(seq 0 39); do echo $i; sleep 0.1; done")).stdout
@@ -261,10 +128,10 @@ async def test_a_follower_misses_nothing_over_replicas_that_are_killed(bays: Rep
     key, place = bays.key_of("alice"), "0"
     followed: list[Json] = []
     for number in (1, 0, 2):
-        await lives(bays.balancer.url, key, 5)
+        await lives(bays.address, key, 5)
         followed += await next_events(bays, number, key, place, 10)
         bays.kill(number)
-        await lives(bays.balancer.url, key, 5)
+        await lives(bays.address, key, 5)
         bays.start(number)
         followed += await next_events(bays, number, key, followed[-1]["_id"], 10)
         place = followed[-1]["_id"]
@@ -274,7 +141,7 @@ async def test_a_follower_misses_nothing_over_replicas_that_are_killed(bays: Rep
 
 async def test_a_webhook_gets_every_event_in_order_over_replicas_that_are_killed(bays: ReplicaBays) -> None:
     key = bays.key_of("alice")
-    async with receiving() as receiver, http_client_of(bays.balancer.url, key) as client:
+    async with receiving() as receiver, http_client_of(bays.address, key) as client:
 
         def got() -> list[str]:
             # One that was sent just before its replica was killed is sent again.
@@ -282,9 +149,9 @@ async def test_a_webhook_gets_every_event_in_order_over_replicas_that_are_killed
 
         assert (await client.post("/v1/webhooks", json={"url": receiver.url})).status_code == 201
         for number in (0, 1, 2):
-            await lives(bays.balancer.url, key, 10)
+            await lives(bays.address, key, 10)
             bays.kill(number)
-            await lives(bays.balancer.url, key, 5)
+            await lives(bays.address, key, 5)
             bays.start(number)
         await eventually(lambda: len(got()) >= 90)
         async with http_client_of(bays.url(1), key) as one:
@@ -367,11 +234,7 @@ async def test_a_replica_that_is_told_to_end_hands_its_leases_over(bays: Replica
 
 async def all_leases(bays: ReplicaBays) -> set[str]:
     """The names of all leases, once each has a holder."""
-
-    def are_held() -> bool:
-        return not bays.sql("SELECT 1 FROM leases WHERE holder IS NULL OR until <= now()")
-
-    await eventually(are_held)
+    await eventually(lambda: not bays.unheld())
     return {str(name) for (name,) in bays.sql("SELECT name FROM leases")}
 
 

@@ -18,7 +18,7 @@ def bays() -> Generator[ReplicaBays]:
 
 
 def test_a_bay_answers_by_itself_and_through_the_balancer(bays: ReplicaBays) -> None:
-    for url in (bays.url(0), bays.balancer.url):
+    for url in (bays.url(0), bays.address):
         with bay.Client(url, KEY) as client, client.sandbox() as box:
             assert box.run("echo hello").stdout == "hello\n"
 
@@ -29,7 +29,7 @@ def test_a_key_that_it_made_opens_it(bays: ReplicaBays) -> None:
 
 
 def test_a_bay_that_was_killed_and_started_again_has_its_sandbox_and_its_ship(bays: ReplicaBays) -> None:
-    with bay.Client(bays.balancer.url, KEY) as client:
+    with bay.Client(bays.address, KEY) as client:
         box = client.sandboxes.create(wait=60)
         box.run("echo kept > note")
         before = bays.ships()[box.id]

@@ -16,7 +16,7 @@ def version(bays: ReplicaBays) -> str:
 
 def test_replicas_are_replaced_one_after_the_other_while_sandboxes_are_used(tmp_path: Path) -> None:
     newer = MadeUpVersions(tmp_path).add("9001", is_beside=True)
-    with replica_bays(2) as bays, bay.Client(bays.balancer.url, KEY) as client:
+    with replica_bays(2) as bays, bay.Client(bays.address, KEY) as client:
         box = client.sandboxes.create(wait=60)
         box.run("echo kept > note")
         bays.stop(1)

@@ -9,21 +9,22 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
 import forked_bay
+import haproxy
 import httpx
 import postgres_databases
+import postgres_server
 import psycopg
 import serving
 from anyio.from_thread import start_blocking_portal
 from forked import Forked
 from server_harness import clear, ships, short_dir
-from tcp_balancer import Balancer, balancing
 
 from bay.linux.processes import kill_and_wait
 
@@ -35,9 +36,12 @@ WAIT_S = 60.0
 
 LOST = "lost"
 
+_MORE = 2
+"""For how many replicas that a test adds the balancer has a place."""
+
 _PAUSE_S = 0.02
 _TAIL = 6000
-_PROFILES = {"python-default": {}, "lazy": {"start": "lazy"}}
+_PROFILES = {"python-default": {}, "lazy": {"start": "lazy"}, "sprite": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +51,26 @@ class Replica:
     process: Forked
     url: str
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
 
 class ReplicaBays:
-    """The processes by their numbers, from 0 on. `settings` are `BAY_…` variables of each of them."""
+    """The processes by their numbers, from 0 on. `ports` are those where they listen, by number, and
+    `settings` the `BAY_…` variables of each of them. `address` is the URL of the balancer before them.
+    """
 
-    def __init__(self, root: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, address: str, ports: Sequence[int], settings: Mapping[str, str]) -> None:
         self.root = root
+        self.address = address
         self.database_url = postgres_databases.url_for(root)
         shared = {
             "BAY_DATABASE_URL": self.database_url,
             "BAY_PROFILES": json.dumps(_PROFILES),
+            "BAY_PUBLIC_URL": address,
             "BAY_REPLICAS": "true",
         }
         self._settings = serving.environment(root, **{**shared, **settings})
+        self._ports = ports
         self._running: dict[int, Replica] = {}
         self._urls: dict[int, str] = {}
-        self.balancer = Balancer(lambda: [replica.port for replica in self._running.values()])
 
     @property
     def numbers(self) -> list[int]:
@@ -149,6 +153,18 @@ class ReplicaBays:
         )
         return {str(name) for (name,) in self.sql(query, self._urls[number])}
 
+    def holder(self, number: int) -> str:
+        """The name of that replica among the holders of leases."""
+        ((name,),) = self.sql(
+            "SELECT id FROM replicas WHERE url = %s ORDER BY started_at DESC LIMIT 1", self._urls[number]
+        )
+        return str(name)
+
+    def unheld(self, dead: str = "") -> set[str]:
+        """What no replica holds but the one that is dead."""
+        query = "SELECT name FROM leases WHERE holder IS NULL OR until <= now() OR holder = %s"
+        return {str(name) for (name,) in self.sql(query, dead)}
+
     def sql(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows of the database that they share."""
         with psycopg.connect(self.database_url) as db:
@@ -174,8 +190,9 @@ class ReplicaBays:
         return httpx.Client(base_url=self.url(number), headers=headers, timeout=WAIT_S)
 
     def _fork(self, number: int, migrations: Path | None) -> Forked:
+        own = {**self._of_version(migrations), "BAY_PORT": str(self._ports[number])}
         with (self.root / f"log-{number}").open("ab") as log:
-            return forked_bay.fork(["serve"], self._of_version(migrations), log.fileno())
+            return forked_bay.fork(["serve"], own, log.fileno())
 
     def _of_version(self, migrations: Path | None) -> dict[str, str]:
         given = {} if migrations is None else {forked_bay.MIGRATIONS: str(migrations)}
@@ -203,14 +220,20 @@ class ReplicaBays:
             process.stdout.close()
 
 
+def can_run() -> bool:
+    """Whether what they need is installed."""
+    return postgres_server.binaries() is not None and haproxy.PROGRAM is not None
+
+
 @contextmanager
 def replica_bays(count: int, **settings: str) -> Generator[ReplicaBays]:
-    """So many replicas that are ready, with a balancer before them, until the block is left."""
+    """So many replicas that are ready, with HAProxy before them and two more, until the block is left."""
     with short_dir() as root, ExitStack() as stack:
-        bays = ReplicaBays(root, settings)
+        port, *ports = haproxy.free_ports(1 + count + _MORE)
+        bays = ReplicaBays(root, f"http://127.0.0.1:{port}", ports, settings)
         stack.callback(bays.end_all)
         bays.start(*range(count))
-        stack.enter_context(balancing(bays.balancer))
+        stack.enter_context(haproxy.balancing(port, ports))
         yield bays
 
 
