@@ -22,8 +22,8 @@ from bay.network.proxy.sums import sum_of
 from bay.network.reserved_ranges import Address
 from bay.server.replicas.bus import Bus
 from bay.server.sessions.core import Core
-from bay.server.sessions.effective_policy import policy_of, proxy_of
-from bay.server.sessions.rows import handle_of
+from bay.server.sessions.effective_policy import policy_of
+from bay.server.sessions.rows import handle_of, proxy_of
 from bay.store import sandboxes, sessions
 from bay.store.records import SandboxRecord, SessionRecord
 

@@ -11,8 +11,8 @@ from bay.errors import BadRequest, CapabilityNotSupported, Conflict, NotFound, T
 from bay.models import CurrentPolicy, NetworkMode, NetworkPolicy, NetworkState, Profile
 from bay.network.policy import checked
 from bay.server.networks.egress import ProxiedEgress
-from bay.server.sessions.effective_policy import has_headers, mode_of, proxy_of
-from bay.server.sessions.rows import handle_of
+from bay.server.sessions.effective_policy import has_headers, mode_of
+from bay.server.sessions.rows import handle_of, proxy_of
 from bay.server.sessions.waker import Waker
 from bay.server.web.auth import Caller
 from bay.store import events, networks, sandboxes, secrets

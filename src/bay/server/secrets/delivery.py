@@ -17,7 +17,8 @@ from bay.server.files.ship_client import FileClient
 from bay.server.secrets import trust
 from bay.server.secrets.vault import Unreadable, Vault
 from bay.server.sessions.core import Core
-from bay.server.sessions.effective_policy import is_brokered, proxy_of
+from bay.server.sessions.effective_policy import is_brokered
+from bay.server.sessions.rows import proxy_of
 from bay.server.ship.connection import Peer
 from bay.store import sandboxes, secrets
 from bay.store.records import SandboxRecord, SecretRecord

@@ -33,11 +33,6 @@ def is_brokered(sandbox: SandboxRecord, profile: Profile | None) -> bool:
     return profile is not None and has_headers(profile.network_policy)
 
 
-def proxy_of(sandbox: SandboxRecord) -> str | None:
-    """HOST:PORT of the egress proxy, of a sandbox whose session reaches nothing else."""
-    return (sandbox.session.handle or {}).get("proxy") if sandbox.session is not None else None
-
-
 def mode_of(sandbox: SandboxRecord, profile: Profile | None, here: Capabilities) -> NetworkMode:
     """The mode of that policy; of a session whose policy cannot change, the one that it began with."""
     if sandbox.session is not None and (held := (sandbox.session.handle or {}).get("network")):

@@ -67,6 +67,11 @@ class SandboxRows:
             during |= changed
 
 
+def proxy_of(sandbox: SandboxRecord) -> str | None:
+    """HOST:PORT of the egress proxy, of a sandbox whose session reaches nothing else."""
+    return (sandbox.session.handle or {}).get("proxy") if sandbox.session is not None else None
+
+
 def peer_of(session: SessionRecord) -> Peer | None:
     """How to reach the session's Ship, None while it has none."""
     endpoint = Handle.from_json(session.handle).endpoint if session.handle else None

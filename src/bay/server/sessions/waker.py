@@ -22,10 +22,10 @@ from bay.errors import (
 )
 from bay.models import Capability, Profile
 from bay.server.replicas.bus import Bus
-from bay.server.sessions.effective_policy import has_headers, proxy_of
+from bay.server.sessions.effective_policy import has_headers
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
-from bay.server.sessions.rows import SandboxRows, peer_of
+from bay.server.sessions.rows import SandboxRows, peer_of, proxy_of
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.connection import Peer
 from bay.server.web.auth import Caller
