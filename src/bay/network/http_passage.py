@@ -51,12 +51,16 @@ class Stream:
     """Bytes that went to it."""
     turns: asyncio.Semaphore | None = None
     """Shared by streams of which so many may write in one turn of the event loop, that others have theirs."""
+    asks_head: bool = False
+    """Whether its request, the last one, was a HEAD: the answer has the length of a body, and no body."""
 
     async def event(self, silence_s: float) -> object:
         """The next event. Raises h11.RemoteProtocolError, OSError and TimeoutError."""
         while (event := self.http.next_event()) is h11.NEED_DATA:
             async with asyncio.timeout(silence_s):
                 await self.listen()
+        if isinstance(event, h11.Request):
+            self.asks_head = event.method == b"HEAD"
         return event
 
     async def listen(self) -> None:
@@ -109,7 +113,7 @@ class Stream:
                  ("Connection", "close"), *headers]  # fmt: skip
         said = (
             h11.Response(status_code=refusal.status, headers=about, reason="Refused"),
-            h11.Data(data=body),
+            *(() if self.asks_head else (h11.Data(data=body),)),
             h11.EndOfMessage(),
         )
         data = b"".join(self.http.send(event) or b"" for event in said)
