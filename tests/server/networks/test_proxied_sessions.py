@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from server_harness import Json, World, clear, create, eventually, world
 
 from bay.drivers.base import Endpoint, Handle, SessionSpec
 from bay.drivers.fake import FakeDriver
+from bay.errors import DatabaseUnavailable
 from bay.models import NetworkPolicy
+from bay.network import policy
 from bay.network.proxy.credentials import secret_of
 from bay.server.networks.egress import ProxiedEgress
 from bay.server.networks.service import write_policy
@@ -132,6 +135,39 @@ async def test_a_session_is_known_by_its_row_and_its_traffic_is_told(bay: World)
     state = (await client.get(f"/v1/sandboxes/{sandbox['id']}/network")).json()
     assert (state["mode"], state["proxied"]) == ("allowlist", True)
     assert [(one["name"], one["reason"]) for one in state["refused"]] == [("denied.example.com", "policy")]
+
+
+async def test_what_a_policy_decides_is_worked_out_beside_the_event_loop(
+    bay: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = await started(await bay.client(), network_policy=RULED)
+    secret = await as_pod_here(bay, sandbox)
+    flatten, threads = policy._flatten, set[int]()  # pyright: ignore[reportPrivateUsage]
+
+    def noted(cidrs: Any) -> Any:
+        threads.add(threading.get_ident())
+        return flatten(cidrs)
+
+    monkeypatch.setattr(policy, "_flatten", noted)
+    assert await status(bay, "1.1.1.1:443", secret) == 403
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_a_session_whose_row_cannot_be_read_keeps_no_other_from_its_look(
+    bay: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    async def renew(session_id: str) -> None:
+        looked.append(session_id)
+        raise DatabaseUnavailable("it is away")
+
+    proxy = egress(bay)._proxy  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(proxy, "known", lambda **_: {"sess-a": 1, "sess-b": 1})
+    monkeypatch.setattr(proxy, "renew", renew)
+    await egress(bay).look(connected=True)
+    assert looked == ["sess-a", "sess-b"]
 
 
 async def test_another_policy_holds_while_the_session_runs(bay: World) -> None:

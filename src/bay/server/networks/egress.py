@@ -13,8 +13,8 @@ import structlog
 
 from bay.errors import BayError
 from bay.ids import is_id_of
-from bay.models import NetworkState, from_wire, to_wire
-from bay.network.policy import compile_policy
+from bay.models import NetworkPolicy, NetworkState, from_wire, to_wire
+from bay.network.policy import CompiledPolicy, compile_policy
 from bay.network.proxy.credentials import secret_of
 from bay.network.proxy.guest import PolicyVersion
 from bay.network.proxy.server import EgressProxy, ProxySession
@@ -91,7 +91,13 @@ class ProxiedEgress:
                 present = await sessions.policy_versions(db, known)
             for session_id, version in known.items():
                 if present.get(session_id) != version:
-                    await self._proxy.renew(session_id)
+                    await self._look_at(session_id)
+
+    async def _look_at(self, session_id: str) -> None:
+        try:
+            await self._proxy.renew(session_id)
+        except BayError as error:  # the others have their look
+            log.warning("egress.not_renewed", session=session_id, error=error.message)
 
     async def renew(self, session_id: str) -> bool:
         """Hold the session to what its row says now, in every replica; whether each has said that it does."""
@@ -144,10 +150,17 @@ class ProxiedEgress:
         async with self._core.store.read() as db:
             profile = self._core.profiles.get(sandbox.profile)
             policy = await policy_of(db, sandbox, profile, self._core.driver.capabilities)
-        plan = await asyncio.to_thread(
-            compile_policy, policy, self._private
-        )  # thousands of rules take a moment
+        plan = await asyncio.to_thread(_ready_plan, policy, self._private)
         return PolicyVersion(policy=policy, plan=plan, version=sandbox.network_version)
+
+
+def _ready_plan(policy: NetworkPolicy, private: Sequence[IPv4Network | IPv6Network]) -> CompiledPolicy:
+    """The plan, which has nothing left to work out at its first decision: of thousands of rules that takes a
+    moment.
+    """
+    plan = compile_policy(policy, private)
+    plan.cidrs(4)
+    return plan
 
 
 def _address_of(session: SessionRecord) -> Address | None:
