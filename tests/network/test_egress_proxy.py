@@ -5,23 +5,30 @@ import base64
 import contextlib
 import itertools
 import random
+import socket
 import string
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, ip_address
+from typing import Any, cast
 
 import pytest
 from dns_harness import FAST
 from dns_harness import anyio_backend as anyio_backend
 from upstream import Upstream, upstream
 
+from bay.clock import utc_now
 from bay.errors import DatabaseUnavailable
 from bay.models import NetworkCounter, NetworkMode, NetworkPolicy, NetworkRule, NetworkState, RefusedName
-from bay.network.policy import checked, compile_policy
+from bay.network.dns.limits import DnsLimits
+from bay.network.dns.names import ForwarderContext
+from bay.network.http_passage import NotPassedOn
+from bay.network.policy import CompiledPolicy, PolicyDecision, checked, compile_policy
 from bay.network.proxy.credentials import environment, secret_of
-from bay.network.proxy.guest import PolicyVersion
+from bay.network.proxy.guest import PolicyVersion, ProxyGuest
+from bay.network.proxy.requests import EgressTarget
 from bay.network.proxy.server import EgressProxy, ProxyLimits, ProxySession
 from bay.network.proxy.sums import sum_of
 from bay.network.reserved_ranges import Address
@@ -133,7 +140,9 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def door(limits: ProxyLimits | None = None, serve: Serve = echo) -> AsyncGenerator[Door]:
+async def door(
+    limits: ProxyLimits | None = None, serve: Serve = echo, dns_limits: DnsLimits = FAST
+) -> AsyncGenerator[Door]:
     """A proxy that knows the session ME with the rule ALLOWED. Hosts of all addresses are one server."""
     serving, dialled = [serve], list[tuple[str, int]]()
     sides: list[asyncio.StreamWriter] = []
@@ -171,7 +180,7 @@ async def door(limits: ProxyLimits | None = None, serve: Serve = echo) -> AsyncG
             is_own=lambda address: str(address) == "93.184.218.1",
             dial=dial,
             limits=limits,
-            dns_limits=FAST,
+            dns_limits=dns_limits,
         )
         port = await proxy.open("127.0.0.1", 0)
         made = Door(proxy, port, dns, {}, {}, dialled, serving)
@@ -198,6 +207,12 @@ async def test_a_tunnel_carries_bytes_both_ways_and_each_end_by_itself() -> None
         assert [(one.rule, one.allowed_connections, one.allowed_names) for one in state.counters] == [
             (0, 1, 1)
         ]
+
+
+async def test_a_connect_may_say_that_it_has_no_body() -> None:
+    async with door() as made:
+        said = connect(f"{SITE}:443").replace(b"\r\n", b"\r\nContent-Length: 0\r\n", 1)
+        assert await made.status(said) == 200
 
 
 async def test_bytes_that_come_with_the_head_are_the_first_of_the_tunnel() -> None:
@@ -523,6 +538,130 @@ async def test_however_much_is_carried_the_event_loop_has_time_for_others() -> N
         assert 0 < in_a_turn <= 2 * 65536
 
 
+async def test_the_end_of_what_a_client_sends_reaches_a_host_that_reads_slowly() -> None:
+    """The host has ended its own side, so that the client's end is that of the tunnel."""
+    sent, heard = 2_000_000, asyncio.get_running_loop().create_future()
+    may_read = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        await may_read.wait()
+        heard.set_result(len(await reader.read()))
+
+    async with door(serve=serve) as made:
+        dial = made.proxy.dial
+
+        async def narrow(address: Address, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await dial(address, port)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            return reader, writer
+
+        made.proxy.dial = narrow
+        reader, writer = await made.tunnel(f"{SITE}:443")
+        assert await ended(reader) == b""
+        writer.write(bytes(sent))
+        writer.write_eof()
+        await carried_until_it_stalls(made)
+        may_read.set()
+        async with asyncio.timeout(WAIT_S):
+            assert await heard == sent
+
+
+async def carried_until_it_stalls(made: Door) -> None:
+    """Return when something was sent, and no more goes on for a hundred turns of the loop."""
+    last, same = 0, 0
+    async with asyncio.timeout(WAIT_S):
+        while same < 100 or not last:
+            await asyncio.sleep(0)
+            state = made.proxy.state(ME)
+            assert state is not None
+            last, same = state.sent_bytes, same + 1 if state.sent_bytes == last else 0
+
+
+async def turns_until(fact: Callable[[], bool]) -> None:
+    """Return after as many turns of the event loop as it takes."""
+    async with asyncio.timeout(WAIT_S):
+        while not fact():  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+async def test_a_refusal_is_told_whatever_the_method(method: bytes) -> None:
+    async with door() as made:
+        said = await made.say(get("http://other.example.org/").replace(b"GET", method, 1))
+        assert said.startswith(b"HTTP/1.1 403 Refused\r\n")
+        assert (said.partition(b"\r\n\r\n")[2] == b"") == (method == b"HEAD")
+
+
+async def test_of_a_name_with_hundreds_of_addresses_few_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[Address] = []
+    decide = CompiledPolicy.decide
+
+    def counted(self: CompiledPolicy, address: Address, *given: Any) -> PolicyDecision:
+        judged.append(address)
+        return decide(self, address, *given)
+
+    monkeypatch.setattr(CompiledPolicy, "decide", counted)
+    async with door() as made:
+        made.dns.zone["many.example.com", "A"] = [f"93.184.216.{last}" for last in range(1, 201)]
+        assert await made.status(connect("many.example.com:22")) == 403
+    assert 0 < len(judged) < 20
+
+
+async def test_so_many_names_are_asked_for_at_a_time_and_one_name_once() -> None:
+    names = [f"n{number}.example.com" for number in range(6)]
+    async with door(dns_limits=replace(FAST, in_flight=2, tries_s=(WAIT_S,), answer_s=WAIT_S)) as made:
+        made.dns.zone |= {(name, "A"): [SITE_ADDRESS] for name in names}
+        made.dns.gate = asyncio.Event()
+        asking = [asyncio.ensure_future(made.status(connect(f"{name}:443"))) for name in names * 2]
+        await turns_until(lambda: len(made.asked) == len(asking) and len(made.dns.asked) >= 2)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert len(made.dns.asked) == 2
+        made.dns.gate.set()
+        assert await asyncio.gather(*asking) == [200] * len(asking)
+        assert len(made.dns.asked) <= len(names) + 1  # the two that are asked at first may be the same
+
+
+async def test_a_policy_is_read_once_however_many_connections_wait_for_it() -> None:
+    async with door() as made:
+        gate, reading = asyncio.Event(), 0
+        policies = made.proxy._policies  # pyright: ignore[reportPrivateUsage]
+
+        async def slow(session_id: str) -> PolicyVersion | None:
+            nonlocal reading
+            reading += 1
+            await gate.wait()
+            return await policies(session_id)
+
+        made.proxy._policies = slow  # pyright: ignore[reportPrivateUsage]
+        asking = [asyncio.ensure_future(made.status(connect(f"{SITE}:443"))) for _ in range(20)]
+        await turns_until(lambda: len(made.asked) == len(asking))
+        gate.set()
+        assert await asyncio.gather(*asking) == [200] * len(asking)
+        assert reading == 1
+
+
+def test_the_counts_of_former_rules_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bay.network.proxy.guest._COUNTED", 10)
+
+    def version(number: int) -> PolicyVersion:
+        rule = NetworkRule(action="deny", cidr=f"20.0.{number}.0/24")
+        policy = checked(NetworkPolicy(mode="open", rules=(rule,)))
+        return PolicyVersion(policy=policy, plan=compile_policy(policy), version=number)
+
+    around = ForwarderContext(
+        cast(Any, None), cast(Any, None), lambda _: True, False, FAST, lambda: 0.0, utc_now
+    )
+    guest = ProxyGuest(1, ME, version(0), around, lambda _: False)
+    for number in range(50):
+        guest.hold(version(number))
+        with pytest.raises(NotPassedOn):
+            asyncio.run(guest.addresses(EgressTarget(ip_address(f"20.0.{number}.1"), 80)))
+        assert len(guest._counts) <= 11  # pyright: ignore[reportPrivateUsage]
+    assert [one.refused_connections for one in guest.state().counters] == [1]
+
+
 MALFORMED = {
     "no request": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 30 + b"\r\n\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 407),
@@ -539,6 +678,11 @@ MALFORMED = {
     "an empty label": (connect("site..example.com:443"), 400),
     "a long label": (connect("a" * 64 + ".example.com:443"), 400),
     "a long name": (connect(".".join(["a" * 60] * 5) + ":443"), 400),
+    "CONNECT with a body": (connect(f"{SITE}:443").replace(b"\r\n", b"\r\nContent-Length: 5\r\n", 1), 400),
+    "CONNECT with chunks": (
+        connect(f"{SITE}:443").replace(b"\r\n", b"\r\nTransfer-Encoding: chunked\r\n", 1),
+        400,
+    ),
     "two lengths": (get(f"http://{SITE}/", b"Content-Length: 1", b"Transfer-Encoding: chunked"), 400),
     "two hosts": (get(f"http://{SITE}/", b"Host: other"), 400),
     "a long head": (get(f"http://{SITE}/", *(b"X-Long: " + b"x" * 1000,) * 100), 431),

@@ -84,6 +84,7 @@ class SandboxResolver:
         self.names = SandboxNames(key, plan, self._budget, around)
         self._asking: dict[Key, list[_Asker]] = {}
         self._in_flight = 0
+        self._lookups = asyncio.Semaphore(around.limits.in_flight)
         self._tasks = Tasks()
 
     async def aclose(self) -> None:
@@ -181,7 +182,9 @@ class SandboxResolver:
             if reason is None and not self._may_leave(asked, verdict):
                 reason = "entropy"
             if reason is None:
-                answer = (await self._settled(asked)).answer
+                # Of connections that wait here for one name, the first asks, and the others find it cached.
+                async with self._lookups:
+                    answer = (await self._settled(asked)).answer
                 found += answer.addresses
                 reason = answer.reason
             reasons += [reason] if reason else []

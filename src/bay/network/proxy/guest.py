@@ -8,9 +8,15 @@ from bay.network.counters import ConnectionCounts, counters
 from bay.network.dns.names import ForwarderContext
 from bay.network.dns.sandbox_resolver import SandboxResolver
 from bay.network.http_passage import NotPassedOn, Stream
-from bay.network.policy import CompiledPolicy, PolicyDecision
+from bay.network.policy import MAX_RULES, CompiledPolicy, PolicyDecision
 from bay.network.proxy.requests import EgressTarget
 from bay.network.reserved_ranges import Address
+
+_COUNTED = 2 * MAX_RULES
+"""Rules and reasons with counts, of the present policy and of former ones."""
+
+_JUDGED = 8
+"""Of the addresses of a name so many are judged, as answers may have hundreds."""
 
 IsDenied = Callable[[Address], bool]
 """Whether no sandbox reaches an address, whatever its rules say."""
@@ -75,6 +81,11 @@ class ProxyGuest:
     def hold(self, present: PolicyVersion) -> int:
         """Judge by that policy from now on, and end the connections that it does not allow; how many."""
         self._present = present
+        if len(self._counts) > _COUNTED:  # those of former rules, which may come back
+            rules = frozenset(present.policy.rules)
+            self._counts = {
+                key: one for key, one in self._counts.items() if key[0] is None or key[0] in rules
+            }
         self._resolver.set_plan(present.plan)
         gone = [one for one in self._open if not self._decide(one.target, one.address).allowed]
         for one in gone:
@@ -89,7 +100,7 @@ class ProxyGuest:
             found = await self._resolver.lookup(target.host)
             if not found.addresses:
                 raise _unresolved(target, found.reason)
-            known = found.addresses
+            known = found.addresses[:_JUDGED]
         else:
             known = (target.host,)
         decisions = [(one, self._decide(target, one)) for one in known]

@@ -60,6 +60,10 @@ def target_of(request: h11.Request) -> EgressTarget:
         raise _malformed("a request has Content-Length or Transfer-Encoding, not both")
     host = _host(found["v6"], found["host"])
     if is_connect:
+        # A body of one means nothing (RFC 9110, 9.3.6), and to skip it would be work without a bound.
+        lengths = (value for name, value in request.headers if name == b"content-length")
+        if b"transfer-encoding" in names or any(value.strip(b"0") for value in lengths):
+            raise _malformed("CONNECT has no body")
         return EgressTarget(host, port)
     path = found["path"] or "/"
     return EgressTarget(host, port, (path if path.startswith("/") else f"/{path}").encode())

@@ -91,6 +91,8 @@ class _ProxyClient:
     rate: TokenBucket
     connections: int = 0
     guest: ProxyGuest | None = None
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the policy is read, for all its connections at once."""
 
     def takes(self, most: int) -> bool:
         """Whether one more connection may begin."""
@@ -219,6 +221,7 @@ class EgressProxy:
         self, peer: Address, client: _ProxyClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
+        _hold_nothing(writer)
         stream = Stream(reader, writer, http, turns=self.turns)
         visit = _ProxyExchanges(self, peer, client, stream, self._limits)
         try:
@@ -234,7 +237,9 @@ class EgressProxy:
                 visit.guest.count_bytes(stream)
             await _closed(writer)
 
-    async def admitted(self, peer: Address, credentials: tuple[str, str] | None) -> ProxyGuest | None:
+    async def admitted(
+        self, peer: Address, client: _ProxyClient, credentials: tuple[str, str] | None
+    ) -> ProxyGuest | None:
         """The session whose credentials these are, held to its present policy; None for a stranger. Raises
         BayError.
         """
@@ -249,8 +254,12 @@ class EgressProxy:
             if self._warnings.take():
                 log.warning("egress.other_address", session=session_id, address=str(peer))
             return None
+        async with client.reading:
+            return await self._guest(session_id, session.version)
+
+    async def _guest(self, session_id: str, version: int) -> ProxyGuest | None:
         guest = self._guests.get(session_id)
-        if guest is not None and guest.version >= session.version:
+        if guest is not None and guest.version >= version:
             return guest
         present = await self._policies(session_id)
         if present is None:
@@ -318,7 +327,7 @@ class _ProxyExchanges:
 
     async def _admitted(self, request: h11.Request) -> ProxyGuest:
         try:
-            guest = await self.proxy.admitted(self.peer, credentials_of(request))
+            guest = await self.proxy.admitted(self.peer, self.client, credentials_of(request))
         except BayError as error:
             raise NotPassedOn(503, "unavailable", "Bay cannot look up this sandbox now; try again") from error
         if guest is None or (self.guest is not None and guest is not self.guest):
@@ -337,13 +346,13 @@ class _ProxyExchanges:
             except OSError:
                 continue
             http = h11.Connection(h11.CLIENT, max_incomplete_event_size=self.limits.head_bytes)
+            _hold_nothing(writer)
             return Stream(reader, writer, http, turns=self.proxy.turns), address
         raise NotPassedOn(502, "upstream", f"{target.authority} could not be reached")
 
     async def _tunnel(self, host: Stream) -> bool:
         stream = self.stream
-        while not isinstance(await stream.event(self.limits.head_s), h11.EndOfMessage):
-            pass  # a CONNECT has no body that means anything (RFC 9110, 9.3.6)
+        await stream.event(self.limits.head_s)  # the end of the request, which has no body
         await stream.send(
             h11.Response(status_code=200, headers=[], reason="Connection established"), self.limits.silence_s
         )
@@ -391,6 +400,13 @@ def _is_own(address: Address) -> bool:
         probe.connect((str(address), 9))  # sends nothing
         return ip_address(probe.getsockname()[0]) == address
     return False
+
+
+def _hold_nothing(writer: asyncio.StreamWriter) -> None:
+    """Have `drain` return when the kernel has all that was written: what is left then is lost with the
+    connection, and takes memory as long as its peer likes.
+    """
+    writer.transport.set_write_buffer_limits(0)
 
 
 async def _closed(writer: asyncio.StreamWriter) -> None:
