@@ -113,7 +113,15 @@ def test_completion_offers_the_commands() -> None:
     done = subprocess.run(
         [str(BIN)], capture_output=True, text=True, timeout=30, check=False, env=environment
     )
-    assert sorted(done.stdout.split()) == ["cargo", "checkpoint", "compat", "context", "cp", "create"]
+    assert sorted(done.stdout.split()) == [
+        "capabilities",
+        "cargo",
+        "checkpoint",
+        "compat",
+        "context",
+        "cp",
+        "create",
+    ]
 
 
 def test_short_commands_do_without_pydantic_and_the_async_client() -> None:

@@ -20,7 +20,7 @@ import { Sandboxes } from "./sandboxes.js";
 import { Secrets } from "./secrets.js";
 import { Skills } from "./skills.js";
 import { Templates } from "./templates.js";
-import type { CreateOptions, Event, Profile, Sandbox } from "./types.js";
+import type { CreateOptions, Event, Profile, Sandbox, ServerCapabilities } from "./types.js";
 import { Webhooks } from "./webhooks.js";
 
 /** The default wait of `client.sandbox()` until the sandbox is ready. */
@@ -80,6 +80,11 @@ export class Client implements Disposable {
   /** The kinds of sandbox there are; needs no key. */
   async profiles({ signal }: CallOptions = {}): Promise<Profile[]> {
     return this.http.all<Profile>({ ...get("/v1/profiles"), signal });
+  }
+
+  /** The abilities of the server, by its driver and its storage. */
+  async capabilities({ signal }: CallOptions = {}): Promise<ServerCapabilities> {
+    return this.http.json<ServerCapabilities>({ ...get("/v1/capabilities"), signal });
   }
 
   /** The answer to any call of the API that this client has no method for. */

@@ -1787,6 +1787,29 @@ export interface components {
             /** @description `INT`, `SIGINT` or 2 */
             signal: string | number;
         };
+        /**
+         * @description The abilities of a server, by its driver and its storage. A call that needs another one is refused with
+         *     `capability_not_supported` before it begins anything; a profile may offer less.
+         */
+        ServerCapabilities: {
+            driver: string;
+            isolations: string[];
+            pause: ("freezer" | "processes") | null;
+            checkpoints: ("snapshot" | "copy" | "archive") | null;
+            exports: boolean;
+            persist: ("workspace" | "machine")[];
+            images: string[];
+            other_images: ("layers" | "names") | null;
+            network: ("none" | "allowlist" | "open")[];
+            network_rules: boolean;
+            network_headers: boolean;
+            /** @enum {string} */
+            egress: "enforced" | "unenforced" | "proxy";
+            resize: boolean;
+            usage: boolean;
+            volumes: boolean;
+            secret_files: boolean;
+        };
         /** @description A service and how it is, `stopped` without a session. `healthy` None: unknown, or nothing to ask by. */
         Service: {
             name: string;

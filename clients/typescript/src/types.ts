@@ -47,6 +47,7 @@ export type SandboxUsage = Answered<"SandboxUsage">;
 export type Screen = Answered<"Screen">;
 export type SearchResult = Answered<"SearchResult">;
 export type Secret = Answered<"Secret">;
+export type ServerCapabilities = Answered<"ServerCapabilities">;
 export type Service = Answered<"Service">;
 export type ShellResult = Answered<"ShellResult">;
 export type SkillCandidate = Answered<"SkillCandidate">;

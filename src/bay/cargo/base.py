@@ -62,6 +62,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from bay.cargo.manifest import Manifest
 from bay.errors import CapabilityNotSupported, Conflict
+from bay.models import CheckpointKind
 from bay.places import Place
 
 
@@ -175,10 +176,8 @@ class CheckpointStore(Protocol):
     """Optional: checkpoints are taken from cargos, and cargos go back to them."""
 
     @property
-    def shares_blocks(self) -> bool:
-        """Whether a checkpoint shares the blocks of its cargo; else it takes as long and as much room as a
-        copy of all files.
-        """
+    def checkpoint_kind(self) -> CheckpointKind:
+        """How new ones are made. All but `snapshot` take as long and as much room as a copy of all files."""
         ...
 
     async def checkpoint(self, cargo_id: str, checkpoint_id: str) -> None:

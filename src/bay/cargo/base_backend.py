@@ -34,6 +34,7 @@ from bay.cargo.trash import Trash, make_private
 from bay.errors import DriverUnavailable, InvalidArgument, NotFound, StorageFull
 from bay.ids import is_id
 from bay.linux import remove_tree, renames
+from bay.models import CheckpointKind
 from bay.units import MIB
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class BaseBackend(ABC):
     """The common half: all but `SizeLimits`. Each adds how trees are made, copied and removed."""
 
     name: str
-    shares_blocks: bool
+    checkpoint_kind: CheckpointKind
 
     def __init__(self, root: Path, *, shared: bool = False) -> None:
         """`shared`: other processes may work below `root`, now and when this one opens it."""

@@ -17,6 +17,7 @@ from bay.cargo.base_backend import BaseBackend, host_errors
 from bay.cargo.pool import BtrfsPool
 from bay.errors import BayError
 from bay.linux import btrfs
+from bay.models import CheckpointKind
 
 _PERIOD_S = 5.0
 _GROUPS_EACH = 12
@@ -28,7 +29,7 @@ class BtrfsCargo(BaseBackend):
     """Below `root`, which is on btrfs already, or where `pool` is mounted. Has `SizeLimits`."""
 
     name = "btrfs"
-    shares_blocks = True
+    checkpoint_kind: CheckpointKind = "snapshot"
 
     def __init__(self, root: Path, pool: BtrfsPool | None = None, *, shared: bool = False) -> None:
         super().__init__(root, shared=shared)

@@ -36,6 +36,7 @@ from bay.cargo.volume_claims import (
 from bay.drivers.kubernetes.kube import CLAIM, as_dict
 from bay.errors import BadRequest, BayError, DriverUnavailable, InvalidArgument, NotFound, StorageFull
 from bay.ids import is_id_of
+from bay.models import CheckpointKind
 from bay.places import VolumeClaim
 from bay.units import MIB
 
@@ -70,7 +71,7 @@ class Carriers(Protocol):
 class ArchivedClaims(VolumeClaimCargo):
     """Volume claims with a `CheckpointStore` and `DiskUsage` of checkpoints."""
 
-    shares_blocks = False
+    checkpoint_kind: CheckpointKind = "archive"
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ from bay.drivers.kubernetes.kube import (
 )
 from bay.errors import BayError, Conflict, DriverUnavailable, NotFound
 from bay.ids import is_id_of
+from bay.models import CheckpointKind
 from bay.object_store.base import LARGEST, ObjectMissing
 from bay.places import VolumeClaim
 
@@ -96,6 +97,8 @@ class ClaimSnapshots(ArchivedClaims):
     """Volume claims with a `CheckpointStore`, `CheckpointsInTwoSteps`, and `DiskUsage` of checkpoints. Of a
     class `snapshot_class` are the new ones.
     """
+
+    checkpoint_kind: CheckpointKind = "snapshot"
 
     def __init__(
         self,

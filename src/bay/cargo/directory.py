@@ -9,6 +9,7 @@ from pathlib import Path
 from bay.cargo.base_backend import BaseBackend
 from bay.cargo.trash import make_private
 from bay.linux import renames
+from bay.models import CheckpointKind
 
 _SAID = 4096
 
@@ -17,7 +18,7 @@ class DirectoryCargo(BaseBackend):
     """One directory per cargo and checkpoint below `root`."""
 
     name = "directory"
-    shares_blocks = False
+    checkpoint_kind: CheckpointKind = "copy"
 
     def __init__(self, root: Path, *, shared: bool = False) -> None:
         super().__init__(root, shared=shared)

@@ -206,6 +206,11 @@ PANELS = {
             "Check whether this machine can run sandboxes, and mend it",
             "bay doctor\nsudo bay doctor --fix\nbay doctor --kubernetes",
         ),
+        "capabilities": CommandEntry(
+            "capabilities",
+            "Show what the server can do, by its driver and its storage",
+            "bay capabilities\nbay capabilities --json",
+        ),
         "admin": CommandEntry(
             "admin",
             "Commands for operators: audit, backup, restore, pool",

@@ -51,7 +51,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from bay.errors import CapabilityNotSupported, Conflict, DriverUnavailable
-from bay.models import NetworkMode, NetworkPolicy, NetworkState, Persist, Resources
+from bay.models import EgressKind, NetworkMode, NetworkPolicy, NetworkState, PauseKind, Persist, Resources
 from bay.places import Place
 
 
@@ -68,8 +68,8 @@ class Capabilities:
     """The abilities of a driver, which the services read before they act."""
 
     isolation: tuple[str, ...]
-    pause: bool
-    """Whether it is a `Freezer`."""
+    pause: PauseKind | None
+    """How it stops programs, as a `Freezer`; None without that."""
     images: tuple[str, ...]
     """The names of images that the driver has of its own."""
     other_images: Literal["layers"] | NamedImages | None = None
@@ -85,7 +85,7 @@ class Capabilities:
     """Whether a session can have directories mounted at paths that its owner chose."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that a session may have."""
-    egress: Literal["enforced", "unenforced", "proxy"] = "enforced"
+    egress: EgressKind = "enforced"
     """Whether sessions are held to their mode. `unenforced`: each reaches what the host's network lets it.
     `proxy`: a session with rules reaches nothing but Bay's egress proxy (`Handle.proxy`), which holds it to
     them; its programs have to use that.

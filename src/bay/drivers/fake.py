@@ -117,7 +117,7 @@ class FakeDriver:
     ) -> None:
         kinds = ("container",)
         self.capabilities = Capabilities(
-            isolation=kinds, pause=True, images=("host",), network=network, volumes=volumes,
+            isolation=kinds, pause="freezer", images=("host",), network=network, volumes=volumes,
             broker="allowlist" in network, shared=True,
             other_images="layers" if registry is None else NamedImages(admitted=admitted),
         )  # fmt: skip

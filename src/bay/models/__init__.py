@@ -9,6 +9,11 @@ from bay.models.admin import GarbageRun, GarbageState, GarbageTaskResult, PoolSt
 from bay.models.admin import GarbageTask as GarbageTask
 from bay.models.brief import Brief as Brief
 from bay.models.browser import BrowserBatch, BrowserReplay, BrowserResult, BrowserStep, BrowserTrace
+from bay.models.capabilities import CheckpointKind as CheckpointKind
+from bay.models.capabilities import EgressKind as EgressKind
+from bay.models.capabilities import OtherImages as OtherImages
+from bay.models.capabilities import PauseKind as PauseKind
+from bay.models.capabilities import ServerCapabilities
 from bay.models.codec import from_wire as from_wire
 from bay.models.codec import to_wire as to_wire
 from bay.models.events import EVENT_TYPES as EVENT_TYPES
@@ -135,6 +140,7 @@ __all__ = [
     "SearchMatch",
     "SearchResult",
     "Secret",
+    "ServerCapabilities",
     "Service",
     "ServiceHealth",
     "ServiceSpec",

@@ -56,6 +56,7 @@ from bay.server.kernels import routes as kernels_api
 from bay.server.keys import audit_routes as audit_api
 from bay.server.keys import routes as keys_api
 from bay.server.maintenance import admin_routes as admin_api
+from bay.server.maintenance import capability_routes as capabilities_api
 from bay.server.maintenance import health_routes as health_api
 from bay.server.maintenance import metrics_routes as metrics_api
 from bay.server.maintenance import replica_routes as replicas_api
@@ -82,6 +83,7 @@ from bay.units import MIB
 _APIS = (
     admin_api,
     health_api,
+    capabilities_api,
     metrics_api,
     replicas_api,
     sandboxes_api,

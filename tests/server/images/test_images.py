@@ -435,7 +435,7 @@ async def machines(root: Path) -> AsyncGenerator[World]:
         async with world(root, profiles=profiles) as bay:
             bay.driver.capabilities = bay.driver.capabilities.__class__(
                 isolation=("container",),
-                pause=True,
+                pause="freezer",
                 images=("host",),
                 other_images="layers",
                 persist=("workspace", "machine"),

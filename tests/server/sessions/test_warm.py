@@ -356,7 +356,7 @@ async def test_a_sandbox_of_which_nothing_is_known_is_not_ended_by_a_call_that_w
 
 async def test_where_nothing_can_be_frozen_idle_means_cold_and_pause_says_so(root: Path) -> None:
     driver = FakeDriver(run_dir=root / "run")
-    driver.capabilities = replace(driver.capabilities, pause=False)
+    driver.capabilities = replace(driver.capabilities, pause=None)
     async with world(root, driver) as bay:
         alice = await bay.client()
         made = await create(alice, idle_timeout=100, wait=15)

@@ -71,6 +71,8 @@ OWN_LISTS = {
     ("get", "/v1/remote-checkpoints"),
 }
 """Routes without a path parameter; what they show of others has tests of its own below."""
+SAME_FOR_ALL = {("get", "/v1/capabilities")}
+"""Routes about the server: see `test_capabilities`."""
 OWN_NAMES = {("put", "/v1/secrets/{secret_name}"), ("put", "/v1/registries/{registry_host}")}
 """Routes whose path names something of the caller, whoever else has one of that name: see `test_secrets` and
 `test_logins`.
@@ -193,7 +195,7 @@ def all_operations(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, 
 
 
 def test_every_route_has_its_rule(all_operations: list[tuple[str, str]]) -> None:
-    ruled = set(BODIES) | BARE | OWN_LISTS | OWN_NAMES
+    ruled = set(BODIES) | BARE | OWN_LISTS | OWN_NAMES | SAME_FOR_ALL
     assert set(all_operations) == ruled
     for _, path in all_operations:
         assert set(re.findall(r"\{(\w+)\}", path)) <= set(NOBODY), f"{path} takes an id that has no rule"

@@ -36,7 +36,7 @@ from bay.client._seam import async_cleanup
 from bay.client._waits import READY_S, ready
 from bay.errors import BayError, CallerError, CapabilityNotSupported, Conflict, NotFound
 from bay.ids import new_id
-from bay.models import Event, Profile, Sandbox
+from bay.models import Event, Profile, Sandbox, ServerCapabilities
 
 ATTEMPTS = 3
 """How often `get_or_create` looks, while others make and delete the sandbox of that name."""
@@ -178,6 +178,10 @@ class AsyncClient:
     async def profiles(self) -> list[Profile]:
         """The kinds of sandbox there are; needs no key."""
         return await self._http.all(Profile, Call.get("/v1/profiles"))
+
+    async def capabilities(self) -> ServerCapabilities:
+        """The abilities of the server, by its driver and its storage."""
+        return await self._http.one(ServerCapabilities, Call.get("/v1/capabilities"))
 
     def events(
         self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True

@@ -38,7 +38,7 @@ from bay.client._sync.webhooks import Webhooks
 from bay.client._waits import READY_S, ready
 from bay.errors import BayError, CallerError, CapabilityNotSupported, Conflict, NotFound
 from bay.ids import new_id
-from bay.models import Event, Profile, Sandbox
+from bay.models import Event, Profile, Sandbox, ServerCapabilities
 
 ATTEMPTS = 3
 """How often `get_or_create` looks, while others make and delete the sandbox of that name."""
@@ -180,6 +180,10 @@ class Client:
     def profiles(self) -> list[Profile]:
         """The kinds of sandbox there are; needs no key."""
         return self._http.all(Profile, Call.get("/v1/profiles"))
+
+    def capabilities(self) -> ServerCapabilities:
+        """The abilities of the server, by its driver and its storage."""
+        return self._http.one(ServerCapabilities, Call.get("/v1/capabilities"))
 
     def events(
         self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True

@@ -116,7 +116,7 @@ class KubernetesDriver:
         self.carriers = CarrierPods(self, is_alone=is_alone)
         self.capabilities = Capabilities(
             isolation=tuple(pods.isolations),
-            pause=True,
+            pause="processes",
             images=(pod.OWN_IMAGE,),
             other_images=NamedImages(admitted=pods.admitted),
             volumes=True,

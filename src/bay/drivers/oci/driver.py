@@ -115,7 +115,7 @@ class OciDriver:
     ) -> None:
         self.capabilities = Capabilities(
             isolation=("container",),
-            pause=True,
+            pause="freezer",
             images=("host",),
             other_images="layers",
             persist=("workspace", "machine"),

@@ -260,7 +260,7 @@ class Builder:
     def _is_cached(self) -> bool:
         """Whether snapshots after steps are kept: elsewhere each would copy all files."""
         cargo = self.core.cargo
-        return isinstance(cargo, CheckpointStore) and cargo.shares_blocks and bool(self.keep)
+        return isinstance(cargo, CheckpointStore) and cargo.checkpoint_kind == "snapshot" and bool(self.keep)
 
     async def _built(self, work: _Work) -> CheckpointRecord:
         """The last stage's result, held in the stack of the build."""
