@@ -163,8 +163,11 @@ async def test_a_session_whose_row_cannot_be_read_keeps_no_other_from_its_look(
         looked.append(session_id)
         raise DatabaseUnavailable("it is away")
 
+    def known(*, connected: bool) -> dict[str, int]:
+        return {"sess-a": 1, "sess-b": 1} if connected else {}
+
     proxy = egress(bay)._proxy  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(proxy, "known", lambda **_: {"sess-a": 1, "sess-b": 1})
+    monkeypatch.setattr(proxy, "known", known)
     monkeypatch.setattr(proxy, "renew", renew)
     await egress(bay).look(connected=True)
     assert looked == ["sess-a", "sess-b"]
