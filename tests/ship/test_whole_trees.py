@@ -19,7 +19,11 @@ from bay.cargo.manifest import Manifest
 from bay.errors import BadRequest
 from bay.server.ship.carriers import read_trailer
 from bay.testing.cargo import facts
+from ship.tools import pack
+from ship.tools.checkpoint import WORKSPACE, WholePacker
+from ship.tools.pack import Plain
 from ship_protocol import CHECKPOINT_TRAILER
+from tree_tar.beneath import OPEN_DIRECTORY, closing
 from tree_tar.headers import DIRECTORY, END, FILE, header, padding
 
 FACTS = Manifest(bay="0.1", persist="workspace", image="host", created_at=datetime(2026, 11, 30, tzinfo=UTC))
@@ -173,6 +177,40 @@ def test_a_file_of_a_terabyte_of_holes_is_small(ship: Ship, top: Path) -> None:
         assert os.fstat(file.fileno()).st_blocks < 1000
         file.seek(1 << 39)
         assert file.read(14) == b"in the middle\0"
+
+
+class Counted(Plain):
+    """Counts what it is given, and reads no file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self.bytes += len(data)
+
+    def copy(self, descriptor: int, offset: int, size: int) -> int:
+        self.bytes += size
+        return size
+
+
+def test_files_with_too_many_holes_to_keep_are_no_copy_without_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "_MAX_SEGMENTS", 4)
+    for number in range(8):
+        with (tmp_path / f"file{number}").open("wb") as file:
+            for at in range(8):
+                file.seek(at * 64 * MIB)
+                file.write(b"x")
+    out = Counted()
+    packer = WholePacker(out, most_bytes=1 << 30)
+    with (
+        closing(os.open(tmp_path, OPEN_DIRECTORY)) as directory,
+        pytest.raises(SystemExit, match="more than 4 times its file system"),
+    ):
+        packer.add_directory(directory, WORKSPACE)
+    assert 0 < out.bytes <= (1 << 30) + MIB
 
 
 def test_sockets_alone_are_left_out(ship: Ship, top: Path) -> None:

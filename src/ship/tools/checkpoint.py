@@ -32,6 +32,10 @@ _MEMORY_BYTES = 512 << 20
 _USER = "user."
 _WHITEOUT = os.makedev(0, 0)
 _MESSAGE = 500
+_TIMES = 4
+"""The content of all files is so many times the size of their file system at most. More than once it is by
+shared blocks, and by holes that are too many to be kept: a few such files would be copied for hours.
+"""
 
 
 class Left(BaseException):
@@ -43,9 +47,12 @@ class WholePacker(Packer):
 
     most_links = 500_000
 
-    def __init__(self, out: Plain, *, beside_ship: bool = False) -> None:
-        """`beside_ship`: a Ship is at work, and what it has half-made is left out."""
+    def __init__(self, out: Plain, *, beside_ship: bool = False, most_bytes: int | None = None) -> None:
+        """`beside_ship`: a Ship is at work, and what it has half-made is left out. `most_bytes` of content
+        are packed.
+        """
         super().__init__(out)
+        self._most_bytes = most_bytes
         self._beside_ship = beside_ship
         self.entries = 1
         self.bytes = 0
@@ -95,6 +102,11 @@ class WholePacker(Packer):
 
     def content(self, descriptor: int, offset: int, size: int) -> None:
         self.bytes += size
+        if self._most_bytes is not None and self.bytes > self._most_bytes:
+            raise SystemExit(
+                f"with its shared blocks and small holes it comes to more than {_TIMES} times its file system; delete "
+                "such files"
+            )
         super().content(descriptor, offset, size)
 
     def records(self, descriptor: int) -> Mapping[str, str]:
@@ -130,6 +142,11 @@ def _attributes(descriptor: int) -> Mapping[str, str]:
             raise
         return {}
     return to_records({name: os.getxattr(descriptor, name) for name in found})
+
+
+def _most_content(directory: int) -> int | None:
+    facts = os.fstatvfs(directory)
+    return _TIMES * facts.f_blocks * facts.f_frsize or None  # some file systems tell no size
 
 
 def open_workspace(top: int) -> int:
@@ -174,10 +191,10 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     out = Plain()
     is_workspace = order.get("is_workspace") is True
-    packer = WholePacker(out, beside_ship=is_workspace)
     try:
         top = os.open(".", OPEN_DIRECTORY)
         workspace = top if is_workspace else open_workspace(top)
+        packer = WholePacker(out, beside_ship=is_workspace, most_bytes=_most_content(workspace))
     except OSError as error:
         sys.stdout.write(json.dumps({"error": str(error.strerror), "errno": error.errno}) + "\n")
         return
