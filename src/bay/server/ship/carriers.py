@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Protocol, cast
 
@@ -22,6 +22,8 @@ _SILENCE_S = 300.0
 """For a Ship that neither gives nor takes."""
 _WORK_S = 3600.0
 """For what Ship does once it has all: it writes to the disk, and removes the former files."""
+_COPY_S = 3900.0
+"""For a whole copy: longer than Ship packs. One that gives a little for ever would hold up other copies."""
 _SMALL = 1 << 16
 _PATH, _SESSION_PATH = "/fs/checkpoint", "/checkpoint"
 
@@ -78,7 +80,7 @@ class ShipCarrier:
 
     def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
         """The members of a tar, as they come; then `counts` is complete. Raises BadRequest, ShipError."""
-        return _members(self._ship, self._peer, _PATH, {"path": "."}, counts)
+        return _members(self._ship, self._peer, _PATH, {"path": "."}, counts, time.monotonic)
 
     async def put_back(self, tar: AsyncGenerator[bytes], *, most_bytes: int, room_bytes: int) -> None:
         """Have what the tar has in the place of the workspace. Raises StorageFull, BadRequest, ShipError."""
@@ -100,33 +102,45 @@ async def session_files(peer: Peer) -> AsyncGenerator["SessionFiles"]:
 
 
 class SessionFiles:
-    """Packs the workspace of a session, whose programs stand still meanwhile."""
+    """Packs the workspace of a session, whose programs stand still meanwhile. `clock` is in seconds."""
 
-    def __init__(self, ship: ShipClient, peer: Peer) -> None:
+    def __init__(self, ship: ShipClient, peer: Peer, clock: Callable[[], float] = time.monotonic) -> None:
         self._ship = ship
         self._peer = peer
+        self._clock = clock
 
     async def pack(self, counts: dict[str, int]) -> AsyncGenerator[bytes]:
         """The members of a tar, as they come; then `counts` is complete. Programs go on when it ends, however
         it does. Raises BadRequest, Conflict, ShipError, and CapabilityNotSupported for an earlier Bay's Ship.
         """
         await self._ship.require(self._peer, Feature.COPIES)
-        began = time.monotonic()
+        began = self._clock()
+        given = _members(self._ship, self._peer, _SESSION_PATH, {}, counts, self._clock)
         try:
-            async with aclosing(_members(self._ship, self._peer, _SESSION_PATH, {}, counts)) as members:
+            async with aclosing(given) as members:
                 async for chunk in members:
                     yield chunk
         finally:
-            still_s = round(time.monotonic() - began, 3)
+            still_s = round(self._clock() - began, 3)
             log.info("session.stood_still", id=self._peer.session_id, seconds=still_s)
 
 
 async def _members(
-    ship: ShipClient, peer: Peer, path: str, query: dict[str, object], counts: dict[str, int]
+    ship: ShipClient,
+    peer: Peer,
+    path: str,
+    query: dict[str, object],
+    counts: dict[str, int],
+    clock: Callable[[], float],
 ) -> AsyncGenerator[bytes]:
     held = b""
+    began = clock()
     async with ship.open(peer, "GET", path, query, deadline_s=_SILENCE_S) as (wire, _):
         async for chunk in wire.body(_SILENCE_S):
+            if clock() - began > _COPY_S:
+                raise ShipError(
+                    f"the files were not copied within {_COPY_S:g} s; have fewer, or smaller ones"
+                )
             held += chunk
             if len(held) > CHECKPOINT_TRAILER:
                 yield held[:-CHECKPOINT_TRAILER]
@@ -142,7 +156,8 @@ def read_trailer(trailer: bytes) -> dict[str, int]:
         found = None
     said = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     if isinstance(why := said.get("error"), str):
-        raise BadRequest(f"these files cannot be archived: {why[:1000]}")
+        told = why[:1000].encode("utf-8", "replace").decode()  # without halves of surrogate pairs
+        raise BadRequest(f"these files cannot be archived: {told}")
     counts = {name: said.get(name) for name in ("entries", "bytes")}
     if not all(type(one) is int and 0 <= one < 1 << 53 for one in counts.values()):
         raise ShipError("the carrier did not say that its archive is whole")
