@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import errno
 import itertools
 import random
 import socket
@@ -26,6 +27,7 @@ from bay.network.dns.limits import DnsLimits
 from bay.network.dns.names import ForwarderContext
 from bay.network.http_passage import NotPassedOn
 from bay.network.policy import CompiledPolicy, PolicyDecision, checked, compile_policy
+from bay.network.proxy import server
 from bay.network.proxy.credentials import environment, secret_of
 from bay.network.proxy.guest import PolicyVersion, ProxyGuest
 from bay.network.proxy.requests import EgressTarget
@@ -640,6 +642,17 @@ async def test_a_policy_is_read_once_however_many_connections_wait_for_it() -> N
         gate.set()
         assert await asyncio.gather(*asking) == [200] * len(asking)
         assert reading == 1
+
+
+@pytest.mark.parametrize(("fault", "is_own"), [(errno.EMFILE, True), (errno.ENETUNREACH, False)])
+def test_an_address_that_bay_has_no_descriptor_to_look_at_counts_as_its_own(
+    monkeypatch: pytest.MonkeyPatch, fault: int, is_own: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(fault, "no")
+
+    monkeypatch.setattr(server.socket, "socket", full)
+    assert server._is_own(ip_address(SITE_ADDRESS)) is is_own  # pyright: ignore[reportPrivateUsage]
 
 
 def test_the_counts_of_former_rules_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import json
 import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ from server_harness import Json, World, clear, create, eventually, world
 from bay.drivers.base import Endpoint, Handle, SessionSpec
 from bay.drivers.fake import FakeDriver
 from bay.errors import DatabaseUnavailable
-from bay.models import NetworkPolicy
+from bay.models import NetworkCounter, NetworkPolicy, NetworkState, RefusedName, from_wire
 from bay.network import policy
 from bay.network.proxy.credentials import secret_of
-from bay.server.networks.egress import ProxiedEgress
+from bay.server.networks.egress import ProxiedEgress, told_of
 from bay.server.networks.service import write_policy
 from bay.server.settings import KubernetesSettings, ProfileSettings
 from bay.store import sessions
@@ -171,6 +173,42 @@ async def test_a_session_whose_row_cannot_be_read_keeps_no_other_from_its_look(
     monkeypatch.setattr(proxy, "renew", renew)
     await egress(bay).look(connected=True)
     assert looked == ["sess-a", "sess-b"]
+
+
+async def test_however_much_a_program_does_a_replica_tells_of_it_what_a_message_holds() -> None:
+    now = datetime.now(UTC)
+    refused = tuple(
+        RefusedName(
+            name=f"{number}.{'a' * 240}",
+            type="A",
+            reason="private_answer",
+            rule=None,
+            count=1,
+            first_at=now,
+            last_at=now,
+        )
+        for number in range(200)
+    )
+    counted = tuple(
+        NetworkCounter(
+            rule=rule,
+            reason=None,
+            allowed_connections=rule,
+            refused_connections=0,
+            allowed_names=0,
+            refused_names=0,
+        )
+        for rule in range(10_000)
+    )
+    given = {"mode": "open", "enforced": True, "received_bytes": 5, "sent_bytes": 1 << 60}
+    for counters in ((), counted[-1:], counted):
+        told: Any = told_of(from_wire(NetworkState, given | {"counters": (), "refused": ()}))
+        state = replace(from_wire(NetworkState, told), counters=counters, refused=refused)
+        told = told_of(state)
+        assert len(json.dumps(told)) < 7000
+        assert told["sent_bytes"] == 1 << 60
+        assert not counters or max(one["rule"] for one in told["counters"]) == 9999
+        assert counters is counted or told["refused"][-1]["name"] == refused[-1].name
 
 
 async def test_another_policy_holds_while_the_session_runs(bay: World) -> None:

@@ -6,6 +6,7 @@ from, before Bay looks into its database.
 """
 
 import asyncio
+import errno
 import hmac
 import itertools
 import socket
@@ -37,6 +38,7 @@ log = structlog.get_logger("bay.egress")
 _REFUSED = ("X-Bay-Proxy", "refused")
 _WAY_IN = ("Proxy-Authenticate", 'Basic realm="bay"')
 _TRIES = 4
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,10 +398,12 @@ def _peer_of(writer: asyncio.StreamWriter) -> Address | None:
 def _is_own(address: Address) -> bool:
     """Whether it is one of this host: the address that it would take to connect there is the same."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((str(address), 9))  # sends nothing
-        return ip_address(probe.getsockname()[0]) == address
-    return False
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))  # sends nothing
+            return ip_address(probe.getsockname()[0]) == address
+    except OSError as error:  # nothing leads there, unless this process has no room to look
+        return error.errno in _NO_ROOM
 
 
 def _hold_nothing(writer: asyncio.StreamWriter) -> None:

@@ -6,14 +6,16 @@ to time, since such a word may be lost.
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import structlog
 
 from bay.errors import BayError
 from bay.ids import is_id_of
-from bay.models import NetworkPolicy, NetworkState, from_wire, to_wire
+from bay.models import NetworkCounter, NetworkPolicy, NetworkState, from_wire, to_wire
 from bay.network.policy import CompiledPolicy, compile_policy
 from bay.network.proxy.credentials import secret_of
 from bay.network.proxy.guest import PolicyVersion
@@ -32,8 +34,10 @@ log = structlog.get_logger("bay.egress")
 _RENEW, _STATE = "egress:renew", "egress:state"
 _LOOK_S = 2.0
 _LOOKS_UNTIL_ALL = 30
-_TOLD_NAMES = 20
-"""Refused names that a replica tells another one, the newest: a message holds no more."""
+_TOLD_NAMES, _TOLD_COUNTERS, _TOLD_BYTES = 20, 30, 6_500
+"""The newest refused names that a replica tells another one, and the highest counters: of a state that is too
+long for a message nothing would be told, and so a program could hide what it does.
+"""
 
 
 class ProxiedEgress:
@@ -122,7 +126,7 @@ class ProxiedEgress:
 
     async def _state_here(self, session_id: str) -> object:
         found = self.proxied(session_id)
-        return found and to_wire(sum_of(found, [found], names=_TOLD_NAMES))
+        return found and told_of(found)
 
     async def _session(self, session_id: str) -> ProxySession | None:
         if (found := await self._row(session_id)) is None:
@@ -152,6 +156,21 @@ class ProxiedEgress:
             policy = await policy_of(db, sandbox, profile, self._core.driver.capabilities)
         plan = await asyncio.to_thread(_ready_plan, policy, self._private)
         return PolicyVersion(policy=policy, plan=plan, version=sandbox.network_version)
+
+
+def told_of(found: NetworkState) -> object:
+    """As much of it as a message holds."""
+    counted = sorted(found.counters, key=_connections_and_names, reverse=True)[:_TOLD_COUNTERS]
+    refused = found.refused[-_TOLD_NAMES:]
+    while True:
+        told = to_wire(replace(found, counters=tuple(counted), refused=refused))
+        if not refused or len(json.dumps(told)) <= _TOLD_BYTES:
+            return told
+        refused = refused[1:]
+
+
+def _connections_and_names(one: NetworkCounter) -> int:
+    return one.allowed_connections + one.refused_connections + one.allowed_names + one.refused_names
 
 
 def _ready_plan(policy: NetworkPolicy, private: Sequence[IPv4Network | IPv6Network]) -> CompiledPolicy:
