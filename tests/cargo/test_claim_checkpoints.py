@@ -466,6 +466,33 @@ async def test_parts_that_an_import_left_go_at_the_next_start_unless_another_bay
     assert await cargo.list_checkpoints() == {ckpt}
 
 
+async def test_parts_of_a_checkpoint_that_is_made_again_meanwhile_stay(
+    cargo: ClaimCheckpoints,
+    objects: ObjectServer,
+    bucket: str,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ckpt = new_id("ckpt")
+    left = f"some/prefix/claims/{database}/{ckpt}/0123abcd-00001"
+    objects.write(bucket, left, b"x")
+    archives = cargo._archives  # pyright: ignore[reportPrivateUsage]
+    look = archives.unfinished
+
+    async def then_begun() -> set[str]:
+        found = await look()
+        archives._writing.add(ckpt)  # pyright: ignore[reportPrivateUsage]
+        return found
+
+    monkeypatch.setattr(archives, "unfinished", then_begun)
+    await archives.remove_unfinished()
+    assert left in objects.objects(bucket)
+    archives._writing.discard(ckpt)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.undo()
+    await archives.remove_unfinished()
+    assert left not in objects.objects(bucket)
+
+
 async def test_bays_with_other_databases_do_not_see_one_anothers_checkpoints(
     cargo: ClaimCheckpoints, carriers: HostCarriers, reopen: Callable[[], ClaimCheckpoints]
 ) -> None:

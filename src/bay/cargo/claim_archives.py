@@ -129,6 +129,12 @@ class ClaimArchives:
         begun, whole = await self._names()
         return begun - whole - self._writing
 
+    async def remove_unfinished(self) -> None:
+        """Remove those, but for one that somebody here has begun to write meanwhile."""
+        for checkpoint_id in await self.unfinished():
+            if checkpoint_id not in self._writing:
+                await self.remove(checkpoint_id)
+
     async def _names(self) -> tuple[set[str], set[str]]:
         store, top = await self._folder()
         keys = [key.removeprefix(top).split("/") for key in await store.keys(top)]

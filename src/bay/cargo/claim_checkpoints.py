@@ -237,8 +237,7 @@ class ClaimCheckpoints(ArchivedClaims):
         """Remove once what imports have left that a Bay did not survive; other Bays may be importing."""
         if not self._beside_others:
             try:
-                for checkpoint_id in await self._archives.unfinished():
-                    await self._archives.remove(checkpoint_id)
+                await self._archives.remove_unfinished()
             except BayError as error:  # the next start tries again
                 log.warning("checkpoint.parts_stay", error=error.message)
         await super().run()
