@@ -12,6 +12,7 @@ from bay.cargo.base import Fence
 from bay.cargo.fences import Fences
 from bay.errors import InvalidArgument, NotFound, StorageFull
 from bay.ids import is_id
+from bay.models import CheckpointKind
 
 SANDBOX_UID = 1000
 
@@ -20,7 +21,7 @@ class CopyingCargo:
     """Keeps cargos in `root`, checkpoints in `.checkpoints`, and unfinished trees in `.making`."""
 
     name = "copying"
-    shares_blocks = False
+    checkpoint_kind: CheckpointKind = "copy"
 
     def __init__(self, root: Path) -> None:
         self._root = root
