@@ -35,7 +35,7 @@ def test_a_cluster_that_says_nothing_promises_nothing(tmp_path: Path) -> None:
     here = capabilities(tmp_path)
     assert here.isolation == ("container",)
     assert (here.egress, here.network, here.network_rules) == ("unenforced", ("open",), False)
-    assert (here.pause, here.layered, here.persist) == (True, False, ("workspace",))
+    assert (here.pause, here.layered, here.persist) == ("processes", False, ("workspace",))
     assert here.other_images == NamedImages(admitted=())
 
 
@@ -60,6 +60,13 @@ def test_rules_need_the_proxy_and_a_cluster_that_keeps_pods_from_walking_around_
 def test_the_place_of_the_proxy_is_a_host_and_a_port(place: str) -> None:
     with pytest.raises(ValidationError):
         KubernetesSettings.model_validate({**GIVEN, "egress_proxy": place})
+
+
+@pytest.mark.parametrize("name", ["egress_proxy", "egress_proxy_listen"])
+@pytest.mark.parametrize("port", [0, 65536, 99999])
+def test_a_port_that_is_none_is_refused_at_the_start(name: str, port: int) -> None:
+    with pytest.raises(ValidationError, match="its port is none"):
+        KubernetesSettings.model_validate({**GIVEN, name: f"0.0.0.0:{port}"})
 
 
 def test_the_driver_kubernetes_needs_a_cluster(tmp_path: Path) -> None:

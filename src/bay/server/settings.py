@@ -378,6 +378,13 @@ class KubernetesSettings(SettingFields):
         description="kinds of isolation by name, besides `container`, which is there with the defaults",
     )
 
+    @field_validator("egress_proxy", "egress_proxy_listen")
+    @classmethod
+    def _is_place(cls, value: str | None) -> str | None:
+        if value is not None and not 0 < int(value.rpartition(":")[2]) < 65536:
+            raise ValueError("its port is none between 1 and 65535")
+        return value
+
     @field_validator("images")
     @classmethod
     def _are_beginnings(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -45,9 +45,10 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class ProxyLimits:
     """The bounds of one proxy; those of a client count for each address by itself. Times are seconds."""
 
-    connections: int = 256
+    connections: int = 128
     """Open at a time, of one client."""
-    all_connections: int = 4096
+    all_connections: int = 1024
+    """One that stalls holds up to 650 KiB in buffers."""
     requests_per_s: float = 50
     requests_at_once: float = 200
     clients: int = 20_000

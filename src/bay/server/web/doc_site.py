@@ -78,7 +78,7 @@ async def _unpacked_answer(path: Path, given: Headers, headers: dict[str, str]) 
     except FileNotFoundError:
         return None
     content = await run_sync(gzip.decompress, packed)
-    tag = f'"{sha256(content).hexdigest()[:32]}"'
+    tag = f'"{sha256(packed).hexdigest()[:32]}-plain"'
     return _or_not_modified(
         Response(content, headers={**headers, "ETag": tag}, media_type=_type_of(path)), given
     )
