@@ -390,7 +390,7 @@ def test_a_process_under_a_debugger_goes_on_with_it(ship: Ship) -> None:
 
 
 def test_what_is_killed_during_a_pause_is_gone_after_it(ship: Ship) -> None:
-    exec_id = ship.start("sleep 1000")
+    exec_id = ship.start(["sleep", "1000"])
     assert eventually(lambda: len(programs(ship)) == 1)
     pause(ship)
     [pid] = programs(ship)
