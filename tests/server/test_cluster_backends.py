@@ -62,8 +62,15 @@ def test_the_place_of_the_proxy_is_a_host_and_a_port(place: str) -> None:
         KubernetesSettings.model_validate({**GIVEN, "egress_proxy": place})
 
 
-@pytest.mark.parametrize("name", ["egress_proxy", "egress_proxy_listen"])
-@pytest.mark.parametrize("port", [0, 65536, 99999])
+@pytest.mark.parametrize(
+    ("name", "port"),
+    [
+        ("egress_proxy", 0),
+        ("egress_proxy", 65536),
+        ("egress_proxy_listen", 65536),
+        ("egress_proxy_listen", 99999),
+    ],
+)
 def test_a_port_that_is_none_is_refused_at_the_start(name: str, port: int) -> None:
     with pytest.raises(ValidationError, match="its port is none"):
         KubernetesSettings.model_validate({**GIVEN, name: f"0.0.0.0:{port}"})

@@ -380,9 +380,10 @@ class KubernetesSettings(SettingFields):
 
     @field_validator("egress_proxy", "egress_proxy_listen")
     @classmethod
-    def _is_place(cls, value: str | None) -> str | None:
-        if value is not None and not 0 < int(value.rpartition(":")[2]) < 65536:
-            raise ValueError("its port is none between 1 and 65535")
+    def _is_place(cls, value: str | None, info: ValidationInfo) -> str | None:
+        least = 0 if info.field_name == "egress_proxy_listen" else 1  # 0: a free one
+        if value is not None and not least <= int(value.rpartition(":")[2]) < 65536:
+            raise ValueError(f"its port is none between {least} and 65535")
         return value
 
     @field_validator("images")
