@@ -65,7 +65,7 @@ from bay.server.kernels.service import Kernels
 from bay.server.kernels.ship_client import KernelClient
 from bay.server.key_files import check_same
 from bay.server.keys.service import ApiKeys, Audits
-from bay.server.maintenance.capabilities import capabilities_of
+from bay.server.maintenance.capabilities import Abilities
 from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.maintenance.metrics import Metrics
 from bay.server.maintenance.readiness import Readiness
@@ -688,7 +688,7 @@ class ControlPlane:
             ),
             Metrics(store=self.store, clock=self.clock),
             self.replicas,
-            capabilities_of(self.driver, self.cargo),
+            Abilities(driver=self.driver, cargo=self.cargo),
             Readiness(store=self.store, leases=self.leases, bus=self.bus),
         )
         return {type(one): one for one in made}

@@ -7,7 +7,7 @@ from server_harness import World, assert_error
 
 from bay.cargo.base import checkpoint_store
 from bay.drivers.base import NamedImages
-from bay.server.maintenance.capabilities import capabilities_of
+from bay.server.maintenance.capabilities import Abilities
 
 pytestmark = pytest.mark.anyio
 
@@ -49,4 +49,4 @@ async def test_images_by_name_are_told_where_callers_may_name_any(
     bay: World, images: NamedImages | None, told: str | None
 ) -> None:
     bay.driver.capabilities = replace(bay.driver.capabilities, other_images=images)
-    assert capabilities_of(bay.driver, bay.bay.cargo).other_images == told
+    assert Abilities(driver=bay.driver, cargo=bay.bay.cargo).get().other_images == told
