@@ -4,7 +4,9 @@ either side.
 
 import json
 import os
+import select
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Generator
@@ -170,17 +172,35 @@ def test_pieces_may_come_in_any_cut(ship: Ship) -> None:
 
 def test_much_goes_both_ways_at_once_unharmed(ship: Ship) -> None:
     sent = os.urandom(MEBIBYTE) * 24
+    given = b"".join(piece(sent[at : at + 3 * MEBIBYTE]) for at in range(0, len(sent), 3 * MEBIBYTE)) + END
     with app(echo) as port, tunnel(ship, port) as made:
+        assert pieces(both_ways(made.raw, given)) == sent
 
-        def send() -> None:
-            for at in range(0, len(sent), 3 * MEBIBYTE):
-                made.send(sent[at : at + 3 * MEBIBYTE])
-            made.end()
 
-        thread = threading.Thread(target=send, daemon=True)
-        thread.start()
-        assert made.all() == (sent, True)
-        thread.join(PATIENCE_S)
+def both_ways(raw: socket.socket, given: bytes) -> bytes:
+    """Send that while all is read, up to the end of that direction. In one thread: two may not use a
+    connection of TLS at once.
+    """
+    raw.setblocking(False)
+    seen, left = bytearray(), memoryview(given)
+    while not seen.endswith(END):
+        readable, writable, _ = select.select([raw], [raw] if left else [], [], PATIENCE_S)
+        assert readable or writable, "nothing goes on"
+        with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            while data := raw.recv(1 << 18):
+                seen += data
+            assert seen.endswith(END), "it broke off"
+        with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            left = left[raw.send(left[: 1 << 16]) :] if left else left
+    return bytes(seen)
+
+
+def pieces(raw: bytes) -> bytes:
+    seen, at = bytearray(), 0
+    while size := int.from_bytes(raw[at : at + 4]):
+        seen += raw[at + 4 : at + 4 + size]
+        at += 4 + size
+    return bytes(seen)
 
 
 def test_the_program_may_end_its_direction_first_and_still_read(ship: Ship) -> None:
