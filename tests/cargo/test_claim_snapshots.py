@@ -208,6 +208,30 @@ async def test_a_create_that_arrives_after_its_checkpoint_was_given_up_leaves_no
     assert set(server.snapshots()) == {f"bay-{ckpt}"}
 
 
+async def test_a_late_snapshot_that_stays_keeps_no_other_from_its_removal(
+    reopen: Callable[[], ClaimSnapshots], files: WorkspaceFiles, server: SnapshotServer
+) -> None:
+    cargo = reopen()
+    await cargo.open()
+    ws, ckpt = await kept(cargo, files)
+    theirs, ours = new_id("ckpt"), new_id("ckpt")
+    server.away = {"create"}
+    for late in (theirs, ours):
+        with pytest.raises(DriverUnavailable, match="said nothing"):
+            await cargo.checkpoint(ws, late)
+        await cargo.remove_checkpoint(late)
+    server.away = set()
+    there = server.snapshots()[f"bay-{ckpt}"]["metadata"]
+    for late in (theirs, ours):
+        metadata: Json = {**there, "name": f"bay-{late}"}
+        if late == theirs:
+            del metadata["labels"]
+        await server.create(VOLUME_SNAPSHOT, {**server.snapshots()[f"bay-{ckpt}"], "metadata": metadata})
+    async with running(cargo):
+        await until(lambda: f"bay-{ours}" not in server.snapshots())
+    assert set(server.snapshots()) == {f"bay-{ckpt}", f"bay-{theirs}"}
+
+
 async def test_a_restore_gives_the_cargo_a_claim_from_the_snapshot_and_removes_the_former(
     cargo: ClaimSnapshots,
     files: WorkspaceFiles,

@@ -512,7 +512,8 @@ class ClaimSnapshots(ArchivedClaims):
             if is_id_of("ws", cargo_id):
                 await self._found(cargo_id)
         for checkpoint_id, since in list(self._late.items()):
-            await self.remove_checkpoint(checkpoint_id)
+            with suppress(Conflict):  # another Bay's, or a claim waits for it: the next sweep looks again
+                await self.remove_checkpoint(checkpoint_id)
             if self._clock() - since > self._timeouts.leftover:
                 self._late.pop(checkpoint_id)
 
