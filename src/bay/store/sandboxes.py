@@ -350,9 +350,9 @@ async def copied_elsewhere(db: StoreConnection, sandbox: SandboxRecord) -> str |
     return None if found is None else str(found[0])
 
 
-async def due_checkpoints(db: StoreConnection, now: datetime) -> list[SandboxRecord]:
-    """Sandboxes of whose policy a checkpoint is due, those first that have waited for longest."""
-    return await _all(db, _DUE_CHECKPOINTS, {"now": now})
+async def due_checkpoints(db: StoreConnection, now: datetime, most: int) -> list[SandboxRecord]:
+    """At most so many sandboxes of whose policy a checkpoint is due, the longest due first."""
+    return await _all(db, _DUE_CHECKPOINTS.limit(most), {"now": now})
 
 
 async def shift_times(db: StoreConnection, by: timedelta) -> int:

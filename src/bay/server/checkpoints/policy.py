@@ -15,6 +15,8 @@ _AT_ONCE = 16
 """Checkpoints of policies that are made at once: each takes memory, a disk or a network. After an outage all
 are due.
 """
+_LOOKED_AT = 256
+"""Due sandboxes that one look asks the database about: all of thousands would hold up other writes."""
 
 
 def next_at(policy: CheckpointPolicy | None, now: datetime) -> datetime | None:
@@ -45,17 +47,17 @@ async def ask(store: Store, clock: Clock, poke: Callable[[str], None]) -> None:
     many those that have been due for longest come first; the others stay due.
     """
     async with store.read() as db:
-        if not await sandboxes.due_checkpoints(db, clock()):
+        if not await sandboxes.due_checkpoints(db, clock(), 1) or await checkpoints.making(db) >= _AT_ONCE:
             return
     async with store.write() as db:
         now = clock()
-        found = await sandboxes.due_checkpoints(db, now)
+        found = await sandboxes.due_checkpoints(db, now, _LOOKED_AT)
         room = _AT_ONCE - await checkpoints.making(db)
         asking: list[SandboxRecord] = []
         for sandbox in found:
+            if len(asking) >= room:
+                break
             if _is_free(sandbox) and await _may_have_changed(db, sandbox):
-                if len(asking) >= room:
-                    continue
                 asking.append(sandbox)
                 await checkpoints.add(db, asked(sandbox, now, auto=True))
             await sandboxes.change(db, sandbox.id, checkpoint_at=next_at(sandbox.checkpoint_policy, now))
