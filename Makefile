@@ -41,7 +41,7 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: test
-test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs .stamp-helm ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
+test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs .stamp-console .stamp-helm ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
 	@$(PYTEST) $$(sed -n 's|^[a-z]|--ignore=tests/&|p' tests/slow.txt)
 
 # The tests in Kubernetes wait for pods most of the time.
@@ -117,6 +117,9 @@ abuse: .stamp-dev ## hostile programs and clients, also those that take much of 
 .PHONY: docs
 docs: .stamp-docs ## build the site of the documentation, which the server has at /docs/ from its next start
 
+.PHONY: console
+console: .stamp-console ## build the web console, which the server has at / from its next start; needs node
+
 .PHONY: lock
 lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
 	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt
@@ -134,14 +137,14 @@ version: .stamp-dev ## begin a release: write VERSION=0.2.0 to every place, gath
 	@$(BIN)/python scripts/release.py version "$(VERSION)"
 
 .PHONY: release
-release: .stamp-dev .stamp-docs ## build sdist, wheel and npm package into dist/, and use each in a clean environment
+release: .stamp-dev .stamp-docs .stamp-console ## build sdist, wheel and npm package into dist/, and use each in a clean environment
 	@rm -rf dist
 	@$(BIN)/python scripts/release.py build dist
 	@$(BIN)/python scripts/release.py check dist
 
 .PHONY: clean
 clean: ## remove .venv, stamps, caches and build results (never a data directory)
-	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .venv-docs src/bay/server/web/site .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
+	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .venv-docs src/bay/server/web/site src/bay/server/web/console .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system system-tests test-setup
@@ -151,7 +154,7 @@ system:
 system-tests:
 	@scripts/setup-system.sh tests
 
-test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs
+test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs .stamp-console
 
 .stamp-server: requirements/server.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system
 	@PYTHON="$(PYTHON)" scripts/setup-python.sh $(VENV) requirements/server.txt
@@ -201,6 +204,15 @@ test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .s
 
 .stamp-typescript: .stamp-typescript-tools clients/typescript/tsconfig.json $(wildcard clients/typescript/src/*.ts)
 	@cd clients/typescript && npm run --silent build
+	@touch $@
+
+# The web console: it has the SDK's source in it.
+.stamp-console-tools: console/package-lock.json | system-tests
+	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+.stamp-console: .stamp-console-tools scripts/build_console.py $(shell find console/src console/*.* -type f) $(wildcard clients/typescript/src/*.ts)
+	@$(BIN)/python scripts/build_console.py
 	@touch $@
 
 .stamp-frameworks: requirements/frameworks.txt requirements/swe-rex.txt requirements/server.txt pyproject.toml .stamp-dev

@@ -1,0 +1,177 @@
+/** One sandbox: its state and acts on top, its parts as tabs below. */
+
+import { useQuery } from "@tanstack/react-query";
+import { NotFound, type Sandbox } from "bay-sandbox";
+import { ArrowLeft, Box, GitFork, Pause, Play, Square, Trash2 } from "lucide-react";
+import { type ReactNode, Suspense, useState } from "react";
+import { Link, NavLink, useNavigate, useParams } from "react-router";
+import { bay } from "@/bay";
+import { useWords } from "@/lib/words";
+import { pageWords } from "@/pages/words";
+import { type Act, actsOf, called, sandboxQuery, useActs, useLeaving } from "@/sandboxes";
+import { mayWrite, useMe } from "@/sign_in";
+import { Boundary } from "@/ui/boundary";
+import { Button, IconButton } from "@/ui/button";
+import { cx } from "@/ui/class_names";
+import { StateBadge, shownState } from "@/ui/state_badge";
+import { Empty, Failed, Loading } from "@/ui/states";
+import { tell, tellError } from "@/ui/toasts";
+import { listWords } from "../list/words";
+import { NoPage } from "../no_page";
+import { TABS } from "./tabs";
+import { sandboxWords } from "./words";
+
+export function SandboxPage(): ReactNode {
+  const { ref = "", tab } = useParams();
+  const found = useQuery(sandboxQuery(ref));
+  // Events name sandboxes by their ids: the row behind a name is followed by its id.
+  const id = found.data?.id ?? ref;
+  const live = useQuery({ ...sandboxQuery(id), enabled: id !== ref, initialData: found.data ?? undefined });
+  const box = id === ref ? found.data : live.data;
+  if (found.error instanceof NotFound) return <Missing name={ref} />;
+  if (box === null) return <Gone name={ref} />;
+  if (box === undefined)
+    return found.error ? <Failed error={found.error} retry={() => void found.refetch()} /> : <Loading />;
+  return <Whole box={box} path={tab ?? "overview"} refName={ref} />;
+}
+
+function Whole({ box, path, refName }: { box: Sandbox; path: string; refName: string }): ReactNode {
+  const say = useWords(sandboxWords);
+  const entry = TABS.find((one) => one.path === path);
+  return (
+    <>
+      <header className="border-b bg-panel px-4 pt-3">
+        <div className="flex flex-wrap items-center gap-x-3 gap-y-2">
+          <Link
+            to="/console/sandboxes"
+            aria-label={say("back")}
+            title={say("back")}
+            className="text-muted hover:text-ink"
+          >
+            <ArrowLeft aria-hidden className="size-5" />
+          </Link>
+          <h1 className="min-w-0 truncate text-lg font-semibold">{called(box)}</h1>
+          <State box={box} />
+          <Buttons box={box} />
+        </div>
+        <nav aria-label={say("tabs")} className="-mb-px flex gap-1 overflow-x-auto pt-2">
+          {TABS.map((one) => (
+            <NavLink
+              key={one.path}
+              to={`/console/sandboxes/${refName}/${one.path}`}
+              aria-current={one.path === path ? "page" : undefined}
+              className={cx(
+                "flex min-h-10 shrink-0 items-center gap-1.5 border-b-2 px-2.5 text-sm [&_svg]:size-4",
+                one.path === path
+                  ? "border-accent font-medium text-accent"
+                  : "border-transparent text-muted hover:text-ink",
+              )}
+            >
+              {one.icon}
+              {say(one.name)}
+            </NavLink>
+          ))}
+        </nav>
+      </header>
+      <Boundary key={path}>
+        <Suspense fallback={<Loading />}>{entry ? <entry.Tab box={box} /> : <NoPage />}</Suspense>
+      </Boundary>
+    </>
+  );
+}
+
+function State({ box }: { box: Sandbox }): ReactNode {
+  return <StateBadge state={useLeaving().has(box.id) ? "leaving" : shownState(box)} />;
+}
+
+function Buttons({ box }: { box: Sandbox }): ReactNode {
+  const say = useWords(listWords);
+  const sayHere = useWords(sandboxWords);
+  const sayPages = useWords(pageWords);
+  const acts = useActs();
+  const me = useMe();
+  const go = useNavigate();
+  const leaving = useLeaving().has(box.id);
+  const [busy, setBusy] = useState<string | null>(null);
+  if (!mayWrite(me)) return null;
+  const may = actsOf(box);
+  const run = async (name: string, work: () => Promise<unknown>): Promise<void> => {
+    setBusy(name);
+    try {
+      await work();
+    } catch (error) {
+      tellError(error);
+    } finally {
+      setBusy(null);
+    }
+  };
+  const act =
+    (name: Act): (() => void) =>
+    () =>
+      void run(name, () => acts.do(name, [box]));
+  const fork = async (): Promise<void> => {
+    const [copy] = await (await bay.sandboxes.get(box.id)).fork();
+    if (copy === undefined) return;
+    tell(sayHere("forked", { name: copy.name ?? copy.id }));
+    await go(`/console/sandboxes/${copy.name ?? copy.id}`);
+  };
+  const remove = (): void => {
+    acts.remove([box]);
+    void go("/console/sandboxes");
+  };
+  return (
+    <fieldset disabled={leaving} className="ml-auto flex items-center gap-1.5">
+      <legend className="sr-only">{sayPages("acts")}</legend>
+      {may.start ? (
+        <Button icon={<Play aria-hidden />} kind="primary" busy={busy === "start"} onClick={act("start")}>
+          {box.compute === "warm" ? say("resume") : say("start")}
+        </Button>
+      ) : null}
+      {may.pause ? (
+        <Button icon={<Pause aria-hidden />} busy={busy === "pause"} onClick={act("pause")}>
+          {say("pause")}
+        </Button>
+      ) : null}
+      {may.stop ? (
+        <Button icon={<Square aria-hidden />} busy={busy === "stop"} onClick={act("stop")}>
+          {say("stop")}
+        </Button>
+      ) : null}
+      <IconButton label={sayHere("fork")} disabled={busy !== null} onClick={() => void run("fork", fork)}>
+        <GitFork aria-hidden />
+      </IconButton>
+      <IconButton label={say("delete")} onClick={remove}>
+        <Trash2 aria-hidden />
+      </IconButton>
+    </fieldset>
+  );
+}
+
+function Missing({ name }: { name: string }): ReactNode {
+  const say = useWords(sandboxWords);
+  return (
+    <Empty icon={<Box />} title={say("missing", { name })}>
+      <p>{say("missingAbout")}</p>
+      <Back />
+    </Empty>
+  );
+}
+
+function Gone({ name }: { name: string }): ReactNode {
+  const say = useWords(sandboxWords);
+  return (
+    <Empty icon={<Trash2 />} title={say("gone", { name })}>
+      <p>{say("goneAbout")}</p>
+      <Back />
+    </Empty>
+  );
+}
+
+function Back(): ReactNode {
+  const say = useWords(sandboxWords);
+  return (
+    <Link className="text-accent underline" to="/console/sandboxes">
+      {say("back")}
+    </Link>
+  );
+}
