@@ -1,14 +1,14 @@
 /** The parts of a sandbox's page, in their order. Each is loaded when it is first looked at. */
 
 import type { Sandbox } from "bay-sandbox";
-import { LayoutDashboard } from "lucide-react";
+import { Cog, History, LayoutDashboard, Plug, ShieldCheck } from "lucide-react";
 import { type ComponentType, lazy, type ReactNode } from "react";
 
 export interface TabEntry {
   /** Its place in the address. */
   path: string;
   /** Its name, a text of `words.ts`. */
-  name: "overview";
+  name: "overview" | "ports" | "services" | "network" | "events";
   icon: ReactNode;
   Tab: ComponentType<{ box: Sandbox }>;
 }
@@ -20,4 +20,18 @@ export const TABS: readonly TabEntry[] = [
     icon: <LayoutDashboard aria-hidden />,
     Tab: lazy(() => import("./overview/tab")),
   },
+  { path: "ports", name: "ports", icon: <Plug aria-hidden />, Tab: lazy(() => import("./ports/tab")) },
+  {
+    path: "services",
+    name: "services",
+    icon: <Cog aria-hidden />,
+    Tab: lazy(() => import("./services/tab")),
+  },
+  {
+    path: "network",
+    name: "network",
+    icon: <ShieldCheck aria-hidden />,
+    Tab: lazy(() => import("./network/tab")),
+  },
+  { path: "events", name: "events", icon: <History aria-hidden />, Tab: lazy(() => import("./events/tab")) },
 ];
