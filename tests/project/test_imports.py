@@ -24,6 +24,7 @@ GROUPS = {
     "bay.backoff": "words",
     "bay.clock": "words",
     "bay.linux": "linux",
+    "bay.meters": "meters",  # what a Bay counts, for all that count
     "bay.cell_output": "words",
     "bay.durations": "words",
     "bay.hints": "words",
@@ -83,7 +84,8 @@ MAY = {
     "builds": {"builds", "words"},
     "linux": {"root", "linux", "words", "tar"},
     "records": {"root", "drivers", "words"},
-    "store": {"root", "store", "records", "words"},
+    "meters": {"root"},
+    "store": {"root", "store", "records", "meters", "words"},
     "network": {"root", "network", "linux", "words"},
     "proxy": {"proxy", "network", "words"},
     "drivers": {"root", "drivers", "kube", "network", "linux", "words", "protocol"},
@@ -95,6 +97,7 @@ MAY = {
         "root",
         "builds",
         "mcp",
+        "meters",
         "server",
         "store",
         "records",
@@ -112,6 +115,7 @@ MAY = {
     "app": {
         "root",
         "app",
+        "meters",
         "server",
         "store",
         "records",

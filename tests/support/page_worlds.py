@@ -504,7 +504,6 @@ await deployment.stop()
             RunBy(
                 "$ bay build app", f"{IMAGES}::test_an_image_becomes_a_template_with_a_pool_as_the_page_says"
             ),
-            ReadBy("scrape_configs", "prometheus"),
             Run(
                 "bay image export",
                 first="bay image pull registry.example.com/shop:3\nbay image export registry.example.com/shop:3 - | bay image import - app:1",
@@ -512,6 +511,7 @@ await deployment.stop()
             ),
         ),
     ),
+    "docs/metrics.md": World(rows=(ReadBy("scrape_configs", "prometheus"),)),
     "docs/install.md": World(
         bay=False,
         first="mkdir etc",

@@ -179,6 +179,7 @@ def build_app(
         formats=FORMATS,
         max_body_bytes=settings.max_body_mb * MIB,
         max_upload_bytes=settings.max_upload_mb * MIB,
+        meters=bay.meters,
     )
     app.add_middleware(
         PortGate,
@@ -188,6 +189,7 @@ def build_app(
         keys=bay.keys,
         proxy=bay.port_proxy,
         guests=E2bGuests(bay.sandbox_tokens, bay.keys, bay.clock, app.state.services[E2bSandboxes]),
+        meters=bay.meters,
     )
     app.add_middleware(
         Entrance,

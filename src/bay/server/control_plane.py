@@ -14,6 +14,7 @@ from bay.clock import Clock, ManualClock
 from bay.drivers.base import AsksShip, Driver, HeaderBroker
 from bay.ids import is_id_of, new_id
 from bay.images.base import ImageLibrary
+from bay.meters import Meters
 from bay.models import Limits
 from bay.server.backends import choose_cargo, cluster_resolvers, object_store_of, proxy_listener
 from bay.server.browser.replays import Replays
@@ -67,6 +68,7 @@ from bay.server.key_files import check_same
 from bay.server.keys.service import ApiKeys, Audits
 from bay.server.maintenance.capabilities import Abilities
 from bay.server.maintenance.garbage_collection import Garbage
+from bay.server.maintenance.loop_lag import LoopLag
 from bay.server.maintenance.metrics import Metrics
 from bay.server.maintenance.readiness import Readiness
 from bay.server.maintenance.replicas import Replicas
@@ -149,12 +151,14 @@ class ControlPlane:
         clock: Clock,
         available_memory: Callable[[], int],
         cargo: CargoBackend | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """Without `cargo` the data directory's own backend keeps the files."""
         self.settings = settings
+        self.meters = meters or Meters()
         self.driver = driver
         self.database = make_database(settings)
-        self.store = Store(self.database)
+        self.store = Store(self.database, self.meters)
         replica_id = new_id("replica")
         shared = self.database if isinstance(self.database, PostgresDatabase) and settings.replicas else None
         if shared is not None and not isinstance(clock, ManualClock):
@@ -462,6 +466,8 @@ class ControlPlane:
             bus=self.bus,
         )
         self.auditor = Auditor(self.deferred, clock)
+        self.loop_lag = LoopLag(self.meters)
+        self.metrics = Metrics(meters=self.meters, store=self.store, deferred=self.deferred, clock=clock)
         self.usage = Usage(store=self.store, deferred=self.deferred, cargo=self.cargo, clock=clock)
         self.skill_payloads = SkillPayloads(
             store=self.store, clock=clock, max_bytes=settings.skills_max_mb * MIB
@@ -686,7 +692,7 @@ class ControlPlane:
                 orphans=self.reconciler.orphans,
                 bus=self.bus,
             ),
-            Metrics(store=self.store, clock=self.clock),
+            self.metrics,
             self.replicas,
             Abilities(driver=self.driver, cargo=self.cargo),
             Readiness(store=self.store, leases=self.leases, bus=self.bus),
@@ -752,6 +758,7 @@ class ControlPlane:
                 self.port_proxy,
                 self.envd_watchers,
                 self.mcp_messages,
+                self.loop_lag,
                 *([self.egress] if self.egress is not None else []),
             )
             do = self.leases.do

@@ -111,6 +111,7 @@ async def trim(db: StoreConnection, before: datetime, most: int) -> int:
 
 async def _insert(db: StoreConnection, call: AuditedCall) -> int:
     made = await db.execute(_ADD, call.row())
+    db.tally(lambda meters: meters.audited.inc())
     key = made.inserted_primary_key
     assert key is not None  # noqa: S101 — an INSERT of one row has one
     return key[0]

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 from sqlalchemy import Connection, CursorResult, Engine, Executable
 from sqlalchemy.exc import DBAPIError
 
+from bay.meters import Meters
+
 if TYPE_CHECKING:
     from sqlalchemy.sql.selectable import TypedReturnsRows
 
@@ -32,6 +34,12 @@ class StoreConnection:
         self._engine = engine
         self._connection: Connection | None = None
         self._trips: SimpleQueue[_Trip | None] | None = None
+        self.tallies: list[Callable[[Meters], None]] = []
+        """Counts of the transaction under way, which are made once it is committed."""
+
+    def tally(self, count: Callable[[Meters], None]) -> None:
+        """Have `count` called once the transaction is committed; it is forgotten with one that fails."""
+        self.tallies.append(count)
 
     @overload
     async def execute(

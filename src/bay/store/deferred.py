@@ -43,9 +43,14 @@ class DeferredWrites:
         """Write this soon. If none can be written for long, the oldest are given up for the newest."""
         if len(self._waiting) >= _MAX_WAITING:
             self._waiting.popleft()
+            self._store.meters.deferred_lost.inc()
             log.error("store.write_lost", waiting=_MAX_WAITING)
         self._waiting.append(write)
         self._some.set()
+
+    def __len__(self) -> int:
+        """How many are not written yet."""
+        return len(self._waiting)
 
     async def flush(self) -> None:
         """Return once all that was put before is written. Raises StorageFull or DatabaseUnavailable."""

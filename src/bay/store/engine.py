@@ -5,6 +5,7 @@ connection to the query functions; reads outside a transaction take `Store.read(
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 from sqlalchemy.exc import DBAPIError
 
 from bay.errors import BayError
+from bay.meters import Meters
 from bay.store import audit, fences
 from bay.store.connection import StoreConnection
 
@@ -70,8 +72,11 @@ class Database(Protocol):
 class Store:
     """One database. `open` migrates it, `aclose` lets it go."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, meters: Meters | None = None) -> None:
         self._database = database
+        self.meters = meters or Meters()
+        self._read_meter = _ConnectionMeter(self.meters, "read")
+        self._write_meter = _ConnectionMeter(self.meters, "write")
         self._changed = set[str]()
         """Sandboxes whose rows the transaction under way has changed, as the database itself reports them."""
         self._readers = tuple(database.reader() for _ in range(_READERS))
@@ -109,14 +114,18 @@ class Store:
         """A connection for reading committed rows. Raises InternalError when the database is damaged, and
         what `Database.busy_error` gives after half a minute without one.
         """
+        asked = time.perf_counter()
         connection = await self._idle_reader()
+        began = self._read_meter.begin(asked)
         try:
             yield connection
         except DBAPIError as error:
+            self._read_meter.failures.inc()
             self._raise_in_words(error, of_writer=False)
             raise
         finally:
             self._idle_readers.put_nowait(connection)
+            self._read_meter.end(began)
 
     async def _idle_reader(self) -> StoreConnection:
         try:
@@ -131,9 +140,10 @@ class Store:
         Listeners of `on_change` have been called when it returns. Raises LeaseLost, before the block, for
         work under a lease that this process no longer has.
         """
+        asked = time.perf_counter()
         try:
             async with self._write_lock:
-                is_whole = False
+                is_whole, began = False, self._write_meter.begin(asked)
                 try:
                     async with self._writer.transaction():
                         await self._database.begin(self._writer)
@@ -143,13 +153,23 @@ class Store:
                     committed()
                     is_whole = True
                 finally:
+                    self._write_meter.end(began)
+                    self._count_tallies(committed=is_whole)
                     self._tell_changes(again=not is_whole)
         except DBAPIError as error:
+            self._write_meter.failures.inc()
             self._raise_in_words(error, of_writer=True)
             raise
 
     def _note_change(self, sandbox_id: str) -> None:
         self._changed.add(sandbox_id)
+
+    def _count_tallies(self, *, committed: bool) -> None:
+        tallies = self._writer.tallies
+        if committed:
+            for count in tallies:
+                count(self.meters)
+        tallies.clear()
 
     def _tell_changes(self, *, again: bool) -> None:
         """Call the listeners; `again`: an interrupted transaction, reported with the next one too."""
@@ -162,3 +182,22 @@ class Store:
     def _raise_in_words(self, error: DBAPIError, *, of_writer: bool) -> None:
         if (known := self._database.error_of(error, of_writer=of_writer)) is not None:
             raise known from error
+
+
+class _ConnectionMeter:
+    """Times the connections of one kind: how long each was waited for, and how long it was held."""
+
+    def __init__(self, meters: Meters, kind: str) -> None:
+        self._waited = meters.store_wait_seconds.labels(kind)
+        self._held = meters.store_seconds.labels(kind)
+        self.failures = meters.store_failures.labels(kind)
+
+    def begin(self, asked: float) -> float:
+        """It is there; the present time."""
+        began = time.perf_counter()
+        self._waited.observe(began - asked)
+        return began
+
+    def end(self, began: float) -> None:
+        """It is given back."""
+        self._held.observe(time.perf_counter() - began)

@@ -23,12 +23,14 @@ async def add(db: StoreConnection, sandbox: SandboxRecord, kind: str, at: dateti
     """
     row = {"sandbox_id": sandbox.id, "type": kind, "at": at, "data": data}
     await db.execute(_ADD, {"of_sandbox": sandbox.id, "of_owner": sandbox.owner, **row})
+    db.tally(lambda meters: meters.events.labels(kind).inc())
 
 
 async def add_of_image(db: StoreConnection, owner: str, kind: str, at: datetime, **data: Any) -> None:
     """Record the event `kind` of an owner's image or template, which belongs to no sandbox."""
     row = {"owner": owner, "sandbox_id": "", "type": kind, "at": at, "data": data}
     await db.execute(insert(events).values(row))
+    db.tally(lambda meters: meters.events.labels(kind).inc())
 
 
 async def after(

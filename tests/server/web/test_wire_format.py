@@ -55,7 +55,7 @@ async def test_a_format_names_the_caller_and_words_the_errors(tmp_path: Path) ->
     async with world(tmp_path) as bay:
         edge = Edge(
             _app, keys=bay.bay.keys, auditor=bay.bay.auditor, formats=(FOREIGN,),
-            max_body_bytes=2 * MIB, max_upload_bytes=4 * MIB,
+            max_body_bytes=2 * MIB, max_upload_bytes=4 * MIB, meters=bay.bay.meters,
         )  # fmt: skip
         transport = httpx.ASGITransport(edge)
         async with httpx.AsyncClient(transport=transport, base_url="http://bay") as client:

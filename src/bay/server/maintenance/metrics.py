@@ -1,52 +1,45 @@
-"""The metrics of a Bay, in the text format that Prometheus reads.
+"""The service behind `/metrics`: it brings the gauges up to date, and writes all metrics as text.
 
-Names and units follow https://prometheus.io/docs/practices/naming/; no label has a value of a caller.
+`bay.meters` declares them. Counters and histograms move as things happen; a gauge of rows or of memory is set
+by a scrape, so that nothing is counted while none comes.
 """
 
+import asyncio
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-
-from bay import __version__
 from bay.clock import Clock
+from bay.meters import Meters
+from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.image_totals import ImageTotals, totals
 
 
 @dataclass(kw_only=True, eq=False)
 class Metrics:
-    """The service behind `/metrics`: gauges that are read when they are asked for."""
+    """Of one Bay. With several replicas each has its own, and those of rows are the same in all."""
 
+    meters: Meters
     store: Store
+    deferred: DeferredWrites
     clock: Clock
 
     async def text(self) -> bytes:
-        """All of them, of this moment."""
+        """All metrics of this moment, in Prometheus' text format."""
         async with self.store.read() as db:
             found = await totals(db, self.clock())
-        return _written(found)
+        self._set_images(found)
+        self.meters.deferred_waiting.set(len(self.deferred))
+        return await asyncio.to_thread(self.meters.text)
 
-
-def _written(found: ImageTotals) -> bytes:
-    registry = CollectorRegistry()
-
-    def gauge(name: str, words: str, value: int) -> None:
-        Gauge(name, words, registry=registry).set(value)
-
-    Gauge("bay_info", "The version of Bay; always 1", ["version"], registry=registry).labels(__version__).set(
-        1
-    )
-    states = Gauge("bay_images", "Images of registries and archives", ["state"], registry=registry)
-    states.labels("ready").set(found.images)
-    states.labels("pulling").set(found.pulling)
-    gauge("bay_templates", "Templates that are ready", found.templates)
-    gauge("bay_image_layers", "Layers that images and templates have", found.layers)
-    gauge("bay_image_layers_bytes", "Their bytes, each layer once", found.layer_bytes)
-    gauge(
-        "bay_template_files_bytes", "Bytes of the workspaces that templates begin with", found.workspace_bytes
-    )
-    gauge("bay_images_unused", "Images that `bay image prune` would remove", found.unused)
-    gauge("bay_images_unused_bytes", "Bytes of layers that it would free", found.unused_bytes)
-    gauge("bay_build_cache_steps", "Snapshots after steps of builds", found.cached_steps)
-    gauge("bay_build_cache_bytes", "Their bytes; what snapshots share counts for each", found.cached_bytes)
-    return generate_latest(registry)
+    def _set_images(self, found: ImageTotals) -> None:
+        meters = self.meters
+        meters.images.labels("ready").set(found.images)
+        meters.images.labels("pulling").set(found.pulling)
+        meters.templates.set(found.templates)
+        meters.image_layers.set(found.layers)
+        meters.image_layers_bytes.set(found.layer_bytes)
+        meters.template_files_bytes.set(found.workspace_bytes)
+        meters.images_unused.set(found.unused)
+        meters.images_unused_bytes.set(found.unused_bytes)
+        meters.build_cache_steps.set(found.cached_steps)
+        meters.build_cache_bytes.set(found.cached_bytes)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from starlette.responses import Response
 
+from bay.meters import CONTENT_TYPE
 from bay.server.maintenance.metrics import Metrics
 from bay.server.web.dependencies import Admin, noun_router, service
 
@@ -14,5 +15,5 @@ MetricsDep = Annotated[Metrics, service(Metrics)]
 
 @router.get("/metrics", response_class=Response)
 async def read_metrics(_caller: Admin, metrics: MetricsDep) -> Response:
-    """Gauges of this Bay, in the text format of Prometheus."""
-    return Response(await metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    """Counters, histograms and gauges of this Bay, in the text format of Prometheus: docs/metrics.md."""
+    return Response(await metrics.text(), media_type=CONTENT_TYPE)

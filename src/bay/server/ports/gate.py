@@ -30,6 +30,7 @@ from bay.errors import (
     NotFound,
     Unauthorized,
 )
+from bay.meters import Meters
 from bay.models import PortSettings
 from bay.server.ports.error_pages import GuestRefusal, error_page
 from bay.server.ports.headers import COOKIE, SECURE_COOKIE, Seen, cookies_named
@@ -52,6 +53,7 @@ from bay.server.web.edge import (
     request_id_of,
 )
 from bay.server.web.replies import AnswerCut
+from bay.server.web.request_meter import TEMPLATE
 from bay.store.records import SandboxRecord
 
 log = structlog.get_logger("bay.ports")
@@ -69,6 +71,7 @@ _TO_STRANGERS = {
     504: "this takes too long to answer",
 }
 _BELOW = re.compile(rb"(/v1/sandboxes/([A-Za-z0-9-]{1,64})/ports/([0-9]{1,5}))(/.*)", re.DOTALL)
+_BELOW_TEMPLATE = "/v1/sandboxes/{sandbox_id}/ports/{port}/{path}"
 _STRANGER = "this is open to its owner alone, or is not there; open it by a link (`bay url NAME PORT --once`), or send the key"
 
 
@@ -265,8 +268,10 @@ class PortGate:
         keys: Keys,
         proxy: PortProxy,
         guests: PortGuests,
+        meters: Meters,
     ) -> None:
         self._app = app
+        self._meters = meters
         self._guests = guests
         self._hosts = hosts
         self._sites = sites
@@ -300,10 +305,12 @@ class PortGate:
                 )
             await self._serve(place, headers, scope, receive, answer)
         except BayError as error:
+            self._meters.errors.labels(error.code).inc()
             await _fail(error, request_id, headers, scope, receive, answer)
         except Exception:
             log.exception("port.defect", request_id=request_id, host=place and place.host)
             error = InternalError("Bay failed on an internal error; see its log")
+            self._meters.errors.labels(error.code).inc()
             await _fail(error, request_id, headers, scope, receive, answer)
 
     async def _serve(
@@ -472,6 +479,7 @@ class PortPaths:
         if below is None or (scope.get("method") == "POST" and below[4] == b"/links"):
             await self._app(scope, receive, send)
             return
+        scope["state"][TEMPLATE] = _BELOW_TEMPLATE
         prefix, sandbox, port, rest = (part.decode("latin-1") for part in below.groups())
         if not 0 < int(port) < 65536:
             raise BadRequest(f"{port} is not a port; give a number from 1 to 65535")

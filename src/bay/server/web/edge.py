@@ -9,13 +9,13 @@ and changes are audited.
 import base64
 import re
 import secrets
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import structlog
 
 from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadTooLarge
+from bay.meters import Meters
 from bay.models import KeyScope
 from bay.server.web import wire_format
 from bay.server.web.audit import READING, Auditor, name_caller
@@ -24,6 +24,7 @@ from bay.server.web.connection_limits import ClientConnection
 from bay.server.web.large_bodies import LARGE, LargeBodies
 from bay.server.web.page_routes import BELOW, PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, answer_for
+from bay.server.web.request_meter import RequestMeter
 from bay.server.web.uvicorn_http import AUTHORITY, PLACE
 from bay.server.web.wire_format import WireFormat
 from bay.store.audit import AuditedCall, during
@@ -76,8 +77,10 @@ class Edge:
         formats: tuple[WireFormat, ...],
         max_body_bytes: int,
         max_upload_bytes: int,
+        meters: Meters,
     ) -> None:
         self._app = app
+        self._meter = RequestMeter(meters)
         self._formats = formats
         self._keys = keys
         self._auditor = auditor
@@ -103,15 +106,18 @@ class Edge:
         call = None if only_reads else self._auditor.begin(method, path, request_id)
         record = _AuditRecord(self._auditor, call, scope)
         answer = _EdgeAnswer(send, request_id, on_accepted=record.end)
-        started = time.perf_counter()
+        if scope["type"] == "websocket":
+            receive = answer.hearing(receive)
+        started = self._meter.begin()
         try:
             with during(call):
                 await self._answer(scope, headers, receive, answer, call, path)
         finally:
             record.end(answer)
+            took_s = self._meter.end(scope, started, answer.status, answer.closed, answer.error_code(scope))
         log.info(
             "http.request", request_id=request_id, method=method, path=path,
-            status=answer.status, ms=round((time.perf_counter() - started) * 1000, 1),
+            status=answer.status, ms=round(took_s * 1000, 1),
         )  # fmt: skip
 
     async def _answer(
@@ -313,7 +319,7 @@ class _AuditRecord:
         if self._call is None or self._is_written:
             return
         self._is_written = self._call.over = True
-        code = answer.code or self._scope["state"].get("error_code")
+        code = answer.error_code(self._scope)
         self._auditor.end(self._call, answer.status, code, self._scope.get("path_params", {}))
 
 
@@ -327,11 +333,30 @@ class _EdgeAnswer:
         self.status: int | None = None
         self.code: str | None = None
         """The code of the error that it failed or was cut with."""
+        self.closed: int | None = None
+        """The code by which Bay or the client closed the WebSocket, whoever was first."""
+
+    def error_code(self, scope: Scope) -> str | None:
+        """The code of the request's error, whoever answered with it."""
+        return self.code or scope["state"].get("error_code")
+
+    def hearing(self, receive: Receive) -> Receive:
+        """The client's messages of a WebSocket, of which the last has the code of its close."""
+
+        async def heard() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.disconnect" and self.closed is None:
+                self.closed = message.get("code")
+            return message
+
+        return heard
 
     async def __call__(self, message: Message) -> None:
         kind: str = message["type"]
-        if kind == "websocket.close" and self.status is None:
-            raise NotFound("there is no WebSocket at this path; see the API docs")  # as the framework says it
+        if kind == "websocket.close":
+            if self.status is None:  # as the framework says it
+                raise NotFound("there is no WebSocket at this path; see the API docs")
+            self.closed = self.closed or message.get("code")
         if kind.endswith(("response.start", "accept")):
             self.status = message.get("status", 101)
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]

@@ -1,0 +1,162 @@
+"""The metrics of one Bay: every counter, gauge and histogram that `/metrics` shows, in one list.
+
+Names and units follow https://prometheus.io/docs/practices/naming/. Every label has few values, which Bay
+itself chose: a route is its template, and no id, name, path or host of a caller is ever a label. A thing is
+recorded where all of its kind pass already: the edge counts requests, the store times transactions.
+
+Each Bay has a registry of its own, so that several of one process are not mixed. Rejected: the library's
+global registry, and metrics declared beside the code that records them, of which there would be no list.
+"""
+
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from bay import __version__
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+NO_ROUTE = "none"
+"""The route of a request that was refused before its route was looked up, and of an unknown path."""
+
+OTHER = "other"
+"""Stands for every value of a label that is none of the known ones."""
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"))
+_STATUSES = frozenset(map(int, HTTPStatus))
+
+_REQUEST_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+_STORE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
+_LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+class Meters:
+    """Records are made by the attributes' own methods, such as `meters.errors.labels("conflict").inc()`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.labels: dict[str, tuple[str, ...]] = {}
+        """The labels of each of Bay's own metrics, by its name."""
+        self._http()
+        self._store()
+        self._process()
+        self._images()
+
+    def _http(self) -> None:
+        self.requests = self._counter(
+            "bay_http_requests_total",
+            "Requests that were answered, and WebSockets that were closed",
+            "route",
+            "method",
+            "code",
+        )
+        self.request_seconds = self._histogram(
+            "bay_http_request_duration_seconds",
+            "Time from a request's head to the end of its answer",
+            _REQUEST_S,
+            "route",
+            "method",
+        )
+        self.requests_in_flight = self._gauge(
+            "bay_http_requests_in_flight", "Requests and WebSockets under way"
+        )
+        self.errors = self._counter("bay_errors_total", "Errors that answers had, by Bay's own codes", "code")
+        self.audited = self._counter("bay_audited_calls_total", "Rows that the audit log has got")
+
+    def _store(self) -> None:
+        self.store_seconds = self._histogram(
+            "bay_store_transaction_duration_seconds",
+            "Time that a connection to the database was held",
+            _STORE_S,
+            "kind",
+        )
+        self.store_wait_seconds = self._histogram(
+            "bay_store_wait_seconds", "Time that was waited for such a connection", _STORE_S, "kind"
+        )
+        self.store_failures = self._counter("bay_store_failures_total", "Transactions that failed", "kind")
+        self.deferred_waiting = self._gauge(
+            "bay_store_deferred_writes_waiting", "Writes that no caller waits for and that are not made yet"
+        )
+        self.deferred_lost = self._counter(
+            "bay_store_deferred_writes_lost_total", "Such writes that were given up, since too many waited"
+        )
+        self.events = self._counter("bay_events_appended_total", "Events that were written", "type")
+
+    def _process(self) -> None:
+        self.loop_lag_seconds = self._histogram(
+            "bay_event_loop_lag_seconds",
+            "How late the event loop woke a task that looks all the time",
+            _LAG_S,
+        )
+        info = self._gauge("bay_info", "The version of Bay; always 1", "version")
+        info.labels(__version__).set(1)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def _images(self) -> None:
+        self.images = self._gauge("bay_images", "Images of registries and archives", "state")
+        self.templates = self._gauge("bay_templates", "Templates that are ready")
+        self.image_layers = self._gauge("bay_image_layers", "Layers that images and templates have")
+        self.image_layers_bytes = self._gauge("bay_image_layers_bytes", "Their bytes, each layer once")
+        self.template_files_bytes = self._gauge(
+            "bay_template_files_bytes", "Bytes of the workspaces that templates begin with"
+        )
+        self.images_unused = self._gauge("bay_images_unused", "Images that `bay image prune` would remove")
+        self.images_unused_bytes = self._gauge(
+            "bay_images_unused_bytes", "Bytes of layers that it would free"
+        )
+        self.build_cache_steps = self._gauge("bay_build_cache_steps", "Snapshots after steps of builds")
+        self.build_cache_bytes = self._gauge(
+            "bay_build_cache_bytes", "Their bytes; what snapshots share counts for each"
+        )
+
+    def _counter(self, name: str, words: str, *labels: str) -> Counter:
+        self.labels[name] = labels
+        return Counter(name, words, labels, registry=self.registry)
+
+    def _gauge(self, name: str, words: str, *labels: str) -> Gauge:
+        self.labels[name] = labels
+        return Gauge(name, words, labels, registry=self.registry)
+
+    def _histogram(self, name: str, words: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        self.labels[name] = labels
+        return Histogram(name, words, labels, registry=self.registry, buckets=buckets)
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format. Reads files of `/proc`, so call it in a thread."""
+        return generate_latest(_WithoutBirths(self.registry))
+
+
+class _WithoutBirths(Collector):
+    """A registry without the times at which its counters were made, which would be a third of the text."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._all = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._all.collect():
+            family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+            yield family
+
+
+def method_label(method: str) -> str:
+    """The method, or `other` for one that is no known one: a client may send any word."""
+    return method if method in METHODS else OTHER
+
+
+def status_label(status: int | None) -> str:
+    """The status of an answer; `none` where none was begun."""
+    if status is None:
+        return "none"
+    return str(status) if status in _STATUSES else OTHER
