@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from ship_harness import PATIENCE_S, Ship, eventually, running
-from test_pause import all_stand_still, killed, pause, programs, resume, said
+from test_pause import all_stand_still, end_programs, pause, programs, resume, said
 
 from bay.server.ship.carriers import read_trailer
 from ship.http.conversation import Answer, Request, json_answer
@@ -43,8 +43,7 @@ def empty(ship: Ship) -> Generator[None]:
     """Each test begins with an empty workspace and no programs, and leaves nothing stopped."""
     assert ship.run("chmod -Rf u+rwX .; rm -rf ./* ./.[!.]*").code == 0
     yield
-    resume(ship)
-    assert eventually(lambda: not killed(ship))
+    end_programs(ship)
 
 
 def copied(ship: Ship) -> tarfile.TarFile:

@@ -90,7 +90,12 @@ def ship() -> Iterator[Ship]:
 def resumed(ship: Ship) -> Generator[None]:
     """No test leaves it paused, nor anything running."""
     yield
-    pause(ship)  # a list of programs that fork and end can miss all of them
+    end_programs(ship)
+
+
+def end_programs(ship: Ship) -> None:
+    """End all programs. In a pause: a list of programs that fork and end can miss all of them."""
+    pause(ship)
     for pid in programs(ship):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
