@@ -111,18 +111,23 @@ class Bus:
         """Whether any replica that lives answers yes, this one first. One that does not answer may have
         meant yes.
         """
+        return await self.whether(kind, item) is not False
+
+    async def whether(self, kind: str, item: str) -> bool | None:
+        """The same, but None when none answers yes, and one that lives does not answer."""
         if await self.own(kind, item):
             return True
         if not self.is_shared:
             return False
-        return any(await self._ask_others(kind, item, silent=True))
+        answers = await self._ask_others(kind, item)
+        return True if True in answers else None if None in answers else False
 
     async def all(self, kind: str, item: str = "") -> bool:
         """Have every replica answer, and return whether all of them have, and answered yes."""
         own = bool(await self.own(kind, item))
         if not self.is_shared:
             return own
-        return all([own, *await self._ask_others(kind, item, silent=False)])
+        return all([own, *await self._ask_others(kind, item)])
 
     async def own(self, kind: str, item: str) -> Any:
         """The answer of this replica."""
@@ -145,8 +150,8 @@ class Bus:
         answers = await asyncio.gather(*(self.of(one, kind, item) for one in heard))
         return [one for one in answers if one is not None]
 
-    async def _ask_others(self, kind: str, item: str, *, silent: bool) -> list[bool]:
-        """The answers of the other replicas; `silent` stands for one that gives none in time."""
+    async def _ask_others(self, kind: str, item: str) -> list[bool | None]:
+        """The answers of the other replicas; None stands for one that gives none in time."""
         async with self._store.read() as db:
             others = [one.id for one in await leases.living(db) if one.id != self._me]
         if not others:
@@ -156,7 +161,7 @@ class Bus:
             if heard := [one for name, one in awaited.items() if name not in self._silent]:
                 await asyncio.wait(heard, timeout=ANSWER_S)
             self._silent.update(name for name, one in awaited.items() if not one.done())
-            return [bool(one.result()) if one.done() else silent for one in awaited.values()]
+            return [bool(one.result()) if one.done() else None for one in awaited.values()]
 
     @contextmanager
     def _expecting(self, replicas: Collection[str]) -> Generator[tuple[str, dict[str, asyncio.Future[Any]]]]:

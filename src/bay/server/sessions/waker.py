@@ -114,6 +114,10 @@ class Holds:
         """
         return await self._bus.any(_HELD if followers else _CALLED, held_id)
 
+    async def any_caller(self, held_id: str) -> bool | None:
+        """The same without `followers`, but None while that depends on a replica that does not answer."""
+        return await self._bus.whether(_CALLED, held_id)
+
 
 class Waker:
     """Finds sandboxes for their owners and wakes them for the calls that need compute."""
@@ -341,9 +345,9 @@ class Waker:
                 await sandboxes.change(db, sandbox.id, error=None, **clocks)
         self.poke(sandbox.id)
 
-    async def is_called(self, sandbox_id: str) -> bool:
-        """Whether a call that cannot wait is under way."""
-        return await self._holds.any(sandbox_id, followers=False)
+    async def is_called(self, sandbox_id: str) -> bool | None:
+        """Whether a call that cannot wait is under way; None while a replica that may have one is silent."""
+        return await self._holds.any_caller(sandbox_id)
 
     def poke(self, sandbox_id: str) -> None:
         """Poke the sandbox and wake all who wait for its row. Call after the commit."""
