@@ -41,6 +41,7 @@ ME, OTHER = "sess-me", "sess-other"
 TOKEN = "a-token-of-ship"
 SITE, SITE_ADDRESS = "site.example.com", "93.184.216.34"
 WAIT_S = 10.0
+HERE = "127.0.0.1"
 ALLOWED = NetworkRule(action="allow", domain="*.example.com", ports=(80, 443), protocol="tcp")
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -83,15 +84,15 @@ class Door:
     asked: list[str] = field(default_factory=list[str])
     fault: Exception | None = None
 
-    async def enter(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the proxy."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def enter(self, pod: str = HERE) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the proxy from that address."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(pod, 0))
         self.writers.append(writer)
         return reader, writer
 
-    async def say(self, data: bytes) -> bytes:
+    async def say(self, data: bytes, pod: str = HERE) -> bytes:
         """All that comes back, to the end."""
-        reader, writer = await self.enter()
+        reader, writer = await self.enter(pod)
         with contextlib.suppress(ConnectionError):
             writer.write(data)
             async with asyncio.timeout(WAIT_S):
@@ -111,7 +112,14 @@ class Door:
         assert await status_of(reader) == 200
         return reader, writer
 
-    def hold(self, *rules: NetworkRule, mode: NetworkMode = "allowlist", session: str = ME) -> None:
+    def hold(
+        self,
+        *rules: NetworkRule,
+        mode: NetworkMode = "allowlist",
+        session: str = ME,
+        owner: str = "alice",
+        pod: str = HERE,
+    ) -> None:
         """Write another policy into the row."""
         version = self.policies[session].version + 1 if session in self.policies else 0
         policy = checked(NetworkPolicy(mode=mode, rules=rules), PRIVATE)
@@ -119,7 +127,7 @@ class Door:
             policy=policy, plan=compile_policy(policy, PRIVATE), version=version
         )
         self.sessions[session] = ProxySession(
-            secret=secret_of(TOKEN + session), address=ip_address("127.0.0.1"), version=version
+            secret=secret_of(TOKEN + session), owner=owner, address=ip_address(pod), version=version
         )
 
 
@@ -293,7 +301,7 @@ async def test_the_secret_of_a_session_opens_nothing_from_another_address() -> N
     async with door() as made:
         session = made.sessions[ME]
         assert session is not None
-        made.sessions[ME] = ProxySession(secret=session.secret, address=ip_address("10.1.2.3"), version=0)
+        made.sessions[ME] = replace(session, address=ip_address("10.1.2.3"))
         assert await made.status(connect(f"{SITE}:443")) == 407
 
 
@@ -466,6 +474,73 @@ async def test_a_session_has_so_many_connections_and_others_have_theirs() -> Non
         state = made.proxy.state(ME)
         assert state is not None
         assert [one.refused_connections for one in state.counters if one.reason == "flood"] == [1]
+
+
+async def stalled(made: Door, session: str, pod: str) -> list[asyncio.StreamWriter]:
+    """Tunnels of a session that nobody reads from, as many as it gets."""
+    made.hold(ALLOWED, session=session, owner=session.partition("-")[0], pod=pod)
+    got: list[asyncio.StreamWriter] = []
+    while True:
+        reader, writer = await made.enter(pod)
+        writer.write(connect(f"{SITE}:443", credentials(session)))
+        try:
+            if await status_of(reader) != 200:
+                return got
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return got
+        got.append(writer)
+
+
+async def test_one_owner_s_sandboxes_leave_connections_to_those_of_every_other_owner() -> None:
+    async with door(ProxyLimits(connections=8, all_connections=24)) as made:
+        hostile = [await stalled(made, f"mallory-{number}", f"127.0.0.{2 + number}") for number in range(4)]
+        assert [len(one) for one in hostile] == [8, 8, 0, 0]
+        assert len(await stalled(made, "alice-1", "127.0.0.8")) > 3
+        assert len(await stalled(made, "bob-1", "127.0.0.9")) > 0
+
+
+async def test_connections_that_are_over_are_free_for_their_owner_and_others() -> None:
+    async with door(ProxyLimits(connections=100, all_connections=24)) as made:
+        for session, pod in (
+            ("mallory-1", "127.0.0.2"),
+            ("mallory-2", "127.0.0.3"),
+            ("alice-1", "127.0.0.4"),
+        ):
+            got = await stalled(made, session, pod)
+            assert len(got) == 16
+            for writer in got:
+                writer.close()
+            await until_free(made)
+
+
+async def test_an_owner_with_its_share_is_told_so_and_the_sandbox_counts_it() -> None:
+    async with door(ProxyLimits(connections=2, all_connections=3)) as made:
+        assert len(await stalled(made, "mallory-1", "127.0.0.2")) == 2
+        made.hold(ALLOWED, session="mallory-2", owner="mallory", pod="127.0.0.3")
+        told = await made.say(connect(f"{SITE}:443", credentials("mallory-2")), "127.0.0.3")
+        assert told.startswith(b"HTTP/1.1 429 "), told
+        assert b"have their share of connections" in told
+        state = made.proxy.state("mallory-2")
+        assert state is not None
+        assert [one.refused_connections for one in state.counters if one.reason == "flood"] == [1]
+
+
+async def test_addresses_that_show_no_credentials_leave_connections_to_others() -> None:
+    async with door(ProxyLimits(connections=100, all_connections=24)) as made:
+        taken: list[asyncio.StreamReader] = []
+        for _ in range(24):
+            reader, _ = await made.enter("127.0.0.2")
+            taken.append(reader)
+        cut = [reader for reader in taken[16:] if await ended(reader) == b""]
+        assert len(cut) == 8
+        assert len(await stalled(made, "alice-1", "127.0.0.3")) > 3
+
+
+async def until_free(made: Door) -> None:
+    """Return once no connection is counted."""
+    async with asyncio.timeout(WAIT_S):
+        while made.proxy.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 async def test_a_flood_of_connections_is_cut_before_bay_looks_anything_up() -> None:
@@ -666,7 +741,7 @@ def test_the_counts_of_former_rules_are_bounded(monkeypatch: pytest.MonkeyPatch)
     around = ForwarderContext(
         cast(Any, None), cast(Any, None), lambda _: True, False, FAST, lambda: 0.0, utc_now
     )
-    guest = ProxyGuest(1, ME, version(0), around, lambda _: False)
+    guest = ProxyGuest(1, ME, "alice", version(0), around, lambda _: False)
     for number in range(50):
         guest.hold(version(number))
         with pytest.raises(NotPassedOn):

@@ -50,9 +50,15 @@ class ProxyGuest:
     """One session, all on the event loop: code without an await is not interrupted."""
 
     def __init__(
-        self, key: int, session_id: str, begun: PolicyVersion, around: ForwarderContext, is_denied: IsDenied
+        self,
+        key: int,
+        session_id: str,
+        owner: str,
+        begun: PolicyVersion,
+        around: ForwarderContext,
+        is_denied: IsDenied,
     ) -> None:
-        self.session_id = session_id
+        self.session_id, self.owner = session_id, owner
         self.is_over = False
         self._present = begun
         self._resolver = SandboxResolver(key, begun.plan, around)

@@ -29,6 +29,7 @@ from bay.network.dns.upstream import Upstream, UpstreamResolver, resolver
 from bay.network.http_passage import PIECE, NotPassedOn, Passage, Stream, passed_on
 from bay.network.proxy.guest import PolicyVersion, ProxyGuest
 from bay.network.proxy.requests import EgressTarget, credentials_of, target_of
+from bay.network.proxy.shares import ConnectionShares, Sharer
 from bay.network.proxy.tunnel import tunnel
 from bay.network.reserved_ranges import Address, Network, is_reserved
 from bay.token_bucket import TokenBucket
@@ -48,7 +49,7 @@ class ProxyLimits:
     connections: int = 128
     """Open at a time, of one client."""
     all_connections: int = 1024
-    """One that stalls holds up to 650 KiB in buffers."""
+    """One that stalls holds up to 650 KiB in buffers. Owners have shares of them."""
     requests_per_s: float = 50
     requests_at_once: float = 200
     clients: int = 20_000
@@ -72,6 +73,7 @@ class ProxySession:
     """A session that may use the proxy. `version` is that of its sandbox's policy now."""
 
     secret: str = field(repr=False)
+    owner: str
     address: Address
     version: int
 
@@ -99,10 +101,12 @@ class _ProxyClient:
 
     def takes(self, most: int) -> bool:
         """Whether one more connection may begin."""
-        is_taken = self.connections < most and self.rate.take()
-        if not is_taken and self.guest is not None:
+        return self.connections < most and self.rate.take()
+
+    def refused(self) -> None:
+        """One was not taken."""
+        if self.guest is not None:
             self.guest.count_flood()
-        return is_taken
 
 
 class EgressProxy:
@@ -144,6 +148,7 @@ class EgressProxy:
         )
         self.turns = asyncio.Semaphore(self._limits.pieces)
         self._server: asyncio.Server | None = None
+        self.shares = ConnectionShares(self._limits.all_connections)
         self._tasks = Tasks()
         self._keys = itertools.count()
         self._guests: dict[str, ProxyGuest] = {}
@@ -167,6 +172,11 @@ class EgressProxy:
         for session_id in list(self._guests):
             await self._forget(session_id)
         await self._tasks.aclose()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._tasks)
 
     def known(self, *, connected: bool) -> dict[str, int]:
         """The sessions that it has served, and the version of the policy that it holds each to; with
@@ -206,12 +216,16 @@ class EgressProxy:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = _peer_of(writer)
         client = None if peer is None else self._client(peer)
-        is_full = len(self._tasks) >= self._limits.all_connections
-        if peer is None or client is None or is_full or not client.takes(self._limits.connections):
+        if peer is None or client is None:
+            writer.transport.abort()
+            return
+        sharer = peer if client.guest is None else client.guest.owner
+        if not client.takes(self._limits.connections) or not self.shares.take(sharer):
+            client.refused()
             writer.transport.abort()
             return
         client.connections += 1
-        self._tasks.start(self._serve(peer, client, reader, writer))
+        self._tasks.start(self._serve(peer, client, sharer, reader, writer))
 
     def _client(self, peer: Address) -> _ProxyClient:
         if peer not in self._clients and len(self._clients) >= self._limits.clients:
@@ -221,12 +235,17 @@ class EgressProxy:
         return self._clients.setdefault(peer, _ProxyClient(rate))
 
     async def _serve(
-        self, peer: Address, client: _ProxyClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        peer: Address,
+        client: _ProxyClient,
+        sharer: Sharer,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
         _hold_nothing(writer)
         stream = Stream(reader, writer, http, turns=self.turns)
-        visit = _ProxyExchanges(self, peer, client, stream, self._limits)
+        visit = _ProxyExchanges(self, peer, client, stream, self._limits, sharer)
         try:
             await visit.run()
         except (OSError, h11.ProtocolError):
@@ -239,6 +258,8 @@ class EgressProxy:
             if visit.guest is not None:
                 visit.guest.count_bytes(stream)
             await _closed(writer)
+            if visit.sharer is not None:
+                self.shares.give_back(visit.sharer)
 
     async def admitted(
         self, peer: Address, client: _ProxyClient, credentials: tuple[str, str] | None
@@ -258,18 +279,19 @@ class EgressProxy:
                 log.warning("egress.other_address", session=session_id, address=str(peer))
             return None
         async with client.reading:
-            return await self._guest(session_id, session.version)
+            return await self._guest(session_id, session)
 
-    async def _guest(self, session_id: str, version: int) -> ProxyGuest | None:
+    async def _guest(self, session_id: str, session: ProxySession) -> ProxyGuest | None:
         guest = self._guests.get(session_id)
-        if guest is not None and guest.version >= version:
+        if guest is not None and guest.version >= session.version:
             return guest
         present = await self._policies(session_id)
         if present is None:
             return None
         guest = self._guests.get(session_id)
         if guest is None:
-            guest = ProxyGuest(next(self._keys), session_id, present, self._around, self._is_denied)
+            key = next(self._keys)
+            guest = ProxyGuest(key, session_id, session.owner, present, self._around, self._is_denied)
             self._guests[session_id] = guest
         self._hold(guest, present)
         return guest
@@ -284,6 +306,8 @@ class _ProxyExchanges:
     client: _ProxyClient
     stream: Stream
     limits: ProxyLimits
+    sharer: Sharer | None
+    """Whose share it is of; None for one that has no share, and ends."""
     guest: ProxyGuest | None = None
 
     async def run(self) -> None:
@@ -338,7 +362,21 @@ class _ProxyExchanges:
                 407, "stranger", "this proxy is for sandboxes, by the credentials in HTTPS_PROXY"
             )
         self.guest = self.client.guest = guest
+        if self.sharer != guest.owner:
+            self._move(guest)
         return guest
+
+    def _move(self, guest: ProxyGuest) -> None:
+        """It is of the share of that owner from now on. Raises NotPassedOn where that is used up."""
+        shares = self.proxy.shares
+        if self.sharer is not None:
+            shares.give_back(self.sharer)
+        self.sharer = guest.owner if shares.take(guest.owner) else None
+        if self.sharer is None:
+            guest.count_flood()
+            raise NotPassedOn(
+                429, "flood", "the sandboxes of this owner have their share of connections; end some"
+            )
 
     async def _connected(self, guest: ProxyGuest, target: EgressTarget) -> tuple[Stream, Address]:
         """A connection to one of the target's addresses. Raises NotPassedOn."""

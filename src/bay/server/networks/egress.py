@@ -132,7 +132,10 @@ class ProxiedEgress:
         if (found := await self._row(session_id)) is None:
             return None
         sandbox, session, address = found
-        return ProxySession(secret=secret_of(session.token), address=address, version=sandbox.network_version)
+        secret = secret_of(session.token)
+        return ProxySession(
+            secret=secret, owner=sandbox.owner, address=address, version=sandbox.network_version
+        )
 
     async def _row(self, session_id: str) -> tuple[SandboxRecord, SessionRecord, Address] | None:
         """A session that may use the proxy, and the address of its pod."""
