@@ -226,7 +226,12 @@ class ControlPlane:
             poked=SharedEvent(self.bus, "pushes"),
         )
         self.storage_steps = StorageSteps(
-            store=self.store, driver=driver, cargo=self.cargo, clock=clock, discard=self.discards.poke
+            store=self.store,
+            driver=driver,
+            cargo=self.cargo,
+            clock=clock,
+            notifier=self.changes,
+            discard=self.discards.poke,
         )
         self.vault = Vault()
         self.secrets = SecretDelivery(self.core, self.vault, FileClient(self.ship))

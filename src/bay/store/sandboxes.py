@@ -81,6 +81,10 @@ _OTHERS = select(_S.id).where(_S.id != bindparam("of_id"), _S.deleted_at.is_(Non
 _OF_CARGOS: BindParameter[str] = bindparam("of_cargos", expanding=True)
 _RESTORED_ELSEWHERE = _OTHERS.where(_S.cargo_id.in_(_OF_CARGOS), _S.restore_id.is_not(None))
 _COPIED_ELSEWHERE = _OTHERS.where(_S.cargo_id.in_(_OF_CARGOS), _DUE.is_not(None))
+_MAKING = checkpoints.alias("making")
+_COPIED_BEFORE = _OTHERS.where(_S.cargo_id == bindparam("of_cargo")).where(
+    select(_MAKING.c.seq).where(_MAKING.c.id == bindparam("of_checkpoint")).scalar_subquery() > _DUE
+)
 _VOLUME = elements(_S.volumes, "volume")
 _VOLUME_CARGO: Any = member_text(_VOLUME.c.value, "cargo")
 _CONTENDED = union_all(
@@ -347,6 +351,15 @@ async def copied_elsewhere(db: StoreConnection, sandbox: SandboxRecord) -> str |
     """Another sandbox whose checkpoint is not made yet, and is of a cargo that this one writes to."""
     of = {"of_cargos": sandbox.written_cargos, "of_id": sandbox.id}
     found = (await db.execute(_COPIED_ELSEWHERE, of)).first()
+    return None if found is None else str(found[0])
+
+
+async def copied_before(db: StoreConnection, sandbox: SandboxRecord, checkpoint_id: str) -> str | None:
+    """Another sandbox with the same workspace of which a checkpoint is not made yet that was asked for before
+    that one.
+    """
+    of = {"of_cargo": sandbox.cargo_id, "of_id": sandbox.id, "of_checkpoint": checkpoint_id}
+    found = (await db.execute(_COPIED_BEFORE, of)).first()
     return None if found is None else str(found[0])
 
 

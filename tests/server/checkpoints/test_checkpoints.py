@@ -354,7 +354,12 @@ async def dead(*_args: object, **_options: object) -> None:
 def steps_elsewhere(bay: World) -> StorageSteps:
     """Those of another process on the same database and files, which no request of this one knows."""
     return StorageSteps(
-        store=bay.bay.store, driver=bay.driver, cargo=bay.bay.cargo, clock=bay.clock, discard=lambda: None
+        store=bay.bay.store,
+        driver=bay.driver,
+        cargo=bay.bay.cargo,
+        clock=bay.clock,
+        notifier=bay.bay.changes,
+        discard=lambda: None,
     )
 
 

@@ -158,6 +158,42 @@ async def test_nothing_is_put_back_into_a_cargo_that_another_sandbox_copies(
     assert (await restore(alice, two, kept["id"])).status_code == 200
 
 
+async def test_of_sandboxes_at_rest_that_share_a_cargo_one_is_copied_at_a_time_in_the_order_asked_for(
+    bay: World, cargo: SessionCargos, alice: httpx.AsyncClient
+) -> None:
+    shared = (await alice.post("/v1/cargos", json={})).json()["id"]
+    one, two, other = [(await create(alice, cargo_id=shared))["id"] for _ in range(3)]
+    cargo.hold()
+    making = [asyncio.create_task(checkpoint(alice, two))]
+    await cargo.begun.wait()
+    for box in (other, one):
+        making.append(asyncio.create_task(checkpoint(alice, box)))
+        await bay.settled(box, lambda row: row.checkpoint_due is not None)
+    done, _ = await asyncio.wait(making, timeout=0.3)
+    assert (done, cargo.ways) == (set(), ["rest"])
+    cargo.gate.set()
+    made = await asyncio.gather(*making)
+    times = [one["created_at"] for one in made]
+    assert (times, len(cargo.ways)) == (sorted(times), 3)
+
+
+async def test_a_checkpoint_that_waits_for_that_of_another_sandbox_may_be_given_up(
+    bay: World, cargo: SessionCargos, alice: httpx.AsyncClient
+) -> None:
+    shared = (await alice.post("/v1/cargos", json={})).json()["id"]
+    one, two = [(await create(alice, cargo_id=shared))["id"] for _ in range(2)]
+    cargo.hold()
+    making = asyncio.create_task(checkpoint(alice, one))
+    await cargo.begun.wait()
+    waiting = asyncio.create_task(alice.post(f"/v1/sandboxes/{two}/checkpoints", json={}))
+    await bay.settled(two, lambda row: row.checkpoint_due is not None)
+    assert (await alice.delete(f"/v1/sandboxes/{two}")).status_code in (200, 204)
+    assert (await waiting).status_code in (404, 409, 503)
+    assert cargo.ways == ["rest"]
+    cargo.gate.set()
+    await making
+
+
 async def test_a_policy_copies_what_runs(bay: World, cargo: SessionCargos, alice: httpx.AsyncClient) -> None:
     box = (await create(alice, checkpoint_policy={"every": 60}, wait=10))["id"]
     await shell(alice, box, "true")

@@ -22,6 +22,7 @@ from bay.clock import Clock
 from bay.drivers.base import Driver, Handle, freezer
 from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
 from bay.models import to_wire
+from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.rows import handle_of, peer_of
 from bay.server.ship.carriers import session_files
 from bay.server.ship.connection import Peer
@@ -41,6 +42,7 @@ from bay.units import MIB
 log = structlog.get_logger("bay.checkpoints")
 
 _COPIES = 4
+_TURN_LOOK_S = 2.0
 
 
 class StorageSteps:
@@ -53,6 +55,7 @@ class StorageSteps:
         driver: Driver,
         cargo: CargoStore,
         clock: Clock,
+        notifier: Notifier,
         discard: Callable[[], None],
         files_of: Callable[[Peer], AbstractAsyncContextManager[PackedFiles]] = session_files,
     ) -> None:
@@ -60,6 +63,7 @@ class StorageSteps:
         self._driver = driver
         self._cargo = cargo
         self._clock = clock
+        self._notifier = notifier
         self._files_of = files_of
         self.discard = discard
         self.request_probe: Callable[[str], None] = lambda _sandbox_id: None
@@ -97,7 +101,11 @@ class StorageSteps:
         return cargo
 
     async def take(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
-        """Make a requested checkpoint; running programs are frozen while it is copied."""
+        """Make a requested checkpoint; running programs are frozen while it is copied. Nothing is done yet
+        while another sandbox of the cargo waits for an earlier one.
+        """
+        if isinstance(self._cargo, CopiesBySessions) and not await self._comes_next(sandbox, checkpoint_id):
+            return
         try:
             await self.make_cargo(sandbox.cargo_id)
             now = await self._copy(sandbox, checkpoint_id)
@@ -112,6 +120,22 @@ class StorageSteps:
             await self._made(db, sandbox, checkpoint_id, now)
         self.discard()
         log.info("checkpoint.made", id=checkpoint_id, sandbox=sandbox.id)
+
+    async def _comes_next(self, sandbox: SandboxRecord, checkpoint_id: str) -> bool:
+        """Whether no other sandbox with the same workspace waits for an earlier checkpoint, after a while.
+        Another replica may make that one, and of one cargo there is one copy at a time.
+        """
+
+        async def found() -> str | None:
+            async with self._store.read() as db:
+                return await sandboxes.copied_before(db, sandbox, checkpoint_id)
+
+        async def is_made() -> bool | None:
+            return await found() is None or None
+
+        if (other := await found()) is None:
+            return True
+        return await self._notifier.wait_for(other, is_made, _TURN_LOOK_S) or False
 
     async def _copy(self, sandbox: SandboxRecord, checkpoint_id: str) -> datetime:
         """Copy the files as they are at some moment, which this gives."""
