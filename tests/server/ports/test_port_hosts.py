@@ -85,7 +85,18 @@ def test_urls_name_the_public_domain_or_else_localhost() -> None:
     assert LOCAL.url("web", None) == "http://web.localhost:8700/"
     assert PUBLIC.url("web", 8000) == "https://8000-web.bay.example.com/"
     assert PortHosts("http://bay.test:8080", "x", 1).url("web", 80) == "http://80-web.bay.test:8080/"
-    assert PortHosts("http://10.0.0.1:8700", "x", 8700).url("web", 80) == "http://80-web.localhost:8700/"
+    assert PortHosts("http://10.0.0.1:9000", "x", 8700).url("web", 80) == "http://80-web.localhost:8700/"
+
+
+@pytest.mark.parametrize("here", ["127.0.0.1", "localhost", "[::1]"])
+def test_urls_on_this_machine_have_the_port_of_a_balancer_that_is_there_too(here: str) -> None:
+    hosts = PortHosts(f"http://{here}:9000", "x", 8700)
+    assert (hosts.url("web", 80), hosts.domain) == ("http://80-web.localhost:9000/", "localhost:9000")
+    assert PortHosts(f"http://{here}", "x", 8700).url("web", None) == "http://web.localhost/"
+    assert PortHosts(f"https://{here}", "x", 8700).url("web", None) == "http://web.localhost:8700/"
+    place = hosts.look("80-web.localhost:9000")
+    assert isinstance(place, PortHost)
+    assert place.origin == "http://80-web.localhost:9000"
 
 
 @pytest.mark.parametrize(

@@ -120,11 +120,11 @@ class PortHost:
 class PortHosts:
     """Reads and makes hosts: `{port}-{sandbox}.<domain>` is a port, `{sandbox}.<domain>` the `url` setting.
 
-    The domain is the host of `public_url`, and `localhost` always. A sandbox is called by its id, or by its
-    `host`, its name if no other had taken it first. So one host is one sandbox for every caller, and a
-    browser's data of a host never meets another's app. Any other host with a dot in it is refused: a
-    stranger's domain that comes to point here (DNS rebinding) would speak to it as to itself. Bay listens on
-    `listen_host`, and on `port` once that is known.
+    The domain is the host of `public_url`, and `localhost` always, with the port of `public_url` if that is
+    on this machine. A sandbox is called by its id, or by its `host`, its name if no other had taken it first.
+    So one host is one sandbox for every caller, and a browser's data of a host never meets another's app. Any
+    other host with a dot in it is refused: a stranger's domain that comes to point here (DNS rebinding) would
+    speak to it as to itself. Bay listens on `listen_host`, and on `port` once that is known.
     """
 
     def __init__(self, public_url: str | None, listen_host: str, port: int) -> None:
@@ -134,6 +134,8 @@ class PortHosts:
         self._domains: dict[str, Literal["http", "https"]] = {LOCAL: "http"}
         if self._public is not None and not _is_address(self._public):
             self._domains[self._public] = self._public_scheme
+        # A balancer, or a port that was passed on, of this machine; a browser elsewhere has no use of it.
+        self._is_public_here = self._public_scheme == "http" and _is_loopback(self._public)
 
     def look(self, host: str) -> PortHost | Literal["bay"] | None:
         """The place of a Host header: a sandbox, Bay itself, or None for a foreign host."""
@@ -152,7 +154,7 @@ class PortHosts:
         label = sandbox if port is None else f"{port}-{sandbox}"
         if self._public in self._domains and self._public != LOCAL:
             return f"{self._public_scheme}://{label}.{self._public}{self._public_port}/"
-        return f"http://{label}.{LOCAL}:{self.port}/"
+        return f"http://{label}.{self._local}/"
 
     @property
     def own_url(self) -> str:
@@ -166,7 +168,11 @@ class PortHosts:
         """The domain of the hosts of ports, with its port unless it is the scheme's own."""
         if self._public in self._domains and self._public != LOCAL:
             return f"{self._public}{self._public_port}"
-        return f"{LOCAL}:{self.port}"
+        return self._local
+
+    @property
+    def _local(self) -> str:
+        return f"{LOCAL}{self._public_port}" if self._is_public_here else f"{LOCAL}:{self.port}"
 
     def is_beside(self, other: PortHost, place: PortHost) -> bool:
         """Whether both have one server: another port of the same host name may be a foreign server."""
@@ -222,6 +228,10 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_loopback(name: str | None) -> bool:
+    return name == LOCAL or (name is not None and _is_address(name) and ip_address(name).is_loopback)
 
 
 @dataclass(frozen=True, slots=True)
