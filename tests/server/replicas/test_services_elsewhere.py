@@ -40,6 +40,28 @@ async def test_the_owner_tells_the_session_of_a_service_that_another_replica_was
     assert told == {"owner": [["web"]], "other": []}
 
 
+async def test_a_service_is_stopped_when_that_is_answered_though_the_first_word_of_it_was_lost(
+    replicas: list[World],
+) -> None:
+    alice = await replicas[0].client()
+    box = await create(alice, wait=20)
+    owner, other = owner_first(replicas, box["id"])
+    client = await other.open_client(dict(alice.headers))
+    path = f"/v1/sandboxes/{box['id']}/services/web"
+    assert (await client.put(path, json={"argv": ["sleep", "1000"]})).json()["state"] == "running"
+    asked: list[str] = []
+
+    async def once_lost(session_id: str) -> bool:
+        asked.append(session_id)
+        if len(asked) == 1:
+            raise RuntimeError("killed meanwhile")
+        return await owner.bay.service_syncer._tell_here(session_id)
+
+    owner.bay.bus.answer("services.tell", once_lost)
+    stopped = (await client.post(f"{path}/stop")).json()
+    assert (stopped["enabled"], stopped["state"], len(asked)) == (False, "stopped", 2)
+
+
 async def test_services_of_a_frozen_sandbox_are_the_same_at_each_replica(replicas: list[World]) -> None:
     alice = await replicas[0].client()
     box = await create(alice, wait=20)

@@ -7,6 +7,7 @@ all of this, as two that tell at once could leave an older version; the others a
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -40,6 +41,7 @@ over answers calls meanwhile. A Ship that takes longer keeps none of the others 
 """
 _TOLD_S = 45.0
 """Longer than a sync may take: the client of Ship has a shorter deadline."""
+_AGAIN_S = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -147,8 +149,15 @@ class ServiceSyncer:
             await asyncio.wait((kept.task,))
 
     async def tell(self, sandbox_id: str, session_id: str) -> None:
-        """The rows have changed: tell a session that runs; nothing is raised, as for `begin`."""
-        await self._leases.ask_owner(sandbox_id, _TELL, session_id, _TOLD_S)
+        """The rows have changed: tell a session that runs; nothing is raised, as for `begin`. If the replica
+        that acts on the sandbox was killed, the next one is waited for, within a bound.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD_S):
+                while True:
+                    if await self._leases.ask_owner(sandbox_id, _TELL, session_id, _TOLD_S):
+                        return
+                    await asyncio.sleep(_AGAIN_S)
 
     def tell_later(self, session_id: str) -> None:
         """The rows have changed: tell the session once it is able to hear it."""
