@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -173,6 +174,7 @@ class FakeDriver:
         self.volumes[spec.session_id] = spec.volumes
         await self._remove(spec.session_id)
         claim = await in_new_thread(lambda: self._claim(spec))
+        await in_new_thread(lambda: self._save_network(spec.session_id, spec.network))
         claimed = Handle(driver=self.name, session_id=spec.session_id, data={"step": "claimed"})
         yield claimed
         await self._reach("launch")
@@ -248,16 +250,17 @@ class FakeDriver:
         """Remember it: a process of this host has the host's network, and nothing here holds it back."""
         await self._reach("set_network")
         self.networks[handle.session_id] = policy
+        await in_new_thread(lambda: self._save_network(handle.session_id, policy))
 
     async def set_hostname(self, handle: Handle, hostname: str) -> None:
         """Remember it: a process of this host has the host's name."""
         self.hostnames[handle.session_id] = hostname
 
     async def network_state(self, handle: Handle) -> NetworkState:
-        """The policy that was asked for, and that it is not enforced."""
-        policy = self.networks.get(handle.session_id, NetworkPolicy())
+        """The policy that was asked for, of whichever replica, and that it is not enforced."""
+        mode: NetworkMode = await in_new_thread(partial(self._network, handle.session_id))
         return NetworkState(
-            mode=policy.mode, enforced=False, counters=(), refused=(), received_bytes=0, sent_bytes=0
+            mode=mode, enforced=False, counters=(), refused=(), received_bytes=0, sent_bytes=0
         )
 
     async def list_owned(self) -> AsyncIterator[Owned]:
@@ -460,6 +463,17 @@ class FakeDriver:
 
     def _save(self, session_id: str, state: SessionState) -> None:
         (self._directory(session_id) / "state.json").write_text(json.dumps(state))
+
+    def _save_network(self, session_id: str, policy: NetworkPolicy) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the session is being removed
+            (self._directory(session_id) / "network").write_text(policy.mode)
+
+    def _network(self, session_id: str) -> NetworkMode:
+        try:
+            found = (self._directory(session_id) / "network").read_text()
+        except FileNotFoundError:
+            found = ""
+        return "none" if found == "none" else "allowlist" if found == "allowlist" else "open"
 
     def _state(self, session_id: str) -> SessionState | None:
         try:
