@@ -3,12 +3,15 @@ faults.
 
 With BAY_TEST_URL the Bay is the one at that URL, with the tests' key of an administrator, and those tests
 alone run that need no more of it. It may be killed meanwhile. A test whose call is lost by that is skipped if
-the SDK could not know whether the call had its effect, and the file BAY_TEST_UNANSWERED gets its name.
+the SDK could not know whether the call had its effect, and so is one whose tunnel broke. The file
+BAY_TEST_UNANSWERED gets its name.
 """
 
 import os
+import traceback
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import cast
 
 import fault_proxy
 import pytest
@@ -47,9 +50,29 @@ def pytest_runtest_makereport(
 
 
 def _is_unanswered(failed: pytest.ExceptionInfo[BaseException]) -> bool:
-    tried = [entry.frame.f_locals.get("attempts") for entry in failed.traceback]
-    calls = [attempts._call for attempts in tried if isinstance(attempts, Attempts)]
-    return failed.errisinstance(bay.ConnectionFailed) and any(not call.safe for call in calls)
+    return all(_is_lost(error) for error in _leaves(failed.value))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether it is a connection that broke under a call that is not sent twice, or under a tunnel: which of
+    its bytes have arrived, nobody but the program there knows.
+    """
+    for frame, _ in traceback.walk_tb(
+        error.__traceback__ if isinstance(error, bay.ConnectionFailed) else None
+    ):
+        attempts = frame.f_locals.get("attempts")
+        is_unsafe = isinstance(attempts, Attempts) and not attempts._call.safe
+        if is_unsafe or isinstance(frame.f_locals.get("self"), bay.Tunnel | bay.AsyncTunnel):
+            return True
+    return False
 
 
 @pytest.fixture(autouse=True)
