@@ -4,6 +4,7 @@ sandbox in them.
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -95,6 +96,33 @@ async def test_the_last_bay_without_sandboxes_leaves_nothing_shared_either() -> 
         assert left()
     assert left() == []
     assert "20001" not in said("ip", "rule")
+
+
+async def test_one_look_has_the_traffic_of_every_link_of_this_bay_and_of_no_other(inside: int) -> None:
+    other = NetworkManager(instance="0a0c")
+    await other.open()
+    try:
+        async with opened() as network:
+            assert await network.traffic() == {}
+            await sit(network, inside)
+            before = (await network.traffic())[SEAT.number]
+            namespaces.inside(inside, _send)
+            after = (await network.traffic())[SEAT.number]
+            assert after.sent_bytes - before.sent_bytes >= 3 * 1000
+            assert after.received_bytes < after.sent_bytes  # the host may say that nobody is there
+            state = await network.state(SEAT)
+            assert (state.sent_bytes, state.received_bytes) == (after.sent_bytes, after.received_bytes)
+            assert await other.traffic() == {}
+            await network.remove(SEAT)
+            assert await network.traffic() == {}
+    finally:
+        await other.aclose()
+
+
+def _send() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(3):
+            sock.sendto(b"x" * 1000, ("9.9.9.9", 53))
 
 
 async def test_networks_stand_without_bay_and_are_found_by_the_next(inside: int) -> None:

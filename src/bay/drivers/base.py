@@ -40,12 +40,12 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `NetworkControl`, `HeaderBroker`, `Hostnames` and
-`AsksShip` are optional: Bay finds them with `isinstance`. `bay.testing.drivers` is the suite that every
-driver passes.
+`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `Sampled`, `NetworkControl`, `HeaderBroker`,
+`Hostnames` and `AsksShip` are optional: Bay finds them with `isinstance`. `bay.testing.drivers` is the suite
+that every driver passes.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -439,6 +439,47 @@ class Metered(Protocol):
     async def usage(self, handle: Handle) -> SessionUsage | None:
         """The usage of a session, running or paused, which stays as it is; None when it is gone.
         Raises DriverUnavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSample:
+    """The use of a session so far, as a pass over many sessions finds it; None is unknown.
+
+    All but the memory are counters since the session began. One may begin again at 0.
+    """
+
+    taken_s: float
+    """When the counters were read, in seconds of the monotonic clock."""
+    cpu_usec: int | None = None
+    memory_bytes: int | None = None
+    memory_cache_bytes: int | None = None
+    read_bytes: int | None = None
+    """Bytes that block devices read for it. Devices on top of one another may each count them."""
+    written_bytes: int | None = None
+    received_bytes: int | None = None
+    """Bytes that its network brought."""
+    sent_bytes: int | None = None
+
+    @classmethod
+    def of(cls, usage: SessionUsage) -> "SessionSample":
+        """The figures of a session that was measured alone, which has no bytes."""
+        return cls(
+            taken_s=usage.taken_s,
+            cpu_usec=usage.cpu_usec,
+            memory_bytes=usage.memory_bytes,
+            memory_cache_bytes=usage.memory_cache_bytes,
+        )
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """Optional: a driver measures many sessions in one pass, for little."""
+
+    async def samples(self, handles: Sequence[Handle]) -> Mapping[str, SessionSample]:
+        """The samples of sessions that run, by their ids, without those that are gone. None is woken or
+        changed by it. Raises DriverUnavailable.
         """
         ...
 

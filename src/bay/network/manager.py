@@ -258,6 +258,10 @@ class NetworkManager:
             broker=self.brokers.refused(slot) if self.brokers else (),
         )
 
+    async def traffic(self) -> dict[int, Traffic]:
+        """The traffic of all sandboxes with a network, by the numbers of their slots."""
+        return await self._do(lambda: self._links.traffic_of_all())
+
     async def remove(self, slot: NetworkSlot) -> None:
         """Remove a sandbox's network, also half of it; nothing there is fine."""
         await self._stop_names(slot)

@@ -52,6 +52,7 @@ _HOST_MAC, _INSIDE_MAC = bytes.fromhex("02ba00580001"), bytes.fromhex("02ba00580
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _NEWROUTE, _NEWNEIGH = 20, 24, 28
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
+_GETSTATS, _IFLA_STATS_LINK_64 = 94, 1
 
 _UP, _NOARP = 0x1, 0x80
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_STATS64 = 1, 3, 18, 23
@@ -185,10 +186,28 @@ class VethLinks:
         """The traffic that crossed the link since it was made; zeros without a link."""
         if (link := _looked_at(self._host, device_of(self._instance, slot.number))) is None:
             return Traffic(0, 0)
-        found = dict(attributes(link[16:]))
-        # rtnl_link_stats64: packets received and sent, then bytes. The host receives what the sandbox sends.
-        _, _, received, sent = struct.unpack_from("=4Q", found[_IFLA_STATS64])
-        return Traffic(received_bytes=sent, sent_bytes=received)
+        return _traffic(dict(attributes(link[16:]))[_IFLA_STATS64])
+
+    def traffic_of_all(self) -> dict[int, Traffic]:
+        """The traffic of every link of this Bay, by the number of its slot, in one dump of the statistics."""
+        body = struct.pack("=B3xII", socket.AF_UNSPEC, 0, 1 << _IFLA_STATS_LINK_64 - 1)
+        found = self._host.dump(NetlinkRequest("read the statistics of links", _GETSTATS, 0, body))
+        numbers = self._numbers_by_index()
+        return {
+            number: _traffic(dict(attributes(link[12:]))[_IFLA_STATS_LINK_64])
+            for link in found
+            if (number := numbers.get(struct.unpack_from("=I", link, 4)[0]))
+        }
+
+    def _numbers_by_index(self) -> dict[int, int]:
+        named = ((index, number_of(self._instance, name)) for index, name in socket.if_nameindex())
+        return {index: number for index, number in named if number}
+
+
+def _traffic(statistics: bytes) -> Traffic:
+    # rtnl_link_stats64: packets received and sent, then bytes. The host receives what the sandbox sends.
+    _, _, received, sent = struct.unpack_from("=4Q", statistics)
+    return Traffic(received_bytes=sent, sent_bytes=received)
 
 
 def _is_up(device: str) -> bool:

@@ -35,6 +35,7 @@ from bay.drivers.base import (
     Paused,
     Resizable,
     Running,
+    Sampled,
     SessionSpec,
     SessionUsage,
     Watchful,
@@ -412,6 +413,21 @@ async def test_a_session_is_measured_whether_it_works_or_is_frozen(bench: Driver
         await freezer(bench).resume(handle)
 
 
+async def test_many_sessions_are_sampled_in_one_pass_without_those_that_are_gone(bench: DriverBench) -> None:
+    needs(bench, Sampled)
+    async with bench.session() as first, bench.session() as second:
+        before = await sampled(bench).samples([first, second, bench.handle("sess-never")])
+        assert before.keys() == {first.session_id, second.session_id}
+        await run(first, "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done")
+        after = await sampled(bench).samples([first])
+        old, new = before[first.session_id], after[first.session_id]
+        assert new.taken_s > old.taken_s
+        assert new.cpu_usec is None or (old.cpu_usec is not None and new.cpu_usec > old.cpu_usec)
+        assert new.memory_bytes is None or new.memory_bytes > 0
+    assert await sampled(bench).samples([first, second]) == {}
+    assert await sampled(bench).samples([]) == {}
+
+
 async def test_there_is_no_usage_of_what_is_gone(bench: DriverBench) -> None:
     needs(bench, Metered)
     async with bench.session() as handle:
@@ -482,6 +498,12 @@ def resizable(bench: DriverBench) -> Resizable:
 def metered(bench: DriverBench) -> Metered:
     """The driver, for tests that need it as a `Metered`."""
     assert isinstance(bench.driver, Metered)
+    return bench.driver
+
+
+def sampled(bench: DriverBench) -> Sampled:
+    """The driver, for tests that need it as a `Sampled`."""
+    assert isinstance(bench.driver, Sampled)
     return bench.driver
 
 
