@@ -20,6 +20,7 @@ from bench.python import python, python_pooled
 from bench.replicas import replicas
 from bench.restarting import restart
 from bench.running import exec_many, exec_true, warm
+from bench.sampling import sampling
 from bench.starting import burst, cold, patterns, pool
 from bench.storage import checkpoints, machine
 from bench.store import store
@@ -44,6 +45,7 @@ CASES: dict[str, Case] = {
     "density": density,
     "list": listing,
     "store": store,
+    "sampling": sampling,
     "replicas": replicas,
     "restart": restart,
     "checkpoint": checkpoints,

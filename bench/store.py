@@ -56,7 +56,7 @@ async def _measure(database: Database, runs: int) -> Sampled:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(kept.aclose)
         await kept.open()
-        stack.push_async_callback(_drop, kept)
+        stack.push_async_callback(drop_all, kept)
         acts = _acts(kept, *await _fill(kept))
         sampled = {name: tuple([await _ms(act) for _ in range(runs)]) for name, act in acts.items()}
         many = acts["an event written"]
@@ -78,7 +78,9 @@ async def _fill(kept: Store) -> tuple[SandboxRecord, str]:
     return found, chosen[schema.sessions]["id"]
 
 
-async def _drop(kept: Store) -> None:
+async def drop_all(kept: Store) -> None:
+    """Remove the tables of a database that was made for a benchmark."""
+
     def drop(connection: Connection) -> None:
         schema.metadata.drop_all(connection)
         connection.exec_driver_sql("DROP TABLE alembic_version")

@@ -161,6 +161,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "secrets": {"web", "ship", "sessions", "files"},
     "managed_services": {"web", "ship", "sessions", "events", "execs", "replicas"},
     "ports": {"web", "ship", "sessions", "events", "replicas"},
+    "samples": {"web", "sessions", "replicas"},
     "skills": {"web"},
     "browser": {"web", "sessions", "execs", "skills"},
     "sandboxes": {
@@ -175,7 +176,7 @@ SERVER_MAY: dict[str, set[str]] = {
         *("ship", "sessions", "checkpoints", "kernels", "managed_services", "sandboxes", "secrets"),
         "replicas",
     },
-    "maintenance": {"web", "sessions", "execs", "reconciler", "sandboxes", "replicas"},
+    "maintenance": {"web", "sessions", "execs", "reconciler", "samples", "sandboxes", "replicas"},
     "compat": {
         *("web", "ship", "sessions", "checkpoints", "execs", "files", "managed_services", "networks"),
         *("ports", "sandboxes", "kernels", "templates"),

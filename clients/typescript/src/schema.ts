@@ -1033,6 +1033,29 @@ export interface components {
              */
             parents: boolean;
         };
+        /**
+         * @description The use of resources in one step, of which `at` is the beginning.
+         *
+         *     Bytes and `cpus_used` are of `seconds`: a rate is bytes / seconds. A figure is null where it is not known,
+         *     such as bytes on a host that does not count them.
+         */
+        MetricsPoint: {
+            /** Format: date-time */
+            at: string;
+            seconds: number;
+            cpus_used: number | null;
+            cpus_max: number | null;
+            memory_bytes: number | null;
+            memory_max_bytes: number | null;
+            memory_cache_bytes: number | null;
+            disk_bytes: number | null;
+            read_bytes: number | null;
+            written_bytes: number | null;
+            received_bytes: number | null;
+            sent_bytes: number | null;
+            execs: number | null;
+            execs_max: number | null;
+        };
         /** @description The sandbox that gets the cargo. */
         MoveCargo: {
             /** @description Id or name of the sandbox to move it to */
@@ -1679,6 +1702,11 @@ export interface components {
             items: components["schemas"]["Sandbox"][];
             has_more: boolean;
             next_cursor: string | null;
+        };
+        /** @description The points of a range of time, oldest first. A step in which it did not run has none. */
+        SandboxMetrics: {
+            step: number;
+            points: components["schemas"]["MetricsPoint"][];
         };
         /**
          * @description A secret that a sandbox is given: as the environment variable `env` of each command, or as a `file`.

@@ -39,6 +39,7 @@ from bay.models.kernels import PythonData as PythonData
 from bay.models.kernels import PythonOutput as PythonOutput
 from bay.models.keys import AuditEntry, Key, Limits, NewKey
 from bay.models.keys import KeyScope as KeyScope
+from bay.models.metrics import MetricsPoint, SandboxMetrics
 from bay.models.network import (
     BrokerRefusal,
     HeaderInjection,
@@ -112,6 +113,7 @@ __all__ = [
     "KernelSpec",
     "Key",
     "Limits",
+    "MetricsPoint",
     "NetworkCounter",
     "NetworkPolicy",
     "NetworkRule",
@@ -133,6 +135,7 @@ __all__ = [
     "ReplicaState",
     "Resources",
     "Sandbox",
+    "SandboxMetrics",
     "SandboxSecret",
     "SandboxUrl",
     "SandboxUsage",

@@ -68,6 +68,7 @@ from bay.server.ports.gate import PortGate, PortPaths
 from bay.server.reconciler.boot_clock import BootClock
 from bay.server.reconciler.memory_pressure import available_memory
 from bay.server.replicas.answers import WrittenAnswers
+from bay.server.samples import routes as samples_api
 from bay.server.sandboxes import routes as sandboxes_api
 from bay.server.sandboxes import usage_routes as usage_api
 from bay.server.secrets import routes as secrets_api
@@ -88,6 +89,7 @@ _APIS = (
     replicas_api,
     sandboxes_api,
     usage_api,
+    samples_api,
     checkpoints_api,
     remote_checkpoints_api,
     cargos_api,

@@ -100,6 +100,8 @@ from bay.server.reconciler.sweep import Sweep
 from bay.server.replicas.bus import Bus, SharedEvent
 from bay.server.replicas.clock import DatabaseClock
 from bay.server.replicas.leases import ReplicaLeases
+from bay.server.samples.history import SampleHistory
+from bay.server.samples.sampler import Sampler
 from bay.server.sandboxes.pool import Pool
 from bay.server.sandboxes.resizing import Resizing
 from bay.server.sandboxes.service import Sandboxes
@@ -474,6 +476,7 @@ class ControlPlane:
         self.loop_lag = LoopLag(self.meters)
         self.metrics = Metrics(meters=self.meters, store=self.store, deferred=self.deferred, clock=clock)
         self.usage = Usage(store=self.store, deferred=self.deferred, cargo=self.cargo, clock=clock)
+        self.sampler = Sampler(self.core, self.leases, self.bus)
         self.skill_payloads = SkillPayloads(
             store=self.store, clock=clock, max_bytes=settings.skills_max_mb * MIB
         )
@@ -617,6 +620,13 @@ class ControlPlane:
             clock=self.clock,
         )
         usages = SandboxUsages(core=self.core, waker=self.waker)
+        history = SampleHistory(
+            core=self.core,
+            waker=self.waker,
+            leases=self.leases,
+            sampler=self.sampler,
+            is_on=self.settings.samples,
+        )
         e2b_sandboxes = E2bSandboxes(
             store=self.store,
             waker=self.waker,
@@ -630,6 +640,7 @@ class ControlPlane:
             e2b_sandboxes,
             self.sandboxes,
             usages,
+            history,
             SandboxStates(core=self.core, feed=self.feed, connections=self.connections, view=self.view),
             self.images,
             self.logins,
@@ -765,6 +776,7 @@ class ControlPlane:
                 self.mcp_messages,
                 self.loop_lag,
                 *([self.egress] if self.egress is not None else []),
+                *([self.sampler] if self.settings.samples else []),
             )
             do = self.leases.do
             jobs = (

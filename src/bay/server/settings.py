@@ -564,6 +564,9 @@ class Settings(SettingFields, BaseSettings):
     skills_max_mb: int = Field(
         64, ge=1, le=65_536, description="space for the skills of one owner, with traces of browsers, MiB"
     )
+    samples: bool = Field(
+        True, description="whether Bay samples the use of resources by sandboxes, every ten seconds"
+    )
     event_retention: int = Field(7, ge=1, le=36500, description="days that events are kept")
     event_max_count: int = Field(1_000_000, ge=1000, description="events kept for all owners together")
     audit_retention: int = Field(90, ge=1, le=36500, description="days that the audit is kept")

@@ -665,6 +665,20 @@ pushes = Table(
 partial_index("ix_pushes_owner", pushes.c.owner, where=_ALIVE)
 Index("ix_pushes_state", pushes.c.state)
 
+# The use of resources over time: in each row some points of a sandbox (`bay.server.samples.points`).
+samples = Table(
+    "samples",
+    metadata,
+    Column("sandbox_seq", BigInteger, primary_key=True, autoincrement=False),
+    # Seconds between the points.
+    Column("step", integer_type(), primary_key=True, autoincrement=False),
+    # Seconds since 1970, of the first of them.
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("points", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_samples_step_at", samples.c.step, samples.c.at)
+
 facts = Table(
     "facts",
     metadata,

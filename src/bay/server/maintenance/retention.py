@@ -14,6 +14,7 @@ from typing import TypeVar
 import structlog
 
 from bay.server.execs.results import ExecResults
+from bay.server.samples.rolling import Rolling
 from bay.server.sessions.core import Core
 from bay.store import audit, checkpoints, claims, events, history, skills, tombstones
 from bay.store.connection import StoreConnection
@@ -59,6 +60,7 @@ class Housekeeping:
         self._core = core
         self._results = results
         self._keep = keep
+        self._rolling = Rolling(core)
         self._limits: dict[Kind, Keep] = {
             "successful": keep.history,
             "failed": _times(_MANY, keep.history),
@@ -97,6 +99,7 @@ class Housekeeping:
             self._forget_sessions,
             self._forget_checkpoints,
             self._forget_skills,
+            self._rolling.roll_up,
         ):
             await self._safely(part)
 

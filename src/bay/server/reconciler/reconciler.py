@@ -62,7 +62,7 @@ from bay.server.sessions.shares import Shares
 from bay.server.sessions.waker import Holds
 from bay.server.sessions.work_queue import WorkQueue
 from bay.server.ship.client import ShipClient
-from bay.store import cargos, checkpoints, events, execs, networks, sandboxes, services, sessions
+from bay.store import cargos, checkpoints, events, execs, networks, samples, sandboxes, services, sessions
 from bay.store.connection import StoreConnection
 from bay.store.fences import LeaseLost
 from bay.store.records import HAVING, SandboxRecord, SessionRecord
@@ -673,6 +673,7 @@ class Reconciler:
             await checkpoints.hide_all(db, sandbox.id, now)
             await networks.remove(db, sandbox.id)
             await services.remove_all(db, sandbox.id)
+            await samples.remove_all(db, sandbox.id)
             await events.add(db, sandbox, "sandbox.deleted", now)
         self._storage_steps.discard()
         log.info("sandbox.deleted", id=sandbox.id)
