@@ -1,24 +1,17 @@
 """Links and cookies open a port without a key. Both are sealed tokens, and Bay stores neither.
 
 Each names one sandbox, one port and the key that made it, is sealed for its one use, and is good until it or
-that key expires. The sealing key is a file in the data directory, as a database backup must not give access.
-Removing it ends every link and cookie.
+that key expires.
 """
 
-import binascii
-import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from bay.clock import Clock
-from bay.server.web.sealing import Seals
+from bay.server.web.sealed_tokens import SealedTokens
 
 Kind = Literal["link", "cookie"]
-_TAG_BYTES = 32
-_LONGEST = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,54 +25,28 @@ class Pass:
     once: str | None = None
 
 
-class PortTokens:
+class PortTokens(SealedTokens):
     """Seals passes into tokens and reads them; `open` it first."""
 
     def __init__(self, clock: Clock) -> None:
+        super().__init__()
         self._clock = clock
-        self._seals = Seals(_TAG_BYTES)
-
-    def open(self, path: Path, *, given: bool = False) -> None:
-        """Take the sealing key from `path`, where a new one is written (0600) if there is none and the file
-        was not `given` by an operator. Raises DriverUnavailable.
-        """
-        self._seals.open_file(path, given=given)
-
-    @property
-    def key_name(self) -> str:
-        """The fingerprint of the sealing key."""
-        return self._seals.key_name
 
     def seal(self, kind: Kind, given: Pass) -> str:
-        """The token, of characters that need no quoting in a URL or a cookie."""
-        content = [given.sandbox_id, given.port, given.key_id, int(given.expires_at.timestamp()), given.once]
-        text = json.dumps(content, separators=(",", ":")).encode()
-        return _encode(self._seals.seal(_use(kind), b"", text))
+        """The token of a pass."""
+        seconds = int(given.expires_at.timestamp())
+        return self.sealed(_use(kind), [given.sandbox_id, given.port, given.key_id, seconds, given.once])
 
     def read(self, kind: Kind, token: str) -> Pass | None:
         """The content of a token; None for one that was not sealed here as that kind, or has expired."""
-        text = self._seals.unseal(_use(kind), b"", _decode(token)) if len(token) <= _LONGEST else None
-        if text is None:
+        if (content := self.unsealed(_use(kind), token)) is None:
             return None
-        sandbox_id, port, key_id, seconds, once = json.loads(text)
+        sandbox_id, port, key_id, seconds, once = content
         expires_at = datetime.fromtimestamp(seconds, UTC)
         if expires_at <= self._clock():
             return None
         return Pass(sandbox_id=sandbox_id, port=port, key_id=key_id, expires_at=expires_at, once=once)
 
 
-def _use(kind: Kind) -> bytes:
-    return f"port-{kind}".encode()
-
-
-def _encode(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def _decode(token: str) -> bytes:
-    """The bytes of a token; none of text that `_encode` would not have written."""
-    try:
-        data = urlsafe_b64decode(token + "=" * (-len(token) % 4))
-    except (binascii.Error, ValueError):
-        return b""
-    return data if _encode(data) == token else b""
+def _use(kind: Kind) -> str:
+    return f"port-{kind}"

@@ -7,9 +7,7 @@ links of ports, a file, as a backup of the database must not give access.
 
 import hashlib
 import hmac
-import json
-from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from bay.server.web.auth import Caller
-from bay.server.web.sealing import Seals
+from bay.server.web.sealed_tokens import SealedTokens
 
 TokenKind = Literal["envd", "traffic"]
-_TAG_BYTES = 32
-_LONGEST = 512
 _KEPT = 16_384
 """Tokens that stay in memory: to find who signed a URL, all of them are tried for callers without a key."""
 
@@ -46,34 +42,30 @@ class Signed:
         return hmac.compare_digest(made.encode(), self.signature.encode("utf-8", "surrogateescape"))
 
 
-class SandboxTokens:
+class SandboxTokens(SealedTokens):
     """Makes and reads tokens; `open` it first."""
 
     def __init__(self) -> None:
-        self._seals = Seals(_TAG_BYTES)
-        self._sealed = lru_cache(maxsize=_KEPT)(self._seal)
+        super().__init__()
+        self._kept = lru_cache(maxsize=_KEPT)(self._seal)
 
     def open(self, path: Path, *, given: bool = False) -> None:
-        """Take the sealing key from `path`, where a new one is written (0600) if there is none and the file
-        was not `given` by an operator. Raises DriverUnavailable.
-        """
-        self._seals.open_file(path, given=given)
-        self._sealed.cache_clear()
+        """Take the sealing key as every kind of token does, and forget what was sealed under another."""
+        super().open(path, given=given)
+        self._kept.cache_clear()
 
     def token(self, kind: TokenKind, sandbox_id: str, owner: str, key_id: str) -> str:
         """The token, of characters that need no quoting in a header or a URL."""
-        return self._sealed(kind, sandbox_id, owner, key_id)
+        return self._kept(kind, sandbox_id, owner, key_id)
 
     def _seal(self, kind: TokenKind, sandbox_id: str, owner: str, key_id: str) -> str:
-        content = json.dumps([sandbox_id, owner, key_id], separators=(",", ":")).encode()
-        return _encode(self._seals.seal(_use(kind), b"", content))
+        return self.sealed(_use(kind), [sandbox_id, owner, key_id])
 
     def caller(self, kind: TokenKind, sandbox_id: str, token: str) -> Caller | None:
         """Whom a token of that sandbox speaks for; None for any other text. The key may be gone meanwhile."""
-        content = self._seals.unseal(_use(kind), b"", _decode(token)) if len(token) <= _LONGEST else None
-        if content is None:
+        if (content := self.unsealed(_use(kind), token)) is None:
             return None
-        of_sandbox, owner, key_id = json.loads(content)
+        of_sandbox, owner, key_id = content
         return Caller(owner, "write", key_id) if of_sandbox == sandbox_id else None
 
     def signer(self, signed: Signed, sandbox_id: str, owner: str, keys: Iterable[str]) -> Caller | None:
@@ -85,18 +77,5 @@ class SandboxTokens:
         return found
 
 
-def _use(kind: TokenKind) -> bytes:
-    return f"e2b-{kind}".encode()
-
-
-def _encode(data: bytes) -> str:
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def _decode(token: str) -> bytes:
-    """The bytes of a token; none of text that `_encode` would not have written."""
-    try:
-        data = urlsafe_b64decode(token + "=" * (-len(token) % 4))
-    except (Error, ValueError):
-        return b""
-    return data if _encode(data) == token else b""
+def _use(kind: TokenKind) -> str:
+    return f"e2b-{kind}"
