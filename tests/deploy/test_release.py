@@ -16,7 +16,7 @@ from scripts import release
 
 import bay
 import ship
-from bay.server.web.doc_site import BUILT
+from bay.server.web.static_site import DOCS
 
 ROOT = Path(__file__).parents[2]
 KIB = 1 << 10
@@ -105,7 +105,7 @@ def test_the_sdist_has_files_of_this_tree_alone(built: Path) -> None:
         files = {member.name.partition("/")[2] for member in sdist if member.isfile()}
     # The package has a link to docs/, whose files an archive has twice.
     found = {name.replace("src/bay/docs/", "docs/") for name in files}
-    site = BUILT.relative_to(ROOT).as_posix()
+    site = DOCS.relative_to(ROOT).as_posix()
     junk = found - {"PKG-INFO", *names.split("\0")}
     assert [name for name in junk if not name.startswith((f"{site}/", "src/bay/docs/"))] == []
     assert {name.partition("/")[0] for name in found if "/" in name} == {
@@ -125,11 +125,11 @@ def test_the_wheel_stays_small(built: Path) -> None:
     assert wheel.stat().st_size <= WHEEL_BYTES
 
 
-@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
+@pytest.mark.skipif(not DOCS.is_dir(), reason="needs `make docs`")
 def test_the_wheel_brings_the_documentation(built: Path) -> None:
     with zipfile.ZipFile(release.only(built, "*.whl")) as found:
         names = set(found.namelist())
-    site = {f"bay/server/web/site/{path.relative_to(BUILT)}" for path in BUILT.rglob("*") if path.is_file()}
+    site = {f"bay/server/web/site/{path.relative_to(DOCS)}" for path in DOCS.rglob("*") if path.is_file()}
     assert "bay/server/web/site/index.html.gz" in site
     assert site <= names
 

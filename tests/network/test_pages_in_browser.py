@@ -13,7 +13,7 @@ from lab import eventually
 from server_harness import short_dir
 from serving import KEY, Server, serving
 
-from bay.server.web.doc_site import BUILT
+from bay.server.web.static_site import DOCS
 
 WATCH = """
     window.refused = []
@@ -75,7 +75,7 @@ def test_the_document_to_read_needs_no_other_host(server: Server, page: Page) ->
     assert set(page.look("window.refused")) <= {"img-src https://cdn.redoc.ly/redoc/logo-mini.svg"}
 
 
-@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
+@pytest.mark.skipif(not DOCS.is_dir(), reason="needs `make docs`")
 def test_the_documentation_finds_a_word_and_needs_no_other_host(server: Server, page: Page) -> None:
     page.go(f"{server.url}/docs/ports.html")
     title = "(document.querySelector('h1') || {innerText: ''}).innerText"

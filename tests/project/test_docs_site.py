@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from bay.server.web.doc_site import BUILT
+from bay.server.web.static_site import DOCS
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,16 +80,16 @@ def test_a_page_that_the_policy_refuses_is_not_built(tmp_path: Path, part: str) 
         build_docs.finish(tmp_path)
 
 
-@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
+@pytest.mark.skipif(not DOCS.is_dir(), reason="needs `make docs`")
 def test_the_site_has_every_page() -> None:
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"README"} | {"index", "SECURITY"}
-    assert pages <= {path.name.removesuffix(".html.gz") for path in BUILT.glob("*.html.gz")}
+    assert pages <= {path.name.removesuffix(".html.gz") for path in DOCS.glob("*.html.gz")}
 
 
-@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `make docs`")
+@pytest.mark.skipif(not DOCS.is_dir(), reason="needs `make docs`")
 def test_what_the_pages_load_is_in_the_site() -> None:
-    for page in BUILT.glob("*.html.gz"):
+    for page in DOCS.glob("*.html.gz"):
         text = gzip.decompress(page.read_bytes()).decode()
         used = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"#/][^"#]*)"', text)
-        assert [name for name in used if not (BUILT / f"{name}.gz").is_file()] == []
+        assert [name for name in used if not (DOCS / f"{name}.gz").is_file()] == []
         assert used != []

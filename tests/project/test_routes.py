@@ -23,6 +23,8 @@ NONE = {
     "health": "says that Bay answers",
     "list_profiles": "shows settings",
     "home": "serves a file",
+    "console": "leads to the console",
+    "console_file": "serves a file",
     "docs": "leads to the documentation",
     "redoc": "leads to the API's document",
     "api": "serves a file",

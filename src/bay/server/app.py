@@ -76,9 +76,11 @@ from bay.server.settings import Settings
 from bay.server.skills import routes as skills_api
 from bay.server.templates import routes as templates_api
 from bay.server.web import page_routes as pages_api
-from bay.server.web.doc_site import DocSite
+from bay.server.web.console_page import ConsolePage
 from bay.server.web.edge import Edge
+from bay.server.web.page_routes import HEADERS
 from bay.server.web.replies import on_bay_error, on_http_exception, on_invalid_request
+from bay.server.web.static_site import CONSOLE, DOCS, StaticSite
 from bay.units import MIB
 
 _APIS = (
@@ -164,7 +166,8 @@ def build_app(
     app.state.bay = bay
     app.state.services = bay.services()
     app.state.profiles = bay.profiles
-    app.state.doc_site = DocSite()
+    app.state.doc_site = StaticSite(DOCS)
+    app.state.console = ConsolePage(StaticSite(CONSOLE), lambda: bay.hosts.previews, HEADERS)
     # Taken over and not included: FastAPI would prepare each route once more, and look for it in two steps.
     app.router.routes += [route for api in _APIS for route in api.router.routes]
     app.add_exception_handler(BayError, on_bay_error)

@@ -10,33 +10,44 @@ import pytest
 from server_harness import World, assert_error
 from starlette.datastructures import Headers
 
-from bay.server.web.doc_site import DocSite
+from bay.server.ports.gate import PortHosts
+from bay.server.web.console_page import ConsolePage
 from bay.server.web.page_routes import FILES, HEADERS
+from bay.server.web.static_site import StaticSite
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
 
 
-async def test_a_browser_is_told_what_this_is_and_a_program_that_it_needs_a_key(bay: World) -> None:
-    anybody = await bay.open_client()
+@pytest.fixture
+def consoleless(bay: World, tmp_path: Path) -> World:
+    """A Bay that was started without its console."""
+    bay.app.state.console = ConsolePage(StaticSite(tmp_path / "nothing"), lambda: "", HEADERS)
+    return bay
+
+
+async def test_a_browser_is_told_what_this_is_and_a_program_that_it_needs_a_key(consoleless: World) -> None:
+    anybody = await consoleless.open_client()
     answer = await anybody.get("/", headers=BROWSER)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert 'href="/docs/"' in answer.text
     assert "BAY_API_KEY" in answer.text
+    assert "<code>make console</code>" in answer.text
+    assert_error(await anybody.get("/console/sandboxes", headers=BROWSER), 404, "not_found")
     assert_error(await anybody.get("/"), 401, "unauthorized")
     assert_error(await anybody.post("/", headers=BROWSER), 401, "unauthorized")
     assert_error(await anybody.get("/v1/sandboxes", headers=BROWSER), 401, "unauthorized")
 
 
-async def test_a_host_that_is_no_host_is_not_written_into_the_page(bay: World) -> None:
-    answer = await (await bay.open_client()).get("/", headers={**BROWSER, "Host": "<script>"})
+async def test_a_host_that_is_no_host_is_not_written_into_the_page(consoleless: World) -> None:
+    answer = await (await consoleless.open_client()).get("/", headers={**BROWSER, "Host": "<script>"})
     assert "<script>" not in answer.text
 
 
 @pytest.mark.parametrize("path", ["/", "/docs/api", "/docs/api/read"])
-async def test_pages_load_from_here_alone_and_stand_in_no_frame(bay: World, path: str) -> None:
-    anybody = await bay.open_client()
+async def test_pages_load_from_here_alone_and_stand_in_no_frame(consoleless: World, path: str) -> None:
+    anybody = await consoleless.open_client()
     answer = await anybody.get(path, headers=BROWSER)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
@@ -77,7 +88,7 @@ def site(bay: World, tmp_path: Path) -> Path:
     (folder / "search/index.json").write_text("[]")
     (folder / "notes.py").write_text("not a page")
     (tmp_path / "secret.html").write_text("beside it")
-    bay.app.state.doc_site = DocSite(folder)
+    bay.app.state.doc_site = StaticSite(folder)
     return folder
 
 
@@ -117,7 +128,7 @@ async def test_nothing_but_the_files_of_the_documentation_is_served(bay: World, 
     page = await anybody.get(f"/docs/{name}", headers=BROWSER)
     assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert "no such page" in page.text
-    site: DocSite = bay.app.state.doc_site
+    site: StaticSite = bay.app.state.doc_site
     assert await site.answer(unquote(name), Headers(), {}) is None, "as a client that normalizes nothing asks"
 
 
@@ -134,7 +145,7 @@ def large(bay: World, site: Path) -> Path:
     """The file of a page that is packed."""
     path = site / "large.html.gz"
     path.write_bytes(gzip.compress(PACKED.encode()))
-    bay.app.state.doc_site = DocSite(site)
+    bay.app.state.doc_site = StaticSite(site)
     return path
 
 
@@ -188,7 +199,7 @@ async def test_a_page_that_was_removed_since_the_start_is_not_there(bay: World, 
 @pytest.fixture
 def siteless(bay: World, tmp_path: Path) -> World:
     """A Bay that was started without its documentation."""
-    bay.app.state.doc_site = DocSite(tmp_path / "nothing")
+    bay.app.state.doc_site = StaticSite(tmp_path / "nothing")
     return bay
 
 
@@ -197,3 +208,107 @@ async def test_a_bay_without_its_documentation_says_how_to_build_it(siteless: Wo
     assert answer.status_code == 200
     assert "make docs" in answer.text
     assert 'href="/docs/api"' in answer.text
+
+
+SCRIPT = "console.log(1)\n" * 100
+
+
+@pytest.fixture
+def console(bay: World, tmp_path: Path) -> Path:
+    """The files of a console, which this Bay has."""
+    folder = tmp_path / "console"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "index.html").write_text('<style nonce="__NONCE__"></style><meta content="__NONCE__">')
+    (folder / "assets/main-1a2b.js.gz").write_bytes(gzip.compress(SCRIPT.encode()))
+    (folder / "assets/sans-3c4d.woff2").write_bytes(b"font")
+    (tmp_path / "secret.js").write_text("beside it")
+    bay.app.state.console = ConsolePage(StaticSite(folder), lambda: bay.bay.hosts.previews, HEADERS)
+    return folder
+
+
+@pytest.mark.parametrize("path", ["/", "/console/", "/console/sandboxes/my.box", "/console/x/assets/y"])
+@pytest.mark.usefixtures("console")
+async def test_a_browser_gets_the_console_with_a_nonce_that_is_used_once(bay: World, path: str) -> None:
+    anybody = await bay.open_client()
+    nonces: set[str] = set()
+    for _ in range(2):
+        answer = await anybody.get(path, headers=BROWSER)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        (nonce,) = set(re.findall(r'"([^"]+)"', answer.text))
+        nonces.add(nonce)
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+        assert answer.headers["content-security-policy"] == (
+            f"default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data: "
+            "blob:; font-src 'self'; connect-src 'self'; frame-src http://*.localhost:8700; form-action "
+            "'none'; base-uri 'none'; frame-ancestors 'none'; object-src 'none'"
+        )
+    assert len(nonces) == 2
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{24}", nonce) for nonce in nonces)
+
+
+@pytest.mark.usefixtures("console")
+async def test_the_console_loads_files_that_are_kept_for_ever(bay: World) -> None:
+    anybody = await bay.open_client()
+    for name, type_, text in (
+        ("main-1a2b.js", "text/javascript; charset=utf-8", SCRIPT),
+        ("sans-3c4d.woff2", "font/woff2", "font"),
+    ):
+        answer = await anybody.get(f"/console/assets/{name}")
+        assert (answer.status_code, answer.headers["content-type"], answer.text) == (200, type_, text)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        again = await anybody.get(
+            f"/console/assets/{name}", headers={"If-None-Match": answer.headers["etag"]}
+        )
+        assert (again.status_code, again.text) == (304, "")
+    packed = await anybody.get("/console/assets/main-1a2b.js", headers={"Accept-Encoding": "gzip"})
+    assert (packed.headers["content-encoding"], packed.text) == ("gzip", SCRIPT)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("assets/none.js", "assets/main-1a2b.js.gz", "assets/", "assets/..%2findex.html"),
+        *("assets/..%2f..%2fsecret.js", "assets/%2e%2e%2f%2e%2e%2fsecret.js"),
+    ],
+)
+@pytest.mark.usefixtures("console")
+async def test_nothing_but_the_files_of_the_console_is_served(bay: World, name: str) -> None:
+    anybody = await bay.open_client()
+    for headers in ({}, BROWSER):
+        assert_error(await anybody.get(f"/console/{name}", headers=headers), 404, "not_found")
+    page: ConsolePage = bay.app.state.console
+    assert await page.asset(unquote(name), Headers()) is None, "as a client that normalizes nothing asks"
+
+
+@pytest.mark.usefixtures("console")
+async def test_a_program_gets_no_page_where_a_browser_gets_the_console(bay: World) -> None:
+    anybody = await bay.open_client()
+    assert_error(await anybody.get("/console/sandboxes"), 404, "not_found")
+    assert_error(await anybody.get("/console/index.html"), 404, "not_found")
+    assert_error(await anybody.post("/console/sandboxes", headers=BROWSER), 405, "method_not_allowed")
+    answer = await anybody.get("/console", headers=BROWSER)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/")
+
+
+@pytest.mark.parametrize(
+    ("public_url", "previews"),
+    [
+        ("https://bay.example.com", "https://*.bay.example.com"),
+        ("http://bay.lan:8700", "http://*.bay.lan:8700"),
+        ("https://192.0.2.1", "http://*.localhost:8700"),
+        ("http://localhost:9000", "http://*.localhost:8700"),
+    ],
+)
+def test_the_console_may_frame_the_hosts_by_which_ports_are_named(public_url: str, previews: str) -> None:
+    hosts = PortHosts(public_url, "127.0.0.1", 8700)
+    assert hosts.previews == previews
+    assert hosts.url("box", 80).startswith(previews.replace("*", "80-box"))
+
+
+async def test_a_console_that_was_removed_since_the_start_is_not_there(bay: World, console: Path) -> None:
+    (console / "index.html").unlink()
+    answer = await (await bay.open_client()).get("/", headers=BROWSER)
+    assert "make console" in answer.text

@@ -164,6 +164,16 @@ class PortHosts:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
+    def public_origin(self) -> str | None:
+        """The origin of `public_url`, as browsers name it; None where that is not set."""
+        if self._public is None:
+            return None
+        default = {"http": ":80", "https": ":443"}[self._public_scheme]
+        port = "" if self._public_port == default else self._public_port
+        host = f"[{self._public}]" if ":" in self._public else self._public
+        return f"{self._public_scheme}://{host}{port}"
+
+    @property
     def domain(self) -> str:
         """The domain of the hosts of ports, with its port unless it is the scheme's own."""
         if self._public in self._domains and self._public != LOCAL:
@@ -173,6 +183,12 @@ class PortHosts:
     @property
     def _local(self) -> str:
         return f"{LOCAL}{self._public_port}" if self._is_public_here else f"{LOCAL}:{self.port}"
+
+    @property
+    def previews(self) -> str:
+        """All hosts of ports that `url` names, as a source in a Content-Security-Policy."""
+        is_public = self._public in self._domains and self._public != LOCAL
+        return f"{self._public_scheme if is_public else 'http'}://*.{self.domain}"
 
     def is_beside(self, other: PortHost, place: PortHost) -> bool:
         """Whether both have one server: another port of the same host name may be a foreign server."""

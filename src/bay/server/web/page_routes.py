@@ -1,5 +1,5 @@
-"""Bay's own pages for browsers: the start page, the documentation, and the API's documents, where an operator
-may try a key.
+"""Bay's own pages for browsers: the console, the documentation, and the API's documents, where an operator
+may try a key. None of them has a secret in it, so they are open to everybody.
 
 All of it comes from this host: the package `fastapi-offline` has Swagger UI and Redoc. The framework's own
 pages load the version of the day from a content network, at the origin where keys are typed.
@@ -14,8 +14,9 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from bay.errors import NotFound
+from bay.server.web.console_page import ASSETS, ConsolePage
 from bay.server.web.dependencies import EVERYWHERE
-from bay.server.web.doc_site import DocSite, file_answer
+from bay.server.web.static_site import StaticSite, file_answer
 
 _RELEASED = Path(str(files("fastapi_offline"))) / "static"
 _OWN = Path(__file__).with_name("static")
@@ -31,8 +32,8 @@ FILES = {
 }
 """By their names below `/docs/api/`."""
 
-PATHS = frozenset(("/docs", "/redoc"))
-BELOW = "/docs/"
+PATHS = frozenset(("/docs", "/redoc", "/console"))
+BELOW = ("/docs/", "/console/")
 """Open to everybody, and with all that is below."""
 
 _POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -81,6 +82,7 @@ HOME = (
 <link rel="stylesheet" href="/docs/api/page.css">
 <h1>Bay</h1>
 <p>This server runs sandboxes for programs. It is used by its command line, its SDK and its HTTP API, each with a key.</p>
+<p>It was started without its console. In a checkout, <code>make console</code> builds it; then start the server again.</p>
 <ul>
 <li><a href="/docs/">The documentation</a></li>
 <li><a href="/docs/api">The API, to look at and to try</a>: put your key in by “Authorize”</li>
@@ -123,6 +125,8 @@ NO_PAGE = (
 
 _READ = ["GET", "HEAD"]
 
+Accept = Annotated[str, Header()]
+
 
 def is_for_browser(accept: str) -> bool:
     """Whether an Accept header asks for a page."""
@@ -133,12 +137,34 @@ router = APIRouter(include_in_schema=False, dependencies=EVERYWHERE)
 
 
 @router.get("/")
-async def home(request: Request, accept: Annotated[str, Header()] = "") -> Response:
-    """The start page, for a browser alone."""
+async def home(request: Request, accept: Accept = "") -> Response:
+    """The console, for a browser alone; a page that says what this is where it was not built."""
     if not is_for_browser(accept):
         raise NotFound("there is no route GET /; see /docs")
+    console: ConsolePage = request.app.state.console
+    if answer := await console.page():
+        return answer
     url = escape(str(request.base_url).rstrip("/"))
     return HTMLResponse(HOME.replace("{url}", url), headers=HEADERS)
+
+
+@router.api_route("/console", methods=_READ)
+async def console() -> Response:
+    """The console, by the name that somebody may type."""
+    return RedirectResponse("/", headers=HEADERS)
+
+
+@router.api_route("/console/{name:path}", methods=_READ)
+async def console_file(request: Request, name: str, accept: Accept = "") -> Response:
+    """A file of the console, or its page, which knows the places below that are none."""
+    console: ConsolePage = request.app.state.console
+    if name.startswith(ASSETS):
+        answer = await console.asset(name, request.headers)
+    else:
+        answer = await console.page() if is_for_browser(accept) else None
+    if answer is None:
+        raise NotFound(f"there is no file /console/{name}; see /docs")
+    return answer
 
 
 @router.api_route("/docs", methods=_READ)
@@ -174,9 +200,9 @@ async def api_file(request: Request, name: str) -> Response:
 
 
 @router.api_route("/docs/{name:path}", methods=_READ)
-async def docs_file(request: Request, name: str, accept: Annotated[str, Header()] = "") -> Response:
+async def docs_file(request: Request, name: str, accept: Accept = "") -> Response:
     """A page of the documentation, or a file of it."""
-    site: DocSite = request.app.state.doc_site
+    site: StaticSite = request.app.state.doc_site
     if answer := await site.answer(name, request.headers, HEADERS):
         return answer
     if name == "" and not site.is_built:

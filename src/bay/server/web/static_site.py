@@ -1,8 +1,8 @@
-"""The site of the documentation, as `make docs` builds it and the wheel brings it.
+"""Folders of files that a build has made: the documentation (`make docs`) and the console (`make console`).
 
-Its files are listed once, at the start. A request names one of the list or gets nothing, so no path of a
-request ever becomes a path of this host. They are there as gzip, a quarter of their size, and most clients
-take them as they are.
+The files of a folder are listed once, at the start. A request names one of the list or gets nothing, so no
+path of a request ever becomes a path of this host. They are there as gzip, a quarter of their size, and
+most clients take them as they are.
 """
 
 import gzip
@@ -16,8 +16,11 @@ from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse
 
-BUILT = Path(__file__).with_name("site")
-"""Where `scripts/build_docs.py` puts it."""
+DOCS = Path(__file__).with_name("site")
+"""Where `scripts/build_docs.py` puts the documentation."""
+
+CONSOLE = Path(__file__).with_name("console")
+"""Where the build of the console puts its files."""
 
 TYPES = {
     ".css": "text/css",
@@ -25,19 +28,21 @@ TYPES = {
     ".js": "text/javascript",
     ".json": "application/json",
     ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+    ".woff2": "font/woff2",
 }
-
 
 PACKED = ".gz"
 _GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:;\s*q=(?!0(?:\.0*)?\s*(?:,|$))[^,]*)?(?:,|$)", re.IGNORECASE)
 
 
-class DocSite:
+class StaticSite:
     """The files of a folder by the names that requests have for them, without the `.gz` of those that are
     packed; none when it was not built.
     """
 
-    def __init__(self, folder: Path = BUILT) -> None:
+    def __init__(self, folder: Path) -> None:
         found = ((path, path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
         named = {name.removesuffix(PACKED): path for path, name in found}
         self._files = {name: path for name, path in named.items() if os.path.splitext(name)[1] in TYPES}
@@ -58,6 +63,14 @@ class DocSite:
         if _GZIP.search(given.get("accept-encoding", "")):
             return await file_answer(path, given, {**headers, "Content-Encoding": "gzip"})
         return await _unpacked_answer(path, given, headers)
+
+    async def text(self, name: str) -> str | None:
+        """The text of a file that is not packed; None when there is none of that name."""
+        path = self._files.get(name)
+        try:
+            return None if path is None else await run_sync(path.read_text, "utf-8")
+        except FileNotFoundError:
+            return None
 
 
 async def file_answer(path: Path, given: Headers, headers: dict[str, str]) -> Response | None:
