@@ -154,6 +154,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "images": {"web", "sessions", "secrets", "managed_services", "replicas"},
     "kernels": {"web", "ship", "sessions"},
     "keys": {"web"},
+    "console": {"web"},
     "networks": {"web", "sessions", "replicas"},
     "cargos": {"web", "sessions", "checkpoints"},
     "execs": {"web", "ship", "sessions", "kernels"},

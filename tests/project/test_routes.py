@@ -31,6 +31,7 @@ NONE = {
     "api_read": "serves a file",
     "api_file": "serves a file",
     "docs_file": "serves a file",
+    "sign_out": "has a browser forget its cookie",
     "oauth_metadata": "says that a key is all there is",
     "envd_health": "says what the entrance found",
     "interpreter_health": "says what the entrance found",

@@ -256,6 +256,13 @@ export interface components {
         Collect: {
             tasks?: ("idle_session" | "expired_sandbox" | "orphan_cargo" | "orphan_container")[] | null;
         };
+        /** @description A code that signs one browser in, once; `url` opens the console with it. */
+        ConsoleCode: {
+            code: string;
+            url: string;
+            /** Format: date-time */
+            expires_at: string;
+        };
         /** @description The container of a live session, as the single GET of a sandbox shows it. */
         Container: {
             name: string;
@@ -1314,6 +1321,11 @@ export interface components {
             upgrade_reason?: string | null;
             change_summary?: string | null;
         };
+        /** @description A key, or a one-time code: exactly one. */
+        Proof: {
+            key?: string | null;
+            code?: string | null;
+        };
         /** @description Which unused images to remove. */
         PruneImages: {
             /**
@@ -1938,6 +1950,19 @@ export interface components {
             command?: string | null;
             /** @default false */
             truncated: boolean;
+        };
+        /**
+         * @description As whom a browser calls. `expires_at` is the end of its cookie or of its key, whichever comes first;
+         *     None for a caller without a cookie whose key never expires. `version` is the server's.
+         */
+        SignIn: {
+            owner: string;
+            /** @enum {string} */
+            scope: "admin" | "write" | "read";
+            key_id: string;
+            key_name: string;
+            expires_at: string | null;
+            version: string;
         };
         /** @description The signal to send. */
         SignalService: {

@@ -16,6 +16,8 @@ from bay.models.capabilities import PauseKind as PauseKind
 from bay.models.capabilities import ServerCapabilities
 from bay.models.codec import from_wire as from_wire
 from bay.models.codec import to_wire as to_wire
+from bay.models.console import ConsoleCode
+from bay.models.console import SignIn as SignIn
 from bay.models.events import EVENT_TYPES as EVENT_TYPES
 from bay.models.events import GAP as GAP
 from bay.models.events import Event, Webhook
@@ -96,6 +98,7 @@ __all__ = [
     "CellEvent",
     "Checkpoint",
     "CheckpointPolicy",
+    "ConsoleCode",
     "Container",
     "ContainerImage",
     "Event",

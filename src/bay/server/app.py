@@ -41,6 +41,7 @@ from bay.server.compat.sprites import proxy_routes as sprite_proxy_api
 from bay.server.compat.sprites import service_routes as sprite_services_api
 from bay.server.compat.sprites import sprites_routes as sprites_api
 from bay.server.compat.sprites import wire as sprites
+from bay.server.console import routes as console_api
 from bay.server.control_plane import ControlPlane
 from bay.server.events import routes as events_api
 from bay.server.events import webhook_routes as webhooks_api
@@ -112,6 +113,7 @@ _APIS = (
     files_api,
     history_api,
     keys_api,
+    console_api,
     secrets_api,
     skills_api,
     audit_api,
@@ -180,6 +182,7 @@ def build_app(
     app.add_middleware(
         Edge,
         keys=bay.keys,
+        cookies=bay.console_cookies,
         auditor=bay.auditor,
         formats=FORMATS,
         max_body_bytes=settings.max_body_mb * MIB,

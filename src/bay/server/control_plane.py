@@ -43,6 +43,7 @@ from bay.server.compat.mcp.messages import McpMessages
 from bay.server.compat.sprites.exec_service import SpriteExecs
 from bay.server.compat.sprites.files_service import SpriteFiles
 from bay.server.compat.sprites.services_service import SpriteServices
+from bay.server.console.service import Console
 from bay.server.data_dir import BUILDS, KEY_FILE, PORTS_KEY_FILE, SECRETS_KEY_FILE, SPOOL
 from bay.server.database import bind, identity, make_database
 from bay.server.events.follow import EventNotifier
@@ -127,6 +128,7 @@ from bay.server.templates.maker import TemplateMaker
 from bay.server.templates.service import Templates
 from bay.server.web.audit import Auditor
 from bay.server.web.auth import Keys
+from bay.server.web.console_cookie import ConsoleCookies, ConsoleTokens
 from bay.server.web.open_connections import OpenConnections
 from bay.server.web.public_addresses import Addresses
 from bay.server.web.sealing import Cursors, EventIds, Seals
@@ -362,6 +364,8 @@ class ControlPlane:
         )
         self.port_tokens = PortTokens(clock)
         self.sandbox_tokens = SandboxTokens()
+        self.console_tokens = ConsoleTokens(clock)
+        self.console_cookies = ConsoleCookies(self.console_tokens, self.keys, self.hosts.public_origin)
         self.port_sites = PortSites(core=self.core, rows=self.rows)
         self.port_proxy = PortProxy(
             waker=self.waker,
@@ -694,6 +698,13 @@ class ControlPlane:
             services,
             History(store=self.store, deferred=self.deferred, waker=self.waker, outcomes=self.outcomes),
             ApiKeys(store=self.store, keys=self.keys, clock=self.clock),
+            Console(
+                store=self.store,
+                keys=self.keys,
+                tokens=self.console_tokens,
+                origin=self.hosts.public_origin,
+                clock=self.clock,
+            ),
             Secrets(store=self.store, vault=self.vault, quotas=self.quotas, clock=self.clock),
             Skills(store=self.store, deferred=self.deferred, payloads=self.skill_payloads, clock=self.clock),
             Audits(store=self.store, deferred=self.deferred),
@@ -805,7 +816,7 @@ class ControlPlane:
         given, directory = self.settings, self.settings.data_dir
         secrets_key, ports_key = given.secrets_key_file, given.ports_key_file
         self.vault.open_file(secrets_key or directory / SECRETS_KEY_FILE, given=secrets_key is not None)
-        for tokens in (self.port_tokens, self.sandbox_tokens):
+        for tokens in (self.port_tokens, self.sandbox_tokens, self.console_tokens):
             tokens.open(ports_key or directory / PORTS_KEY_FILE, given=ports_key is not None)
 
     async def _token_of(self, session_id: str) -> str | None:

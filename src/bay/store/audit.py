@@ -73,6 +73,13 @@ def about(resource_id: str) -> None:
         call.resource_id = resource_id
 
 
+def by(owner: str, key_id: str) -> None:
+    """Set the caller of the present call, where no header of it said who that is."""
+    call = _call.get()
+    if call is not None:
+        call.owner, call.key_id = owner, key_id
+
+
 async def note(db: StoreConnection) -> Callable[[], None]:
     """Add the present call's row to this transaction, unless it has one; what to call after the commit."""
     call = _call.get()

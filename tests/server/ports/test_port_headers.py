@@ -70,7 +70,11 @@ def test_what_connection_names_goes_with_it_but_not_what_bay_says() -> None:
         (b" bay-port =x; bay-port=y; a=1", b"a=1"),
         (b"BAY-PORT=x; a=1", b"a=1"),
         (b"bay-port; a=1", b"a=1"),
+        (b"a=1; bay-console=x; b=2", b"a=1; b=2"),
+        (b"__Host-bay-console=x; __host-BAY-console=y", None),
+        (b"=bay-console=x; a=1", b"a=1"),
         (b"bay-ports=1; xbay-port=2", b"bay-ports=1; xbay-port=2"),
+        (b"bay-consoles=1; xbay-console=2", b"bay-consoles=1; xbay-console=2"),
         (b"a=bay-port=1", b"a=bay-port=1"),
     ],
 )
@@ -161,6 +165,9 @@ def test_an_answer_is_passed_on_without_what_belongs_to_the_connection() -> None
         (b"a=1;DOMAIN = .example.com;domain=x", b"a=1", b"a=1; Path=/v1/sandboxes/web/ports/8000"),
         (b"bay-port=evil; Path=/", None, None),
         (b" __Host-bay-port =evil", None, None),
+        (b"bay-console=evil; Path=/; Domain=localhost", None, None),
+        (b"__HOST-bay-console=evil; Secure; Path=/", None, None),
+        (b" = bay-console=evil", None, None),
     ],
 )  # fmt: skip
 def test_an_app_sets_cookies_for_itself_alone(

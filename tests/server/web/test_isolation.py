@@ -71,8 +71,14 @@ OWN_LISTS = {
     ("get", "/v1/remote-checkpoints"),
 }
 """Routes without a path parameter; what they show of others has tests of its own below."""
-SAME_FOR_ALL = {("get", "/v1/capabilities")}
-"""Routes about the server: see `test_capabilities`."""
+SAME_FOR_ALL = {
+    ("get", "/v1/capabilities"),
+    ("post", "/v1/console/sign_in"),
+    ("get", "/v1/console/sign_in"),
+    ("delete", "/v1/console/sign_in"),
+    ("post", "/v1/console/codes"),
+}
+"""Routes about the server and the caller alone: see `test_capabilities` and `test_console_sign_in`."""
 OWN_NAMES = {("put", "/v1/secrets/{secret_name}"), ("put", "/v1/registries/{registry_host}")}
 """Routes whose path names something of the caller, whoever else has one of that name: see `test_secrets` and
 `test_logins`.

@@ -20,7 +20,14 @@ from bay.server.web.wire_format import format_of
 
 pytestmark = [pytest.mark.pure, pytest.mark.anyio]
 
-PAGES = {"/docs/api", "/docs/api/read", "/docs/api/{name}", "/docs/{name:path}"}
+PAGES = {
+    "/console",
+    "/console/{name:path}",
+    "/docs/api",
+    "/docs/api/read",
+    "/docs/api/{name}",
+    "/docs/{name:path}",
+}
 OAUTH = "/.well-known/oauth-protected-resource"
 UNPLANNED = {OAUTH, f"{OAUTH}/mcp", "/v1/sandboxes", "/v1/audit", "/", "/docs", "/redoc", *PAGES}
 """Those with lists in their query, pages, and what clients ask for once."""

@@ -54,7 +54,7 @@ def test_a_prefix_ends_at_a_slash() -> None:
 async def test_a_format_names_the_caller_and_words_the_errors(tmp_path: Path) -> None:
     async with world(tmp_path) as bay:
         edge = Edge(
-            _app, keys=bay.bay.keys, auditor=bay.bay.auditor, formats=(FOREIGN,),
+            _app, keys=bay.bay.keys, cookies=bay.bay.console_cookies, auditor=bay.bay.auditor, formats=(FOREIGN,),
             max_body_bytes=2 * MIB, max_upload_bytes=4 * MIB, meters=bay.bay.meters,
         )  # fmt: skip
         transport = httpx.ASGITransport(edge)

@@ -33,13 +33,14 @@ from bay.errors import (
 from bay.meters import Meters
 from bay.models import PortSettings
 from bay.server.ports.error_pages import GuestRefusal, error_page
-from bay.server.ports.headers import COOKIE, SECURE_COOKIE, Seen, cookies_named
+from bay.server.ports.headers import COOKIE, SECURE_COOKIE, Seen
 from bay.server.ports.host_index import PortSites
 from bay.server.ports.links import Pass, PortTokens
 from bay.server.ports.proxy import PortProxy, Visit
 from bay.server.sessions.waker import Waker
 from bay.server.web.audit import READING
 from bay.server.web.auth import Caller, Keys
+from bay.server.web.console_cookie import cookies_named
 from bay.server.web.edge import (
     App,
     Message,

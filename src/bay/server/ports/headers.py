@@ -10,10 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from bay.server.web import console_cookie
+
 Headers = list[tuple[bytes, bytes]]
 
 COOKIE, SECURE_COOKIE = b"bay-port", b"__Host-bay-port"
-"""Bay's own, on http and on https."""
+"""Those of ports, on http and on https."""
+
+_OWN_COOKIES = frozenset(
+    name.lower() for name in (COOKIE, SECURE_COOKIE, console_cookie.COOKIE, console_cookie.SECURE_COOKIE)
+)
 
 SANDBOXED = b"sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
 """For an app's pages at Bay's own host: without `allow-same-origin` they cannot act as Bay's."""
@@ -135,12 +141,6 @@ def toward_browser(
     return found
 
 
-def cookies_named(given: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
-    """The values of the cookies of that name."""
-    pairs = [pair.strip().partition(b"=") for value in _all(given, b"cookie") for pair in value.split(b";")]
-    return [value for name, _, value in pairs if name == wanted]
-
-
 def app_protocols(offered: Iterable[str]) -> list[str]:
     """The subprotocols that a WebSocket's client offers, without those that are for Bay."""
     return [name for name in offered if not name.lower().startswith("bay.")]
@@ -192,7 +192,8 @@ def _others_protocols(value: bytes) -> bytes:
 
 
 def _is_own(pair: bytes) -> bool:
-    return pair.partition(b"=")[0].strip().lower() in (COOKIE, SECURE_COOKIE.lower())
+    # Browsers send a cookie without a name as its value alone, which then reads as a name and a value.
+    return pair.lstrip(b"= \t").partition(b"=")[0].strip().lower() in _OWN_COOKIES
 
 
 def _own_cookie(value: bytes, prefix: str) -> bytes | None:

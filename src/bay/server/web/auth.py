@@ -172,10 +172,14 @@ class Keys:
         if (limits := limits_of(key)) is not None:
             self._limits[key.id] = limits
 
+    def valid(self, key_id: str) -> ApiKey | None:
+        """The key of that id, while it opens something."""
+        key = self._by_id.get(key_id)
+        return key if key is not None and self._opens(key) else None
+
     def is_valid(self, key_id: str) -> bool:
         """Whether that key still opens something: for answers that go on after it was checked."""
-        key = self._by_id.get(key_id)
-        return key is not None and self._opens(key)
+        return self.valid(key_id) is not None
 
     def of_owner(self, owner: str) -> list[str]:
         """The ids of the owner's keys that open something, the newest first."""

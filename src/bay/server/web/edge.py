@@ -1,9 +1,9 @@
 """The edge middleware runs around every request: id, HTTP checks, authentication, body limit, audit, log.
 
 One ASGI middleware instead of a stack, because the order is the point: nothing is read before its caller is
-known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS` and the
-documentation needs a key, so a new route is closed by default; those below `ADMIN_PATHS` need an admin key,
-and changes are audited.
+known, and no failure leaves without the one error shape. A route outside `OPEN_PATHS` and
+Bay's pages needs a key, so a new route is closed by default; those below `ADMIN_PATHS` need an admin key,
+and changes are audited. A browser that has signed in names its key by a cookie, on Bay's own API alone.
 """
 
 import base64
@@ -21,6 +21,7 @@ from bay.server.web import wire_format
 from bay.server.web.audit import READING, Auditor, name_caller
 from bay.server.web.auth import Caller, Keys
 from bay.server.web.connection_limits import ClientConnection
+from bay.server.web.console_cookie import MAX_SIGN_IN_BYTES, SIGN_IN, ConsoleCookies
 from bay.server.web.large_bodies import LARGE, LargeBodies
 from bay.server.web.page_routes import BELOW, PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, answer_for
@@ -45,6 +46,10 @@ OPEN_PATHS = frozenset(
     )
 )
 ADMIN_PATHS = ("/v1/keys", "/v1/admin", "/v1/replicas", "/metrics")
+FOR_READERS = frozenset((SIGN_IN, "/v1/console/codes"))
+"""Paths where a key of scope `read` may use every method: they change nothing but a browser's cookie."""
+BY_COOKIE = "by_cookie"
+"""In the state of a request whose caller was found by the console's cookie."""
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 """A browser gives a key with a WebSocket by a subprotocol that begins with this."""
@@ -73,6 +78,7 @@ class Edge:
         app: App,
         *,
         keys: Keys,
+        cookies: ConsoleCookies,
         auditor: Auditor,
         formats: tuple[WireFormat, ...],
         max_body_bytes: int,
@@ -81,6 +87,7 @@ class Edge:
     ) -> None:
         self._app = app
         self._meter = RequestMeter(meters)
+        self._cookies = cookies
         self._formats = formats
         self._keys = keys
         self._auditor = auditor
@@ -175,7 +182,15 @@ class Edge:
             return wire.authenticate(self._keys, scope, headers)
         if scope["path"] in OPEN_PATHS or scope["path"].startswith(BELOW) or _is_home(scope, headers):
             return None
-        return self._keys.authenticate(headers.one("authorization") or bearer_of(scope))
+        given = headers.one("authorization") or bearer_of(scope)
+        # A browser that sends both means the key: a cookie never makes up for a wrong one.
+        if given is None and headers.one("authorization") is None:
+            if scope["path"] == SIGN_IN and scope["method"] in ("POST", "DELETE"):
+                return self._cookies.caller_of_sign_in(scope, headers)
+            if (caller := self._cookies.caller(scope, headers)) is not None:
+                scope["state"][BY_COOKIE] = True
+                return caller
+        return self._keys.authenticate(given)
 
     def _limit_of(self, scope: Scope) -> int:
         """Bytes the body may have: JSON costs a multiple to parse, so only what carries files is large."""
@@ -183,6 +198,8 @@ class Edge:
         path: str = scope["path"]
         if (wire := wire_format.in_scope(scope)) is not None:
             return self._foreign_limit(wire, path)
+        if path == SIGN_IN:
+            return MAX_SIGN_IN_BYTES
         if _PORT.fullmatch(path):
             return _ANY_SIZE  # a streamed body is not kept: it is read as fast as it is taken inside
         if scope["method"] not in _CARRYING:
@@ -247,7 +264,7 @@ def _needed(scope: Scope) -> KeyScope:
     path: str = scope["path"]
     if any(path == above or path.startswith(f"{above}/") for above in ADMIN_PATHS):
         return "admin"
-    if scope["method"] in READING or _only_reads(scope, wire_format.in_scope(scope)):
+    if path in FOR_READERS or scope["method"] in READING or _only_reads(scope, wire_format.in_scope(scope)):
         return "read"
     return "write"
 
