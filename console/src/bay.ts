@@ -5,7 +5,7 @@ import { BayError, Client, type ClientOptions } from "bay-sandbox";
 /** Proves that a call comes from this page: no page of another origin may send it. */
 export const PROOF = { "Bay-Console": "1" } as const;
 
-const options: ClientOptions & { headers: Record<string, string> } = {
+const options: ClientOptions = {
   baseUrl: location.origin,
   headers: PROOF,
   retryS: 3,

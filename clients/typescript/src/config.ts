@@ -14,6 +14,8 @@ export interface ClientOptions {
   timeoutS?: number;
   /** Bounds all waits between the attempts of one call, in seconds: 10. */
   retryS?: number;
+  /** Sent with every call by HTTP, beside the client's own headers. */
+  headers?: Record<string, string>;
 }
 
 export interface Config {
@@ -21,6 +23,7 @@ export interface Config {
   apiKey: string | null;
   timeoutS: number;
   retryS: number;
+  headers: Record<string, string>;
 }
 
 export function resolve(options: ClientOptions): Config {
@@ -29,12 +32,13 @@ export function resolve(options: ClientOptions): Config {
     apiKey: checkedKey(options.apiKey || environment("BAY_API_KEY") || ""),
     timeoutS: options.timeoutS ?? 60,
     retryS: options.retryS ?? 10,
+    headers: options.headers ?? {},
   };
 }
 
 /** The headers of every call. */
 export function headersOf(config: Config): Record<string, string> {
-  const own = { "User-Agent": `bay-typescript/${VERSION}`, "Accept-Encoding": "identity" };
+  const own = { ...config.headers, "User-Agent": `bay-typescript/${VERSION}`, "Accept-Encoding": "identity" };
   return config.apiKey === null ? own : { ...own, Authorization: `Bearer ${config.apiKey}` };
 }
 
