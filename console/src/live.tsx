@@ -19,8 +19,6 @@ const MOST_AT_ONCE = 6;
 const WHOLE_LIST = 64;
 /** More changes than this at once, and the list is read anew. */
 const LONGEST_PAUSE_MS = 10_000;
-/** A connection that lasts so long works. */
-const WORKS_MS = 1_500;
 const KEPT_EVENTS = 500;
 
 export const keys = {
@@ -161,10 +159,13 @@ async function follow(
   let failures = 0;
   const say = (state: LiveState): void => show((now) => (now.state === state ? now : { ...now, state }));
   while (!signal.aborted) {
-    const works = setTimeout(() => {
+    const attempt = new AbortController();
+    // The stream says nothing until something happens: another answer says that Bay is there.
+    stream.health({ signal: attempt.signal }).then(() => {
+      if (attempt.signal.aborted) return;
       failures = 0;
       say("live");
-    }, WORKS_MS);
+    }, ignore);
     try {
       for await (const event of stream.events({ ...(last === undefined ? {} : { since: last }), signal })) {
         last = event.id;
@@ -177,13 +178,17 @@ async function follow(
       if (error instanceof Unauthorized) return lost();
       if (error instanceof OutputGone) last = undefined; // so long ago that its event is kept no more
     } finally {
-      clearTimeout(works);
+      attempt.abort();
     }
     failures += 1;
     say("broken");
     await pause(Math.min(LONGEST_PAUSE_MS, 250 * 2 ** failures), signal);
     if (last === undefined) void cache.invalidateQueries(); // changes may have been missed
   }
+}
+
+function ignore(): void {
+  // The stream itself fails too, and says why.
 }
 
 /** Wait, but no longer once the network is back or the page is looked at again. */

@@ -17,7 +17,7 @@ from bay.cargo import backend_detection
 from bay.drivers.oci import closure, host_image
 from bay.server import logs
 
-PROFILES = {"python-default": {"limits": {"memory_mb": 512}}}
+PROFILES = {"python-default": {"memory_mb": 512}}
 
 
 @pytest.fixture(scope="session")

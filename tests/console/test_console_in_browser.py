@@ -8,9 +8,12 @@ import pytest
 from scripts.build_console import BUILT, CONSOLE
 from serving import KEY, Server
 
-pytestmark = pytest.mark.skipif(
-    not BUILT.is_dir() or not shutil.which("chromium"), reason="needs `make console` and chromium"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not BUILT.is_dir() or not shutil.which("chromium"), reason="needs `make console` and chromium"
+    ),
+    pytest.mark.timeout(600),  # each is a file of tests, whose own waits are bounded
+]
 
 _FILES = sorted(path.name for path in (CONSOLE / "tests").glob("*.browser.ts"))
 

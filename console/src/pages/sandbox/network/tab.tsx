@@ -275,7 +275,7 @@ function Traffic({
       </Panel>
       <Panel title={say("refused")}>
         {state.refused.length === 0 ? <p className="p-4 text-sm text-muted">{say("noRefused")}</p> : null}
-        <ul role="log" aria-label={say("refused")}>
+        <ul aria-label={say("refused")}>
           {[...state.refused]
             .sort((a, b) => b.last_at.localeCompare(a.last_at))
             .map((one) => (
