@@ -226,7 +226,17 @@ def console(bay: World, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", ["/", "/console/", "/console/sandboxes/my.box", "/console/x/assets/y"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/?new=1",
+        "/console/",
+        "/console/sandboxes?q=team%3Dml",
+        "/console/sandboxes/my.box",
+        "/console/x/assets/y",
+    ],
+)
 @pytest.mark.usefixtures("console")
 async def test_a_browser_gets_the_console_with_a_nonce_that_is_used_once(bay: World, path: str) -> None:
     anybody = await bay.open_client()

@@ -134,9 +134,11 @@ def is_for_browser(accept: str) -> bool:
 
 
 router = APIRouter(include_in_schema=False, dependencies=EVERYWHERE)
+console_router = APIRouter(include_in_schema=False)
+"""The console's pages: the queries of their addresses are for the console alone."""
 
 
-@router.get("/")
+@console_router.get("/")
 async def home(request: Request, accept: Accept = "") -> Response:
     """The console, for a browser alone; a page that says what this is where it was not built."""
     if not is_for_browser(accept):
@@ -148,13 +150,13 @@ async def home(request: Request, accept: Accept = "") -> Response:
     return HTMLResponse(HOME.replace("{url}", url), headers=HEADERS)
 
 
-@router.api_route("/console", methods=_READ)
+@console_router.api_route("/console", methods=_READ)
 async def console() -> Response:
     """The console, by the name that somebody may type."""
     return RedirectResponse("/", headers=HEADERS)
 
 
-@router.api_route("/console/{name:path}", methods=_READ)
+@console_router.api_route("/console/{name:path}", methods=_READ)
 async def console_file(request: Request, name: str, accept: Accept = "") -> Response:
     """A file of the console, or its page, which knows the places below that are none."""
     console: ConsolePage = request.app.state.console
@@ -165,6 +167,9 @@ async def console_file(request: Request, name: str, accept: Accept = "") -> Resp
     if answer is None:
         raise NotFound(f"there is no file /console/{name}; see /docs")
     return answer
+
+
+router.routes += console_router.routes
 
 
 @router.api_route("/docs", methods=_READ)
