@@ -309,7 +309,7 @@ async def test_a_program_gets_no_page_where_a_browser_gets_the_console(bay: Worl
         ("https://bay.example.com", "https://*.bay.example.com"),
         ("http://bay.lan:8700", "http://*.bay.lan:8700"),
         ("https://192.0.2.1", "http://*.localhost:8700"),
-        ("http://localhost:9000", "http://*.localhost:8700"),
+        ("http://localhost:9000", "http://*.localhost:9000"),
     ],
 )
 def test_the_console_may_frame_the_hosts_by_which_ports_are_named(public_url: str, previews: str) -> None:
