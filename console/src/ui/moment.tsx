@@ -26,7 +26,7 @@ export function Moment({ at }: { at: string }): ReactNode {
   const clock = useSyncExternalStore(subscribe, () => now);
   return (
     <time dateTime={at} title={moment(at)}>
-      {ago(at, Math.max(clock, now))}
+      {ago(at, Math.max(clock, Date.now()))}
     </time>
   );
 }

@@ -1,14 +1,14 @@
 /** The parts of a sandbox's page, in their order. Each is loaded when it is first looked at. */
 
 import type { Sandbox } from "bay-sandbox";
-import { Cog, History, LayoutDashboard, Plug, ShieldCheck } from "lucide-react";
+import { Cog, FolderOpen, History, LayoutDashboard, Plug, ShieldCheck } from "lucide-react";
 import { type ComponentType, lazy, type ReactNode } from "react";
 
 export interface TabEntry {
   /** Its place in the address. */
   path: string;
   /** Its name, a text of `words.ts`. */
-  name: "overview" | "ports" | "services" | "network" | "events";
+  name: "overview" | "files" | "ports" | "services" | "network" | "events";
   icon: ReactNode;
   Tab: ComponentType<{ box: Sandbox }>;
 }
@@ -19,6 +19,12 @@ export const TABS: readonly TabEntry[] = [
     name: "overview",
     icon: <LayoutDashboard aria-hidden />,
     Tab: lazy(() => import("./overview/tab")),
+  },
+  {
+    path: "files",
+    name: "files",
+    icon: <FolderOpen aria-hidden />,
+    Tab: lazy(() => import("./files/tab")),
   },
   { path: "ports", name: "ports", icon: <Plug aria-hidden />, Tab: lazy(() => import("./ports/tab")) },
   {
