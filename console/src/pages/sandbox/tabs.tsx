@@ -1,14 +1,14 @@
 /** The parts of a sandbox's page, in their order. Each is loaded when it is first looked at. */
 
 import type { Sandbox } from "bay-sandbox";
-import { Cog, FolderOpen, History, LayoutDashboard, Plug, ShieldCheck } from "lucide-react";
+import { Cog, FolderOpen, History, LayoutDashboard, Milestone, Plug, ShieldCheck } from "lucide-react";
 import { type ComponentType, lazy, type ReactNode } from "react";
 
 export interface TabEntry {
   /** Its place in the address. */
   path: string;
   /** Its name, a text of `words.ts`. */
-  name: "overview" | "files" | "ports" | "services" | "network" | "events";
+  name: "overview" | "files" | "checkpoints" | "ports" | "services" | "network" | "events";
   icon: ReactNode;
   Tab: ComponentType<{ box: Sandbox }>;
 }
@@ -25,6 +25,12 @@ export const TABS: readonly TabEntry[] = [
     name: "files",
     icon: <FolderOpen aria-hidden />,
     Tab: lazy(() => import("./files/tab")),
+  },
+  {
+    path: "checkpoints",
+    name: "checkpoints",
+    icon: <Milestone aria-hidden />,
+    Tab: lazy(() => import("./checkpoints/tab")),
   },
   { path: "ports", name: "ports", icon: <Plug aria-hidden />, Tab: lazy(() => import("./ports/tab")) },
   {
