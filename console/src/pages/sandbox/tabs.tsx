@@ -1,14 +1,23 @@
 /** The parts of a sandbox's page, in their order. Each is loaded when it is first looked at. */
 
 import type { Sandbox } from "bay-sandbox";
-import { Cog, FolderOpen, History, LayoutDashboard, Milestone, Plug, ShieldCheck } from "lucide-react";
+import {
+  Cog,
+  FolderOpen,
+  History,
+  LayoutDashboard,
+  Milestone,
+  Plug,
+  ShieldCheck,
+  SquareTerminal,
+} from "lucide-react";
 import { type ComponentType, lazy, type ReactNode } from "react";
 
 export interface TabEntry {
   /** Its place in the address. */
   path: string;
   /** Its name, a text of `words.ts`. */
-  name: "overview" | "files" | "checkpoints" | "ports" | "services" | "network" | "events";
+  name: "overview" | "terminal" | "files" | "checkpoints" | "ports" | "services" | "network" | "events";
   icon: ReactNode;
   Tab: ComponentType<{ box: Sandbox }>;
 }
@@ -19,6 +28,18 @@ export const TABS: readonly TabEntry[] = [
     name: "overview",
     icon: <LayoutDashboard aria-hidden />,
     Tab: lazy(() => import("./overview/tab")),
+  },
+  {
+    path: "terminal",
+    name: "terminal",
+    icon: <SquareTerminal aria-hidden />,
+    Tab: lazy(() => import("./terminal/tab")),
+  },
+  {
+    path: "terminal",
+    name: "terminal",
+    icon: <SquareTerminal aria-hidden />,
+    Tab: lazy(() => import("./terminal/tab")),
   },
   {
     path: "files",
