@@ -44,7 +44,7 @@ export interface components {
             status: number | null;
             code: string | null;
         };
-        /** @description A page of calls, oldest first. */
+        /** @description A page of calls, in the order that was asked for. */
         AuditList: {
             items: components["schemas"]["AuditEntry"][];
             has_more: boolean;
@@ -618,7 +618,7 @@ export interface components {
             /** @description http or https, on a public address */
             url: string;
             /** @description Empty means all */
-            types?: string[];
+            types?: ("sandbox.created" | "sandbox.updated" | "sandbox.starting" | "sandbox.ready" | "sandbox.failed" | "sandbox.idle" | "sandbox.rested" | "sandbox.paused" | "sandbox.resumed" | "sandbox.cooled" | "sandbox.exited" | "sandbox.unreachable" | "sandbox.stopped" | "sandbox.checkpointed" | "sandbox.checkpoint_failed" | "sandbox.checkpoint_deleted" | "sandbox.restored" | "sandbox.restore_failed" | "sandbox.deleted" | "network.changed" | "port.opened" | "port.closed" | "service.failed" | "service.unhealthy" | "image.pulling" | "image.progress" | "image.ready" | "image.failed" | "image.deleted" | "template.building" | "template.ready" | "template.failed" | "template.deleted")[];
         };
         /**
          * @description The policy that a sandbox has: its own, or its profile's. `version` grows with each change.

@@ -19,6 +19,8 @@ export type Cargo = Answered<"Cargo">;
 export type Checkpoint = Answered<"Checkpoint">;
 export type ContainerImage = Answered<"ContainerImage">;
 export type Event = Answered<"Event">;
+/** The type of a stored event, which a webhook may get. */
+export type EventType = NonNullable<Schemas["CreateWebhook"]["types"]>[number];
 export type Exec = Answered<"Exec">;
 export type FileInfo = Answered<"FileInfo">;
 export type GarbageRun = Answered<"GarbageRun">;

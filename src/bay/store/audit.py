@@ -102,9 +102,16 @@ async def finish(db: StoreConnection, call: AuditedCall) -> None:
         await db.execute(_FINISH, {"of_seq": call.seq, **result})
 
 
-async def page(db: StoreConnection, filters: AuditFilters, *, after: int, limit: int) -> Page[AuditEntry]:
-    """Up to `limit` rows with `seq` > `after`, oldest first."""
-    query = select(audit).where(audit.c.seq > after, *_conditions(filters)).order_by(audit.c.seq)
+async def page(
+    db: StoreConnection, filters: AuditFilters, *, after: int, limit: int, newest_first: bool = False
+) -> Page[AuditEntry]:
+    """Up to `limit` rows that come after the one with `seq` = `after`, 0 being before all: oldest first, or
+    `newest_first`.
+    """
+    query = select(audit).where(*_conditions(filters))
+    if after:
+        query = query.where(audit.c.seq < after if newest_first else audit.c.seq > after)
+    query = query.order_by(audit.c.seq.desc() if newest_first else audit.c.seq)
     rows = (await db.execute(query.limit(limit + 1))).all()
     return page_of(rows, limit, lambda row: AuditEntry(**without_seq(row)))
 
@@ -127,6 +134,12 @@ async def _insert(db: StoreConnection, call: AuditedCall) -> int:
 def _conditions(filters: AuditFilters) -> list[ColumnElement[bool]]:
     names = ("owner", "key_id", "method", "request_id", "resource_id")
     wanted = [audit.c[name] == value for name in names if (value := getattr(filters, name)) is not None]
+    if filters.path is not None:
+        # LIKE would ignore case in SQLite, and not in PostgreSQL.
+        wanted.append(func.substr(audit.c.path, 1, len(filters.path)) == filters.path)
+    if filters.status is not None:
+        first = int(filters.status.replace("x", "0"))
+        wanted.append(audit.c.status.between(first, first + 99 if "x" in filters.status else first))
     if filters.since is not None:
         wanted.append(audit.c.at >= filters.since)
     if filters.until is not None:

@@ -500,11 +500,16 @@ class Filters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilters:
-    """The filters of the audit log; None means all. `since` is included, `until` is not."""
+    """The filters of the audit log; None means all. `since` is included, `until` is not.
+
+    `path` is the beginning of a path. `status` is a number such as ``404``, or ``4xx`` for a hundred of them.
+    """
 
     owner: str | None = None
     key_id: str | None = None
     method: str | None = None
+    path: str | None = None
+    status: str | None = None
     request_id: str | None = None
     resource_id: str | None = None
     since: datetime | None = None

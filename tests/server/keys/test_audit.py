@@ -93,6 +93,44 @@ async def test_a_call_that_was_refused_leaves_its_code(bay: World, alice: httpx.
     assert never["status"] == 404
 
 
+async def test_the_newest_come_first_page_by_page_where_that_is_asked_for(alice: httpx.AsyncClient) -> None:
+    for name in ("a", "b", "c"):
+        await alice.post("/v1/sandboxes", json={"name": name})
+        await alice.delete(f"/v1/sandboxes/{name}")
+    found: list[str] = []
+    cursor = None
+    while True:
+        params = {"order": "newest", "limit": "4"} | ({"cursor": cursor} if cursor else {})
+        page = (await alice.get("/v1/audit", params=params)).json()
+        found += [row["request_id"] for row in page["items"]]
+        if not page["has_more"]:
+            break
+        cursor = page["next_cursor"]
+    assert found == [row["request_id"] for row in await rows(alice)][::-1]
+    assert len(found) == 6
+
+
+async def test_filters_choose_by_the_beginning_of_the_path_and_by_the_status(
+    alice: httpx.AsyncClient,
+) -> None:
+    await alice.post("/v1/sandboxes", json={"name": "a"})
+    await alice.post("/v1/sandboxes", json={"name": "a"})
+    await alice.delete("/v1/sandboxes/no%25thing")
+    await alice.post("/v1/SANDBOXES")
+
+    async def calls(**params: str) -> list[int | None]:
+        return [row["status"] for row in await rows(alice, **params)]
+
+    assert await calls(path="/v1/sandboxes") == [201, 409, 404]
+    assert await calls(path="/v1/sandboxes/") == [404]
+    assert await calls(path="/v1/sandbox%s") == []
+    assert await calls(status="4xx") == [409, 404, 404]
+    assert await calls(status="409") == [409]
+    assert await calls(status="2xx", path="/v1/sandboxes") == [201]
+    for wrong in ("4x", "40x", "999", "x", ""):
+        assert_error(await alice.get("/v1/audit", params={"status": wrong}), 422, "validation_error")
+
+
 async def test_a_defect_is_in_the_audit_as_one(bay: World, alice: httpx.AsyncClient) -> None:
     async with bay.bay.store.write() as db:
         await db.exec_driver_sql("ALTER TABLE claims RENAME TO claims_gone")

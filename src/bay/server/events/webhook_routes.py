@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Response
 from pydantic import Field
 
-from bay.models import Webhook
+from bay.models import EVENT_TYPES, Webhook
 from bay.server.events.webhooks import Webhooks
 from bay.server.web.bodies import Body, Most
 from bay.server.web.dependencies import IdempotencyKey, Reader, Writer, noun_router, service
@@ -23,7 +23,9 @@ class CreateWebhook(Body):
         str, Field(min_length=1, max_length=2048, description="http or https, on a public address")
     ]
     types: Annotated[
-        list[Annotated[str, Field(max_length=64)]], Field(description="Empty means all"), Most(64)
+        list[Annotated[str, Field(max_length=64, json_schema_extra={"enum": [*EVENT_TYPES]})]],
+        Field(description="Empty means all"),
+        Most(64),
     ] = Field(default_factory=list)
 
 

@@ -19,7 +19,7 @@ Id = Annotated[str | None, Query(max_length=128)]
 
 
 class AuditList(PageOf[AuditEntry]):
-    """A page of calls, oldest first."""
+    """A page of calls, in the order that was asked for."""
 
 
 @router.get("", response_model=AuditList)
@@ -33,15 +33,26 @@ async def list_audit(
     ] = None,
     key_id: Id = None,
     method: Literal["POST", "PUT", "PATCH", "DELETE", "WEBSOCKET"] | None = None,
+    path: Annotated[
+        str | None, Query(max_length=1024, description="Only paths that begin so, such as /v1/sandboxes")
+    ] = None,
+    status: Annotated[
+        str | None,
+        Query(pattern=r"^[1-5](\d\d|xx)$", description="A status such as 404, or 4xx for all of its kind"),
+    ] = None,
     request_id: Id = None,
     resource_id: Id = None,
     since: Annotated[Moment | None, Query(description="Calls that began then or later")] = None,
     until: Annotated[Moment | None, Query(description="Calls that began before")] = None,
+    order: Annotated[
+        Literal["oldest", "newest"], Query(description="Which come first; the same for each page of a list")
+    ] = "oldest",
 ) -> WireResponse:
     """Calls that may have changed something: all for an admin key, else those of your owner."""
     filters = AuditFilters(
-        owner=owner, key_id=key_id, method=method, request_id=request_id, resource_id=resource_id,
-        since=since, until=until,
+        owner=owner, key_id=key_id, method=method, path=path, status=status, request_id=request_id,
+        resource_id=resource_id, since=since, until=until,
     )  # fmt: skip
-    page = await audits.page(caller, filters, after=paging.after, limit=limit)
+    newest_first = order == "newest"
+    page = await audits.page(caller, filters, after=paging.after, limit=limit, newest_first=newest_first)
     return WireResponse(paging.reply(page))

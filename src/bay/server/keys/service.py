@@ -101,16 +101,18 @@ class Audits:
         self._deferred = deferred
 
     async def page(
-        self, caller: Caller, filters: AuditFilters, *, after: int, limit: int
+        self, caller: Caller, filters: AuditFilters, *, after: int, limit: int, newest_first: bool = False
     ) -> Page[AuditEntry]:
-        """Part of the audit, oldest first: an admin key sees everybody's calls, others their owner's."""
+        """Part of the audit, oldest first, or `newest_first`: an admin key sees everybody's calls, others
+        their owner's.
+        """
         if caller.scope != "admin":
             if filters.owner not in (None, caller.owner):
                 raise Forbidden("only an admin key may read the audit of other owners; leave out owner")
             filters = replace(filters, owner=caller.owner)
         await self._deferred.settle()
         async with self._store.read() as db:
-            return await audit.page(db, filters, after=after, limit=limit)
+            return await audit.page(db, filters, after=after, limit=limit, newest_first=newest_first)
 
 
 def _expiry(wish: KeyWish, now: datetime) -> datetime | None:
