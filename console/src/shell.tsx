@@ -1,19 +1,19 @@
 /** The frame of all pages: navigation at the left, on a phone at the bottom; the state of the connection on top. */
 
-import { BookOpen, Languages, LogOut, Search, SunMoon, UserRound, WifiOff } from "lucide-react";
+import { BookOpen, Ellipsis, Languages, LogOut, Search, SunMoon, UserRound, WifiOff } from "lucide-react";
 import { type ReactNode, Suspense, useEffect, useState } from "react";
 import { NavLink, Outlet, useLocation } from "react-router";
 import icon from "./icon.svg";
 import { setTheme, type ThemeChoice, useThemeChoice } from "./lib/theme";
 import { LANGUAGES, type Language, language, setLanguage, useWords } from "./lib/words";
 import { useLive } from "./live";
-import { PAGES } from "./pages/pages";
+import { PAGES, type PageEntry } from "./pages/pages";
 import { pageWords } from "./pages/words";
 import { Palette } from "./palette";
 import { useMe, useSignIn } from "./sign_in";
 import { Boundary } from "./ui/boundary";
-import { IconButton } from "./ui/button";
 import { cx } from "./ui/class_names";
+import { Dialog } from "./ui/dialog";
 import { Menu } from "./ui/menu";
 import { Loading } from "./ui/states";
 import { Tip } from "./ui/tip";
@@ -42,6 +42,7 @@ export function Shell(): ReactNode {
         {say("skip")}
       </a>
       <Bar openPalette={() => setPalette(true)} />
+      <PhoneBar openPalette={() => setPalette(true)} />
       <div className="flex min-w-0 flex-1 flex-col pb-16 md:pb-0">
         <Connection />
         <main id="content" tabIndex={-1} className="flex min-w-0 flex-1 flex-col outline-none">
@@ -57,17 +58,24 @@ export function Shell(): ReactNode {
   );
 }
 
+/** At the bottom of a phone there is room for so many pages; "More" has the others. */
+const ON_PHONES = 3;
+
+function usePages(): { own: PageEntry[]; operator: PageEntry[] } {
+  const me = useMe();
+  const shown = PAGES.filter((page) => !page.forAdmins || me.scope === "admin");
+  return { own: shown.filter((page) => !page.forAdmins), operator: shown.filter((page) => page.forAdmins) };
+}
+
 function Bar({ openPalette }: { openPalette: () => void }): ReactNode {
   const say = useWords(pageWords);
-  const me = useMe();
-  const own = PAGES.filter((page) => !page.forAdmins);
-  const operator = me.scope === "admin" ? PAGES.filter((page) => page.forAdmins) : [];
+  const { own, operator } = usePages();
   return (
     <nav
       aria-label={say("navigation")}
-      className="fixed inset-x-0 bottom-0 z-30 flex border-t bg-panel md:sticky md:top-0 md:h-dvh md:w-56 md:shrink-0 md:flex-col md:gap-1 md:border-t-0 md:border-r md:p-3"
+      className="sticky top-0 hidden h-dvh w-56 shrink-0 flex-col gap-1 border-r bg-panel p-3 md:flex"
     >
-      <div className="hidden items-center gap-2.5 px-2 pt-1 pb-3 md:flex">
+      <div className="flex items-center gap-2.5 px-2 pt-1 pb-3">
         <img src={icon} alt="" className="size-7" />
         <span className="text-lg font-semibold tracking-tight">Bay</span>
         <LiveDot />
@@ -75,7 +83,7 @@ function Bar({ openPalette }: { openPalette: () => void }): ReactNode {
       <button
         type="button"
         onClick={openPalette}
-        className="hidden min-h-9 items-center gap-2 rounded-lg border border-strong-line/60 px-2.5 text-sm text-muted hover:bg-raised md:mb-2 md:flex"
+        className="mb-2 flex min-h-9 items-center gap-2 rounded-lg border border-strong-line/60 px-2.5 text-sm text-muted hover:bg-raised"
       >
         <Search aria-hidden className="size-4" />
         <span className="flex-1 text-left">{say("palette")}</span>
@@ -83,21 +91,18 @@ function Bar({ openPalette }: { openPalette: () => void }): ReactNode {
           {/Mac/.test(navigator.platform) ? "⌘K" : "Ctrl K"}
         </kbd>
       </button>
-      <div className="flex min-w-0 flex-1 overflow-x-auto md:block md:space-y-0.5 md:overflow-y-auto">
+      <div className="min-h-0 flex-1 space-y-0.5 overflow-y-auto">
         {own.map((page) => (
-          <PageLink key={page.path} path={page.path} name={say(page.name)} icon={page.icon} />
+          <PageLink key={page.path} page={page} />
         ))}
         {operator.length ? (
-          <p className="hidden px-2.5 pt-4 pb-1 text-xs font-medium text-muted md:block">{say("operator")}</p>
+          <p className="px-2.5 pt-4 pb-1 text-xs font-medium text-muted">{say("operator")}</p>
         ) : null}
         {operator.map((page) => (
-          <PageLink key={page.path} path={page.path} name={say(page.name)} icon={page.icon} />
+          <PageLink key={page.path} page={page} />
         ))}
       </div>
-      <div className="flex items-center gap-1 px-1 md:border-t md:px-0 md:pt-2">
-        <IconButton label={say("palette")} className="md:hidden" onClick={openPalette}>
-          <Search aria-hidden />
-        </IconButton>
+      <div className="flex items-center gap-1 border-t pt-2">
         <Account />
         <Tip text={say("docs")}>
           <a
@@ -105,7 +110,7 @@ function Bar({ openPalette }: { openPalette: () => void }): ReactNode {
             target="_blank"
             rel="noreferrer"
             aria-label={say("docs")}
-            className="hidden size-9 items-center justify-center rounded-lg text-muted hover:bg-raised hover:text-ink md:inline-flex"
+            className="inline-flex size-9 items-center justify-center rounded-lg text-muted hover:bg-raised hover:text-ink"
           >
             <BookOpen aria-hidden className="size-4.5" />
           </a>
@@ -115,21 +120,70 @@ function Bar({ openPalette }: { openPalette: () => void }): ReactNode {
   );
 }
 
-function PageLink({ path, name, icon }: { path: string; name: string; icon: ReactNode }): ReactNode {
+/** The same at the bottom of a phone: the first pages, and a sheet with the others. */
+function PhoneBar({ openPalette }: { openPalette: () => void }): ReactNode {
+  const say = useWords(pageWords);
+  const { own, operator } = usePages();
+  const [more, setMore] = useState(false);
+  const others = [...own.slice(ON_PHONES), ...operator];
+  const place = useLocation();
+  const isOther = others.some((page) => place.pathname.startsWith(`/console/${page.path}`));
+  const close = (): void => setMore(false);
+  return (
+    <nav
+      aria-label={say("navigation")}
+      className="fixed inset-x-0 bottom-0 z-30 grid auto-cols-fr grid-flow-col border-t bg-panel pb-[env(safe-area-inset-bottom)] md:hidden"
+    >
+      {own.slice(0, ON_PHONES).map((page) => (
+        <PageLink key={page.path} page={page} />
+      ))}
+      <button type="button" onClick={openPalette} className={cx(ENTRY, "text-muted")}>
+        <Search aria-hidden />
+        <span className="max-w-full truncate">{say("goto")}</span>
+      </button>
+      <button
+        type="button"
+        aria-haspopup="dialog"
+        onClick={() => setMore(true)}
+        className={cx(ENTRY, isOther ? "font-semibold text-accent" : "text-muted")}
+      >
+        <Ellipsis aria-hidden />
+        <span className="max-w-full truncate">{say("more")}</span>
+      </button>
+      <Dialog open={more} onOpenChange={setMore} title={say("more")}>
+        <div className="grid grid-cols-3 gap-1">
+          {others.map((page) => (
+            <PageLink key={page.path} page={page} onClick={close} />
+          ))}
+        </div>
+        <div className="mt-3 flex border-t pt-3">
+          <Account />
+        </div>
+      </Dialog>
+    </nav>
+  );
+}
+
+const ENTRY =
+  "flex min-h-14 min-w-0 flex-col items-center justify-center gap-0.5 rounded-lg px-1 text-xs md:min-h-9 md:flex-row md:justify-start md:gap-2.5 md:px-2.5 md:text-sm [&_svg]:size-4.5 [&_svg]:shrink-0";
+
+function PageLink({ page, onClick }: { page: PageEntry; onClick?: () => void }): ReactNode {
+  const say = useWords(pageWords);
   return (
     <NavLink
-      to={`/console/${path}`}
+      to={`/console/${page.path}`}
+      {...(onClick ? { onClick } : {})}
       className={({ isActive }) =>
         cx(
-          "flex min-h-14 min-w-18 flex-1 flex-col items-center justify-center gap-0.5 rounded-lg px-2 text-xs md:min-h-9 md:flex-row md:justify-start md:gap-2.5 md:px-2.5 md:text-sm [&_svg]:size-4.5",
+          ENTRY,
           isActive
             ? "font-semibold text-accent md:bg-accent-soft"
             : "text-muted hover:bg-raised hover:text-ink",
         )
       }
     >
-      {icon}
-      <span className="truncate">{name}</span>
+      {page.icon}
+      <span className="max-w-full truncate">{say(page.name)}</span>
     </NavLink>
   );
 }
@@ -146,12 +200,10 @@ function Account(): ReactNode {
       trigger={
         <button
           type="button"
-          className="flex min-h-9 min-w-9 items-center justify-center gap-2 rounded-lg px-2 text-sm text-muted hover:bg-raised hover:text-ink md:flex-1 md:justify-start"
+          className="flex min-h-9 min-w-0 flex-1 items-center gap-2 rounded-lg px-2 text-sm text-muted hover:bg-raised hover:text-ink"
         >
           <UserRound aria-hidden className="size-4.5 shrink-0" />
-          <span className="sr-only truncate md:not-sr-only">
-            {say("account", { owner: me.owner, scope: me.scope })}
-          </span>
+          <span className="truncate">{say("account", { owner: me.owner, scope: me.scope })}</span>
         </button>
       }
       items={[
