@@ -1,6 +1,6 @@
 /** The pages that the navigation and the command palette lead to, in their order. */
 
-import { Boxes, KeyRound, Layers, ScrollText, Webhook } from "lucide-react";
+import { Boxes, Disc3, KeyRound, Layers, LayoutTemplate, ScrollText, Webhook } from "lucide-react";
 import { type ComponentType, lazy, type ReactNode } from "react";
 import { ListPage } from "./list/page";
 import type { pageWords } from "./words";
@@ -17,6 +17,18 @@ export interface PageEntry {
 
 export const PAGES: readonly PageEntry[] = [
   { path: "sandboxes", name: "sandboxes", icon: <Boxes aria-hidden />, Page: ListPage },
+  {
+    path: "images",
+    name: "images",
+    icon: <Disc3 aria-hidden />,
+    Page: lazy(() => import("./images/page")),
+  },
+  {
+    path: "templates",
+    name: "templates",
+    icon: <LayoutTemplate aria-hidden />,
+    Page: lazy(() => import("./templates/page")),
+  },
   {
     path: "webhooks",
     name: "webhooks",

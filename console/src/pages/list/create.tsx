@@ -35,7 +35,7 @@ export default function CreateDialog({ onClose }: { onClose(): void }): ReactNod
   const go = useNavigate();
   const cache = useQueryClient();
   const [query] = useSearchParams();
-  const [source, setSource] = useState<Source>(query.has("checkpoint") ? "checkpoint" : "profile");
+  const [source, setSource] = useState<Source>(SOURCES.find((one) => query.has(one)) ?? "profile");
   const [problem, setProblem] = useState<string>("");
   const [busy, setBusy] = useState(false);
   const profiles = useQuery({ queryKey: keys.nouns("profiles"), queryFn: () => bay.profiles() });
@@ -105,13 +105,20 @@ export default function CreateDialog({ onClose }: { onClose(): void }): ReactNod
         </fieldset>
         {source === "image" ? (
           <Field label={say("image")} hint={say("imageHint")}>
-            {(at) => <Input {...at} name="image" required />}
+            {(at) => <Input {...at} name="image" required defaultValue={query.get("image") ?? ""} />}
           </Field>
         ) : null}
         {source === "template" ? (
           <Field label={say("template")} hint={templates.data?.length === 0 ? say("noTemplates") : ""}>
             {(at) => (
-              <Select {...at} name="template" required>
+              // Made again once the choices are there: only then can one of them be chosen.
+              <Select
+                {...at}
+                key={templates.status}
+                name="template"
+                required
+                defaultValue={query.get("template") ?? undefined}
+              >
                 {templates.data?.map((one) => (
                   <option key={one.id} value={one.id}>
                     {one.name}:{one.tag}

@@ -44,6 +44,15 @@ export function ListPage(): ReactNode {
       },
       { replace: true },
     );
+  const closeNew = (): void =>
+    setQuery(
+      (before) => {
+        const next = new URLSearchParams(before);
+        for (const name of ["new", "image", "template", "checkpoint"]) next.delete(name);
+        return next;
+      },
+      { replace: true },
+    );
   const isNew = query.get("new") === "1" && mayWrite(me);
 
   return (
@@ -115,7 +124,7 @@ export function ListPage(): ReactNode {
       )}
       {isNew ? (
         <Suspense fallback={null}>
-          <CreateDialog onClose={() => change("new", "")} />
+          <CreateDialog onClose={closeNew} />
         </Suspense>
       ) : null}
     </>
