@@ -6,6 +6,7 @@ import {
   FolderOpen,
   History,
   LayoutDashboard,
+  ListTree,
   Milestone,
   Plug,
   ShieldCheck,
@@ -17,7 +18,16 @@ export interface TabEntry {
   /** Its place in the address. */
   path: string;
   /** Its name, a text of `words.ts`. */
-  name: "overview" | "terminal" | "files" | "checkpoints" | "ports" | "services" | "network" | "events";
+  name:
+    | "overview"
+    | "terminal"
+    | "execs"
+    | "files"
+    | "checkpoints"
+    | "ports"
+    | "services"
+    | "network"
+    | "events";
   icon: ReactNode;
   Tab: ComponentType<{ box: Sandbox }>;
 }
@@ -35,12 +45,7 @@ export const TABS: readonly TabEntry[] = [
     icon: <SquareTerminal aria-hidden />,
     Tab: lazy(() => import("./terminal/tab")),
   },
-  {
-    path: "terminal",
-    name: "terminal",
-    icon: <SquareTerminal aria-hidden />,
-    Tab: lazy(() => import("./terminal/tab")),
-  },
+  { path: "execs", name: "execs", icon: <ListTree aria-hidden />, Tab: lazy(() => import("./execs/tab")) },
   {
     path: "files",
     name: "files",

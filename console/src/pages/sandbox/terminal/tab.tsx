@@ -28,7 +28,7 @@ import { Dialog } from "@/ui/dialog";
 import { Menu, type MenuItem } from "@/ui/menu";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { tellError } from "@/ui/toasts";
-import { execsQuery } from "../execs";
+import { execsQuery } from "../execs/query";
 import { useLooks } from "./looks";
 import { Pane } from "./pane";
 import type { Link } from "./session";
