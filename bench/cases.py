@@ -6,6 +6,7 @@ Each returns what it found; what is compared is measured alternately, within one
 from bench.attached import flood, keystroke, replay
 from bench.base import Case
 from bench.compat import compat
+from bench.console import console
 from bench.density import density
 from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
@@ -58,6 +59,7 @@ CASES: dict[str, Case] = {
     "network": network,
     "layers": layers,
     "compat": compat,
+    "console": console,
     "mcp": mcp,
     "image-pull": pulls,
     "image-start": starts,

@@ -34,7 +34,7 @@ export function Shell(): ReactNode {
     return () => window.removeEventListener("keydown", onKey);
   }, []);
   return (
-    <div className="flex min-h-dvh flex-col md:flex-row">
+    <div className="flex h-dvh flex-col overflow-hidden md:flex-row">
       <a
         href="#content"
         className="sr-only focus:not-sr-only focus:fixed focus:top-2 focus:left-2 focus:z-50 focus:rounded-lg focus:bg-panel focus:p-2"
@@ -43,9 +43,14 @@ export function Shell(): ReactNode {
       </a>
       <Bar openPalette={() => setPalette(true)} />
       <PhoneBar openPalette={() => setPalette(true)} />
-      <div className="flex min-w-0 flex-1 flex-col pb-16 md:pb-0">
+      <div className="flex min-h-0 min-w-0 flex-1 flex-col pb-16 md:pb-0">
         <Connection />
-        <main id="content" tabIndex={-1} className="flex min-w-0 flex-1 flex-col outline-none">
+        {/* A page scrolls in here, so that a list of thousands has a height, and makes no rows out of sight. */}
+        <main
+          id="content"
+          tabIndex={-1}
+          className="flex min-h-0 min-w-0 flex-1 flex-col overflow-y-auto outline-none"
+        >
           <Boundary key={place.pathname}>
             <Suspense fallback={<Loading />}>
               <Outlet />

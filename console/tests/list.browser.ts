@@ -60,6 +60,15 @@ test("a delete can be taken back, and is sent when it is not", async () => {
   await expect(bay.sandboxes.get("kept")).rejects.toMatchObject({ code: "not_found" });
 });
 
+test.each(["desktop", "phone"] as const)("rows out of sight are not made: %s", async (size) => {
+  for (let at = 0; at < 80; at += 1) await bay.sandboxes.create({ name: `one-of-many-${at}` });
+  const { page } = await signedIn({ size });
+  await page.getByRole("link", { name: "one-of-many-79" }).waitFor();
+  expect(await page.getByRole("row").count()).toBeLessThan(60);
+  await page.getByRole("region", { name: "Sandboxes" }).evaluate((list) => list.scrollTo(0, list.scrollHeight));
+  await page.getByRole("link", { name: "one-of-many-0", exact: true }).waitFor();
+});
+
 test("a search finds names and labels, and its address can be shared", async () => {
   await bay.sandboxes.create({ name: "web-one", labels: { team: "web" } });
   await bay.sandboxes.create({ name: "ml-one", labels: { team: "ml" } });

@@ -190,7 +190,7 @@ function Table({ boxes, onLabel }: { boxes: Sandbox[]; onLabel(label: string): v
         ref={place}
         // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls is scrolled by keyboard too
         tabIndex={0}
-        className="min-h-0 flex-1 overflow-auto md:h-0"
+        className="min-h-0 flex-1 overflow-auto"
         aria-label={say("title")}
       >
         <table className="block text-sm" aria-rowcount={boxes.length + 1}>
