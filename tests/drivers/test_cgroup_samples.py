@@ -54,8 +54,10 @@ def test_version_1_has_them_in_several_hierarchies(tmp_path: Path) -> None:
     group(tmp_path / "cpu,cpuacct", "a", {"cpuacct.usage": "1234567890\n", "cpu.stat": "nr_periods 9\n"})
     group(tmp_path / "memory", "a", memory)
     group(tmp_path / "blkio", "a", {"blkio.throttle.io_service_bytes_recursive": DISKS_1})
-    (found,) = cgroup_samples.read_all(PARENT, ["a"], tmp_path).values()
-    assert figures(found) == (1_234_567, 7_000_000, 3_000_000, 4097, 514)
+    group(tmp_path / "blkio", "b", {"blkio.throttle.io_service_bytes_recursive": "Total 0\n"})
+    found = cgroup_samples.read_all(PARENT, ["a", "b"], tmp_path)
+    assert figures(found["a"]) == (1_234_567, 7_000_000, 3_000_000, 4097, 514)
+    assert figures(found["b"]) == (None, None, None, None, None)  # it counts no device
 
 
 def test_figures_that_are_missing_are_unknown(tmp_path: Path) -> None:

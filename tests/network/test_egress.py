@@ -35,6 +35,8 @@ from bay.network.slots import GATEWAY_V4, GATEWAY_V6, INSIDE_V4, INSIDE_V6
 
 BOTH = (SITE, SITE6)
 OTHERS = (OTHER, OTHER6)
+METRICS_S = 120.0
+"""Bound of the wait for two samples, which are ten seconds apart."""
 EVERYTHING = open_but(allow(cidr="0.0.0.0/0"), allow(cidr="::/0"))
 
 
@@ -492,6 +494,21 @@ def test_counters_tell_what_each_rule_did(bay: Lab) -> None:
     }
     assert (state["mode"], state["enforced"]) == ("open", True)
     assert state["received_bytes"] > 0 < state["sent_bytes"]
+
+
+def test_the_bytes_of_a_network_are_in_the_metrics(bay: Lab) -> None:
+    with bay.box(open_but()) as box:
+        until = time.monotonic() + METRICS_S
+        sent = received = 0.0
+        while not (sent > 0 < received):
+            assert time.monotonic() < until, (sent, received)
+            box.tries(ways(SITE))
+            points = bay.ask("GET", box.path("/metrics"))["points"]
+            sent = sum(one["sent_bytes"] or 0 for one in points)
+            received = sum(one["received_bytes"] or 0 for one in points)
+        state = box.network()
+    assert sent <= state["sent_bytes"]
+    assert received <= state["received_bytes"]
 
 
 def _counter(box: Box, reason: str) -> Json:

@@ -29,7 +29,7 @@ class MetricsPoint:
     read_bytes: float | None
     """Bytes that block devices read for it."""
     written_bytes: float | None
-    """Bytes that block devices wrote for it. Version 1 of control groups has those of synchronous writes."""
+    """Bytes that block devices wrote for it."""
     received_bytes: float | None
     """Bytes that its network brought."""
     sent_bytes: float | None

@@ -13,13 +13,14 @@ from bay.drivers.base import SessionSample
 from bay.drivers.oci.cgroups import MOUNT, directories
 
 _BYTES = 64 << 10
+_IO_1 = "blkio.throttle.io_service_bytes_recursive"
 _FILES = (
     "cpuacct.usage",
     "cpu.stat",
     "memory.usage_in_bytes",
     "memory.current",
     "memory.stat",
-    "blkio.throttle.io_service_bytes_recursive",
+    _IO_1,
     "io.stat",
 )
 _UNITS = {b"read": 0, b"write": 1, b"rbytes": 0, b"wbytes": 1}
@@ -28,8 +29,9 @@ _UNITS = {b"read": 0, b"write": 1, b"rbytes": 0, b"wbytes": 1}
 def read_all(parent: str, sessions: Iterable[str], mount: Path = MOUNT) -> Mapping[str, SessionSample]:
     """The samples of the groups of those names directly below `parent`, without those that are gone. Blocks.
 
-    A file that is missing is no error, and its figures are unknown. Version 1 counts only the bytes that
-    programs read, and those that they write and wait for; the kernel's later writes are nobody's there.
+    A file that is missing is no error, and its figures are unknown. So are the bytes of devices where version
+    1 counts none: since Linux 6.10 it counts those of devices with a limit alone. Where it counts, it has the
+    bytes that programs read, and those that they write and wait for; the kernel's later writes are nobody's.
     """
     places = _places(parent, mount)
     return {name: sample for name in sessions if (sample := _read(name, places)) is not None}
@@ -91,18 +93,18 @@ def _keyed(text: bytes, key: bytes) -> int | None:
 
 
 def _io(found: Mapping[str, bytes]) -> tuple[int | None, int | None]:
-    """Bytes read and written, of all devices together. A group without any has an empty file."""
+    """Bytes read and written, of all devices together. A group of version 2 without any has an empty file."""
     parts: dict[str, Callable[[bytes], Iterable[tuple[bytes, bytes]]]] = {
-        "blkio.throttle.io_service_bytes_recursive": _parts_1,
+        _IO_1: _parts_1,
         "io.stat": _parts_2,
     }
     for name, parts_of in parts.items():
         if name in found:
-            sums = [0, 0]
-            for key, number in parts_of(found[name]):
-                if (place := _UNITS.get(key.lower())) is not None:
-                    sums[place] += int(number)
-            return sums[0], sums[1]
+            counted = [(_UNITS.get(key.lower()), int(number)) for key, number in parts_of(found[name])]
+            if not counted and name == _IO_1:
+                return None, None
+            read, written = (sum(number for unit, number in counted if unit == one) for one in (0, 1))
+            return read, written
     return None, None
 
 
