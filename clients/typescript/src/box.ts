@@ -17,7 +17,8 @@ import type { RunResult } from "./results.js";
 import { Services } from "./services.js";
 import { Tunnel } from "./tunnel.js";
 import type {
-  Checkpoint, Event, ForkOptions, Port, Process, RunOptions, Sandbox, SandboxUsage, ShellResult, SpawnOptions, UpdateOptions,
+  Checkpoint, Event, ForkOptions, Port, Process, RunOptions, Sandbox, SandboxMetrics, SandboxUsage, ShellResult, SpawnOptions,
+  UpdateOptions,
 } from "./types.js";
 
 /** The server's default wait for a resume. */
@@ -29,6 +30,12 @@ export interface TerminalOptions extends CallOptions {
   cols?: number;
   /** One that was left: its last screen comes first. */
   execId?: string;
+}
+
+export interface MetricsOptions extends CallOptions {
+  since?: Date;
+  until?: Date;
+  step?: 10 | 60 | 900;
 }
 
 export interface WaitOptions extends CallOptions {
@@ -145,6 +152,14 @@ export class Box extends Checkpoints implements AsyncDisposable {
   /** The processor time, memory, processes and disk that it uses now; with `over` measured for so many seconds. */
   async usage({ over, signal }: CallOptions & { over?: number } = {}): Promise<SandboxUsage> {
     return this.http.json<SandboxUsage>({ ...get(this.path("usage"), { over }, over ?? 0), signal });
+  }
+
+  /**
+   * Its use of processors, memory, devices, disk and network over time: the last hour, or from `since` to
+   * `until`, up to 31 days. Points are at least `step` seconds apart (10, 60 or 900). Never starts compute.
+   */
+  async metrics({ since, until, step, signal }: MetricsOptions = {}): Promise<SandboxMetrics> {
+    return this.http.json<SandboxMetrics>({ ...get(this.path("metrics"), { from: since, to: until, step }), signal });
   }
 
   /** Its running processes. Never starts compute. */

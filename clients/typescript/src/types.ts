@@ -45,6 +45,7 @@ export type RemoteCheckpoint = Answered<"RemoteCheckpoint">;
 export type Replica = Answered<"Replica">;
 export type ReplicaState = Answered<"ReplicaState">;
 export type Sandbox = Answered<"Sandbox">;
+export type SandboxMetrics = Answered<"SandboxMetrics">;
 export type SandboxUsage = Answered<"SandboxUsage">;
 export type Screen = Answered<"Screen">;
 export type SearchResult = Answered<"SearchResult">;

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -582,6 +583,14 @@ def list_logins(stage: Stage, _: Any, step: Json) -> Json:
 @word
 def logout(stage: Stage, _: Any, step: Json) -> None:
     stage.client.registries.logout(**step)
+
+
+@word
+def metrics(stage: Stage, _: Any, step: Json) -> Json:
+    found = stage.box.metrics(
+        **{name: datetime.fromisoformat(at) for name, at in step.pop("between", {}).items()}, **step
+    )
+    return {"step": found.step, "points": len(found.points)}
 
 
 @word

@@ -231,6 +231,11 @@ const WORDS = {
   },
   list_logins: async ({ client }) => ({ hosts: (await client.registries.list()).map((one) => one.host) }),
   logout: ({ client }, _, { host }) => client.registries.logout(host),
+  metrics: async ({ box }, _, { between = {}, ...step }) => {
+    const range = Object.fromEntries(Object.entries(between).map(([name, at]) => [name, new Date(at)]));
+    const found = await box.metrics({ ...range, ...step });
+    return { step: found.step, points: found.points.length };
+  },
   audit: async ({ client, box }, _, step) => ({
     seen: seenOf(await all(client.audit.list({ resourceId: box.id, ...step }))),
   }),

@@ -3,6 +3,7 @@
 """A sandbox object, which runs commands and keeps files."""
 
 from collections.abc import Generator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, Unpack
 
 import httpx
@@ -27,8 +28,18 @@ from bay.client._sync.ports import Ports
 from bay.client._sync.services import Services
 from bay.client._sync.tunnel import Tunnel
 from bay.client._waits import RESUME_S
+from bay.clock import to_rfc3339
 from bay.errors import BayError, NotFound
-from bay.models import Checkpoint, Event, Port, Process, Sandbox, SandboxUsage, ShellResult
+from bay.models import (
+    Checkpoint,
+    Event,
+    Port,
+    Process,
+    Sandbox,
+    SandboxMetrics,
+    SandboxUsage,
+    ShellResult,
+)
 
 
 class Box(Checkpoints, History):
@@ -189,6 +200,18 @@ class Box(Checkpoints, History):
         """
         params = {} if over is None else {"over": over}
         return self._http.one(SandboxUsage, Call.get(self._path("usage"), params, wait_s=over or 0.0))
+
+    def metrics(
+        self, *, since: datetime | None = None, until: datetime | None = None, step: int | None = None
+    ) -> SandboxMetrics:
+        """Its use of processors, memory, devices, disk and network over time. Never starts compute.
+
+        The last hour unless `since` and `until` (aware) say otherwise, up to 31 days. The points are at least
+        `step` seconds apart (10, 60 or 900), and further where a finer step is no longer kept: `step` of the
+        answer says so. Raises CapabilityNotSupported where the server takes no samples.
+        """
+        params = given(**{"from": since and to_rfc3339(since), "to": until and to_rfc3339(until)}, step=step)
+        return self._http.one(SandboxMetrics, Call.get(self._path("metrics"), params))
 
     def processes(self) -> list[Process]:
         """Its running processes. Never starts compute."""
