@@ -15,7 +15,7 @@ from cli_runner import Cli
 
 BIN = Path(sys.executable).parent / "bay"
 WAIT_S = 60
-TAKEN, GIVEN_BACK = b"\x1b[?1049h", b"\x1b[?1049l"
+TAKEN, GIVEN_BACK, HOME = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[H"
 
 
 def test_one_table_in_a_pipe(bay: Cli, name: str) -> None:
@@ -43,8 +43,9 @@ def test_a_sandbox_without_compute_is_shown_when_asked_for(bay: Cli, name: str) 
 class Terminal:
     """`bay top` on a terminal, and all that it drew."""
 
-    def __init__(self, bay: Cli) -> None:
+    def __init__(self, bay: Cli, columns: int = 80) -> None:
         self.ours, self.theirs = pty.openpty()
+        termios.tcsetwinsize(self.theirs, (24, columns))
         self.before = termios.tcgetattr(self.theirs)
         self.drawn = b""
         self.process = subprocess.Popen(
@@ -85,5 +86,25 @@ def test_a_live_table_leaves_the_terminal_as_it_was(
         else:
             shown.process.send_signal(number)
         assert shown.ends() == (0 if number is None else 128 + number)
+    finally:
+        shown.close()
+
+
+@pytest.mark.parametrize(("columns", "has_charts"), [(80, False), (140, True)])
+def test_a_wide_terminal_has_charts_of_the_last_minutes(
+    bay: Cli, name: str, columns: int, has_charts: bool
+) -> None:
+    shown = Terminal(bay, columns)
+    try:
+        shown.draws(name.encode())
+        shown.drawn = b""
+        for _ in range(2):
+            shown.drawn = shown.drawn.rpartition(HOME)[2]
+            shown.draws(HOME)  # a whole table lies between two of them
+        table = shown.drawn.rpartition(HOME)[0].decode()
+        row = next(line for line in table.splitlines() if name in line)
+        assert ("MEMORY 5M" in table, "\N{LOWER ONE EIGHTH BLOCK}" in row) == (has_charts, has_charts)
+        os.write(shown.ours, b"q")
+        assert shown.ends() == 0
     finally:
         shown.close()

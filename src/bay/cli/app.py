@@ -29,6 +29,11 @@ PANELS = {
             "Show the processors, memory, processes and disk that a sandbox uses",
             "bay usage web\nbay usage web --over 5s --json",
         ),
+        "metrics": CommandEntry(
+            "metrics",
+            "Show what a sandbox used over time, as small charts",
+            "bay metrics web\nbay metrics web --since 7d\nbay metrics web --since 10m --json",
+        ),
         "top": CommandEntry(
             "top",
             "Show what sandboxes use, again and again",

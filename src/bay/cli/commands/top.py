@@ -1,27 +1,33 @@
-"""The command `top`: the use of all sandboxes, as a table that is drawn again and again."""
+"""The command `top`: the use of all sandboxes, as a table with small charts, drawn again and again."""
 
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bay.cli import sparklines
 from bay.cli.commands.usage import cores
 from bay.cli.complete import complete_names
 from bay.cli.output import amount, dash, print_columns, print_json, printable
 from bay.cli.state import JsonOption, connect, duration_option, lazily, seconds
 from bay.cli.tables import lay_out
 from bay.cli.terminal.raw import is_terminal
-from bay.errors import InvalidArgument, NotFound
+from bay.errors import CapabilityNotSupported, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from bay.client import Box, Client
     from bay.models import SandboxUsage
 
 STDOUT = 1
+PAST_HEADS = ("CPUS 5M", "MEMORY 5M")
+PAST_S, _PAST_WIDTH = 300.0, 20
+_ROOM_FOR_PAST = 110
+"""Columns of a terminal from which on there is room for charts beside the figures."""
 HEADS = ("NAME", "COMPUTE", "CPUS", "MEMORY", "PIDS", "DISK")
 _AT_ONCE = 4
 _FIRST_S = 0.5
@@ -70,7 +76,7 @@ def top(
         meter = UseMeter(client, names, everything)
         rows = _sorted(meter.read(), sort)
         if not (once or as_json) and is_terminal(STDOUT) and os.environ.get("TERM") != "dumb":
-            _live(meter, rows, sort, max(interval, 0.1))
+            _live(meter, Past(client), rows, sort, max(interval, 0.1))
             return
         time.sleep(_FIRST_S)
         rows = _sorted(meter.read(), sort)
@@ -124,23 +130,72 @@ class UseMeter:
         return replace(now, cpus_used=used)
 
 
-def _live(meter: UseMeter, rows: list[TopRow], sort: str, interval: float) -> None:
+class Past:
+    """The use of each sandbox in the last minutes: what the server kept, and what was read since."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._moments: dict[str, list[tuple[float, float | None, float | None]]] = {}
+        self._has_server_some = True
+
+    def learn(self, rows: list[TopRow]) -> None:
+        """Take in what was just read. Of a sandbox that is new here the server is asked for what it kept."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            kept = list(pool.map(self._kept, [row for row in rows if row.id not in self._moments]))
+        self._moments = {row.id: self._moments.get(row.id, []) for row in rows}
+        for sandbox_id, moments in kept:
+            self._moments[sandbox_id] = moments
+        for row in rows:
+            now = row.usage.at.timestamp()
+            its = [one for one in self._moments[row.id] if one[0] > now - PAST_S]
+            self._moments[row.id] = [*its, (now, row.usage.cpus_used, row.usage.memory_bytes)]
+
+    def _kept(self, row: TopRow) -> tuple[str, list[tuple[float, float | None, float | None]]]:
+        begin, points = row.usage.at - timedelta(seconds=PAST_S), ()
+        if self._has_server_some:
+            try:
+                box = self._client.sandboxes.get(row.id)
+                points = box.metrics(since=begin, until=row.usage.at).points
+            except CapabilityNotSupported:
+                self._has_server_some = False
+            except NotFound:
+                pass  # the sandbox was removed meanwhile, or the server is older than samples are
+        return row.id, [(one.at.timestamp(), one.cpus_used, one.memory_bytes) for one in points]
+
+    def cells(self, row: TopRow) -> tuple[str, str]:
+        """The charts of its processors and its memory, full at its limits."""
+        end = row.usage.at.timestamp() + 1
+        cpus, memory = (
+            sparklines.columns(
+                ((one[0], one[which]) for one in self._moments[row.id]), end - PAST_S, end, _PAST_WIDTH
+            )
+            for which in (1, 2)
+        )
+        return sparklines.line(cpus, row.usage.cpus), sparklines.line(memory, row.usage.memory_limit_bytes)
+
+
+def _live(meter: UseMeter, past: Past, rows: list[TopRow], sort: str, interval: float) -> None:
     with lazily("bay.cli.terminal.screen", "screen")() as screen:
-        screen.show(_lines(rows, screen.size()[1]))
         pause = min(_FIRST_S, interval)
-        while screen.wait(pause):
-            rows = _sorted(meter.read(), sort)
-            screen.show(_lines(rows, screen.size()[1]))
-            pause = interval
+        while True:
+            room = screen.size()[1]
+            if room >= _ROOM_FOR_PAST:
+                past.learn(rows)
+            screen.show(_lines(rows, room, past if room >= _ROOM_FOR_PAST else None))
+            if not screen.wait(pause):
+                return
+            rows, pause = _sorted(meter.read(), sort), interval
 
 
-def _lines(rows: list[TopRow], room: int) -> Iterator[str]:
+def _lines(rows: list[TopRow], room: int, past: Past | None = None) -> Iterator[str]:
     used = sum(row.usage.cpus_used or 0.0 for row in rows)
     memory = sum(row.usage.memory_bytes or 0 for row in rows)
     summary = f"{len(rows)} sandboxes  {cores(used)} cpus  {amount(memory)} memory  (q quits)"
     yield summary[:room]
     yield ""
-    yield from lay_out([HEADS, *([printable(cell) for cell in _cells(row)] for row in rows)], room)
+    heads = (*HEADS, *PAST_HEADS) if past else HEADS
+    shown = ([*map(printable, _cells(row)), *(past.cells(row) if past else ())] for row in rows)
+    yield from lay_out([heads, *shown], room)
 
 
 def _cells(row: TopRow) -> tuple[str, ...]:
