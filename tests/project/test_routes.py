@@ -3,6 +3,7 @@ routes.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def functions(path: Path) -> dict[str, Function]:
 
 
 def is_route(function: Function) -> bool:
-    return any(ast.unparse(d).startswith("router.") for d in function.decorator_list)
+    return any(re.match(r"(\w+_)?router\.", ast.unparse(d)) for d in function.decorator_list)
 
 
 def kinds(path: Path) -> dict[str, str]:
