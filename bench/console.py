@@ -1,4 +1,4 @@
-"""The web console in a Chromium: its first paint, a list of two thousand sandboxes, and a key in a terminal."""
+"""The web console in a Chromium: its first paint, a list of two thousand sandboxes, a key in a terminal."""
 
 import json
 import os
