@@ -65,7 +65,9 @@ test.each(["desktop", "phone"] as const)("rows out of sight are not made: %s", a
   const { page } = await signedIn({ size });
   await page.getByRole("link", { name: "one-of-many-79" }).waitFor();
   expect(await page.getByRole("row").count()).toBeLessThan(60);
-  await page.getByRole("region", { name: "Sandboxes" }).evaluate((list) => list.scrollTo(0, list.scrollHeight));
+  await page
+    .getByRole("region", { name: "Sandboxes" })
+    .evaluate((list) => list.scrollTo(0, list.scrollHeight));
   await page.getByRole("link", { name: "one-of-many-0", exact: true }).waitFor();
 });
 

@@ -22,7 +22,18 @@ const LOOKS: [string, Looks][] = [
   ["phone-dark", { size: "phone", dark: true }],
 ];
 
-const TABS = ["overview", "ports", "services", "network", "events"];
+const TABS = [
+  "overview",
+  "terminal",
+  "execs",
+  "files",
+  "checkpoints",
+  "ports",
+  "services",
+  "network",
+  "events",
+];
+const PAGES = ["images", "templates", "webhooks", "operator/pools", "operator/keys", "operator/audit"];
 
 beforeAll(async () => {
   const demo = await bay.sandboxes.create({ name: "demo", wait: 60, labels: { team: "data", stage: "dev" } });
@@ -36,6 +47,14 @@ beforeAll(async () => {
     "-c",
     "import socket\ntry: socket.getaddrinfo('refused.example.org', 443)\nexcept OSError: pass",
   ]);
+  await demo.files.write("analysis.py", "import math\n\nprint(math.pi)\n");
+  await demo.files.write("data/prices.csv", "day,price\nmonday,3\ntuesday,4\n");
+  const first = await demo.checkpoint({ name: "first" });
+  await demo.files.write("notes.md", "# Notes\n\nAll is well.\n");
+  await demo.checkpoint({ name: "with-notes" });
+  await demo.restore(first);
+  await demo.start({ wait: 60 });
+  await demo.checkpoint({ name: "another-way" });
   const frozen = await bay.sandboxes.create({ name: "web-agent", wait: 60, labels: { team: "web" } });
   await frozen.pause();
   for (const name of ["notebook", "crawler"]) await bay.sandboxes.create({ name, labels: { team: "data" } });
@@ -64,9 +83,15 @@ test.each(LOOKS)("the pages look right: %s", async (name, looks) => {
 
   for (const tab of TABS) {
     await goTo(page, `sandboxes/demo/${tab}`);
-    await page.locator("main section").first().waitFor();
+    await page.getByRole("status").getByText("Loading…").waitFor({ state: "detached" });
     await looksRight(page);
     await picture(page, `${tab}-${name}`);
+  }
+  for (const path of PAGES) {
+    await goTo(page, path);
+    await page.getByRole("status").getByText("Loading…").waitFor({ state: "detached" });
+    await looksRight(page);
+    await picture(page, `${path.replace("/", "-")}-${name}`);
   }
   for (const path of ["sandboxes/no-such-thing", "no-such-page"]) {
     await page.goto(`${URL_OF_BAY}/console/${path}`);

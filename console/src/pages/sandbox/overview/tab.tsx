@@ -1,12 +1,14 @@
 import type { Sandbox } from "bay-sandbox";
-import type { ReactNode } from "react";
+import { lazy, type ReactNode, Suspense } from "react";
 import { bytes, duration } from "@/lib/format";
 import { useWords } from "@/lib/words";
 import { Badge } from "@/ui/badge";
 import { Moment } from "@/ui/moment";
 import { Fact, Facts, Panel } from "@/ui/panel";
+import { Loading } from "@/ui/states";
 import { sandboxWords } from "../words";
 
+const Charts = lazy(() => import("../usage/charts"));
 const MIB = 1024 * 1024;
 
 export default function Overview({ box }: { box: Sandbox }): ReactNode {
@@ -66,6 +68,9 @@ export default function Overview({ box }: { box: Sandbox }): ReactNode {
           ) : null}
         </Facts>
       </Panel>
+      <Suspense fallback={<Loading />}>
+        <Charts box={box} />
+      </Suspense>
     </div>
   );
 }
