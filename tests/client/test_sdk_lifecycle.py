@@ -80,6 +80,21 @@ def test_the_pool_is_shown_to_admin_keys(client: bay.Client) -> None:
         plain.admin.pool()
 
 
+def test_the_host_and_the_settings_are_shown_to_admin_keys(client: bay.Client, box: bay.Box) -> None:
+    host = client.admin.host()
+    assert host.version == client.health()["version"]
+    assert host.sandboxes.total == sum(host.sandboxes.by_status.values()) >= 1
+    assert host.memory.total_bytes >= host.memory.available_bytes > 0
+    settings = {one.name: one for one in client.admin.settings()}
+    assert settings["api_key"].value is None
+    assert settings["start_concurrency"].value >= 1
+    key = client.keys.create("plain")
+    with bay.Client(client.base_url, key.secret) as plain:
+        for call in (plain.admin.host, plain.admin.settings):
+            with pytest.raises(bay.Forbidden):
+                call()
+
+
 @pytest.mark.anyio
 async def test_the_async_client_has_the_same_words(served: tuple[str, str]) -> None:
     async with bay.AsyncClient(*served, timeout_s=30) as client, client.sandbox() as box:

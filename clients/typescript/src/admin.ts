@@ -3,13 +3,23 @@
 import { get, type Call, type CallOptions } from "./call.js";
 import { Noun } from "./http.js";
 import { wire } from "./names.js";
-import type { GarbageRun, GarbageState, GarbageTask, PoolState, ReplicaState } from "./types.js";
+import type { GarbageRun, GarbageState, GarbageTask, HostOverview, PoolState, ReplicaState, SettingInForce } from "./types.js";
 
 /** How long a collection may take before the client gives it up. */
 const COLLECT_S = 120;
 
 /** The host behind the sandboxes. */
 export class Admin extends Noun {
+  /** The host of the Bay that answers: its load, memory and storage, and the sandboxes of all owners. */
+  async host({ signal }: CallOptions = {}): Promise<HostOverview> {
+    return this.http.json<HostOverview>({ ...get("/v1/admin/host"), signal });
+  }
+
+  /** The settings in force and where each comes from; of a secret only whether it is set. */
+  async settings({ signal }: CallOptions = {}): Promise<SettingInForce[]> {
+    return this.http.all<SettingInForce>({ ...get("/v1/admin/settings"), signal });
+  }
+
   /** How full the pools of profiles and templates are, and what keeps each from being full. */
   async pool({ signal }: CallOptions = {}): Promise<PoolState[]> {
     return this.http.all<PoolState>({ ...get("/v1/admin/pool"), signal });

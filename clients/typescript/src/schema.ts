@@ -900,6 +900,63 @@ export interface components {
             entries: components["schemas"]["HistoryEntry"][];
             total: number;
         };
+        /**
+         * @description The memory of a host, in bytes. `available_bytes` is what programs can have without swapping; below
+         *     `reserve_bytes` of that Bay stops frozen sandboxes.
+         */
+        HostMemory: {
+            total_bytes: number;
+            available_bytes: number;
+            reserve_bytes: number;
+        };
+        /**
+         * @description The Bay that answers, and the host that it runs on. `replica` is its id where several share a database:
+         *     the sandboxes are then those of all of them, and the rest is its own. `load` are the averages of one, five
+         *     and fifteen minutes. `storage` is None where the files are not on the host.
+         */
+        HostOverview: {
+            version: string;
+            driver: string;
+            replica: string | null;
+            /** Format: date-time */
+            started_at: string;
+            uptime_s: number;
+            processors: number;
+            load: number[];
+            memory: components["schemas"]["HostMemory"];
+            storage: components["schemas"]["HostStorage"] | null;
+            sandboxes: components["schemas"]["HostSandboxes"];
+            starts: components["schemas"]["StartTimes"];
+            pool_hits: number;
+            pool_misses: number;
+        };
+        /**
+         * @description How many sandboxes all owners have, by each status and each compute that one of them has.
+         *
+         *     `pooled` wait in pools and belong to no owner. `sessions` are those of both that have compute: containers
+         *     or pods that exist, or begin to.
+         */
+        HostSandboxes: {
+            total: number;
+            by_status: {
+                [key: string]: number;
+            };
+            by_compute: {
+                [key: string]: number;
+            };
+            pooled: number;
+            sessions: number;
+        };
+        /**
+         * @description The file system that has the files of all sandboxes, in bytes, and the backend that keeps them there.
+         *     It is as large as statvfs(2) says: a pool in a file may grow, as far as the disk below has room.
+         */
+        HostStorage: {
+            backend: string;
+            total_bytes: number;
+            used_bytes: number;
+            free_bytes: number;
+        };
         /** @description The fields of `config` in an OCI image's config that may be changed; omitted ones stay. */
         ImageConfigBody: {
             Env?: string[] | null;
@@ -1939,6 +1996,25 @@ export interface components {
         ServiceList: {
             items: components["schemas"]["Service"][];
         };
+        /**
+         * @description One setting, by its name in the configuration file with dots for tables, such as
+         *     ``profiles.python-default.cpus``.
+         *
+         *     `value` is None for one without a value, and for a secret: `is_set` says whether there is one. Variables
+         *     of a profile are shown by their names alone. `origin` is None when it is not known.
+         */
+        SettingInForce: {
+            name: string;
+            value: unknown;
+            is_secret: boolean;
+            is_set: boolean;
+            origin: ("option" | "variable" | "file" | "default") | null;
+            description: string;
+        };
+        /** @description Every setting, in the order of their documentation. */
+        SettingList: {
+            items: components["schemas"]["SettingInForce"][];
+        };
         /** @description The answer of `shell/exec`. `exit_code` is -1 after a timeout; `output` is what came until then. */
         ShellResult: {
             success: boolean;
@@ -2089,6 +2165,20 @@ export interface components {
             deleted_at?: string | null;
             deleted_by?: string | null;
             delete_reason?: string | null;
+        };
+        /** @description How many starts took at most `le_s` seconds and longer than the bucket before; None is no bound. */
+        StartBucket: {
+            le_s: number | null;
+            count: number;
+        };
+        /**
+         * @description The times of the starts since Bay began, in seconds, as a histogram. A create that a pool served had
+         *     no start of its own: the start of its sandbox was before.
+         */
+        StartTimes: {
+            count: number;
+            sum_s: number;
+            buckets: components["schemas"]["StartBucket"][];
         };
         /** @description One step, with one of the fields. */
         StepBody: {

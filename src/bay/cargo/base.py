@@ -162,6 +162,23 @@ class KeptElsewhere(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CargoRoom:
+    """The size of a file system and what is free in it for Bay, in bytes."""
+
+    total: int
+    free: int
+
+
+@runtime_checkable
+class Roomy(Protocol):
+    """Optional: all cargos are in one file system of this host."""
+
+    async def room(self) -> CargoRoom:
+        """How much room it has, by one statvfs(2)."""
+        ...
+
+
 @runtime_checkable
 class MachineLayers(Protocol):
     """Optional: a cargo also keeps the layers that a session writes outside of its workspace."""

@@ -27,7 +27,7 @@ from typing import TypeVar
 import structlog
 
 from bay.cargo import disk_usage
-from bay.cargo.base import Fence, Weight
+from bay.cargo.base import CargoRoom, Fence, Weight
 from bay.cargo.fences import Fences
 from bay.cargo.pool_sizing import pool_reserve
 from bay.cargo.trash import Trash, make_private
@@ -293,6 +293,11 @@ class BaseBackend(ABC):
                 "delete files, checkpoints or sandboxes, or enlarge it",
                 details={"free_bytes": room.free, "total_bytes": room.total},
             )
+
+    async def room(self) -> CargoRoom:
+        """How much room the file system of all cargos has."""
+        disk = await self._urgently(lambda: shutil.disk_usage(self._root))
+        return CargoRoom(total=disk.total, free=disk.free)
 
     async def _urgently(self, work: Callable[[], T]) -> T:
         """In threads of their own: a frozen sandbox does not wait behind flushes and removals."""

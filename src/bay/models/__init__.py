@@ -5,8 +5,23 @@ durations seconds unless the name says otherwise; bytes are base64 on the wire. 
 the two directions; fields that a newer server adds are ignored. `__all__` has the names that `bay` exports.
 """
 
-from bay.models.admin import GarbageRun, GarbageState, GarbageTaskResult, PoolState, Replica, ReplicaState
+from bay.models.admin import (
+    GarbageRun,
+    GarbageState,
+    GarbageTaskResult,
+    HostMemory,
+    HostOverview,
+    HostSandboxes,
+    HostStorage,
+    PoolState,
+    Replica,
+    ReplicaState,
+    SettingInForce,
+    StartBucket,
+    StartTimes,
+)
 from bay.models.admin import GarbageTask as GarbageTask
+from bay.models.admin import SettingOrigin as SettingOrigin
 from bay.models.brief import Brief as Brief
 from bay.models.browser import BrowserBatch, BrowserReplay, BrowserResult, BrowserStep, BrowserTrace
 from bay.models.capabilities import CheckpointKind as CheckpointKind
@@ -112,6 +127,10 @@ __all__ = [
     "GarbageTaskResult",
     "HeaderInjection",
     "HistoryEntry",
+    "HostMemory",
+    "HostOverview",
+    "HostSandboxes",
+    "HostStorage",
     "Kernel",
     "KernelSpec",
     "Key",
@@ -150,7 +169,10 @@ __all__ = [
     "Service",
     "ServiceHealth",
     "ServiceSpec",
+    "SettingInForce",
     "ShellResult",
+    "StartBucket",
+    "StartTimes",
     "Template",
     "Volume",
     "Webhook",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,3 +90,103 @@ class ReplicaState:
 
     items: tuple[Replica, ...]
     unheld: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMemory:
+    """The memory of a host, in bytes. `available_bytes` is what programs can have without swapping; below
+    `reserve_bytes` of that Bay stops frozen sandboxes.
+    """
+
+    total_bytes: int
+    available_bytes: int
+    reserve_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStorage:
+    """The file system that has the files of all sandboxes, in bytes, and the backend that keeps them there.
+    It is as large as statvfs(2) says: a pool in a file may grow, as far as the disk below has room.
+    """
+
+    backend: str
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSandboxes:
+    """How many sandboxes all owners have, by each status and each compute that one of them has.
+
+    `pooled` wait in pools and belong to no owner. `sessions` are those of both that have compute: containers
+    or pods that exist, or begin to.
+    """
+
+    total: int
+    by_status: dict[str, int]
+    by_compute: dict[str, int]
+    pooled: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartBucket:
+    """How many starts took at most `le_s` seconds and longer than the bucket before; None is no bound."""
+
+    le_s: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartTimes:
+    """The times of the starts since Bay began, in seconds, as a histogram. A create that a pool served had
+    no start of its own: the start of its sandbox was before.
+    """
+
+    count: int
+    sum_s: float
+    buckets: tuple[StartBucket, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOverview:
+    """The Bay that answers, and the host that it runs on. `replica` is its id where several share a database:
+    the sandboxes are then those of all of them, and the rest is its own. `load` are the averages of one, five
+    and fifteen minutes. `storage` is None where the files are not on the host.
+    """
+
+    version: str
+    driver: str
+    replica: str | None
+    started_at: datetime
+    uptime_s: float
+    processors: int
+    load: tuple[float, ...]
+    memory: HostMemory
+    storage: HostStorage | None
+    sandboxes: HostSandboxes
+    starts: StartTimes
+    pool_hits: int
+    pool_misses: int
+
+
+SettingOrigin = Literal["option", "variable", "file", "default"]
+"""An option of the command line, an environment variable, the configuration file, or none of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingInForce:
+    """One setting, by its name in the configuration file with dots for tables, such as
+    ``profiles.python-default.cpus``.
+
+    `value` is None for one without a value, and for a secret: `is_set` says whether there is one. Variables
+    of a profile are shown by their names alone. `origin` is None when it is not known.
+    """
+
+    name: str
+    value: Any
+    is_secret: bool
+    is_set: bool
+    origin: SettingOrigin | None
+    description: str

@@ -69,11 +69,13 @@ from bay.server.key_files import check_same
 from bay.server.keys.service import ApiKeys, Audits
 from bay.server.maintenance.capabilities import Abilities
 from bay.server.maintenance.garbage_collection import Garbage
+from bay.server.maintenance.host import HostView
 from bay.server.maintenance.loop_lag import LoopLag
 from bay.server.maintenance.metrics import Metrics
 from bay.server.maintenance.readiness import Readiness
 from bay.server.maintenance.replicas import Replicas
 from bay.server.maintenance.retention import Housekeeping, Retention
+from bay.server.maintenance.settings_view import SettingsView
 from bay.server.managed_services.service import SandboxServices
 from bay.server.managed_services.ship_client import ServiceClient
 from bay.server.managed_services.syncer import ServiceSyncer
@@ -487,6 +489,16 @@ class ControlPlane:
         self.replicas = Replicas(
             store=self.store, leases=self.leases, url=lambda: self.hosts.own_url, clock=clock
         )
+        self.host_view = HostView(
+            store=self.store,
+            driver=driver.name,
+            cargo=self.cargo,
+            pool=self.pool,
+            meters=self.meters,
+            leases=self.leases,
+            memory_reserve=settings.memory_reserve_mb * MIB,
+            clock=clock,
+        )
         self._connect_replicas()
         self.new_key: str | None = None
         """The first admin key, when it was made by this start."""
@@ -720,6 +732,8 @@ class ControlPlane:
                 bus=self.bus,
             ),
             self.metrics,
+            self.host_view,
+            SettingsView(settings=self.settings),
             self.replicas,
             Abilities(driver=self.driver, cargo=self.cargo),
             Readiness(store=self.store, leases=self.leases, bus=self.bus),
@@ -803,6 +817,7 @@ class ControlPlane:
             tasks = [group.create_task(part.run()) for part in parts]
             tasks += map(group.create_task, (*jobs, self.pool.watch()))
             self.replicas.start()
+            self.host_view.start()
             tasks.append(group.create_task(self.leases.run()))
             try:
                 yield

@@ -2,15 +2,16 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -36,6 +37,7 @@ from bay.models import (
     Persist,
     Profile,
     Resources,
+    SettingOrigin,
 )
 from bay.server.web.auth import MIN_CHOSEN
 from bay.server.web.bodies import KnownFields
@@ -607,6 +609,21 @@ class Settings(SettingFields, BaseSettings):
         description="quotas of single owners, by name, which override `quotas`",
     )
 
+    _sources: Mapping[SettingOrigin, Mapping[str, Any]] | None = PrivateAttr(None)
+
+    def came_from(self, sources: Mapping[SettingOrigin, Mapping[str, Any]]) -> None:
+        """Note the values of each source, of which an earlier one comes before the later."""
+        self._sources = sources
+
+    def origin_of(self, path: Sequence[str]) -> SettingOrigin | None:
+        """Where the setting, in tables by its path, has its value from; None when that is not known."""
+        if self._sources is not None:
+            for origin, values in self._sources.items():
+                if _has(values, path):
+                    return origin
+            return "default"
+        return None if path[0] in self.model_fields_set else "default"
+
     @field_validator("api_key")
     @classmethod
     def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
@@ -662,6 +679,18 @@ class Settings(SettingFields, BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+def _has(values: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a source has a value there, or one for all that is there."""
+    found: Any = values
+    for name in path:
+        if not isinstance(found, Mapping):
+            return True
+        if name not in found:
+            return False
+        found = cast("Mapping[str, Any]", found)[name]
+    return True
+
+
 def load(config: Path | None = None, **given: Any) -> Settings:
     """Settings from what was given on the command line (None = not given), the environment and `config`.
 
@@ -673,7 +702,16 @@ def load(config: Path | None = None, **given: Any) -> Settings:
     class _Loaded(Settings):
         model_config = SettingsConfigDict(toml_file=config)
 
-    return _Loaded(**{name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in given.items() if value is not None}
+    loaded = _Loaded(**options)
+    loaded.came_from(
+        {
+            "option": options,
+            "variable": EnvSettingsSource(_Loaded)(),
+            "file": TomlConfigSettingsSource(_Loaded)(),
+        }
+    )
+    return loaded
 
 
 def read(config: Path | None = None, **given: Any) -> Settings:

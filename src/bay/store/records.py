@@ -575,6 +575,17 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateTotal:
+    """How many sandboxes have that status and compute, in a pool or not, and how many of them a session."""
+
+    pooled: bool
+    status: str
+    compute: str
+    sandboxes: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaRecord:
     """A process that shares the database. `url` is where its own host reaches it."""
 

@@ -34,6 +34,7 @@ from bay.store.records import (
     RestoreFailure,
     SandboxRecord,
     SessionRecord,
+    StateTotal,
     Target,
 )
 from bay.store.rows import page_of
@@ -176,6 +177,27 @@ async def counts(db: StoreConnection, owner: str, filters: Filters, now: datetim
     query = query.where(_S.owner == owner, _S.deleted_at.is_(None), _S.target != "deleted")
     found = await db.execute(query.where(*_conditions(filters, now)).group_by(compute))
     return {row[0]: row[1] for row in found}
+
+
+async def state_totals(db: StoreConnection, now: datetime) -> list[StateTotal]:
+    """The sandboxes of all owners, counted in one query by what their states have in common."""
+    each = (
+        select(
+            _S.pool.is_not(None).label("pooled"),
+            status_expression(now).label("status"),
+            compute_expression().label("compute"),
+            sessions.c.id.label("session"),
+        )
+        .select_from(_WITH_SESSION)
+        .where(_S.deleted_at.is_(None), _S.target != "deleted")
+        .subquery()
+    )
+    group = each.c.pooled, each.c.status, each.c.compute
+    found = await db.execute(select(*group, func.count(), func.count(each.c.session)).group_by(*group))
+    return [
+        StateTotal(pooled=bool(pooled), status=status, compute=compute, sandboxes=number, sessions=live)
+        for pooled, status, compute, number, live in found
+    ]
 
 
 async def with_label(db: StoreConnection, key: str) -> list[SandboxRecord]:

@@ -632,6 +632,24 @@ def replicas(stage: Stage, _: Any, step: Json) -> Json:
 
 
 @word
+def host(stage: Stage, _: Any, step: Json) -> Json:
+    found = stage.client.admin.host()
+    adds_up = sum(found.sandboxes.by_compute.values()) == found.sandboxes.total
+    return {
+        "driver": found.driver,
+        "load": len(found.load),
+        "has_storage": found.storage is not None,
+        "adds_up": adds_up,
+    }
+
+
+@word
+def settings(stage: Stage, _: Any, step: Json) -> Json:
+    found = {one.name: [one.is_secret, one.is_set] for one in stage.client.admin.settings()}
+    return {"api_key": found["api_key"], "port": found["port"]}
+
+
+@word
 def shell(stage: Stage, _: Any, step: Json) -> Json:
     done = stage.box.shell(**step)
     return {"success": done.success, "exit_code": done.exit_code, "output": done.output}

@@ -259,6 +259,15 @@ const WORDS = {
     const shards = items.flatMap((one) => one.shards).length;
     return { own: items.map((one) => one.is_self), shards, unheld: unheld.length };
   },
+  host: async ({ client }) => {
+    const { driver, load, storage, sandboxes } = await client.admin.host();
+    const sum = Object.values(sandboxes.by_compute).reduce((all, one) => all + one, 0);
+    return { driver, load: load.length, has_storage: storage !== null, adds_up: sum === sandboxes.total };
+  },
+  settings: async ({ client }) => {
+    const found = new Map((await client.admin.settings()).map((one) => [one.name, [one.is_secret, one.is_set]]));
+    return { api_key: found.get("api_key"), port: found.get("port") };
+  },
   shell: async ({ box }, _, { command, ...options }) => {
     const { success, exit_code, output } = await box.shell(command, camel(options));
     return { success, exit_code, output };

@@ -5,11 +5,27 @@ from collections.abc import Sequence
 from bay.client._async.http import AsyncNoun
 from bay.client._calls import Call, given
 from bay.client._waits import COLLECT_S
-from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState, ReplicaState
+from bay.models import (
+    GarbageRun,
+    GarbageState,
+    GarbageTask,
+    HostOverview,
+    PoolState,
+    ReplicaState,
+    SettingInForce,
+)
 
 
 class AsyncAdmin(AsyncNoun):
     """The host behind the sandboxes."""
+
+    async def host(self) -> HostOverview:
+        """The host of the Bay that answers: its load, memory and storage, and the sandboxes of all owners."""
+        return await self._http.one(HostOverview, Call.get("/v1/admin/host"))
+
+    async def settings(self) -> list[SettingInForce]:
+        """The settings in force and where each comes from; of a secret only whether it is set."""
+        return await self._http.all(SettingInForce, Call.get("/v1/admin/settings"))
 
     async def pool(self) -> list[PoolState]:
         """How full the pools of profiles and templates are, and what keeps each from being full."""

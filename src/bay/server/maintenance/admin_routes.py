@@ -2,8 +2,10 @@
 
 from typing import Annotated
 
-from bay.models import GarbageRun, GarbageState, GarbageTask, PoolState
+from bay.models import GarbageRun, GarbageState, GarbageTask, HostOverview, PoolState, SettingInForce
 from bay.server.maintenance.garbage_collection import TASKS, Garbage
+from bay.server.maintenance.host import HostView
+from bay.server.maintenance.settings_view import SettingsView
 from bay.server.sandboxes.pool import Pool
 from bay.server.web.bodies import Body, Most
 from bay.server.web.dependencies import Admin, noun_router, service
@@ -12,6 +14,8 @@ from bay.server.web.replies import Items, WireResponse
 router = noun_router("admin", "/v1/admin")
 
 PoolDep = Annotated[Pool, service(Pool)]
+HostDep = Annotated[HostView, service(HostView)]
+SettingsDep = Annotated[SettingsView, service(SettingsView)]
 GarbageDep = Annotated[Garbage, service(Garbage)]
 
 
@@ -23,6 +27,22 @@ class Collect(Body):
 
 class PoolList(Items[PoolState]):
     """Every pool: of profiles, and of templates."""
+
+
+class SettingList(Items[SettingInForce]):
+    """Every setting, in the order of their documentation."""
+
+
+@router.get("/host", response_model=HostOverview)
+async def get_host(_caller: Admin, host: HostDep) -> WireResponse:
+    """The host of the Bay that answers: load, memory, storage, and the sandboxes of all owners by state."""
+    return WireResponse(await host.get())
+
+
+@router.get("/settings", response_model=SettingList)
+async def list_settings(_caller: Admin, settings: SettingsDep) -> WireResponse:
+    """The settings in force and where each comes from; of a secret only whether it is set."""
+    return WireResponse({"items": settings.all()})
 
 
 @router.get("/pool", response_model=PoolList)

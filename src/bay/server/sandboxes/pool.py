@@ -161,6 +161,11 @@ class Pool:
         wanted = profile_id, template_id
         return next((k for k in self._kinds.values() if (k.profile.id, k.template_id) == wanted), None)
 
+    def served(self) -> tuple[int, int]:
+        """How many creates the pools have served since Bay began, and how many found none there."""
+        tallies = self._tallies.values()
+        return sum(tally.hits for tally in tallies), sum(tally.misses for tally in tallies)
+
     def seen(self, template_id: str) -> tuple[int, str | None]:
         """How many waited in the pool of a template when last looked at, and why it is not full."""
         kind = next((kind for kind in self._kinds.values() if kind.template_id == template_id), None)
