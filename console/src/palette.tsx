@@ -7,7 +7,7 @@ import { type ReactNode, useState } from "react";
 import { useNavigate } from "react-router";
 import { useWords } from "./lib/words";
 import { listWords } from "./pages/list/words";
-import { PAGES } from "./pages/pages";
+import { useShownPages } from "./pages/shown";
 import { pageWords } from "./pages/words";
 import { sandboxesQuery } from "./sandboxes";
 import { mayWrite, useMe, useSignIn } from "./sign_in";
@@ -28,6 +28,7 @@ export function Palette({
   const say = useWords(pageWords);
   const sayList = useWords(listWords);
   const me = useMe();
+  const pages = useShownPages();
   const { leave } = useSignIn();
   const go = useNavigate();
   const [typed, setTyped] = useState("");
@@ -58,7 +59,7 @@ export function Palette({
       <Command.List className="max-h-[50vh] overflow-y-auto p-2">
         <Command.Empty className="p-6 text-center text-sm text-muted">{say("paletteNone")}</Command.Empty>
         <Command.Group heading={say("navigation")} className={GROUP}>
-          {PAGES.filter((page) => !page.forAdmins || me.scope === "admin").map((page) => (
+          {pages.map((page) => (
             <Command.Item
               key={page.path}
               value={`page ${say(page.name)}`}

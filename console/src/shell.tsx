@@ -7,7 +7,8 @@ import icon from "./icon.svg";
 import { setTheme, type ThemeChoice, useThemeChoice } from "./lib/theme";
 import { LANGUAGES, type Language, language, setLanguage, useWords } from "./lib/words";
 import { useLive } from "./live";
-import { PAGES, type PageEntry } from "./pages/pages";
+import type { PageEntry } from "./pages/pages";
+import { useShownPages } from "./pages/shown";
 import { pageWords } from "./pages/words";
 import { Palette } from "./palette";
 import { useMe, useSignIn } from "./sign_in";
@@ -67,8 +68,7 @@ export function Shell(): ReactNode {
 const ON_PHONES = 3;
 
 function usePages(): { own: PageEntry[]; operator: PageEntry[] } {
-  const me = useMe();
-  const shown = PAGES.filter((page) => !page.forAdmins || me.scope === "admin");
+  const shown = useShownPages();
   return { own: shown.filter((page) => !page.forAdmins), operator: shown.filter((page) => page.forAdmins) };
 }
 

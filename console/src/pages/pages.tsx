@@ -1,6 +1,17 @@
 /** The pages that the navigation and the command palette lead to, in their order. */
 
-import { Boxes, Disc3, KeyRound, Layers, LayoutTemplate, ScrollText, Webhook } from "lucide-react";
+import {
+  Boxes,
+  Disc3,
+  Gauge,
+  KeyRound,
+  Layers,
+  LayoutTemplate,
+  ScrollText,
+  Server,
+  Settings,
+  Webhook,
+} from "lucide-react";
 import { type ComponentType, lazy, type ReactNode } from "react";
 import { ListPage } from "./list/page";
 import type { pageWords } from "./words";
@@ -13,6 +24,8 @@ export interface PageEntry {
   icon: ReactNode;
   Page: ComponentType;
   forAdmins?: boolean;
+  /** Only where several Bays share a database. */
+  forReplicas?: boolean;
 }
 
 export const PAGES: readonly PageEntry[] = [
@@ -36,6 +49,13 @@ export const PAGES: readonly PageEntry[] = [
     Page: lazy(() => import("./webhooks/page")),
   },
   {
+    path: "operator/host",
+    name: "host",
+    icon: <Gauge aria-hidden />,
+    Page: lazy(() => import("./operator/host/page")),
+    forAdmins: true,
+  },
+  {
     path: "operator/pools",
     name: "pools",
     icon: <Layers aria-hidden />,
@@ -54,6 +74,21 @@ export const PAGES: readonly PageEntry[] = [
     name: "audit",
     icon: <ScrollText aria-hidden />,
     Page: lazy(() => import("./operator/audit/page")),
+    forAdmins: true,
+  },
+  {
+    path: "operator/replicas",
+    name: "replicas",
+    icon: <Server aria-hidden />,
+    Page: lazy(() => import("./operator/replicas/page")),
+    forAdmins: true,
+    forReplicas: true,
+  },
+  {
+    path: "operator/settings",
+    name: "settings",
+    icon: <Settings aria-hidden />,
+    Page: lazy(() => import("./operator/settings/page")),
     forAdmins: true,
   },
 ];
