@@ -132,6 +132,27 @@ def test_a_checkpoint_is_made_listed_restored_and_removed(bay: Cli, name: str) -
     assert bay("checkpoint", "rm", name, "third").returncode == 2
 
 
+def test_the_differences_of_checkpoints_are_shown(bay: Cli, name: str) -> None:
+    bay("cp", "-", f"{name}:edited", stdin=b"1")
+    bay("cp", "-", f"{name}:gone", stdin=b"12")
+    lines(bay("checkpoint", "create", name, "--name", "first"))
+    bay("cp", "-", f"{name}:edited", stdin=b"123")
+    bay("cp", "-", f"{name}:new/file", stdin=b"1")
+    bay("exec", name, "--", "rm", "gone")
+    shown = [
+        "* /workspace/edited  1B -> 3B",
+        "- /workspace/gone  2B",
+        "+ /workspace/new",
+        "+ /workspace/new/file  1B",
+    ]
+    assert lines(bay("checkpoint", "diff", name, "first")) == shown
+    lines(bay("checkpoint", "create", name, "--name", "second"))
+    assert lines(bay("checkpoint", "diff", name, "first", "second")) == shown
+    assert lines(bay("checkpoint", "diff", name, "second")) == []
+    [edited, *_] = objects(bay("checkpoint", "diff", name, "first", "--json"))
+    assert (edited["change"], edited["before"]["size"], edited["after"]["size"]) == ("changed", 1, 3)
+
+
 def test_a_checkpoint_goes_through_a_file_and_a_pipe(bay: Cli, name: str, tmp_path: Path) -> None:
     bay("cp", "-", f"{name}:f", stdin=b"one")
     bay("checkpoint", "create", name, "--name", "kept")

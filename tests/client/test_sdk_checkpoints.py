@@ -66,6 +66,23 @@ def test_files_come_back_as_they_were(box: bay.Box) -> None:
         box.checkpoint("before")
 
 
+def test_checkpoints_are_compared_and_their_files_are_read(box: bay.Box) -> None:
+    box.files.write("f", "one")
+    before = box.checkpoint("before")
+    box.files.write("f", "three")
+    box.checkpoint("after")
+    for to in ("after", None):
+        [change] = box.diff_checkpoint(before, to)
+        assert (change.path, change.change) == ("/workspace/f", "changed")
+        assert change.before
+        assert change.after
+        assert (change.before.size, change.after.size) == (3, 5)
+    assert list(box.diff_checkpoint("after")) == []
+    assert [box.read_checkpoint_file(kept, "f") for kept in (before, "after")] == [b"one", b"three"]
+    with pytest.raises(bay.FileMissing):
+        box.read_checkpoint_file(before, "absent")
+
+
 def test_forks_have_files_of_their_own(box: bay.Box, client: bay.Client) -> None:
     box.files.write("f", "one")
     kept = box.checkpoint()

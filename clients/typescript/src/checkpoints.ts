@@ -1,10 +1,10 @@
 /** Checkpoints of a sandbox: copies of its files at one moment. Each is called by its id or its name. */
 
-import type { Source } from "./bytes.js";
+import { joined, type Source } from "./bytes.js";
 import { COPY_S, get, once, type Call, type CallOptions } from "./call.js";
 import { History } from "./history.js";
 import { wire } from "./names.js";
-import type { Checkpoint, RemoteCheckpoint } from "./types.js";
+import type { Checkpoint, FileChange, RemoteCheckpoint } from "./types.js";
 
 export interface CheckpointOptions extends CallOptions {
   name?: string;
@@ -39,6 +39,34 @@ export class Checkpoints extends History {
   /** Remove a checkpoint for good. Forks of it stay. */
   async deleteCheckpoint(checkpoint: string | Checkpoint, { signal }: CallOptions = {}): Promise<void> {
     await this.http.json({ method: "DELETE", path: this.of(checkpoint), signal });
+  }
+
+  /**
+   * The files that differ between a checkpoint and another one, or the present files, in the order of their paths.
+   * They are compared by type, size, time, mode and owner. Throws CapabilityNotSupported, and Timeout.
+   */
+  diffCheckpoint(
+    checkpoint: string | Checkpoint,
+    { to, signal }: CallOptions & { to?: string | Checkpoint } = {},
+  ): AsyncGenerator<FileChange, void> {
+    const query = to === undefined ? {} : { to: ref(to) };
+    return this.http.paged<FileChange>(this.of(checkpoint, "diff"), query, signal);
+  }
+
+  /** The bytes of one file as a checkpoint has it, up to 8 MiB; no link is followed. Throws FileMissing. */
+  async readCheckpointFile(
+    checkpoint: string | Checkpoint,
+    path: string,
+    { signal }: CallOptions = {},
+  ): Promise<Uint8Array> {
+    const answer = await this.http.opened({ ...get(this.of(checkpoint, "files", "content"), { path }), signal });
+    const parts: Uint8Array[] = [];
+    try {
+      for await (const part of answer.chunks()) parts.push(part);
+    } finally {
+      answer.close();
+    }
+    return joined(parts);
   }
 
   /** A checkpoint as a tar in zstd, which streams. Read once; `importCheckpoint` looks at its checksums. */

@@ -753,6 +753,25 @@ export interface components {
             /** Format: date-time */
             at: string;
         };
+        /**
+         * @description A difference between two trees. `path` is absolute in the sandbox.
+         *
+         *     `before` is null for what was added, `after` for what was removed. Files differ by type, size, time, mode
+         *     or owner, and links by their targets; contents are not compared.
+         */
+        FileChange: {
+            path: string;
+            /** @enum {string} */
+            change: "added" | "removed" | "changed" | "type_changed";
+            before: components["schemas"]["FileVersion"] | null;
+            after: components["schemas"]["FileVersion"] | null;
+        };
+        /** @description A page of differences, a directory before what is in it. */
+        FileChangeList: {
+            items: components["schemas"]["FileChange"][];
+            has_more: boolean;
+            next_cursor: string | null;
+        };
         /** @description A text file's content. */
         FileContent: {
             content: string;
@@ -782,6 +801,22 @@ export interface components {
             uid: number;
             gid: number;
             mtime: number;
+            target?: string | null;
+        };
+        /**
+         * @description A file as it was in one of two trees that are compared.
+         *
+         *     `size` is in bytes, of a regular file; `mode` four octal digits; `mtime` seconds since the epoch, null for
+         *     directories and links, whose times are not compared; `target` is what a symbolic link says.
+         */
+        FileVersion: {
+            /** @enum {string} */
+            type: "file" | "directory" | "symlink" | "fifo" | "socket" | "device";
+            size: number | null;
+            mode: string;
+            uid: number;
+            gid: number;
+            mtime: number | null;
             target?: string | null;
         };
         /** @description The new sandboxes. */

@@ -22,6 +22,7 @@ export type Event = Answered<"Event">;
 /** The type of a stored event, which a webhook may get. */
 export type EventType = NonNullable<Schemas["CreateWebhook"]["types"]>[number];
 export type Exec = Answered<"Exec">;
+export type FileChange = Answered<"FileChange">;
 export type FileInfo = Answered<"FileInfo">;
 export type GarbageRun = Answered<"GarbageRun">;
 export type GarbageState = Answered<"GarbageState">;

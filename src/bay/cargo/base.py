@@ -264,6 +264,10 @@ class CheckpointFiles(Protocol):
         """The read-only host directory of a checkpoint, with `workspace` and `machine` in it."""
         ...
 
+    def present_path(self, cargo_id: str) -> Path:
+        """The same of a cargo's present files, which may change while they are read."""
+        ...
+
     async def begin_import(
         self, checkpoint_id: str, *, limit_bytes: int | None, origin: str | None = None
     ) -> Path:
@@ -361,8 +365,8 @@ def checkpoint_files(cargo: CargoStore) -> CheckpointFiles:
     if isinstance(cargo, CheckpointFiles):
         return cargo
     raise CapabilityNotSupported(
-        f"cargo backend {cargo.name} gives Bay no access to the files of checkpoints, so there are no templates; "
-        "checkpoints, restores and forks work",
+        f"cargo backend {cargo.name} gives Bay no access to the files of checkpoints, so there are no templates "
+        "and no comparisons; checkpoints, restores and forks work",
         details={"capability": "checkpoint_files", "available": ["checkpoints"]},
     )
 

@@ -179,6 +179,9 @@ class BaseBackend(ABC):
     def checkpoint_path(self, checkpoint_id: str) -> Path:
         return self._checkpoints / self._named(checkpoint_id)
 
+    def present_path(self, cargo_id: str) -> Path:
+        return self._checked(cargo_id)
+
     async def begin_import(
         self, checkpoint_id: str, *, limit_bytes: int | None, origin: str | None = None
     ) -> Path:

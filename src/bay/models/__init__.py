@@ -40,7 +40,16 @@ from bay.models.execs import Exec, HistoryEntry, OutputChunk, Process, Screen, S
 from bay.models.execs import ExecState as ExecState
 from bay.models.execs import ExecType as ExecType
 from bay.models.execs import Stream as Stream
-from bay.models.files import FileEntry, FileEvent, FileInfo, SearchMatch, SearchResult
+from bay.models.files import (
+    FileChange,
+    FileEntry,
+    FileEvent,
+    FileInfo,
+    FileVersion,
+    SearchMatch,
+    SearchResult,
+)
+from bay.models.files import FileChangeType as FileChangeType
 from bay.models.files import FileEventType as FileEventType
 from bay.models.files import FileType as FileType
 from bay.models.images import ContainerImage, PullProgress, RegistryLogin
@@ -119,9 +128,11 @@ __all__ = [
     "Event",
     "Exec",
     "Failure",
+    "FileChange",
     "FileEntry",
     "FileEvent",
     "FileInfo",
+    "FileVersion",
     "GarbageRun",
     "GarbageState",
     "GarbageTaskResult",

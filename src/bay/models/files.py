@@ -5,6 +5,8 @@ from typing import Literal
 
 FileType = Literal["file", "directory", "symlink", "fifo", "socket", "device"]
 
+FileChangeType = Literal["added", "removed", "changed", "type_changed"]
+
 FileEventType = Literal["created", "modified", "deleted", "moved", "attributes", "overflow"]
 
 
@@ -47,6 +49,37 @@ class FileInfo:
     def is_file(self) -> bool:
         """Whether it is a regular file."""
         return self.type == "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileVersion:
+    """A file as it was in one of two trees that are compared.
+
+    `size` is in bytes, of a regular file; `mode` four octal digits; `mtime` seconds since the epoch, null for
+    directories and links, whose times are not compared; `target` is what a symbolic link says.
+    """
+
+    type: FileType
+    size: int | None
+    mode: str
+    uid: int
+    gid: int
+    mtime: float | None
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileChange:
+    """A difference between two trees. `path` is absolute in the sandbox.
+
+    `before` is null for what was added, `after` for what was removed. Files differ by type, size, time, mode
+    or owner, and links by their targets; contents are not compared.
+    """
+
+    path: str
+    change: FileChangeType
+    before: FileVersion | None
+    after: FileVersion | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

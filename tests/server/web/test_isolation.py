@@ -117,6 +117,9 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/v1/sandboxes/{sandbox_id}/files/edit"): {"json": {"path": "x", "old": "x", "new": "y"}},
     ("put", "/v1/sandboxes/{sandbox_id}/files/archive"): {"params": {"path": "x"}, "content": b"x"},
     ("delete", "/v1/sandboxes/{sandbox_id}/files"): {"params": {"path": "x"}},
+    ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/files/content"): {
+        "params": {"path": "x"}
+    },
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/import"): {"content": b"x"},
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/pull"): {"json": {"key": f"ckpt-{RANDOM}"}},
     ("put", "/v1/sandboxes/{sandbox_id}/network-policy"): {"json": {"mode": "none"}},
@@ -177,6 +180,7 @@ BARE = {
     ("delete", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}"),
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/restore"),
     ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/export"),
+    ("get", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/diff"),
     ("post", "/v1/sandboxes/{sandbox_id}/checkpoints/{checkpoint_id}/push"),
     ("get", "/v1/remote-checkpoints/{key}"), ("delete", "/v1/remote-checkpoints/{key}"),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from bay.clock import utc_now
 from bay.models import CheckpointPolicy
 
 if TYPE_CHECKING:
-    from bay.models import Checkpoint, RemoteCheckpoint
+    from bay.models import Checkpoint, FileChange, RemoteCheckpoint
 
 checkpoint = Tree(help="Make and restore checkpoints of a sandbox's files.")
 
@@ -86,6 +86,22 @@ def restore(
         info = box.restore(kept)
     if as_json:
         print_json(info)
+
+
+@checkpoint.command("diff")
+def diff(
+    ctx: typer.Context,
+    name: NameArgument,
+    kept: CheckpointArgument,
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", help="Another one; default: the present files.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which files differ between a checkpoint and another one, or the present files."""
+    with connect_box(ctx, name) as box:
+        for change in box.diff_checkpoint(kept, other):
+            print_json(change) if as_json else print_line(_change_words(change))
 
 
 @checkpoint.command("rm")
@@ -259,3 +275,11 @@ def _policy_words(found: CheckpointPolicy | None) -> str:
     when = [f"every {found.every} s"] if found.every else []
     when += ["before each stop"] if found.before_stop else []
     return f"{' and '.join(when)}; the newest {found.keep_last} are kept"
+
+
+def _change_words(change: "FileChange") -> str:
+    sign = {"added": "+", "removed": "-"}.get(change.change, "*")
+    versions = [version for version in (change.before, change.after) if version is not None]
+    sizes = [amount(version.size) for version in versions if version.size is not None]
+    about = " -> ".join(dict.fromkeys(sizes))
+    return f"{sign} {printable(change.path)}" + (f"  {about}" if about else "")

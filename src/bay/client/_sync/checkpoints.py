@@ -2,6 +2,7 @@
 
 """Checkpoints of a sandbox: copies of its files at one moment."""
 
+from collections.abc import Iterator
 from os import PathLike
 
 from bay.client._calls import COPY_S, Call, flags, given
@@ -9,9 +10,9 @@ from bay.client._local import Meter, Progress, Source, Target, facts
 from bay.client._paths import ref
 from bay.client._seam import in_thread
 from bay.client._sync.http import SandboxNoun
-from bay.client._sync.transfer import body, save_once
+from bay.client._sync.transfer import body, opened, save_once
 from bay.client._zstd import Frames
-from bay.models import Checkpoint, RemoteCheckpoint
+from bay.models import Checkpoint, FileChange, RemoteCheckpoint
 
 
 class Checkpoints(SandboxNoun):
@@ -39,6 +40,26 @@ class Checkpoints(SandboxNoun):
     def delete_checkpoint(self, checkpoint: str | Checkpoint) -> None:
         """Remove a checkpoint (an id, a name, or one of `checkpoints`) for good. Forks of it stay."""
         self._http.json(Call("DELETE", self._of(checkpoint)))
+
+    def diff_checkpoint(
+        self, checkpoint: str | Checkpoint, to: str | Checkpoint | None = None
+    ) -> Iterator[FileChange]:
+        """The files that differ between a checkpoint and another one, or the present files, in the order of
+        their paths. They are compared by type, size, time, mode and owner.
+
+        Raises CapabilityNotSupported where Bay has no files of checkpoints, and Timeout.
+        """
+        filters = {} if to is None else {"to": ref(to)}
+        yield from self._http.paged(FileChange, self._of(checkpoint, "diff"), filters)
+
+    def read_checkpoint_file(self, checkpoint: str | Checkpoint, path: str) -> bytes:
+        """The bytes of one file as a checkpoint has it, up to 8 MiB. No link is followed.
+
+        Raises FileMissing, and PayloadTooLarge for a longer one.
+        """
+        call = Call.get(self._of(checkpoint, "files", "content"), {"path": path})
+        with opened(self._http, call) as response:
+            return b"".join(list(response.iter_bytes()))
 
     def export_checkpoint(
         self, checkpoint: str | Checkpoint, target: Target, *, progress: Progress | None = None

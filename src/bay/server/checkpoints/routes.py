@@ -7,7 +7,7 @@ from fastapi import Query, Request, Response
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
-from bay.models import Checkpoint, RemoteCheckpoint, Sandbox
+from bay.models import Checkpoint, FileChange, RemoteCheckpoint, Sandbox
 from bay.server.checkpoints.remote import RemoteCheckpoints
 from bay.server.checkpoints.service import Checkpoints, NewCheckpoint
 from bay.server.web.bodies import Body, raw_body
@@ -49,6 +49,10 @@ class PullCheckpoint(Body):
 
 class CheckpointList(PageOf[Checkpoint]):
     """A page of checkpoints, oldest first."""
+
+
+class FileChangeList(PageOf[FileChange]):
+    """A page of differences, a directory before what is in it."""
 
 
 @router.post("/checkpoints", status_code=201, response_model=Checkpoint)
@@ -113,6 +117,37 @@ async def get_checkpoint(
 ) -> WireResponse:
     """One checkpoint, by id or name."""
     return WireResponse(await checkpoints.get(caller, sandbox_id, checkpoint_id))
+
+
+@router.get("/checkpoints/{checkpoint_id}/diff", response_model=FileChangeList)
+async def diff_checkpoint(
+    caller: Reader,
+    checkpoints: CheckpointsDep,
+    sandbox_id: str,
+    checkpoint_id: str,
+    paging: Paging,
+    to: Annotated[
+        str | None, Query(max_length=64, description="Another checkpoint; default: the present files")
+    ] = None,
+    limit: Limit = 200,
+) -> WireResponse:
+    """The files that differ between the checkpoint and another one, or the present ones; wakes nothing."""
+    page = await checkpoints.changes(caller, sandbox_id, checkpoint_id, to, after=paging.after, limit=limit)
+    return WireResponse(paging.reply(page))
+
+
+@router.get("/checkpoints/{checkpoint_id}/files/content", response_class=Response)
+async def read_checkpoint_file(
+    caller: Reader,
+    checkpoints: CheckpointsDep,
+    sandbox_id: str,
+    checkpoint_id: str,
+    path: Annotated[str, Query(description="Absolute, or relative to `/workspace`")],
+) -> Response:
+    """The bytes of one file as the checkpoint has it, up to 8 MiB; no link is followed."""
+    content = await checkpoints.file(caller, sandbox_id, checkpoint_id, path)
+    headers = download_headers(path.rpartition("/")[2])
+    return Response(content, media_type="application/octet-stream", headers=headers)
 
 
 @router.delete("/checkpoints/{checkpoint_id}", status_code=204)

@@ -3,18 +3,21 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
 
-from bay.cargo.base import CargoStore, CheckpointArchives, checkpoint_store
+from bay.cargo.base import CargoStore, CheckpointArchives, CheckpointFiles, checkpoint_files, checkpoint_store
 from bay.cargo.checkpoint_archives import checkpoint_archives
 from bay.cargo.manifest import Manifest
+from bay.cargo.tree_diff import TreePair, tree_changes
+from bay.cargo.tree_file import read_file
 from bay.clock import Clock
 from bay.errors import BadRequest, Conflict, InvalidArgument
 from bay.ids import is_name
-from bay.models import Checkpoint, Sandbox, to_wire
+from bay.models import Checkpoint, FileChange, Sandbox, to_wire
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.pushing import facts_of
 from bay.server.checkpoints.requests import CheckpointRequests
@@ -24,6 +27,7 @@ from bay.server.web import idempotency
 from bay.server.web.auth import Caller
 from bay.server.web.open_connections import one_place
 from bay.server.web.replies import begun
+from bay.server.web.workspace_paths import sandbox_path
 from bay.store import audit, cargos, checkpoints, events, sandboxes
 from bay.store.engine import Store
 from bay.store.lost_commits import may_be_there
@@ -32,7 +36,7 @@ from bay.units import MIB
 
 _MAX_COMMENT = 4096
 _MAX_TRANSFERS = 4
-"""Exports and imports of one owner at once: each is a process and a file system's work."""
+"""Exports, imports and comparisons of one owner at once: each is a process and a file system's work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,44 @@ class Checkpoints:
         """One checkpoint, by id or name, or by number."""
         sandbox = await self.waker.find(caller, ref)
         return _view(await self.snapshots.find(sandbox, checkpoint), sandbox.checkpoint_id)
+
+    async def changes(
+        self, caller: Caller, ref: str, checkpoint: str, to: str | None, *, after: int, limit: int
+    ) -> Page[FileChange]:
+        """Part of the differences between a checkpoint and another of the sandbox, or its present files.
+        Raises QuotaExceeded, Timeout, BadRequest for trees too large to compare, and CapabilityNotSupported.
+        """
+        sandbox = await self.waker.find(caller, ref)
+        files = checkpoint_files(self.cargo)
+        with ExitStack() as stack:
+            stack.enter_context(self._transferring(caller.owner))
+            before = await self._held(stack, files, sandbox, checkpoint)
+            present = files.present_path(sandbox.cargo_id)
+            later = present if to is None else await self._held(stack, files, sandbox, to)
+            found = await tree_changes(_pairs(before, later), skip=after, limit=limit + 1)
+        cursor = after + limit if len(found) > limit else None
+        return Page(items=tuple(found[:limit]), next_cursor=cursor)
+
+    async def file(self, caller: Caller, ref: str, checkpoint: str, path: str) -> bytes:
+        """The bytes of one file of a checkpoint. Raises FileMissing, PayloadTooLarge, InvalidPath,
+        QuotaExceeded and CapabilityNotSupported.
+        """
+        sandbox = await self.waker.find(caller, ref)
+        files = checkpoint_files(self.cargo)
+        with ExitStack() as stack:
+            stack.enter_context(self._transferring(caller.owner))
+            top = await self._held(stack, files, sandbox, checkpoint)
+            return await asyncio.to_thread(read_file, top, sandbox_path(path))
+
+    async def _held(
+        self, stack: ExitStack, files: CheckpointFiles, sandbox: SandboxRecord, checkpoint: str
+    ) -> Path:
+        """The directory of a checkpoint, which stays until `stack` ends."""
+        record = await self.snapshots.find(sandbox, checkpoint)
+        stack.callback(self.discard)
+        stack.enter_context(self.holds.hold(record.id))
+        record = await self.snapshots.find(sandbox, record.id)  # held from here on
+        return files.checkpoint_path(record.id)
 
     async def delete(self, caller: Caller, ref: str, checkpoint: str | int) -> None:
         """Remove a checkpoint; idempotent. Forks of it stay. Raises NotFound, Conflict during a restore."""
@@ -209,13 +251,21 @@ class Checkpoints:
         return made
 
     def _transferring(self, owner: str) -> AbstractContextManager[None]:
-        doing = "exports and imports of this owner are in progress, the limit; wait for one to end"
+        doing = (
+            "exports, imports and comparisons of this owner are in progress, the limit; wait for one to end"
+        )
         return one_place(self._transfers, owner, _MAX_TRANSFERS, doing)
 
     async def _find(self, caller: Caller, ref: str) -> SandboxRecord:
         sandbox = await self.waker.find(caller, ref)
         self.waker.refuse_expired(sandbox)
         return sandbox
+
+
+def _pairs(before: Path, after: Path) -> list[TreePair]:
+    """The workspaces, and the layers of those whose machines are kept."""
+    machines = TreePair("/", before / "machine" / "upper", after / "machine" / "upper", is_layer=True)
+    return [machines, TreePair("/workspace", before / "workspace", after / "workspace")]
 
 
 def _view(record: CheckpointRecord, current: str | None) -> Checkpoint:
