@@ -201,7 +201,7 @@ export function DeleteDialog({ box, one, onClose }: Given & { one: Checkpoint })
       onClose={onClose}
       onSubmit={async () => {
         await (await bay.sandboxes.get(box.id)).deleteCheckpoint(one.id);
-        tell(say("removed", { name }));
+        tell(say("deleted", { name }));
         onClose();
       }}
     />

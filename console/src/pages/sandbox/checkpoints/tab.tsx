@@ -6,6 +6,7 @@ import {
   CloudUpload,
   Copy,
   EllipsisVertical,
+  FileDiff,
   GitFork,
   History,
   Milestone,
@@ -14,7 +15,7 @@ import {
   Trash2,
 } from "lucide-react";
 import { type ReactNode, useState } from "react";
-import { useNavigate } from "react-router";
+import { useNavigate, useSearchParams } from "react-router";
 import { bay } from "@/bay";
 import { bytes } from "@/lib/format";
 import { useWords } from "@/lib/words";
@@ -27,6 +28,7 @@ import { Moment } from "@/ui/moment";
 import { Panel } from "@/ui/panel";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { tell, tellError } from "@/ui/toasts";
+import { Compare, type Compared } from "./compare";
 import { DeleteDialog, ForkDialog, MakeDialog, RestoreDialog } from "./dialogs";
 import { graphOf, NOW, pathOf } from "./graph";
 import { Policy } from "./policy";
@@ -56,6 +58,11 @@ export default function CheckpointsTab({ box }: { box: Sandbox }): ReactNode {
   const remote = useQuery(remoteQuery(box.id)).data ?? null;
   const capabilities = useQuery(capabilitiesQuery).data;
   const [asked, setAsked] = useState<Asked>(null);
+  const [query, setQuery] = useSearchParams();
+  const from = query.get("from");
+  const compared = from === null ? null : { from, to: query.get("to") ?? NOW };
+  const compare = (wanted: Compared | null): void =>
+    setQuery(wanted === null ? {} : { from: wanted.from, to: wanted.to }, { replace: true });
   const refresh = (): void => void cache.invalidateQueries({ queryKey: keys.of(box.id, "checkpoints") });
   const close = (): void => {
     setAsked(null);
@@ -86,28 +93,52 @@ export default function CheckpointsTab({ box }: { box: Sandbox }): ReactNode {
   );
   return (
     <div className="grid items-start gap-4 p-4 xl:grid-cols-[minmax(0,1fr)_22rem]">
-      <Panel title={say("timeline")} acts={may ? make : null}>
-        {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-        {data === undefined ? (
-          error ? null : (
-            <Loading />
-          )
-        ) : data.length === 0 ? (
-          <Empty icon={<Milestone />} title={say("emptyTitle")}>
-            <p>{say("empty")}</p>
-            {may ? make : <p>{say("emptyRead")}</p>}
-          </Empty>
-        ) : (
-          <Timeline
-            box={box}
-            all={data}
-            mayChange={may}
-            hasStore={remote !== null}
-            onAsk={setAsked}
-            onPush={(one) => void push(one)}
-          />
-        )}
-      </Panel>
+      <div className="grid min-w-0 gap-4">
+        <Panel
+          title={say("timeline")}
+          acts={
+            <>
+              {data?.[0] ? (
+                <Button
+                  className="max-sm:hidden"
+                  icon={<FileDiff aria-hidden />}
+                  onClick={() =>
+                    compare({ from: (data.find((one) => one.current) ?? data[0])?.id ?? "", to: NOW })
+                  }
+                >
+                  {say("compare")}
+                </Button>
+              ) : null}
+              {may ? make : null}
+            </>
+          }
+        >
+          {error ? <Failed error={error} retry={() => void refetch()} /> : null}
+          {data === undefined ? (
+            error ? null : (
+              <Loading />
+            )
+          ) : data.length === 0 ? (
+            <Empty icon={<Milestone />} title={say("emptyTitle")}>
+              <p>{say("empty")}</p>
+              {may ? make : <p>{say("emptyRead")}</p>}
+            </Empty>
+          ) : (
+            <Timeline
+              box={box}
+              all={data}
+              mayChange={may}
+              hasStore={remote !== null}
+              onAsk={setAsked}
+              onPush={(one) => void push(one)}
+              onCompare={compare}
+            />
+          )}
+        </Panel>
+        {compared && data?.length ? (
+          <Compare box={box} all={data} compared={compared} onChange={compare} />
+        ) : null}
+      </div>
       <div className="grid gap-4">
         <Policy box={box} mayChange={may} />
         {remote ? <Remote box={box} all={remote} mayChange={may} onChange={refresh} /> : null}
@@ -127,6 +158,7 @@ function Timeline({
   hasStore,
   onAsk,
   onPush,
+  onCompare,
 }: {
   box: Sandbox;
   all: Checkpoint[];
@@ -134,6 +166,7 @@ function Timeline({
   hasStore: boolean;
   onAsk(asked: Asked): void;
   onPush(one: Checkpoint): void;
+  onCompare(compared: Compared): void;
 }): ReactNode {
   const say = useWords(checkpointWords);
   const names = new Map(all.map((one) => [one.id, nameOf(one)]));
@@ -199,6 +232,7 @@ function Timeline({
             hasStore={hasStore}
             onAsk={onAsk}
             onPush={onPush}
+            onCompare={onCompare}
           />
         ))}
       </ol>
@@ -214,6 +248,7 @@ function Row({
   hasStore,
   onAsk,
   onPush,
+  onCompare,
 }: {
   box: Sandbox;
   one: Checkpoint;
@@ -223,6 +258,7 @@ function Row({
   hasStore: boolean;
   onAsk(asked: Asked): void;
   onPush(one: Checkpoint): void;
+  onCompare(compared: Compared): void;
 }): ReactNode {
   const say = useWords(checkpointWords);
   const go = useNavigate();
@@ -252,10 +288,17 @@ function Row({
           {one.current ? <span className="sr-only"> · {say("current")}</span> : null}
         </p>
       </div>
+      <IconButton
+        label={say("compareNow")}
+        className="max-sm:hidden"
+        onClick={() => onCompare({ from: one.id, to: NOW })}
+      >
+        <FileDiff aria-hidden />
+      </IconButton>
       {mayChange ? (
         <>
           <Button
-            className="hidden sm:inline-flex"
+            className="max-sm:hidden"
             icon={<History aria-hidden />}
             onClick={() => onAsk({ kind: "restore", one })}
           >
