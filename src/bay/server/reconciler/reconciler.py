@@ -76,6 +76,8 @@ _DYING_S, _LONG_DYING_S = 0.3, 1.0
 _SUSPICIOUS_S = 2.0  # a call that takes longer makes us look whether its sandbox is still there
 _LONGEST_LOOK_S = 16.0
 _LEFT_S = 60.0
+_SILENT_S = 15.0  # longer than a replica counts that was killed
+_SILENT_LOOK_S = 0.5
 _PROBE, _PROBED, _LEFT, _OVER = "probe", "probed", "left", "over"
 
 
@@ -520,7 +522,8 @@ class Reconciler:
             if not await sandboxes.begin_warm(db, sandbox.id, until):
                 return  # it was wanted again meanwhile
             await sessions.change(db, session.id, phase="paused")
-        if await self._holds.any(sandbox.id, followers=lifecycle.is_idled(sandbox, now)):
+        is_idled = lifecycle.is_idled(sandbox, now)
+        if await (self._holds.any(sandbox.id) if is_idled else self._is_called(sandbox)):
             await self._unpause(sandbox, session)
             return
         await self._learn_meta(session)
@@ -536,6 +539,22 @@ class Reconciler:
             await sandboxes.end_lifetime(db, sandbox.id, now)
             await events.add(db, sandbox, "sandbox.paused", self._core.clock(), session_id=session.id)
         log.info("sandbox.paused", id=sandbox.id, session=session.id)
+
+    async def _is_called(self, sandbox: SandboxRecord) -> bool:
+        """Whether a call that cannot wait is under way. While a replica says nothing that may have one, this
+        waits until it answers or counts no more, or the sandbox is wanted again.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SILENT_S
+        while True:
+            found = await self._holds.any_caller(sandbox.id)
+            if found is not None or loop.time() > until:
+                return found is not False
+            await asyncio.sleep(_SILENT_LOOK_S)
+            async with self._core.store.read() as db:
+                present = await sandboxes.get(db, sandbox.id)
+            if present is None or present.target != "paused":
+                return True
 
     async def _learn_meta(self, session: SessionRecord) -> None:
         """Ask Ship for its description, if it was not asked yet: a frozen one cannot answer."""

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network
@@ -86,10 +85,6 @@ from bay.store.records import (
 from bay.store.sandboxes import KEEP
 
 _SETTLE_S = 60.0
-_SILENT_S = 15.0
-"""For how long a pause waits for replicas that say nothing: longer than one counts that was killed."""
-_LOOK_S = 0.5
-"""Between two questions to them."""
 _MAX_TTL = 10 * 365 * 86400
 _STORED_AS_WIRE = frozenset(("checkpoint_policy", "url", "ports"))
 
@@ -313,25 +308,12 @@ class Sandboxes:
         """Freeze it in memory, with all that runs in it; returns when it is frozen. Idempotent.
         Followers of output wait. Raises Conflict while calls are under way, and without compute to freeze:
         with `cold_too` such a one is marked as paused. `for_good`: its lifetime has no end from then on.
-        A replica that says nothing, such as one that was killed just now, may have a call: the pause waits
-        until it answers or counts no more.
+        While a replica says nothing that may have a call, such as one that was killed just now, it waits
+        until that answers or counts no more.
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _SILENT_S
-        while True:
-            self._check_can_pause(record, cold_too=cold_too)
-            present = await self._try_to_pause(caller, record, for_good=for_good)
-            is_called = False if is_frozen(present) else await self.waker.is_called(record.id)
-            if is_called is False:
-                return self.view(present)
-            if is_called or loop.time() > until:
-                raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
-            await self._replicas_say(record.id, until - loop.time())
-            record = await self.waker.find(caller, record.id)
-
-    async def _try_to_pause(self, caller: Caller, record: SandboxRecord, *, for_good: bool) -> SandboxRecord:
+        self._check_can_pause(record, cold_too=cold_too)
         async with self.core.store.write() as db:
             await sandboxes.change_target(
                 db, record.id, old=("running",), new="paused", error=KEEP, idle_expires_at=None
@@ -342,16 +324,9 @@ class Sandboxes:
         present = await self.waker.find(caller, record.id)
         if for_good and present.target == "running":
             present = await self._live_on(record)
-        return present
-
-    async def _replicas_say(self, sandbox_id: str, within_s: float) -> None:
-        """Return once every replica that lives says whether it has a call to the sandbox, or one says yes."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while True:
-                    if await self.waker.is_called(sandbox_id) is not None:
-                        return
-                    await asyncio.sleep(_LOOK_S)
+        if not is_frozen(present) and await self.waker.is_called(record.id):
+            raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
+        return self.view(present)
 
     async def _live_on(self, before: SandboxRecord) -> SandboxRecord:
         """It was not paused: its lifetime ends as before, unless it was set anew meanwhile."""

@@ -345,9 +345,9 @@ class Waker:
                 await sandboxes.change(db, sandbox.id, error=None, **clocks)
         self.poke(sandbox.id)
 
-    async def is_called(self, sandbox_id: str) -> bool | None:
-        """Whether a call that cannot wait is under way; None while a replica that may have one is silent."""
-        return await self._holds.any_caller(sandbox_id)
+    async def is_called(self, sandbox_id: str) -> bool:
+        """Whether a call that cannot wait is under way."""
+        return await self._holds.any(sandbox_id, followers=False)
 
     def poke(self, sandbox_id: str) -> None:
         """Poke the sandbox and wake all who wait for its row. Call after the commit."""
