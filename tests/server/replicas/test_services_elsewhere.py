@@ -62,6 +62,29 @@ async def test_a_service_is_stopped_when_that_is_answered_though_the_first_word_
     assert (stopped["enabled"], stopped["state"], len(asked)) == (False, "stopped", 2)
 
 
+async def test_a_service_is_stopped_when_that_is_answered_though_its_session_was_just_taken_over(
+    replicas: list[World],
+) -> None:
+    alice = await replicas[0].client()
+    box = await create(alice, wait=20)
+    owner, other = owner_first(replicas, box["id"])
+    client = await other.open_client(dict(alice.headers))
+    path = f"/v1/sandboxes/{box['id']}/services/web"
+    assert (await client.put(path, json={"argv": ["sleep", "1000"]})).json()["state"] == "running"
+    syncer, asked = owner.bay.service_syncer, list[bool]()
+    session = (await owner.session(box["id"])).id
+    kept = syncer._kept.pop(session)
+
+    async def before_and_after(session_id: str) -> bool:
+        asked.append(await syncer._tell_here(session_id))
+        syncer._kept[session_id] = kept
+        return asked[-1]
+
+    owner.bay.bus.answer("services.tell", before_and_after)
+    stopped = (await client.post(f"{path}/stop")).json()
+    assert (stopped["enabled"], stopped["state"], asked) == (False, "stopped", [False, True])
+
+
 async def test_services_of_a_frozen_sandbox_are_the_same_at_each_replica(replicas: list[World]) -> None:
     alice = await replicas[0].client()
     box = await create(alice, wait=20)

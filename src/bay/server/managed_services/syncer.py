@@ -179,9 +179,13 @@ class ServiceSyncer:
         return ServiceReport({one.name: one for one in seen}, found["trouble"])
 
     async def _tell_here(self, session_id: str) -> bool:
+        """Whether it was tried; False while this replica is about to take the session over."""
         if (kept := self._kept.get(session_id)) is not None:
             await self._try_to_tell(kept)
-        return True
+            return True
+        async with self._store.read() as db:
+            found = await sandboxes.of_session(db, session_id)
+        return found is None or found.session is None or found.session.id != session_id
 
     def _tell_later_here(self, session_ids: list[str]) -> None:
         for session_id in session_ids:
