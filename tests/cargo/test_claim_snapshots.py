@@ -66,7 +66,7 @@ def reopen(server: SnapshotServer, carriers: HostCarriers) -> Callable[[], Claim
         backend = ClaimSnapshots(
             lambda: nullcontext(server),
             SETTINGS,
-            ClaimArchives(NoArchives),
+            ClaimArchives(NoArchives, are_kept=False),
             carriers,
             snapshot_class="fast",
             clock=time.clock,
@@ -445,6 +445,35 @@ async def test_archives_of_before_are_restored_and_forked_beside_snapshots(
     for one in (old, new):
         await cargo.remove_checkpoint(one)
     assert (objects.objects, server.snapshots()) == ({}, {})
+
+
+async def test_a_checkpoint_of_a_kind_that_the_settings_left_out_says_which_and_comes_back_with_it(
+    server: SnapshotServer, carriers: HostCarriers, files: WorkspaceFiles
+) -> None:
+    objects = KeptObjects()
+    kept, none = ClaimArchives(lambda: objects), ClaimArchives(NoArchives, are_kept=False)
+    given = lambda: nullcontext(server), SETTINGS
+    archiving = ClaimCheckpoints(*given, kept, carriers)
+    snapping = ClaimSnapshots(*given, none, carriers, snapshot_class="fast")
+    both = ClaimSnapshots(*given, kept, carriers, snapshot_class="fast")
+    for one in (archiving, snapping, both):
+        await one.open()
+    assert [sorted(one.seen_kinds) for one in (archiving, snapping, both)] == [
+        ["archive"], ["snapshot"], ["archive", "snapshot"],
+    ]  # fmt: skip
+    ws, archive, snapshot = new_id("ws"), new_id("ckpt"), new_id("ckpt")
+    await both.create(ws)
+    await files.put(both.place(ws), "file", "then")
+    await archiving.checkpoint(ws, archive)
+    await both.checkpoint(ws, snapshot)
+    with pytest.raises(NotFound, match="set snapshot_class of"):
+        await archiving.prepare_restore(ws, snapshot, limit_bytes=None)
+    with pytest.raises(NotFound, match="set object_store again"):
+        await snapping.prepare_restore(ws, archive, limit_bytes=None)
+    with pytest.raises(NotFound, match="set object_store again"):
+        await snapping.complete(archive)
+    assert await both.list_checkpoints() == {archive, snapshot}
+    await both.prepare_restore(ws, archive, limit_bytes=None)
 
 
 async def test_a_cluster_without_snapshots_is_one_line_at_the_start(

@@ -46,10 +46,10 @@ Call sequences
         await files.keep_import("ckpt-…")                     # or drop_import, when the archive is bad
 
 A server needs a `CargoBackend`. `MachineLayers`, `CheckpointStore`, `CheckpointFiles`, `SizeLimits`,
-`DiskUsage`, `CopiesBySessions`, `CheckpointsInTwoSteps`, `CheckpointArchives` and `KeptElsewhere` are
-optional: Bay finds them with `isinstance`. Without one of the first three it refuses, before anything is
-begun, each call that needs it. Without `SizeLimits` it reports limits as not enforced, and without
-`DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite that every backend passes.
+`DiskUsage`, `CopiesBySessions`, `CheckpointsInTwoSteps`, `CheckpointArchives`, `KindsOfCheckpoints` and
+`KeptElsewhere` are optional: Bay finds them with `isinstance`. Without one of the first three it refuses,
+before anything is begun, each call that needs it. Without `SizeLimits` it reports limits as not enforced, and
+without `DiskUsage` sizes as unknown. `bay.testing.cargo` is the suite that every backend passes.
 
 All calls raise StorageFull when there is no room, DriverUnavailable when the host refuses, and
 InvalidArgument for text that is no id. Files are stored with the owner ids that the sandbox sees.
@@ -240,6 +240,18 @@ class CopiesBySessions(Protocol):
 
     async def checkpoint_by_session(self, cargo_id: str, checkpoint_id: str, files: PackedFiles) -> None:
         """The same as `checkpoint`, of a cargo that a session has, which gives its `files`."""
+
+
+@runtime_checkable
+class KindsOfCheckpoints(Protocol):
+    """Optional, beside a `CheckpointStore`: the settings say which kinds of checkpoints it sees. One of
+    another kind is not lost: it is there again with the settings of before.
+    """
+
+    @property
+    def seen_kinds(self) -> frozenset[CheckpointKind]:
+        """The kinds that `list_checkpoints` has."""
+        ...
 
 
 @runtime_checkable

@@ -100,10 +100,11 @@ class ArchiveManifest:
 
 
 class ClaimArchives:
-    """Reads and writes them. `make` gives the object store, and takes a moment."""
+    """Reads and writes them. `make` gives the object store, a real one if `are_kept`, and takes a moment."""
 
-    def __init__(self, make: Callable[[], ObjectStore]) -> None:
+    def __init__(self, make: Callable[[], ObjectStore], *, are_kept: bool = True) -> None:
         self._make = make
+        self.are_kept = are_kept
         self._store: ObjectStore | None = None
         self._opening = asyncio.Lock()
         """Held while the library is loaded."""

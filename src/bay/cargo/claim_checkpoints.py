@@ -69,9 +69,12 @@ class Carriers(Protocol):
 
 
 class ArchivedClaims(VolumeClaimCargo):
-    """Volume claims with a `CheckpointStore` and `DiskUsage` of checkpoints."""
+    """Volume claims with a `CheckpointStore`, `KindsOfCheckpoints`, and `DiskUsage` of checkpoints."""
 
     checkpoint_kind: CheckpointKind = "archive"
+    seen_kinds: frozenset[CheckpointKind] = frozenset(("archive",))
+    _elsewhere = "in the object store; if it is a VolumeSnapshot, set snapshot_class of [kubernetes] again"
+    """The end of the answer about a checkpoint that is not there."""
 
     def __init__(
         self,
@@ -201,8 +204,11 @@ class ArchivedClaims(VolumeClaimCargo):
     async def _known(self, checkpoint_id: str) -> ArchiveManifest:
         found = await self._archives.manifest(checked(checkpoint_id))
         if found is None:
-            raise NotFound(f"there is no checkpoint {checkpoint_id}")
+            raise self._missing(checkpoint_id)
         return found
+
+    def _missing(self, checkpoint_id: str) -> NotFound:
+        return NotFound(f"there is no checkpoint {checkpoint_id} {self._elsewhere}")
 
     def _check_fits(self, cargo_id: str, manifest: ArchiveManifest, limit_bytes: int | None) -> None:
         if manifest.file_bytes > self._rounded(limit_bytes):

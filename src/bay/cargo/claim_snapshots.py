@@ -70,6 +70,7 @@ SIZE = "bay.dev/size-bytes"
 _SECOND = "-b"
 _GROUP = "snapshot.storage.k8s.io"
 _CREATES = 3
+_NO_STORE = "among the cluster's VolumeSnapshots; if it is an archive, set object_store again"
 _ASK = Backoff(0.2, 5.0)
 
 
@@ -113,6 +114,8 @@ class ClaimSnapshots(ArchivedClaims):
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         super().__init__(connect, settings, archives, carriers)
+        self.seen_kinds = frozenset(("snapshot", "archive") if archives.are_kept else ("snapshot",))
+        self._elsewhere = "any more" if archives.are_kept else _NO_STORE
         self._class = snapshot_class
         self._timeouts = timeouts or SnapshotTimeouts()
         self._clock = clock
@@ -199,7 +202,7 @@ class ClaimSnapshots(ArchivedClaims):
         if await self._snapshot(checked(checkpoint_id)) is not None:
             await self._wait(checkpoint_id, _is_ready, self._timeouts.ready)
         elif await self._archives.manifest(checkpoint_id) is None:
-            raise NotFound(f"there is no checkpoint {checkpoint_id}")
+            raise self._missing(checkpoint_id)
 
     async def prepare_restore(self, cargo_id: str, checkpoint_id: str, *, limit_bytes: int | None) -> None:
         """Make a claim from the snapshot, and see to it that it is bound. That takes a pod where volumes wait

@@ -89,7 +89,8 @@ def make_claims(settings: Settings, driver: Driver) -> CargoBackend | None:
     checkpoints = importlib.import_module("bay.cargo.claim_checkpoints")
     snapshots = importlib.import_module("bay.cargo.claim_snapshots")
     archives = importlib.import_module("bay.cargo.claim_archives")
-    archived = connect, about, archives.ClaimArchives(store or snapshots.NoArchives), ShipCarriers(pods)
+    kept = archives.ClaimArchives(store or snapshots.NoArchives, are_kept=store is not None)
+    archived = connect, about, kept, ShipCarriers(pods)
     made: CargoBackend = (
         checkpoints.ClaimCheckpoints(*archived)
         if given.snapshot_class is None

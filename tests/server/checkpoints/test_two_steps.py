@@ -10,6 +10,7 @@ from server_harness import World, assert_error, clear, create, shell, world
 from bay.cargo.directory import DirectoryCargo
 from bay.drivers.base import Handle, Observed, Paused, Running
 from bay.errors import DriverUnavailable
+from bay.models import CheckpointKind
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +39,15 @@ class SlowCopies(DirectoryCargo):
         await self._look("complete")
         if self.fails:
             raise DriverUnavailable("the cloud copies nothing today")
+
+
+class KindsOfFolders(DirectoryCargo):
+    """Sees the checkpoints of the kinds that it is told to: all that it has are archives."""
+
+    seen_kinds: frozenset[CheckpointKind] = frozenset(("archive", "snapshot"))
+
+    async def list_checkpoints(self) -> set[str]:
+        return await super().list_checkpoints() if "archive" in self.seen_kinds else set()
 
 
 @pytest.fixture
@@ -73,3 +83,24 @@ async def test_a_copy_that_never_becomes_whole_is_no_checkpoint(bay: World, alic
     listed = await alice.get(f"/v1/sandboxes/{box}/checkpoints")
     assert listed.json()["items"] == []
     assert (await shell(alice, box, "echo on"))["output"] == "on\n"
+
+
+async def test_checkpoints_of_a_kind_that_the_settings_leave_out_are_there_again_with_them(
+    root: Path,
+) -> None:
+    cargo = KindsOfFolders(root / "data" / "cargo")
+    async with world(root, cargo=cargo) as bay:
+        alice = await bay.client()
+        box = (await create(alice, wait=10))["id"]
+        path = f"/v1/sandboxes/{box}/checkpoints"
+        made = [(await alice.post(path, json={})).json()["id"] for _ in range(2)]
+        both, one_kind = cargo.seen_kinds, frozenset[CheckpointKind](("snapshot",))
+        for seen in (both, one_kind, one_kind, both):
+            cargo.seen_kinds = seen
+            await bay.bay.discards.take_over()
+            assert sorted(one["id"] for one in (await alice.get(path)).json()["items"]) == sorted(made)
+        assert (await alice.post(f"{path}/{made[0]}/restore")).is_success
+        await cargo.remove_checkpoint(made[1])
+        await bay.bay.discards.take_over()
+        assert [one["id"] for one in (await alice.get(path)).json()["items"]] == made[:1]
+    await clear(root)

@@ -9,16 +9,20 @@ from datetime import timedelta
 
 import structlog
 
-from bay.cargo.base import CargoStore, CheckpointStore
+from bay.cargo.base import CargoStore, CheckpointStore, KindsOfCheckpoints
 from bay.clock import Clock
 from bay.errors import BayError
 from bay.server.sessions.waker import Holds
-from bay.store import checkpoints
+from bay.store import checkpoints, metadata
+from bay.store.connection import StoreConnection
 from bay.store.engine import Store
 
 log = structlog.get_logger("bay.discards")
 
 _AGAIN_S = 60.0
+_KINDS = "checkpoint_kinds"
+_SETTINGS = {"snapshot": "snapshot_class", "archive": "object_store"}
+"""The setting by which checkpoints of a kind are seen."""
 _GRACE = timedelta(minutes=30)
 """After so long no request of another replica's waits for its copy any longer."""
 
@@ -56,17 +60,22 @@ class CheckpointGarbage:
         async with self._store.read() as db:
             ready = await checkpoints.ids_in(db, "ready")
         there = await self._cargo.list_checkpoints()
+        seen = self._cargo.seen_kinds if isinstance(self._cargo, KindsOfCheckpoints) else frozenset[str]()
         async with self._store.write() as db:
             await checkpoints.hide_forgotten(db, now, now - self._grace)
             known = await checkpoints.ids_in(db, "making", "ready")
             lost = (ready & known) - there
-            await checkpoints.hide(db, sorted(lost), now)
+            if not (unseen := await _unseen_kinds(db, seen)):
+                await checkpoints.hide(db, sorted(lost), now)
         for checkpoint_id in there - known:
             try:
                 await self._cargo.remove_checkpoint(checkpoint_id)
             except BayError as error:  # the next start tries again
                 log.warning("checkpoint.stays", id=checkpoint_id, error=error.message)
-        if lost:
+        if lost and unseen:
+            settings = [_SETTINGS[kind] for kind in sorted(unseen)]
+            log.warning("checkpoints.out_of_reach", ids=sorted(lost), settings=settings)
+        elif lost:
             log.warning("checkpoints.lost", ids=sorted(lost))
         self.poke()
 
@@ -104,3 +113,11 @@ class CheckpointGarbage:
             return
         async with self._store.write() as db:
             await checkpoints.change(db, checkpoint_id, state="gone")
+
+
+async def _unseen_kinds(db: StoreConnection, seen: frozenset[str]) -> set[str]:
+    """The kinds of checkpoints that a Bay has seen in this database, and this one does not."""
+    before = await metadata.get(db, _KINDS) or {}
+    if not seen <= before.keys():
+        await metadata.set(db, _KINDS, {**before, **dict.fromkeys(sorted(seen), "seen")})
+    return before.keys() - seen if seen else set()
