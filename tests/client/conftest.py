@@ -3,7 +3,7 @@ faults.
 
 With BAY_TEST_URL the Bay is the one at that URL, with the tests' key of an administrator, and those tests
 alone run that need no more of it. It may be killed meanwhile. A test whose call is lost by that is skipped if
-the SDK could not know whether the call had its effect, and so is one whose tunnel broke. The file
+the SDK could not know whether the call had its effect, and so is one whose tunnel or transfer broke. The file
 BAY_TEST_UNANSWERED gets its name.
 """
 
@@ -62,15 +62,17 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether it is a connection that broke under a call that is not sent twice, or under a tunnel: which of
-    its bytes have arrived, nobody but the program there knows.
+    """Whether it is a connection that broke under a call that is not sent twice, in the middle of a transfer,
+    which the caller begins anew, or under a tunnel: which of its bytes have arrived, only the program there
+    knows.
     """
     for frame, _ in traceback.walk_tb(
         error.__traceback__ if isinstance(error, bay.ConnectionFailed) else None
     ):
         attempts = frame.f_locals.get("attempts")
         is_unsafe = isinstance(attempts, Attempts) and not attempts._call.safe
-        if is_unsafe or isinstance(frame.f_locals.get("self"), bay.Tunnel | bay.AsyncTunnel):
+        is_transfer = Path(frame.f_code.co_filename).name == "transfer.py"
+        if is_unsafe or is_transfer or isinstance(frame.f_locals.get("self"), bay.Tunnel | bay.AsyncTunnel):
             return True
     return False
 
@@ -106,7 +108,9 @@ def proxy(url: str) -> Iterator[fault_proxy.Proxy]:
 
 @pytest.fixture(scope="module")
 def client(served: tuple[str, str]) -> Iterator[bay.Client]:
-    with bay.Client(*served, timeout_s=30) as made:
+    # Replicas that are killed are taken over first, and a client tries for longer than that takes.
+    timeout_s, retry_s = (60, 40) if ELSEWHERE else (30, 10)
+    with bay.Client(*served, timeout_s=timeout_s, retry_s=retry_s) as made:
         yield made
 
 
