@@ -19,7 +19,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from replica_bays import ReplicaBays, replica_bays
 from replica_calls import calling, check_nothing_is_lost, never_two_ships
-from replica_killer import killing
+from replica_killer import Killer, killing
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -42,6 +42,8 @@ PROGRAMS = [*SHORT, *(MORE if IS_LONG else [])]
 ROUNDS = 10
 """How often a test or a program may lose a call that its client does not send again."""
 
+PEACE_S = 3.0
+
 BROKEN = re.compile(r"disconnected|reset|refused|closed|terminated|hang up|fetch failed|broke", re.IGNORECASE)
 """How clients call a connection that a killed server leaves. Bay itself refuses no call."""
 
@@ -52,6 +54,7 @@ class Site:
 
     url: str
     keys: Iterator[str]
+    killer: Killer
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def site(bays: ReplicaBays) -> Generator[Site]:
         portal.wrap_async_context_manager(_watched(bays, bays.key_of("watcher"))),
         killing(bays) as killer,
     ):
-        yield Site(bays.address, iter(keys))
+        yield Site(bays.address, iter(keys), killer)
         assert killer.kills
 
 
@@ -97,9 +100,12 @@ def test_the_tests_of_the_sdk_pass(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_of_other_peoples_clients_does_its_work(site: Site, program: str) -> None:
-    """They do not send again what a killed replica had under way, and tell it apart from any answer."""
+    """They do not send again what a killed replica had under way, and tell it apart from any answer. One that
+    takes longer than a replica lives loses a call each time, so each round has more peace than the last.
+    """
     lost: list[str] = []
-    for key in itertools.islice(site.keys, ROUNDS):
+    for turn, key in enumerate(itertools.islice(site.keys, ROUNDS)):
+        site.killer.rest_s = PEACE_S * turn
         done = _run(program, site.url, key)
         if done.returncode == 0:
             assert done.stdout.splitlines()[-1] == "done"

@@ -19,6 +19,8 @@ class Killer:
 
     def __init__(self, bays: ReplicaBays) -> None:
         self.kills = 0
+        self.rest_s = 0.0
+        """For how long no replica is killed once all work has a holder again."""
         self._bays = bays
         self._stop = threading.Event()
 
@@ -37,6 +39,7 @@ class Killer:
             else:
                 self._wait_taken_over(holder)
                 self._bays.start(number)
+            self._stop.wait(self.rest_s)
 
     def _wait_taken_over(self, holder: str) -> None:
         for _ in range(_LOOKS):
