@@ -1,4 +1,4 @@
-"""`bay open`: which port it takes, what the browser is given, and what is printed where there is none."""
+"""`bay open`: the console or a port, what the browser is given, and what is printed where there is none."""
 
 import http.client
 import json
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from cli_runner import Cli
 
@@ -34,11 +35,44 @@ def status(bay: Cli, url: str) -> int:
         return there.getresponse().status
 
 
-def test_the_browser_is_given_a_link_that_opens_once(bay: Cli, name: str, port: int, tmp_path: Path) -> None:
+def sign_in(bay: Cli, url: str) -> int:
+    """The answer of Bay to the console, in a browser that was given `url`."""
+    address, _, code = url.partition("#code=")
+    assert address == f"{bay.url}/"
+    return httpx.post(
+        f"{bay.url}/v1/console/sign_in", json={"code": code}, headers={"Bay-Console": "1"}, timeout=60
+    ).status_code
+
+
+@pytest.fixture
+def with_browser(bay: Cli, tmp_path: Path) -> Cli:
+    """A command with a browser that writes down the address that it is given."""
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/url\n')
     browser.chmod(0o700)
-    done = replace(bay, settings={"BROWSER": str(browser)}).process("open", name)
+    return replace(bay, settings={"BROWSER": str(browser)})
+
+
+def test_the_console_is_opened_by_a_code_that_signs_one_browser_in(
+    bay: Cli, with_browser: Cli, tmp_path: Path
+) -> None:
+    done = with_browser.process("open")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert "opened the console in the browser" in done.stderr.decode()
+    url = (tmp_path / "url").read_text().strip()
+    assert [sign_in(bay, url), sign_in(bay, url)] == [201, 401]
+
+
+def test_the_address_of_the_console_is_printed_for_a_browser_elsewhere(bay: Cli) -> None:
+    assert sign_in(bay, bay("open", "--print").stdout.decode().strip()) == 201
+    found = json.loads(bay("open", "--print", "--json").stdout)
+    assert (found["opened"], sign_in(bay, found["url"])) == (False, 201)
+
+
+def test_the_browser_is_given_a_link_that_opens_once(
+    bay: Cli, with_browser: Cli, name: str, port: int, tmp_path: Path
+) -> None:
+    done = with_browser.process("open", name)
     assert (done.returncode, done.stdout) == (0, b"")
     assert f"opened port {port} of {name}" in done.stderr.decode()
     url = (tmp_path / "url").read_text().strip()

@@ -20,7 +20,7 @@ import { Sandboxes } from "./sandboxes.js";
 import { Secrets } from "./secrets.js";
 import { Skills } from "./skills.js";
 import { Templates } from "./templates.js";
-import type { CreateOptions, Event, Profile, Sandbox, ServerCapabilities } from "./types.js";
+import type { ConsoleCode, CreateOptions, Event, Profile, Sandbox, ServerCapabilities } from "./types.js";
 import { Webhooks } from "./webhooks.js";
 
 /** The default wait of `client.sandbox()` until the sandbox is ready. */
@@ -85,6 +85,11 @@ export class Client implements Disposable {
   /** The abilities of the server, by its driver and its storage. */
   async capabilities({ signal }: CallOptions = {}): Promise<ServerCapabilities> {
     return this.http.json<ServerCapabilities>({ ...get("/v1/capabilities"), signal });
+  }
+
+  /** A code that signs one browser in to the console as you, once and within 60 seconds; its `url` opens it. */
+  async consoleCode({ signal }: CallOptions = {}): Promise<ConsoleCode> {
+    return this.http.json<ConsoleCode>({ method: "POST", path: "/v1/console/codes", safe: true, signal });
   }
 
   /** The answer to any call of the API that this client has no method for. */

@@ -17,6 +17,7 @@ export type BrowserResult = Answered<"BrowserResult">;
 export type BrowserTrace = Answered<"BrowserTrace">;
 export type Cargo = Answered<"Cargo">;
 export type Checkpoint = Answered<"Checkpoint">;
+export type ConsoleCode = Answered<"ConsoleCode">;
 export type ContainerImage = Answered<"ContainerImage">;
 export type Event = Answered<"Event">;
 /** The type of a stored event, which a webhook may get. */

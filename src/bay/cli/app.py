@@ -157,8 +157,8 @@ PANELS = {
         ),
         "open": CommandEntry(
             "open",
-            "Open a port of a sandbox in the browser",
-            "bay open web\nbay open web 8000\nbay open web 8000 --print",
+            "Open the console or a port of a sandbox in the browser",
+            "bay open\nbay open web\nbay open web 8000 --print",
             function="open_",
         ),
         "proxy": CommandEntry(

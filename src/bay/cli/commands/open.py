@@ -1,13 +1,13 @@
-"""The command `open`: a port of a sandbox in the browser of this machine."""
+"""The command `open`: the console, or a port of a sandbox, in the browser of this machine."""
 
 import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bay.cli.complete import NameArgument
+from bay.cli.complete import complete_names
 from bay.cli.output import note, print_json, print_line
-from bay.cli.state import JsonOption, connect_box
+from bay.cli.state import JsonOption, connect, connect_box
 from bay.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -20,7 +20,14 @@ _LATER_S = 3600
 
 def open_(
     ctx: typer.Context,
-    name: NameArgument,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="The sandbox's name or id. Default: the console, signed in.",
+            autocompletion=complete_names,
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Argument(
@@ -33,17 +40,21 @@ def open_(
     print_only: Annotated[bool, typer.Option("--print", help="Print the URL only.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Open a port of a sandbox in the browser, or print its URL where there is none."""
+    """Open the console or a port of a sandbox in the browser, or print the URL where there is none."""
     browser = None if print_only else _browser()
-    with connect_box(ctx, name) as box:
-        number = port or _port(box)
-        # Other users of this machine see a browser's arguments, so a link in them opens once.
-        url = _url(box, number, once=browser is not None)
+    # Other users of this machine see a browser's arguments, so what is in them opens once.
+    if name is None:
+        with connect(ctx) as client:
+            url, what = client.console_code().url, "the console"
+    else:
+        with connect_box(ctx, name) as box:
+            number = port or _port(box)
+            url, what = _url(box, number, once=browser is not None), f"port {number} of {box.name or box.id}"
     opened = browser is not None and browser.open(url)
     if as_json:
         print_json({"url": url, "opened": opened})
     elif opened:
-        note(f"opened port {number} of {box.name or box.id} in the browser")
+        note(f"opened {what} in the browser")
     else:
         print_line(url)
 

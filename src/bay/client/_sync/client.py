@@ -38,7 +38,7 @@ from bay.client._sync.webhooks import Webhooks
 from bay.client._waits import READY_S, ready
 from bay.errors import BayError, CallerError, CapabilityNotSupported, Conflict, NotFound
 from bay.ids import new_id
-from bay.models import Event, Profile, Sandbox, ServerCapabilities
+from bay.models import ConsoleCode, Event, Profile, Sandbox, ServerCapabilities
 
 ATTEMPTS = 3
 """How often `get_or_create` looks, while others make and delete the sandbox of that name."""
@@ -184,6 +184,12 @@ class Client:
     def capabilities(self) -> ServerCapabilities:
         """The abilities of the server, by its driver and its storage."""
         return self._http.one(ServerCapabilities, Call.get("/v1/capabilities"))
+
+    def console_code(self) -> ConsoleCode:
+        """A code that signs one browser in to the console as you, once and within 60 seconds; its `url` opens
+        the console with it.
+        """
+        return self._http.one(ConsoleCode, Call("POST", "/v1/console/codes", safe=True))
 
     def events(
         self, since: str | None = None, *, sandbox: str | None = None, follow: bool = True
