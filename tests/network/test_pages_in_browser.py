@@ -5,7 +5,10 @@ nothing that they need.
 import shutil
 import tempfile
 from collections.abc import Generator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from browser import Page, chromium
@@ -13,7 +16,8 @@ from lab import eventually
 from server_harness import short_dir
 from serving import KEY, Server, serving
 
-from bay.server.web.static_site import DOCS
+import bay as sdk
+from bay.server.web.static_site import CONSOLE, DOCS
 
 WATCH = """
     window.refused = []
@@ -41,11 +45,8 @@ def page() -> Generator[Page]:
         yield made
 
 
-def test_the_bare_address_leads_to_the_document_in_which_a_key_is_tried(server: Server, page: Page) -> None:
-    page.go(f"{server.url}/")
-    eventually(lambda: page.look("document.links.length") == 4, "the first page is there")
-    assert server.url in page.look("document.querySelector('pre').innerText")
-    page.look("document.links[1].click()")
+def test_a_key_is_tried_in_the_document_of_the_api(server: Server, page: Page) -> None:
+    page.go(f"{server.url}/docs/api")
     eventually(lambda: page.look("document.querySelectorAll('.opblock').length") > 50, "the calls are there")
     page.look("document.querySelector('.authorize').click()")
     eventually(
@@ -92,3 +93,78 @@ def test_the_documentation_finds_a_word_and_needs_no_other_host(server: Server, 
     page.look("document.querySelector('label[for=__palette_1]').click()")
     eventually(lambda: page.look("document.body.dataset.mdColorScheme") == "slate", "it is dark")
     assert page.look("window.refused") == []
+
+
+APP = b"""<!doctype html><p>shown<script>
+parent.postMessage("shown", "*")
+fetch("/own").then(a => parent.postMessage("own " + a.status, "*"))
+</script>"""
+"""It tells the page around it that it is shown, and whether its own requests come through."""
+
+FRAME = """new Promise(done => {
+    window.told = []
+    addEventListener("message", e => window.told.push(e.data))
+    const frame = document.createElement("iframe")
+    frame.onload = () => done()
+    frame.src = "URL"
+    document.body.append(frame)
+})"""
+
+
+class AppHandler(BaseHTTPRequestHandler):
+    """The app of every sandbox here: the `fake` driver's are on this host's network."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.headers['Host'].partition(':')[0]}{self.path}")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(APP)))
+        self.end_headers()
+        self.wfile.write(APP)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def listening() -> Generator[tuple[int, list[str]]]:
+    """The port of an app, and what it was asked for, as hosts with paths."""
+    handler = type("Asked", (AppHandler,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port, handler.asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.skipif(not CONSOLE.is_dir(), reason="needs `make console`")
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_the_console_has_an_app_in_a_frame_and_another_sandboxs_page_has_not(
+    server: Server, page: Page, host: str
+) -> None:
+    with (
+        listening() as (port, asked),
+        sdk.Client(server.url, KEY) as client,
+        client.sandbox() as box,
+        client.sandbox() as other,
+    ):
+        link = box.ports.link(port, once=True)
+        page.go(f"http://{host}:{server.port}/")
+        eventually(lambda: page.look("document.readyState") == "complete", "the console is there")
+        page.look(FRAME.replace("URL", link.url))
+        eventually(lambda: page.look("window.told") == ["shown", "own 200"], "the app is shown")
+        assert page.look("window.refused") == []
+
+        other.ports.set_access(port, "public")
+        page.go(f"http://{port}-{other.id}.localhost:{server.port}/")
+        eventually(lambda: f"{port}-{other.id}.localhost/own" in asked, "the other page is there")
+        before = len(asked)
+        page.look(FRAME.replace("URL", box.ports.link(port, once=True).url))
+        # The link was opened, and the browser kept the answer for itself.
+        assert [one for one in asked[before:] if box.id in one] == [f"{port}-{box.id}.localhost/"]
+        assert page.look("window.told") == []

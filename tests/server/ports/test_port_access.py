@@ -12,6 +12,7 @@ from port_apps import App, Call, app, listen
 from server_harness import Json, World, assert_error, clear, create, world
 
 from bay.errors import Unauthorized
+from bay.server.ports.gate import PortHosts
 
 pytestmark = pytest.mark.anyio
 
@@ -342,6 +343,21 @@ async def test_what_is_bays_own_path_never_gets_to_the_app(place: Place) -> None
         (
             "GET",
             {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+            200,
+        ),
+        (
+            "POST",
+            {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+            403,
+        ),
+        (
+            "GET",
+            {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "object"},
+            403,
+        ),
+        (
+            "GET",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "iframe"},
             403,
         ),
         (
@@ -390,6 +406,50 @@ async def test_a_cookie_opens_to_the_hosts_own_pages_and_to_clicks_alone(
     assert (await place.ask(place.alice, method, "/", sent)).status_code == 200
     await place.share()
     assert (await place.ask(place.anybody, method, "/", sent)).status_code == 200
+
+
+IN_FRAME = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+POLICY = "content-security-policy"
+
+
+@pytest.mark.parametrize("site", ["same-site", "cross-site"])
+async def test_a_browser_shows_an_app_in_a_frame_of_the_console_alone(place: Place, site: str) -> None:
+    cookie = await place.cookie()
+
+    async def strict(call: Call) -> None:
+        await call.answer(b"hello", "Content-Security-Policy: default-src 'self'", "X-Frame-Options: DENY")
+
+    place.app.act = strict
+    answer = await place.get(place.anybody, Cookie=cookie, **{**IN_FRAME, "Sec-Fetch-Site": site})
+    consoles = "frame-ancestors http://localhost:8700 http://127.0.0.1:8700"
+    assert answer.headers.get_list(POLICY) == ["default-src 'self'", consoles]
+    assert answer.headers["x-frame-options"] == "DENY", "which is the app's to say"
+    # A frame of the app's own has no limit of Bay's, nor a click, nor what needs no cookie.
+    own = {**IN_FRAME, "Sec-Fetch-Site": "same-origin"}
+    click = {**IN_FRAME, "Sec-Fetch-Dest": "document"}
+    for headers in (own, click):
+        alone = await place.get(place.anybody, Cookie=cookie, **headers)
+        assert alone.headers.get_list(POLICY) == ["default-src 'self'"]
+    assert (await place.get(place.alice, **IN_FRAME)).headers.get_list(POLICY) == ["default-src 'self'"]
+    await place.share()
+    assert (await place.get(place.anybody, **IN_FRAME)).headers.get_list(POLICY) == ["default-src 'self'"]
+
+
+async def test_a_link_that_is_opened_in_a_frame_gives_a_cookie_for_that_page_alone(place: Place) -> None:
+    answer = await place.get(place.anybody, await place.link(expires_in=60), **IN_FRAME)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    name, _, attributes = answer.headers["set-cookie"].partition("; ")
+    assert attributes == "Path=/; Max-Age=60; HttpOnly; SameSite=None; Secure; Partitioned"
+    assert (await place.get(place.anybody, Cookie=name, **IN_FRAME)).text == "hello"
+
+
+def test_behind_a_public_address_the_console_there_may_have_the_frame() -> None:
+    assert PortHosts("https://bay.example.com", "127.0.0.1", 8700).consoles == (
+        "https://bay.example.com http://localhost:8700 http://127.0.0.1:8700"
+    )
+    assert PortHosts("http://127.0.0.1:9000", "127.0.0.1", 8700).consoles == (
+        "http://127.0.0.1:9000 http://localhost:9000"
+    )
 
 
 @pytest.mark.parametrize("host", ["evil.example", "8000-web.evil.example", "localhost.evil.example:8700"])

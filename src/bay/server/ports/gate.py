@@ -4,7 +4,7 @@ By host name: in front of all else, by the Host header. A key of the sandbox's o
 public port needs none. A browser opens a signed link, `/.bay/open?token=`, which sets a cookie for that host
 alone. A page of another host can have the browser send it along, so a request with one must come from the
 host's own pages, or be a user's click: sandboxes of one domain are one site to a browser, so `SameSite` is
-not enough.
+not enough. A frame is let in too, with a policy by which the browser shows it in the console alone.
 
 By path, `/v1/sandboxes/{id}/ports/{port}/`: behind the edge, which has checked the key. A browser that shows
 an app there shows it as a page of no origin (see `headers`).
@@ -184,6 +184,13 @@ class PortHosts:
     @property
     def _local(self) -> str:
         return f"{LOCAL}{self._public_port}" if self._is_public_here else f"{LOCAL}:{self.port}"
+
+    @property
+    def consoles(self) -> str:
+        """The origins at which a browser may have the console, as sources in a Content-Security-Policy."""
+        local = self._local.removeprefix(LOCAL)
+        found = (self.public_origin, f"http://{LOCAL}{local}", f"http://127.0.0.1{local}")
+        return " ".join(dict.fromkeys(origin for origin in found if origin is not None))
 
     @property
     def previews(self) -> str:
@@ -388,7 +395,8 @@ class PortGate:
                 return self._visit(place, target, scope, caller, key_id)
             if (given := self._by_cookie(place, target, scope)) is not None:
                 await self._check_own_page(place, target.record, headers, scope)
-                return self._visit(place, target, scope, caller, given.key_id)
+                framed_by = self._hosts.consoles if _is_in_frame(headers, scope) else ""
+                return self._visit(place, target, scope, caller, given.key_id, framed_by)
         if caller is not None and owns:
             raise Forbidden(
                 f"this key has scope {caller.scope}; {_method(scope)} needs a key with scope write"
@@ -424,7 +432,9 @@ class PortGate:
         elif site is None:
             is_own = scope["method"] in READING
         else:
-            is_own = site in ("same-origin", "none") or _is_click(headers, scope)
+            is_own = (
+                site in ("same-origin", "none") or _is_click(headers, scope) or _is_in_frame(headers, scope)
+            )
         if not is_own:
             raise Forbidden(
                 "the request came from a page of another host; send the key, or make the port public"
@@ -446,7 +456,13 @@ class PortGate:
         return found is not None and found.id == record.id
 
     def _visit(
-        self, place: PortHost, target: _Target, scope: Scope, caller: Caller | None, key_id: str | None
+        self,
+        place: PortHost,
+        target: _Target,
+        scope: Scope,
+        caller: Caller | None,
+        key_id: str | None,
+        framed_by: str = "",
     ) -> Visit:
         return Visit(
             sandbox_id=target.record.id,
@@ -454,7 +470,7 @@ class PortGate:
             port=target.port,
             key_id=key_id,
             is_shut=partial(self._is_shut, place, target) if key_id is None else None,
-            seen=Seen(host=place.host, scheme=place.scheme, client=_client(scope)),
+            seen=Seen(host=place.host, scheme=place.scheme, client=_client(scope), framed_by=framed_by),
             target=_target(_raw_path(scope), scope),
             with_authorization=caller is None,
         )
@@ -483,14 +499,17 @@ class PortGate:
                 "this link has expired, was opened already, or belongs to another port; get a new one"
             )
         answer = _redirect(to)
-        answer.headers["Set-Cookie"] = self._cookie_for(place, given)
+        answer.headers["Set-Cookie"] = self._cookie_for(place, given, _is_in_frame(headers, scope))
         return answer
 
-    def _cookie_for(self, place: PortHost, given: Pass) -> str:
+    def _cookie_for(self, place: PortHost, given: Pass, in_frame: bool) -> str:
         name, token = _cookie(place).decode("ascii"), self._tokens.seal("cookie", given)
         age = self._sites.seconds_until(given.expires_at)
         secure = "; Secure" if place.scheme == "https" else ""
-        return f"{name}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{secure}"
+        # To browsers the hosts below `localhost` are of other sites than `localhost`, and a frame of another
+        # site keeps a cookie only for pages of the site around it.
+        site = "SameSite=None; Secure; Partitioned" if in_frame else f"SameSite=Lax{secure}"
+        return f"{name}={token}; Path=/; Max-Age={age}; HttpOnly; {site}"
 
 
 class PortPaths:
@@ -573,6 +592,13 @@ def _is_click(headers: RequestHeaders, scope: Scope) -> bool:
     """Whether it is a user's click on a link: its answer becomes a page that no other page can read."""
     is_page = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
     return is_page and scope["method"] in ("GET", "HEAD")
+
+
+def _is_in_frame(headers: RequestHeaders, scope: Scope) -> bool:
+    """Whether another host's page loads it into a frame of its own."""
+    is_page = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "iframe"
+    is_other = headers.one("sec-fetch-site") in ("same-site", "cross-site")
+    return is_page and is_other and scope["method"] in ("GET", "HEAD")
 
 
 def _cookie(place: PortHost) -> bytes:

@@ -62,6 +62,8 @@ class Seen:
     scheme: str
     client: str
     prefix: str = ""
+    framed_by: str = ""
+    """The origins whose pages may have the answer in a frame, as sources of a policy; empty: the app says."""
 
     @property
     def port(self) -> str:
@@ -136,6 +138,9 @@ def toward_browser(
         elif plain == b"location" and seen.prefix:
             value = _below(seen.prefix, value)
         found.append((name, value))
+    if seen.framed_by and is_page:
+        # Beside a policy of the app's own: a browser obeys both, so that the stricter holds.
+        found.append((b"content-security-policy", b"frame-ancestors " + seen.framed_by.encode("latin-1")))
     if seen.prefix and is_page:
         found += [(b"content-security-policy", SANDBOXED), (b"x-content-type-options", b"nosniff")]
     return found
