@@ -33,7 +33,17 @@ const TABS = [
   "network",
   "events",
 ];
-const PAGES = ["images", "templates", "webhooks", "operator/pools", "operator/keys", "operator/audit"];
+const PAGES = [
+  "images",
+  "templates",
+  "webhooks",
+  "operator/host",
+  "operator/pools",
+  "operator/keys",
+  "operator/audit",
+  "operator/replicas",
+  "operator/settings",
+];
 
 beforeAll(async () => {
   const demo = await bay.sandboxes.create({ name: "demo", wait: 60, labels: { team: "data", stage: "dev" } });
