@@ -180,7 +180,7 @@ SERVER_MAY: dict[str, set[str]] = {
     "maintenance": {"web", "sessions", "execs", "reconciler", "samples", "sandboxes", "replicas"},
     "compat": {
         *("web", "ship", "sessions", "checkpoints", "execs", "files", "managed_services", "networks"),
-        *("ports", "sandboxes", "kernels", "templates"),
+        *("ports", "samples", "sandboxes", "kernels", "templates"),
     },
     "offline": {"secrets"},
 }

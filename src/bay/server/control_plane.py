@@ -648,6 +648,7 @@ class ControlPlane:
             waker=self.waker,
             sandboxes=self.sandboxes,
             usages=usages,
+            history=history,
             checkpoints=checkpoints,
             snapshots=self.snapshots,
             clock=self.clock,

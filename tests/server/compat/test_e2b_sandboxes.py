@@ -663,7 +663,30 @@ async def test_a_template_is_there_when_a_create_may_name_it(e2b: E2b) -> None:
     assert await found(e2b.http, "late") == (404, None)  # no create may name it
 
 
-async def test_the_metrics_of_a_sandbox_are_one_sample_of_now(e2b: E2b) -> None:
+async def test_the_metrics_of_a_sandbox_are_its_samples_and_one_of_now(e2b: E2b) -> None:
+    sandbox, begun = (await e2b.make())["sandboxID"], int(e2b.bay.clock().timestamp())
+    for _ in range(3):
+        e2b.bay.clock.advance(60)
+        await e2b.bay.bay.sampler.sample()
+    e2b.bay.clock.advance(7)
+    now = begun + 187
+    found = await e2b.metrics(sandbox)
+    # The first sample has none before it, and so no rate.
+    assert [one["timestampUnix"] for one in found] == [begun + 60, begun + 120, now]
+    assert all(one.keys() == found[-1].keys() and one["memUsed"] > 0 for one in found)
+    assert {(one["cpuCount"], one["memTotal"]) for one in found} == {(1, found[-1]["memTotal"])}
+    for start, end, count in (
+        (begun + 60, begun + 119, 1),
+        (begun + 121, now, 1),
+        (0, begun, 0),
+        (now + 1, 1 << 61, 0),
+    ):
+        assert len(await e2b.metrics(sandbox, start=start, end=end)) == count, (start, end)
+    await e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause")
+    assert await e2b.metrics(sandbox) == found[:-1]
+
+
+async def test_the_metrics_of_a_sandbox_without_samples_are_one_of_now(e2b: E2b) -> None:
     sandbox = (await e2b.make())["sandboxID"]
     usage = (await (await e2b.bay.client()).get(f"/v1/sandboxes/{sandbox}/usage")).json()
     [sample] = await e2b.metrics(sandbox)

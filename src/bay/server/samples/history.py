@@ -20,7 +20,7 @@ from bay.store.samples import SampleRow
 MOST_POINTS = 3000
 _DEFAULT = timedelta(hours=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_LONGEST = timedelta(seconds=KEEP_S[STEPS[-1]])
+LONGEST = timedelta(seconds=KEEP_S[STEPS[-1]])
 _SLACK_S = 2 * STEPS[0]
 """How much longer than a step is kept a range may reach back, and still be of it: a call takes its time."""
 
@@ -75,9 +75,9 @@ class SampleHistory:
             raise InvalidArgument(
                 "`from` is not before `to`; give a range of some length", details={"field": "query.from"}
             )
-        if end - begin > _LONGEST:
+        if end - begin > LONGEST:
             raise InvalidArgument(
-                f"the range is longer than {_LONGEST.days} days, which samples are kept for; ask for less",
+                f"the range is longer than {LONGEST.days} days, which samples are kept for; ask for less",
                 details={"field": "query.from"},
             )
         least = max(wanted or 0, self.sampler.period_s)

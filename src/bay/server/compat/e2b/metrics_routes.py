@@ -23,9 +23,8 @@ UnixSeconds = Annotated[int | None, Query(ge=0, lt=1 << 62)]
 async def e2b_metrics(
     caller: Reader, e2b: E2bDep, sandbox_id: str, start: UnixSeconds = None, end: UnixSeconds = None
 ) -> Response:
-    """One sample, of now, since Bay keeps none; none of a paused sandbox, and for another time."""
-    found = await e2b.usage(caller, sandbox_id, start, end)
-    return JSONResponse([] if found is None else [_sample(found)])
+    """The samples of Bay's own metrics, and at last one of now, which a paused sandbox has not."""
+    return JSONResponse([_sample(one) for one in await e2b.metrics(caller, sandbox_id, start, end)])
 
 
 @router.get(ENVD + "/metrics")

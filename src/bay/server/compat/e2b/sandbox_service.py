@@ -5,14 +5,15 @@ They have no rules and no rows: each step is a call of the service that Bay's ro
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from bay.clock import Clock
-from bay.errors import Conflict, DriverUnavailable, NotFound, SandboxNotReady
-from bay.models import Sandbox, SandboxUsage
+from bay.errors import CapabilityNotSupported, Conflict, DriverUnavailable, NotFound, SandboxNotReady
+from bay.models import MetricsPoint, Sandbox, SandboxUsage
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
 from bay.server.compat.e2b.sandbox_words import OPTIONS, state_of, template_of
+from bay.server.samples.history import LONGEST, SampleHistory
 from bay.server.sandboxes.service import Forks, SandboxChanges, Sandboxes
 from bay.server.sandboxes.usages import SandboxUsages
 from bay.server.sessions.waker import Waker
@@ -59,6 +60,7 @@ class E2bSandboxes:
     waker: Waker
     sandboxes: Sandboxes
     usages: SandboxUsages
+    history: SampleHistory
     checkpoints: Checkpoints
     snapshots: CheckpointRequests
     clock: Clock
@@ -121,6 +123,38 @@ class E2bSandboxes:
             return None
         return replace(await self.usages.get(caller, record.id, _OVER_S), at=now)
 
+    async def metrics(
+        self, caller: Caller, ref: str, start: int | None = None, end: int | None = None
+    ) -> list[SandboxUsage]:
+        """The usage over time, oldest first, and at last that of now, each as far as it is from `start` to
+        `end`, in Unix time.
+        """
+        past = await self._past(caller, await self._find(caller, ref), start, end)
+        now = await self.usage(caller, ref, start, end)
+        return past if now is None else [*past, now]
+
+    async def _past(
+        self, caller: Caller, record: SandboxRecord, start: int | None, end: int | None
+    ) -> list[SandboxUsage]:
+        """The points of Bay's own metrics, with the limits that the sandbox has now. Those without a rate are
+        left out: clients of E2B know no figure that is not there.
+        """
+        now = self.clock()
+        since = max(record.created_at, now - LONGEST)
+        if start is not None and start > since.timestamp():
+            since = datetime.fromtimestamp(min(start, int(now.timestamp())), UTC)
+        until = now if end is None else datetime.fromtimestamp(min(end, int(now.timestamp())), UTC)
+        if since >= until:
+            return []
+        try:
+            found = await self.history.get(caller, record.id, since, until)
+        except CapabilityNotSupported:
+            return []
+        present = await self.usages.get(caller, record.id)
+        return [
+            _of_point(present, one) for one in found.points if one.cpus_used is not None and one.at >= since
+        ]
+
     async def fork(self, caller: Caller, ref: str, count: int, timeout: int) -> list[Sandbox]:
         """Sandboxes like that one with copies of its files and its options, which live for `timeout` seconds;
         all start.
@@ -167,3 +201,17 @@ class E2bSandboxes:
     async def _set_ttl(self, caller: Caller, sandbox_id: str, seconds: int | None) -> None:
         changes = SandboxChanges(given=frozenset(("ttl",)), ttl=seconds)
         await self.sandboxes.update(caller, sandbox_id, changes)
+
+
+def _of_point(present: SandboxUsage, point: MetricsPoint) -> SandboxUsage:
+    def whole(figure: float | None) -> int | None:
+        return None if figure is None else round(figure)
+
+    return replace(
+        present,
+        at=point.at,
+        cpus_used=point.cpus_used,
+        memory_bytes=whole(point.memory_bytes),
+        memory_cache_bytes=whole(point.memory_cache_bytes),
+        disk_bytes=whole(point.disk_bytes),
+    )
