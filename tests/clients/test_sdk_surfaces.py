@@ -22,6 +22,7 @@ Json = dict[str, Any]
 PROGRAM = Path(__file__).parent / "programs" / "typescript_surface.mjs"
 _COUNTED = "a caller counts the bytes of a stream as they pass"
 _LOCAL = "a platform without a file system has no local directory; `archive` and `writeArchive` stream one"
+_FOLLOWED = "a page that is loaded anew finds its run by its id; a program keeps the one it has"
 _STREAMS = "the platform's streams are read and written in its place"
 DIFFERENCES = {
     "both: Execs.run": "Python's takes what `box.run` made of its options; TypeScript's is `box.run` itself",
@@ -43,6 +44,12 @@ DIFFERENCES = {
     "typescript: Files.archive": "it streams; Python's `download_dir` does",
     "typescript: Files.stream": "Python reads a file piece by piece by `open`",
     "typescript: OutputChunk": "it decodes its text; Python's is a class of `bay.models` without methods",
+    "typescript: Python.follow": _FOLLOWED,
+    "typescript: Python.run id": _FOLLOWED,
+    "typescript: Python.stream id": _FOLLOWED,
+    "typescript: Repl.follow": _FOLLOWED,
+    "typescript: Repl.run id": _FOLLOWED,
+    "typescript: Repl.stream id": _FOLLOWED,
     "typescript: Sandboxes.delete": "it deletes by an id alone, without a request for the rest",
     "typescript: Tunnel.readable": "it is the tunnel as a stream of the platform",
     "typescript: Tunnel.writable": "it is the tunnel as a stream of the platform",

@@ -37,8 +37,16 @@ export class KernelRuns extends SandboxNoun {
     return this.events(this.cell(code, options));
   }
 
-  private cell(code: string, { signal, timeoutS = 300, ...rest }: CellOptions): CellPlace {
-    return new CellPlace(this.path(), wire({ code, timeoutS, ...rest }), this.http.config.retryS, signal);
+  /**
+   * The events of code that was run under that `id`, from the first to its end; it is not run again. When Bay knows
+   * it no more, ten minutes after its end, the one event is an `end` with the status `lost`.
+   */
+  follow(cellId: string, { signal }: CallOptions = {}): AsyncGenerator<CellEvent, void> {
+    return this.events(new CellPlace(this.path(), cellId, null, this.http.config.retryS, signal));
+  }
+
+  private cell(code: string, { signal, id = newId("cell"), timeoutS = 300, ...rest }: CellOptions): CellPlace {
+    return new CellPlace(this.path(), id, wire({ code, timeoutS, ...rest }), this.http.config.retryS, signal);
   }
 
   private async *events(cell: CellPlace): AsyncGenerator<CellEvent, void> {
@@ -130,21 +138,24 @@ export class Kernels extends SandboxNoun {
 
 /** The position in the events of one run of code. */
 class CellPlace implements Followed<CellEvent> {
-  readonly id = newId("cell");
-  readonly early = `the events of ${this.id} ended before its end`;
+  readonly early: string;
   next = 0;
   ended = false;
   /** Whether the server no longer knows the cell. */
   lost = false;
-  private begun = false;
+  private begun: boolean;
   private readonly patience: Patience;
 
+  /** Without a body it was begun before. */
   constructor(
     private readonly path: string,
-    private readonly body: Json,
+    readonly id: string,
+    private readonly body: Json | null,
     retryS: number,
     private readonly signal: AbortSignal | undefined,
   ) {
+    this.early = `the events of ${id} ended before its end`;
+    this.begun = body === null;
     this.patience = new Patience(retryS);
   }
 

@@ -160,6 +160,8 @@ export interface CellOptions extends CallOptions {
   attached?: boolean;
   /** The bundles of figures and tables also have them as data. */
   describe?: boolean;
+  /** An id of your own, `cell-` and 24 hex digits, by which `follow` finds it again. */
+  id?: string;
 }
 
 /** Something that happened to a file that is watched. `overflow`: events were lost, look again. */

@@ -8,6 +8,7 @@ import {
   LayoutDashboard,
   ListTree,
   Milestone,
+  NotebookPen,
   Plug,
   ShieldCheck,
   SquareTerminal,
@@ -22,6 +23,7 @@ export interface TabEntry {
     | "overview"
     | "terminal"
     | "execs"
+    | "python"
     | "files"
     | "checkpoints"
     | "ports"
@@ -46,6 +48,12 @@ export const TABS: readonly TabEntry[] = [
     Tab: lazy(() => import("./terminal/tab")),
   },
   { path: "execs", name: "execs", icon: <ListTree aria-hidden />, Tab: lazy(() => import("./execs/tab")) },
+  {
+    path: "python",
+    name: "python",
+    icon: <NotebookPen aria-hidden />,
+    Tab: lazy(() => import("./python/tab")),
+  },
   {
     path: "files",
     name: "files",
