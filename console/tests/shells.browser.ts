@@ -1,8 +1,8 @@
 /** Terminals, commands and Python, as a person uses them. */
 
+import type { Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { bay, goTo, looksRight, PATIENCE_MS, picture, signedIn, withBrowser } from "./world";
-import type { Page } from "playwright-core";
 
 withBrowser();
 
@@ -16,7 +16,7 @@ afterAll(async () => {
 
 /** Wait until the terminal that is looked at shows that. */
 async function shows(page: Page, text: string): Promise<void> {
-  const rows = page.locator("[role=tabpanel]:not([hidden]) .xterm-rows");
+  const rows = page.locator("section:not([hidden]) .xterm-rows");
   await expect.poll(() => rows.textContent(), { timeout: PATIENCE_MS }).toContain(text);
 }
 

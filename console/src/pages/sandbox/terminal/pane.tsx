@@ -106,9 +106,7 @@ export function Pane(props: PaneProps): ReactNode {
     setCtrl(on);
   };
   return (
-    <div
-      role="tabpanel"
-      id={`panel-${exec.id}`}
+    <section
       aria-label={props.label}
       hidden={!shown}
       className={cx("min-h-0 flex-1 flex-col", shown && "flex")}
@@ -132,7 +130,7 @@ export function Pane(props: PaneProps): ReactNode {
           }}
         />
       )}
-    </div>
+    </section>
   );
 }
 

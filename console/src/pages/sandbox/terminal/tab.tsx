@@ -64,7 +64,7 @@ function Shells({ box }: { box: Sandbox }): ReactNode {
   const [closing, setClosing] = useState<Exec | null>(null);
   const [opening, setOpening] = useState(false);
   const size = useRef(USUAL_SIZE);
-  const strip = useRef<HTMLDivElement>(null);
+  const strip = useRef<HTMLElement>(null);
   const copier = useRef<(() => void) | null>(null);
 
   const shells = useMemo(() => merge(before, list.data ?? [], left), [before, list.data, left]);
@@ -171,16 +171,14 @@ function Shells({ box }: { box: Sandbox }): ReactNode {
     <div className="flex min-h-0 flex-1 flex-col">
       <p className="sr-only">{say("hint")}</p>
       <div className="flex items-center gap-1 border-b bg-panel pr-2">
-        <div
+        <nav
           ref={strip}
-          role="tablist"
           aria-label={say("shells")}
           className="flex min-w-0 flex-1 items-center gap-1 overflow-x-auto py-1 pl-2"
         >
           {shells.map((exec) => (
             <ShellTab
               key={exec.id}
-              exec={exec}
               name={nameOf(exec)}
               tone={isOver(exec) ? "bg-idle" : links[exec.id]?.kind === "broken" ? "bg-warn" : "bg-good"}
               active={exec.id === active?.id}
@@ -189,7 +187,7 @@ function Shells({ box }: { box: Sandbox }): ReactNode {
               close={() => close(exec)}
             />
           ))}
-        </div>
+        </nav>
         <Button
           icon={<Plus aria-hidden />}
           kind="quiet"
@@ -225,7 +223,7 @@ function Shells({ box }: { box: Sandbox }): ReactNode {
             onSize={(now) => {
               size.current = now;
             }}
-            onLeave={() => strip.current?.querySelector<HTMLElement>("[aria-selected=true]")?.focus()}
+            onLeave={() => strip.current?.querySelector<HTMLElement>("[aria-current=true]")?.focus()}
             openAnother={() => void open(true)}
             close={() => forget(exec.id)}
             copier={copier}
@@ -287,7 +285,6 @@ function Start({ box, busy, open }: { box: Sandbox; busy: boolean; open(): void 
 }
 
 function ShellTab({
-  exec,
   name,
   tone,
   active,
@@ -295,7 +292,6 @@ function ShellTab({
   move,
   close,
 }: {
-  exec: Exec;
   name: string;
   tone: string;
   active: boolean;
@@ -313,9 +309,7 @@ function ShellTab({
     >
       <button
         type="button"
-        role="tab"
-        aria-selected={active}
-        aria-controls={`panel-${exec.id}`}
+        aria-current={active}
         tabIndex={active ? 0 : -1}
         title={name}
         onClick={show}
