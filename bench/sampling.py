@@ -123,6 +123,7 @@ async def _measure(
         core = Core(
             store=kept, deferred=DeferredWrites(kept), driver=cast("Driver", BenchHost(traffics)),
             cargo=cast("CargoBackend", None), images=cast("ImageLibrary", None), profiles={}, clock=clock,
+            meters=kept.meters,
         )  # fmt: skip
         sampler = Sampler(core, leases, bus)
 

@@ -8,7 +8,7 @@ Each Bay has a registry of its own, so that several of one process are not mixed
 global registry, and metrics declared beside the code that records them, of which there would be no list.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from http import HTTPStatus
 
 from prometheus_client import (
@@ -38,6 +38,7 @@ _STATUSES = frozenset(map(int, HTTPStatus))
 
 _REQUEST_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _STORE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
+_START_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 _LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
@@ -51,6 +52,12 @@ class Meters:
         self._http()
         self._store()
         self._process()
+        self._sandboxes()
+        self._pool()
+        self._reconciler()
+        self._execs()
+        self._ports()
+        self._network()
         self._images()
 
     def _http(self) -> None:
@@ -103,6 +110,101 @@ class Meters:
         info.labels(__version__).set(1)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+
+    def _sandboxes(self) -> None:
+        self.sandboxes = self._gauge("bay_sandboxes", "Sandboxes that have an owner", "status", "compute")
+        self.starts = self._counter(
+            "bay_starts_total", "Starts that are over, by what came of them", "outcome"
+        )
+        self.start_failures = self._counter(
+            "bay_start_failures_total", "Starts that failed, by Bay's own codes", "code"
+        )
+        self.start_seconds = self._histogram(
+            "bay_start_duration_seconds", "Time of starts that succeeded", _START_S
+        )
+        self.start_phase_seconds = self._histogram(
+            "bay_start_phase_duration_seconds", "Time of each phase of a start", _START_S, "phase"
+        )
+        self.session_ends = self._counter("bay_session_ends_total", "Sessions that are over", "reason")
+        self.checkpoints = self._counter(
+            "bay_checkpoints_total", "Checkpoints that were made or given up", "outcome"
+        )
+        self.restores = self._counter("bay_restores_total", "Restores that are over", "outcome")
+        self.webhooks = self._counter(
+            "bay_webhook_deliveries_total", "Attempts to send an event to a webhook", "outcome"
+        )
+
+    def _pool(self) -> None:
+        self.pool_ready = self._gauge("bay_pool_ready", "Sandboxes that wait in pools", "profile")
+        self.pool_wanted = self._gauge("bay_pool_wanted", "Sandboxes that pools should have", "profile")
+        self.pool_claims = self._counter(
+            "bay_pool_claims_total", "Creates that a pool could serve, and whether one waited", "outcome"
+        )
+
+    def _reconciler(self) -> None:
+        self.queue_length = self._gauge("bay_reconciler_queue_length", "Sandboxes that wait for a step")
+        self.queue_lag = self._gauge(
+            "bay_reconciler_lag_seconds", "How long the first of them has waited; 0 without any"
+        )
+        self.queue_working = self._gauge("bay_reconciler_working", "Sandboxes that are worked on")
+        self.queue_retrying = self._gauge(
+            "bay_reconciler_retrying", "Sandboxes of which a step has failed and is tried again later"
+        )
+        self.steps = self._counter("bay_reconciler_steps_total", "Steps that are over", "step", "outcome")
+        self.step_seconds = self._histogram(
+            "bay_reconciler_step_duration_seconds", "Time of steps", _START_S, "step"
+        )
+        self.sweep_seconds = self._histogram(
+            "bay_sweep_duration_seconds", "Time of the looks for time limits that have passed", _STORE_S
+        )
+        self.sweep_failures = self._counter("bay_sweep_failures_total", "Such looks that failed, and chores")
+        self.replica_live = self._gauge("bay_replica_live", "1 while this Bay may act, else 0")
+        self.replica_shards = self._gauge("bay_replica_shards", "Shards of sandboxes that this Bay acts on")
+        self.replica_jobs = self._gauge("bay_replica_jobs", "1 for each job that this Bay does", "job")
+
+    def _execs(self) -> None:
+        self.execs_started = self._counter("bay_execs_started_total", "Execs that were written down")
+        self.execs_ended = self._counter(
+            "bay_execs_ended_total", "Execs of which the end is known", "outcome"
+        )
+        self.exec_output_bytes = self._counter(
+            "bay_exec_output_bytes_total", "Bytes of output of execs that have ended"
+        )
+        self.cells = self._counter(
+            "bay_cells_total", "Cells of kernels whose end a caller was told", "outcome"
+        )
+        self.file_bytes = self._counter(
+            "bay_file_bytes_total", "Bytes of files into sandboxes and out of them", "direction"
+        )
+
+    def _ports(self) -> None:
+        self.port_requests = self._counter(
+            "bay_port_requests_total", "Requests and WebSockets to apps in sandboxes", "protocol"
+        )
+        self.port_connections = self._gauge(
+            "bay_port_connections", "Open connections to ports of sandboxes", "kind"
+        )
+        self.port_connections_opened = self._counter(
+            "bay_port_connections_opened_total", "Connections that were opened to ports of sandboxes", "kind"
+        )
+        self.port_bytes = self._counter(
+            "bay_port_bytes_total", "Bytes of these connections", "kind", "direction"
+        )
+
+    def _network(self) -> None:
+        self.names = self._counter("bay_network_names_total", "Names that sandboxes asked for", "verdict")
+        self.names_refused = self._counter(
+            "bay_network_names_unanswered_total", "Names that were not answered", "reason"
+        )
+        self.broker_refusals = self._counter(
+            "bay_network_broker_refusals_total", "Requests that the broker of headers refused", "reason"
+        )
+        self.egress_connections = self._counter(
+            "bay_egress_proxy_connections_total", "Connections through the egress proxy", "verdict"
+        )
+        self.egress_bytes = self._counter(
+            "bay_egress_proxy_bytes_total", "Bytes through the egress proxy, counted at the end", "direction"
+        )
 
     def _images(self) -> None:
         self.images = self._gauge("bay_images", "Images of registries and archives", "state")
@@ -160,3 +262,8 @@ def status_label(status: int | None) -> str:
     if status is None:
         return "none"
     return str(status) if status in _STATUSES else OTHER
+
+
+def known_label(value: str, known: Collection[str]) -> str:
+    """The value if it is one of the `known` ones, else `other`."""
+    return value if value in known else OTHER

@@ -15,6 +15,7 @@ import pytest
 from upstream import Upstream, sockets, upstream
 
 from bay.clock import ManualClock
+from bay.meters import Meters
 from bay.models import NetworkMode, NetworkPolicy, NetworkRule
 from bay.network.dns.cache import Address
 from bay.network.dns.forwarder import Forwarder
@@ -82,6 +83,7 @@ class World:
     ticks: Ticks
     udp: socket.socket
     place: tuple[str, int]
+    meters: Meters
 
     async def ask(self, name: str, kind: str = "A", *, payload: int = 1232) -> dns.message.Message:
         """What a question by UDP is answered; its form is checked."""
@@ -117,6 +119,10 @@ class World:
     def refused(self) -> list[tuple[str, str, str, int | None]]:
         """Names, types, reasons and rules of the log."""
         return [(one.name, one.type, one.reason, one.rule) for one in self.forwarder.refused(KEY)]
+
+    def counted(self, name: str, **labels: str) -> float | None:
+        """A sample of the metrics."""
+        return self.meters.registry.get_sample_value(name, labels)
 
     def reasons(self) -> list[str]:
         """Of the log."""
@@ -157,7 +163,7 @@ async def world(
     """One sandbox under a plan."""
     async with AsyncExitStack() as stack:
         up = await stack.enter_async_context(upstream())
-        opened, ticks = opened or Opened(), Ticks()
+        opened, ticks, meters = opened or Opened(), Ticks(), Meters()
         forwarder = Forwarder(
             resolvers=[up.resolver] if resolvers is None else resolvers,
             opener=opened,
@@ -166,12 +172,13 @@ async def world(
             clock=ManualClock(),
             ipv6=ipv6,
             limits=limits or DnsLimits(),
+            meters=meters,
         )
         stack.push_async_callback(forwarder.aclose)
         udp, tcp = sockets()
         place = udp.getsockname()
         await forwarder.listen(KEY, udp, tcp, holds)
-        yield World(forwarder, up, opened, ticks, udp, place)
+        yield World(forwarder, up, opened, ticks, udp, place, meters)
 
 
 async def receive(udp: socket.socket) -> bytes:

@@ -214,7 +214,7 @@ def test_a_request_that_could_mean_two_things_goes_nowhere(
     assert site.came == []
 
 
-def test_fronting_and_missing_names_are_refused_in_the_handshake(box: Box, site: TlsSite) -> None:
+def test_fronting_and_missing_names_are_refused_in_the_handshake(bay: Lab, box: Box, site: TlsSite) -> None:
     good = f"GET / HTTP/1.1\\r\\nHost: {API}\\r\\nConnection: close\\r\\n\\r\\n"
     assert box.python(RAW, PLAIN, good).startswith("refused")
     assert box.python(RAW, "", good).startswith("refused")
@@ -223,6 +223,7 @@ def test_fronting_and_missing_names_are_refused_in_the_handshake(box: Box, site:
     assert site.values("host") == [API]
     seen = {(one["domain"], one["reason"]) for one in box.network()["broker"]}
     assert {(PLAIN, "other_host"), ("*", "other_host")} <= seen
+    assert 'bay_network_broker_refusals_total{reason="other_host"}' in bay.call("GET", "/metrics").text
 
 
 def test_a_second_request_for_another_host_on_the_connection_is_refused(box: Box, site: TlsSite) -> None:

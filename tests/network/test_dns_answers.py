@@ -38,6 +38,7 @@ async def test_a_name_is_resolved_and_opened_before_it_is_told() -> None:
         assert w.opened.calls == [("www.example.com", addresses(*data(answer)), 90)]
         assert w.forwarder.counts(KEY) == {0: (1, 0)}
         assert w.forwarder.refused(KEY) == ()
+        assert w.counted("bay_network_names_total", verdict="allowed") == 1
 
 
 async def test_a_name_without_a_rule_is_refused_and_leaves_nobody() -> None:
@@ -48,6 +49,8 @@ async def test_a_name_without_a_rule_is_refused_and_leaves_nobody() -> None:
         assert w.forwarder.refused(KEY)[0].count == 2
         assert w.forwarder.counts(KEY) == {None: (0, 2)}
         assert w.upstream.asked == []
+        assert w.counted("bay_network_names_total", verdict="refused") == 2
+        assert w.counted("bay_network_names_unanswered_total", reason="policy") == 2
 
 
 async def test_a_refusal_says_why_to_who_can_read_it() -> None:

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bay.clock import ManualClock
+from bay.meters import Meters
 from bay.network.dns import wire
 from bay.network.dns.limits import DnsLimits, looks_random, weight
 from bay.network.dns.names import ForwarderContext
@@ -68,6 +69,9 @@ def mutated(draw: st.DrawFn, message: bytes) -> bytes:
     return bytes(changed[: draw(st.integers(0, len(changed)) | st.just(len(changed)))])
 
 
+_METERS = Meters()
+
+
 def replies_of(message: bytes) -> list[bytes | None]:
     """What a resolver without resolvers says at once."""
 
@@ -77,7 +81,7 @@ def replies_of(message: bytes) -> list[bytes | None]:
 
     limits, ticks = DnsLimits(), Ticks()
     around = ForwarderContext(
-        Upstream((), limits, ticks), Opened(), lambda _: True, True, limits, ticks, ManualClock()
+        Upstream((), limits, ticks), Opened(), lambda _: True, True, limits, ticks, ManualClock(), _METERS
     )
     resolver = SandboxResolver(1, OPEN, around)
     resolver._tasks = NoTasks()  # type: ignore[assignment]

@@ -22,6 +22,7 @@ from upstream import Upstream, upstream
 
 from bay.clock import utc_now
 from bay.errors import DatabaseUnavailable
+from bay.meters import Meters
 from bay.models import NetworkCounter, NetworkMode, NetworkPolicy, NetworkRule, NetworkState, RefusedName
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.names import ForwarderContext
@@ -80,6 +81,7 @@ class Door:
     policies: dict[str, PolicyVersion]
     dialled: list[tuple[str, int]]
     serve: list[Serve]
+    meters: Meters
     writers: list[asyncio.StreamWriter] = field(default_factory=list[asyncio.StreamWriter])
     asked: list[str] = field(default_factory=list[str])
     fault: Exception | None = None
@@ -182,6 +184,7 @@ async def door(
         async def policies(session_id: str) -> PolicyVersion | None:
             return made.policies.get(session_id)
 
+        meters = Meters()
         proxy = EgressProxy(
             sessions=sessions,
             policies=policies,
@@ -191,9 +194,10 @@ async def door(
             dial=dial,
             limits=limits,
             dns_limits=dns_limits,
+            meters=meters,
         )
         port = await proxy.open("127.0.0.1", 0)
-        made = Door(proxy, port, dns, {}, {}, dialled, serving)
+        made = Door(proxy, port, dns, {}, {}, dialled, serving, meters)
         made.hold(ALLOWED)
         try:
             yield made
@@ -217,6 +221,12 @@ async def test_a_tunnel_carries_bytes_both_ways_and_each_end_by_itself() -> None
         assert [(one.rule, one.allowed_connections, one.allowed_names) for one in state.counters] == [
             (0, 1, 1)
         ]
+        counted = made.meters.registry.get_sample_value
+        assert counted("bay_egress_proxy_connections_total", {"verdict": "allowed"}) == 1
+        writer.close()
+        async with asyncio.timeout(WAIT_S):
+            while not counted("bay_egress_proxy_bytes_total", {"direction": "out"}):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
 
 
 async def test_a_connect_may_say_that_it_has_no_body() -> None:
@@ -739,7 +749,7 @@ def test_the_counts_of_former_rules_are_bounded(monkeypatch: pytest.MonkeyPatch)
         return PolicyVersion(policy=policy, plan=compile_policy(policy), version=number)
 
     around = ForwarderContext(
-        cast(Any, None), cast(Any, None), lambda _: True, False, FAST, lambda: 0.0, utc_now
+        cast(Any, None), cast(Any, None), lambda _: True, False, FAST, lambda: 0.0, utc_now, Meters()
     )
     guest = ProxyGuest(1, ME, "alice", version(0), around, lambda _: False)
     for number in range(50):

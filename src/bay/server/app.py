@@ -13,6 +13,7 @@ from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.errors import BayError
 from bay.images.base import ImageLibrary
+from bay.meters import Meters
 from bay.server.backends import check_replicas, make_claims, make_driver, make_library, make_network
 from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
@@ -152,12 +153,13 @@ def build_app(
     available_memory: Callable[[], int] = available_memory,
 ) -> FastAPI:
     """The ASGI application; its lifespan runs the `ControlPlane`, which is `app.state.bay`."""
-    network = make_network(settings) if driver is None and settings.driver == "oci" else None
+    meters = Meters()
+    network = make_network(settings, meters) if driver is None and settings.driver == "oci" else None
     driver = driver or make_driver(settings, network)
     check_replicas(settings, driver)
     cargo = cargo or make_claims(settings, driver)
     library = library or make_library(settings, network)
-    bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory, cargo)
+    bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory, cargo, meters)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:

@@ -26,6 +26,7 @@ from bay.images.layer_cage import CageParts
 from bay.images.layer_store import LayerLimits, LayerStore
 from bay.images.library import HostLibrary, ImageLimits
 from bay.images.registries import Registries
+from bay.meters import Meters
 from bay.network.broker.supervisor import Brokers
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
@@ -323,13 +324,17 @@ def layers_of(settings: Settings) -> Path | None:
     return settings.data_dir / backend_detection.ROOT / base_backend.LAYERS
 
 
-def make_network(settings: Settings) -> NetworkManager:
+def make_network(settings: Settings, meters: Meters | None = None) -> NetworkManager:
     """The networks of the settings' sandboxes; their host names carry a mark of this data directory."""
     resolvers = settings.dns_servers or _host_resolvers()
 
     def names(opener: Opener, is_reachable: Callable[[Address], bool]) -> Forwarder:
         return Forwarder(
-            resolvers=resolvers, opener=opener, is_reachable=is_reachable, ipv6=settings.network_ipv6
+            resolvers=resolvers,
+            opener=opener,
+            is_reachable=is_reachable,
+            ipv6=settings.network_ipv6,
+            meters=meters,
         )
 
     return NetworkManager(
@@ -340,6 +345,7 @@ def make_network(settings: Settings) -> NetworkManager:
         brokers=Brokers(
             directory=settings.run_dir / instance_of(settings.data_dir) / "brokers",
             trust=settings.network_broker_trust,
+            meters=meters,
         ),
     )
 

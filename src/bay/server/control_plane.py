@@ -182,7 +182,7 @@ class ControlPlane:
         self.keys = Keys(self.store, clock, self.bus)
         self._cargo_kind: backend_detection.Kind | None = None if cargo else choose_cargo(settings)
         self.cargo = cargo or _own_cargo(settings)
-        self.ship = ShipClient(ring_bytes=_largest_ring(settings))
+        self.ship = ShipClient(ring_bytes=_largest_ring(settings), meters=self.meters)
         self.kernels = KernelClient(self.ship)
         self.port_client = PortClient(self.ship)
         self.changes = Notifier(
@@ -202,6 +202,7 @@ class ControlPlane:
             images=library,
             profiles=self.profiles,
             clock=clock,
+            meters=self.meters,
         )
         self.quotas = Quotas(
             of_key=self.keys.quotas,
@@ -375,6 +376,7 @@ class ControlPlane:
             connections=self.connections,
             is_key=self.keys.is_chosen,
             wait_s=settings.port_wait,
+            meters=self.meters,
         )
         self.snapshots = CheckpointRequests(
             store=self.store, waker=self.waker, discard=self.discards.poke, clock=clock
@@ -480,7 +482,13 @@ class ControlPlane:
         )
         self.auditor = Auditor(self.deferred, clock)
         self.loop_lag = LoopLag(self.meters)
-        self.metrics = Metrics(meters=self.meters, store=self.store, deferred=self.deferred, clock=clock)
+        self.metrics = Metrics(
+            core=self.core,
+            queue=queue,
+            reconciler=self.reconciler,
+            pool=self.pool,
+            leases=self.leases,
+        )
         self.usage = Usage(store=self.store, deferred=self.deferred, cargo=self.cargo, clock=clock)
         self.sampler = Sampler(self.core, self.leases, self.bus)
         self.skill_payloads = SkillPayloads(

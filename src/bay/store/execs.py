@@ -1,10 +1,12 @@
 """Database queries on execs. Those on their history are in `bay.store.history`."""
 
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, or_, select, update
 
+from bay.meters import Meters
 from bay.models import Exec
 from bay.store import history, skills
 from bay.store.connection import StoreConnection
@@ -66,6 +68,8 @@ async def add(
     added = await db.execute(_ADD, row, preserve_rowcount=True)
     if note is not None and skills.RUN_TAG in (note.tags or "") and added.rowcount == 1:
         await skills.note_run(db, sandbox_id, item.id, note.tags)
+    if added.rowcount == 1:
+        db.tally(lambda meters: meters.execs_started.inc())
     return added.rowcount == 1
 
 
@@ -74,7 +78,10 @@ async def save(db: StoreConnection, session_id: str, item: Exec) -> None:
     A Ship's report of an unknown exec changes nothing, nor does its report of a start: Bay started it.
     """
     own = {"of_session": session_id, "of_id": item.id}
-    await db.execute(_SAVE, {**own, "argv": list(item.argv), **_facts(item)})
+    row = {**own, "argv": list(item.argv), **_facts(item)}
+    saved = await db.execute(_SAVE, row, preserve_rowcount=True)
+    if item.state != "running" and saved.rowcount == 1:
+        db.tally(partial(_count_end, item))
 
 
 async def remove(db: StoreConnection, sandbox_id: str, exec_id: str) -> None:
@@ -138,7 +145,9 @@ async def any_active(db: StoreConnection, session_id: str) -> bool:
 
 async def lose_running(db: StoreConnection, session_id: str, at: datetime) -> None:
     """Mark the running execs of an ended session as lost."""
-    await db.execute(_LOSE_RUNNING, {"of_session": session_id, "state": "lost", "ended_at": at})
+    row = {"of_session": session_id, "state": "lost", "ended_at": at}
+    lost = (await db.execute(_LOSE_RUNNING, row, preserve_rowcount=True)).rowcount
+    db.tally(lambda meters: meters.execs_ended.labels("lost").inc(lost))
 
 
 async def with_unfinished(db: StoreConnection) -> list[SessionRecord]:
@@ -171,7 +180,20 @@ async def _unfinished(db: StoreConnection, *conditions: ColumnElement[bool], lim
 async def lose(db: StoreConnection, session_id: str, exec_id: str, at: datetime) -> None:
     """Mark an exec of the session as lost: its end cannot be known."""
     query = update(execs).where(execs.c.session_id == session_id, execs.c.id == exec_id)
-    await db.execute(query.where(execs.c.state == "running").values(state="lost", ended_at=at))
+    query = query.where(execs.c.state == "running").values(state="lost", ended_at=at)
+    lost = (await db.execute(query, preserve_rowcount=True)).rowcount
+    db.tally(lambda meters: meters.execs_ended.labels("lost").inc(lost))
+
+
+def _count_end(item: Exec, meters: Meters) -> None:
+    if item.timed_out:
+        outcome = "timed_out"
+    elif item.state == "exited":
+        outcome = "succeeded" if item.exit_code == 0 else "failed"
+    else:
+        outcome = item.state
+    meters.execs_ended.labels(outcome).inc()
+    meters.exec_output_bytes.inc(item.output_bytes)
 
 
 def _facts(item: Exec) -> dict[str, Any]:

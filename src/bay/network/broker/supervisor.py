@@ -25,6 +25,7 @@ from bay.clock import Clock, utc_now
 from bay.errors import BayError
 from bay.linux import namespaces
 from bay.linux.threads import in_new_thread
+from bay.meters import Meters
 from bay.models import BrokerRefusal, HeaderInjection, NetworkPolicy
 from bay.network import domains
 from bay.network.broker.authority import Authority, open_authority
@@ -121,7 +122,9 @@ class Brokers:
         trust: Sequence[Path] = (),
         first_uid: int = FIRST_UID,
         clock: Clock = utc_now,
+        meters: Meters | None = None,
     ) -> None:
+        self._refusals = (meters or Meters()).broker_refusals
         self.values: SecretValues = no_secrets
         self.addresses: Addresses | None = None
         self._directory, self._trust, self._first_uid, self._clock = directory, trust, first_uid, clock
@@ -185,6 +188,10 @@ class Brokers:
             listener.close()
         os.close(served.netns)
 
+    def _note(self, served: _Served, domain: str, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+        served.note(domain, reason, self._clock())
+
     async def _listen(self, served: _Served) -> bool:
         """Open the sockets that are not open yet; whether all are."""
         missing = set(served.ports) - {one.getsockname()[1] for one in served.listeners}
@@ -192,7 +199,7 @@ class Brokers:
         try:
             await in_new_thread(lambda: namespaces.inside(served.netns, lambda: _listeners(missing, made)))
         except OSError as error:
-            served.note("*", "port", self._clock())
+            self._note(served, "*", "port")
             log.warning("broker.no_port", session=served.slot.session_id, error=str(error))
         served.listeners += made
         return len(served.listeners) == len(served.ports)
@@ -259,7 +266,7 @@ class Brokers:
                         writer.write(json.dumps(await self._answer_to(served, domain)).encode() + b"\n")
                         await writer.drain()
                     case {"note": [str(name), str(reason)]} if reason in REASONS:
-                        served.note(_shown(name), reason, self._clock())
+                        self._note(served, _shown(name), reason)
                     case _:
                         log.warning("broker.unexpected", session=served.slot.session_id)
                         return

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bay.clock import Clock, utc_now
+from bay.meters import Meters
 from bay.models import RefusedName
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.log import Counts
@@ -42,10 +43,12 @@ class Forwarder:
         clock: Clock = utc_now,
         ipv6: bool = True,
         limits: DnsLimits | None = None,
+        meters: Meters | None = None,
     ) -> None:
         limits = limits or DnsLimits()
         upstream = Upstream([resolver(one) for one in resolvers], limits, now)
-        self._around = ForwarderContext(upstream, opener, is_reachable, ipv6, limits, now, clock)
+        meters = meters or Meters()
+        self._around = ForwarderContext(upstream, opener, is_reachable, ipv6, limits, now, clock, meters)
         self._served: dict[int, Sockets] = {}
 
     async def aclose(self) -> None:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from bay.clock import Clock
+from bay.meters import Meters
 from bay.models import RefusedName
 
 Counts = dict[int | None, tuple[int, int]]
@@ -13,8 +14,10 @@ Counts = dict[int | None, tuple[int, int]]
 class QueryLog:
     """One sandbox's. The names are bounded by `most`, and the one that was asked longest ago makes room."""
 
-    def __init__(self, most: int, clock: Clock) -> None:
+    def __init__(self, most: int, clock: Clock, meters: Meters) -> None:
         self._most, self._clock = most, clock
+        self._verdicts = meters.names.labels("refused"), meters.names.labels("allowed")
+        self._unanswered = meters.names_refused
         self._names: OrderedDict[tuple[str, str, str], RefusedName] = OrderedDict()
         self._counts: Counts = {}
 
@@ -22,9 +25,11 @@ class QueryLog:
         """One more question that `rule` decided."""
         yes, no = self._counts.get(rule, (0, 0))
         self._counts[rule] = (yes + allowed, no + (not allowed))
+        self._verdicts[allowed].inc()
 
     def refuse(self, name: str, kind: str, reason: str, rule: int | None) -> None:
-        """One more time that `name` was not answered."""
+        """One more time that `name` was not answered. `reason` is one of few words."""
+        self._unanswered.labels(reason).inc()
         key, now = (name, kind, reason), self._clock()
         known = self._names.pop(key, None) or RefusedName(
             name=name, type=kind, reason=reason, rule=rule, count=0, first_at=now, last_at=now

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from math import ceil
 
 from bay.clock import Clock
+from bay.meters import Meters
 from bay.network.dns import wire
 from bay.network.dns.cache import Cache, CachedAnswer, Key, Origins, Pin
 from bay.network.dns.limits import Budget, DnsLimits
@@ -36,6 +37,7 @@ class ForwarderContext:
     limits: DnsLimits
     now: Callable[[], float]
     clock: Clock
+    meters: Meters
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class SandboxResolver:
     def __init__(self, key: int, plan: CompiledPolicy, around: ForwarderContext) -> None:
         self._key, self._around = key, around
         self._budget = Budget(around.limits, around.now)
-        self.log = QueryLog(around.limits.refused_names, around.clock)
+        self.log = QueryLog(around.limits.refused_names, around.clock, around.meters)
         self.names = SandboxNames(key, plan, self._budget, around)
         self._asking: dict[Key, list[_Asker]] = {}
         self._in_flight = 0

@@ -63,6 +63,7 @@ class ProxyGuest:
         self._present = begun
         self._resolver = SandboxResolver(key, begun.plan, around)
         self._is_denied = is_denied
+        self._meters = around.meters
         self._open: set[ProxiedConnection] = set()
         self._counts: dict[tuple[NetworkRule | None, str | None], tuple[int, int]] = {}
         self._received = self._sent = 0
@@ -138,6 +139,8 @@ class ProxyGuest:
         """A client's connection to the proxy is over."""
         self._received += client.said
         self._sent += client.heard
+        self._meters.egress_bytes.labels("in").inc(client.said)
+        self._meters.egress_bytes.labels("out").inc(client.heard)
 
     def count_flood(self) -> None:
         """A connection was refused since there are too many."""
@@ -172,6 +175,7 @@ class ProxyGuest:
         key = rule, None if rule is not None else decision.reason
         allowed, refused = self._counts.get(key, (0, 0))
         self._counts[key] = allowed + decision.allowed, refused + (not decision.allowed)
+        self._meters.egress_connections.labels("allowed" if decision.allowed else "refused").inc()
 
 
 def _refused(target: EgressTarget) -> NotPassedOn:

@@ -21,6 +21,7 @@ import structlog
 
 from bay.clock import Clock, utc_now
 from bay.errors import BayError, DriverUnavailable
+from bay.meters import Meters
 from bay.models import NetworkState
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.names import ForwarderContext
@@ -129,6 +130,7 @@ class EgressProxy:
         dial: Dial | None = None,
         now: Callable[[], float] = time.monotonic,
         clock: Clock = utc_now,
+        meters: Meters | None = None,
     ) -> None:
         self._sessions, self._policies = sessions, policies
         self._deny, self._ipv6 = tuple(deny), ipv6
@@ -145,6 +147,7 @@ class EgressProxy:
             dns_limits,
             now,
             clock,
+            meters or Meters(),
         )
         self.turns = asyncio.Semaphore(self._limits.pieces)
         self._server: asyncio.Server | None = None

@@ -178,6 +178,7 @@ class StorageSteps:
         async with self._store.write() as db:
             await sandboxes.change(db, sandbox.id, restore_id=None, checkpoint_id=checkpoint_id)
             await events.add(db, sandbox, "sandbox.restored", self._clock(), checkpoint_id=checkpoint_id)
+            db.tally(lambda meters: meters.restores.labels("done").inc())
         self.discard()
         log.info("sandbox.restored", id=sandbox.id, checkpoint=checkpoint_id)
 
@@ -203,6 +204,7 @@ class StorageSteps:
                 await events.add(
                     db, sandbox, "sandbox.checkpoint_failed", now, code=error.code, message=error.message
                 )
+            db.tally(lambda meters: meters.checkpoints.labels("failed").inc())
         self.discard()
         log.warning("checkpoint.failed", id=checkpoint_id, code=error.code, error=error.message)
 
@@ -218,6 +220,7 @@ class StorageSteps:
             await events.add(
                 db, sandbox, "sandbox.restore_failed", now, code=error.code, message=error.message
             )
+            db.tally(lambda meters: meters.restores.labels("failed").inc())
         self.discard()
         log.warning("sandbox.restore_failed", id=sandbox.id, code=error.code, error=error.message)
 
@@ -251,6 +254,7 @@ class StorageSteps:
         await checkpoints.change(
             db, checkpoint_id, state="ready", created_at=now, parent_id=present.checkpoint_id
         )
+        db.tally(lambda meters: meters.checkpoints.labels("made").inc())
         if record.hidden:
             return
         await sandboxes.change(db, sandbox.id, checkpoint_id=checkpoint_id)

@@ -257,6 +257,8 @@ class Deliverer:
     async def _write_down(self, hook: WebhookRecord, event: EventRecord, error: str | None) -> None:
         now = self._clock()
         async with self._store.write() as db:
+            outcome = "delivered" if error is None else "failed"
+            db.tally(lambda meters: meters.webhooks.labels(outcome).inc())
             if error is None:
                 await webhooks.change(
                     db, hook.id, after_seq=event.seq, attempts=0, next_attempt_at=None, last_error=None

@@ -15,6 +15,7 @@ from bay.models import FileEvent, FileEventType, FileInfo, FileType, SearchMatch
 from bay.server.ship.answers import Count, Text, collect, parse
 from bay.server.ship.client import ShipClient, lines
 from bay.server.ship.connection import Peer
+from bay.server.ship.counted_bytes import CountedBytes
 from bay.server.ship.websocket import Closed, ShipWebSocket
 from ship_protocol import CloseCode, Feature
 
@@ -236,6 +237,8 @@ class FileClient:
 
     def __init__(self, ship: ShipClient, *, silence_s: float = _SILENCE_S, work_s: float = _WORK_S) -> None:
         self._ship = ship
+        self._in = ship.meters.file_bytes.labels("in")
+        self._out = ship.meters.file_bytes.labels("out")
         self._silence_s = silence_s
         self._work_s = work_s
 
@@ -258,7 +261,7 @@ class FileClient:
             part = parse(_Part, head.file.encode())
             if head.content_length != part.length or part.first + part.length > part.size:
                 raise ShipError("the sandbox's runtime sent contradictory facts of a file")
-            yield ShipDownload(**dict(part), chunks=wire.body(self._silence_s))
+            yield ShipDownload(**dict(part), chunks=CountedBytes(wire.body(self._silence_s), self._out))
 
     async def upload(
         self,
@@ -282,7 +285,7 @@ class FileClient:
             **acting.query(),
         )  # fmt: skip
         async with self._ship.open(
-            peer, "PUT", "/fs/content", query, body, "application/octet-stream",
+            peer, "PUT", "/fs/content", query, self._counted(body), "application/octet-stream",
             deadline_s=self._silence_s, while_moving=True,
         ) as (wire, _):  # fmt: skip
             return parse(_Info, await collect(wire.body(), _SMALL)).to_info()
@@ -384,12 +387,12 @@ class FileClient:
         query = _query(path, format=kind)
         opened = self._ship.open(peer, "GET", "/fs/archive", query, deadline_s=self._silence_s)
         async with opened as (wire, _):
-            yield wire.body(self._silence_s)
+            yield CountedBytes(wire.body(self._silence_s), self._out)
 
     async def unpack(self, peer: Peer, path: str, kind: str, body: AsyncIterator[bytes]) -> Unpacked:
         """Unpack an archive below a directory. Raises BadRequest for a bad one, part of which may be made."""
         async with self._ship.open(
-            peer, "PUT", "/fs/archive", _query(path, format=kind), body, "application/octet-stream",
+            peer, "PUT", "/fs/archive", _query(path, format=kind), self._counted(body), "application/octet-stream",
             deadline_s=self._silence_s, while_moving=True,
         ) as (wire, _):  # fmt: skip
             return parse(Unpacked, await collect(wire.body(), _SMALL))
@@ -415,6 +418,12 @@ class FileClient:
             watching = parse(_WatchReply, first.encode())
             wire.set_deadline(None)  # nothing may happen for days
             yield Watching(socket, watching.path)
+
+    def _counted(self, body: bytes | AsyncIterator[bytes]) -> bytes | AsyncIterator[bytes]:
+        if isinstance(body, bytes):
+            self._in.inc(len(body))
+            return body
+        return CountedBytes(body, self._in)
 
     async def _work(self, peer: Peer, path: str, body: Mapping[str, Any], acting: Acting = OWN) -> FileInfo:
         query = acting.query() or None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
 
 from bay.errors import ShipError
+from bay.meters import Meters
 from bay.models import CellEvent, CellStatus, Kernel, KernelSpec, KernelState
 from bay.server.ship.answers import Count, Moment, Small, Text, collect
 from bay.server.ship.client import ShipClient, lines
@@ -220,7 +221,7 @@ class KernelClient:
         opened = self._ship.open(peer, "POST", path, query, data, deadline_s=_START_S)
         async with opened as (wire, _):
             wire.set_deadline(None)  # it may be silent for days
-            yield events_of(wire.body())
+            yield _CountedCell(events_of(wire.body()), self._ship.meters)
 
     @asynccontextmanager
     async def events(
@@ -241,6 +242,20 @@ class KernelClient:
         if found.id != kernel_id:
             raise ShipError("the sandbox's runtime answered for another kernel")
         return found.to_kernel()
+
+
+class _CountedCell(AsyncIterator[CellEvent]):
+    """The same events, the last of which counts the cell."""
+
+    def __init__(self, events: AsyncIterator[CellEvent], meters: Meters) -> None:
+        self._events = events
+        self._meters = meters
+
+    async def __anext__(self) -> CellEvent:
+        event = await anext(self._events)
+        if event.type == "end" and event.status is not None:
+            self._meters.cells.labels(event.status).inc()
+        return event
 
 
 def _needed(body: Mapping[str, Any], *, attached: bool) -> list[Feature]:

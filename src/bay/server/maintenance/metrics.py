@@ -7,32 +7,69 @@ by a scrape, so that nothing is counted while none comes.
 import asyncio
 from dataclasses import dataclass
 
-from bay.clock import Clock
-from bay.meters import Meters
-from bay.store.deferred import DeferredWrites
-from bay.store.engine import Store
+from bay.server.reconciler.reconciler import Reconciler
+from bay.server.replicas.leases import JOBS, ReplicaLeases, parted
+from bay.server.sandboxes.pool import Pool
+from bay.server.sessions.core import Core
+from bay.server.sessions.work_queue import WorkQueue
+from bay.store import sandboxes
 from bay.store.image_totals import ImageTotals, totals
+from bay.store.records import StateTotal
 
 
 @dataclass(kw_only=True, eq=False)
 class Metrics:
     """Of one Bay. With several replicas each has its own, and those of rows are the same in all."""
 
-    meters: Meters
-    store: Store
-    deferred: DeferredWrites
-    clock: Clock
+    core: Core
+    queue: WorkQueue
+    reconciler: Reconciler
+    pool: Pool
+    leases: ReplicaLeases
 
     async def text(self) -> bytes:
         """All metrics of this moment, in Prometheus' text format."""
-        async with self.store.read() as db:
-            found = await totals(db, self.clock())
-        self._set_images(found)
-        self.meters.deferred_waiting.set(len(self.deferred))
-        return await asyncio.to_thread(self.meters.text)
+        now = self.core.clock()
+        async with self.core.store.read() as db:
+            images = await totals(db, now)
+            shown = await sandboxes.state_totals(db, now)
+        self._set_images(images)
+        self._set_sandboxes(shown)
+        self._set_work()
+        self._set_replica()
+        return await asyncio.to_thread(self.core.meters.text)
+
+    def _set_sandboxes(self, shown: list[StateTotal]) -> None:
+        meters = self.core.meters
+        meters.sandboxes.clear()
+        for total in shown:
+            if not total.pooled:
+                meters.sandboxes.labels(total.status, total.compute).set(total.sandboxes)
+        for gauge in (meters.pool_ready, meters.pool_wanted):
+            gauge.clear()
+        for profile, (ready, wanted) in self.pool.levels().items():
+            meters.pool_ready.labels(profile).set(ready)
+            meters.pool_wanted.labels(profile).set(wanted)
+
+    def _set_work(self) -> None:
+        meters = self.core.meters
+        length, lag_s = self.queue.waiting()
+        meters.queue_length.set(length)
+        meters.queue_lag.set(lag_s)
+        meters.queue_working.set(len(self.queue.working()))
+        meters.queue_retrying.set(self.reconciler.retrying)
+        meters.deferred_waiting.set(len(self.core.deferred))
+
+    def _set_replica(self) -> None:
+        meters = self.core.meters
+        shards, jobs = parted(self.leases.work())
+        meters.replica_live.set(self.leases.is_live)
+        meters.replica_shards.set(len(shards))
+        for job in JOBS:
+            meters.replica_jobs.labels(job).set(job in jobs)
 
     def _set_images(self, found: ImageTotals) -> None:
-        meters = self.meters
+        meters = self.core.meters
         meters.images.labels("ready").set(found.images)
         meters.images.labels("pulling").set(found.pulling)
         meters.templates.set(found.templates)

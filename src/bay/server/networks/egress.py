@@ -61,8 +61,9 @@ class ProxiedEgress:
         self.port = listen[1]
         """Where it listens; the real one once it is open."""
         self._proxy = EgressProxy(
-            sessions=self._session, policies=self._policy, resolvers=resolvers, deny=deny, ipv6=ipv6
-        )
+            sessions=self._session, policies=self._policy, resolvers=resolvers, deny=deny, ipv6=ipv6,
+            meters=core.meters,
+        )  # fmt: skip
         bus.answer(_RENEW, self._renew_here)
         bus.answer(_STATE, self._state_here)
 

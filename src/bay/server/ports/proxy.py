@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from websockets.http11 import Response
 
 from bay.errors import MethodNotAllowed, QuotaExceeded, Timeout, Unauthorized
+from bay.meters import Meters
 from bay.server.ports.app_http import AppConnection, AppConnections, AppRequest, Opened, Stale
 from bay.server.ports.app_websocket import AppSocket
 from bay.server.ports.headers import Headers, Seen, app_protocols, framing, toward_app, toward_browser
@@ -78,6 +79,7 @@ class PortProxy:
     connections: OpenConnections
     wait_s: float
     to_apps: AppConnections
+    meters: Meters
     _under_way: Counter[tuple[str, bool]] = field(init=False, default_factory=Counter[tuple[str, bool]])
 
     async def run(self) -> None:
@@ -87,6 +89,7 @@ class PortProxy:
     async def serve(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or relay a WebSocket to its end. On BayError a begun answer must be cut."""
         with self._place(visit), suppress(ClientLeft):
+            self.meters.port_requests.labels(scope["type"]).inc()
             if scope["type"] == "websocket":
                 await self._relay(visit, scope, receive, send)
             else:

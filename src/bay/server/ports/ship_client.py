@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
+from prometheus_client import Counter
 from pydantic import BaseModel, Field
 
 from bay.errors import BadRequest, ShipError
@@ -67,22 +68,32 @@ class PortClient:
             return parse(_PortsAnswer, await collect(wire.body(), _ANSWER_BYTES)).to_ports()
 
     @asynccontextmanager
-    async def open(self, peer: Peer, port: int) -> AsyncGenerator["PortStream"]:
+    async def open(
+        self, peer: Peer, port: int, kind: Literal["app", "tunnel"] = "app"
+    ) -> AsyncGenerator["PortStream"]:
         """A connection to what listens there; leaving the block before both directions have ended resets it.
         Raises PortClosed when nothing listens there, ShipError and Timeout.
         """
         if not 1 <= port <= 65_535:
             raise BadRequest(f"{port} is not a port; give a number from 1 to 65535")
+        meters = self._ship.meters
         async with self._ship.upgrade(peer, f"/tunnel?port={port}", "tcp") as wire:
-            stream = PortStream()
+            stream = PortStream(
+                given=meters.port_bytes.labels(kind, "in"), taken=meters.port_bytes.labels(kind, "out")
+            )
             stream.begin(*await wire.hand_over(stream))
-            yield stream
+            meters.port_connections_opened.labels(kind).inc()
+            with meters.port_connections.labels(kind).track_inprogress():
+                yield stream
 
 
 class PortStream(asyncio.Protocol):
-    """One connection's bytes, one reader and one writer at a time. Errors are OSErrors, as of any socket."""
+    """One connection's bytes, one reader and one writer at a time. Errors are OSErrors, as of any socket.
+    `given` and `taken` count the bytes that go into the sandbox and come out of it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, given: Counter, taken: Counter) -> None:
+        self._given_bytes, self._taken_bytes = given, taken
         loop = asyncio.get_running_loop()
         self._received: deque[memoryview] = deque()
         """As it came, since to put it together would copy it."""
@@ -129,6 +140,7 @@ class PortStream(asyncio.Protocol):
         To cancel it is to have sent all, or of more than a mebibyte a part.
         """
         view = memoryview(data).cast("B")
+        self._given_bytes.inc(len(view))
         for start in range(0, len(view), _PIECE_BYTES):
             piece = view[start : start + _PIECE_BYTES]
             self._send(PIECE_HEAD.pack(len(piece)) + piece)
@@ -186,6 +198,7 @@ class PortStream(asyncio.Protocol):
 
     def _take_of_piece(self, size: int) -> bytes:
         taken = self._take(min(size, self._left))
+        self._taken_bytes.inc(len(taken))
         self._left -= len(taken)
         self._may_read()
         return taken

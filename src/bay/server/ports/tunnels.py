@@ -70,7 +70,7 @@ class ExpectedTunnel:
     async def open(self, port: int) -> AsyncGenerator[Tunnel]:
         """As `Tunnels.open`."""
         waker, ship = self.tunnels.waker, self.tunnels.ship
-        async with waker.reach(self.sandbox) as (ready, peer), ship.open(peer, port) as stream:
+        async with waker.reach(self.sandbox) as (ready, peer), ship.open(peer, port, "tunnel") as stream:
             yield Tunnel(
                 caller=self.caller,
                 sandbox_id=ready.id,

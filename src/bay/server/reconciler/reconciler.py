@@ -28,12 +28,14 @@ from bay.drivers.base import (
     freezer,
 )
 from bay.errors import BayError, DriverUnavailable, InternalError
+from bay.meters import known_label
 from bay.models import Exec, Failure
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
 from bay.server.reconciler.starter import Starter
+from bay.server.reconciler.step_meter import END_REASONS, measured
 from bay.server.reconciler.sweep import rest
 from bay.server.replicas.bus import Bus
 from bay.server.replicas.leases import ReplicaLeases, shard_of
@@ -168,6 +170,11 @@ class Reconciler:
         """Sessions that another replica has ended: calls of this one may have left connections to them."""
         for session_id in session_ids:
             self._ship.forget(session_id)
+
+    @property
+    def retrying(self) -> int:
+        """How many sandboxes are looked at again later, since a step of theirs has failed."""
+        return len(self._timers)
 
     async def settle_probe(self, sandbox_id: str) -> None:
         """The same, and return once it was probed, within a bound, so that a retry meets the true state."""
@@ -404,7 +411,8 @@ class Reconciler:
                 self._notifier.announce(sandbox_id)  # wake those who wait for a target that was changed back
                 return
             self._leases.check(sandbox_id)
-            await self._take(sandbox, step)
+            with measured(self._core.meters, step):
+                await self._take(sandbox, step)
             self._defects.discard(sandbox_id)
             self._notifier.announce(sandbox_id)
 
@@ -625,6 +633,7 @@ class Reconciler:
             await sandboxes.end_lifetime(db, sandbox.id, now)
             await self._take_back(db, sandbox.id)
             await events.add(db, sandbox, "sandbox.stopped", now, session_id=session.id, reason=reason)
+            db.tally(lambda meters: meters.session_ends.labels(known_label(reason, END_REASONS)).inc())
             if reason == "stopped":
                 await checkpoint_policy.before_stop(db, sandbox.id, now)
         self._live.forget(session.id)

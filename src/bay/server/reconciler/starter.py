@@ -9,19 +9,30 @@ import secrets
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
 from bay.cargo.base import CopiesBySessions, machine_layers
 from bay.drivers.base import Driver, Handle, ImageRoot, MountedVolume, NamedImages, SessionSpec
-from bay.errors import BayError, Conflict, DatabaseUnavailable, DriverUnavailable, ImageInvalid, Timeout
+from bay.errors import (
+    BY_CODE,
+    BayError,
+    Conflict,
+    DatabaseUnavailable,
+    DriverUnavailable,
+    ImageInvalid,
+    Timeout,
+)
 from bay.ids import new_id
 from bay.images import names
 from bay.images.accounts import OF_IMAGE, WORKSPACE
+from bay.meters import Meters, known_label
 from bay.models import Failure, Profile
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
+from bay.server.reconciler.start_phases import StartPhases
 from bay.server.reconciler.start_slots import StartSlots
 from bay.server.replicas.leases import ReplicaLeases
 from bay.server.secrets.delivery import SecretDelivery
@@ -89,6 +100,7 @@ class Starter:
             await events.add(
                 db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
             )
+            db.tally(partial(_count_failure, error.code))
         log.warning("sandbox.failed", id=sandbox.id, session=session.id, code=error.code, error=error.message)
 
     async def _refuse(self, sandbox: SandboxRecord) -> None:
@@ -105,6 +117,7 @@ class Starter:
             await events.add(
                 db, sandbox, "sandbox.failed", failure.at, code=failure.code, message=failure.message
             )
+            db.tally(partial(_count_failure, failure.code))
         log.warning("sandbox.failed", id=sandbox.id, code=failure.code, error=failure.message)
 
     async def _wait_copied(self, sandbox_id: str) -> None:
@@ -147,9 +160,10 @@ class Starter:
 
     async def _run(self, sandbox: SandboxRecord, session: SessionRecord, **held: None) -> None:
         """Start it and write down that it runs, with `held` in the session's row."""
+        phases = StartPhases(self.core.meters)
         await self.live.syncer.expect(sandbox.id, session.id)
         try:
-            handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session))
+            handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session, phases))
             live = replace(session, handle=handle.to_json() if handle else None)
             peer = peer_of(live)
             if peer is not None:
@@ -160,6 +174,7 @@ class Starter:
             await self.give_up(sandbox, session, error)
             return
         if handle is None:
+            self.core.meters.starts.labels("left").inc()
             return
         if peer is not None:
             await self.live.syncer.begin(peer)
@@ -173,6 +188,7 @@ class Starter:
             for cargo_id in sandbox.cargos:
                 await cargos.change(db, cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self.core.clock(), session_id=session.id)
+            db.tally(phases.succeed)
         log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self.core.driver.name)
         self.live.follow(sandbox, handle, peer)
 
@@ -207,20 +223,26 @@ class Starter:
             or sandbox.is_expired(self.core.clock())
         )
 
-    async def _in_turn(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
+    async def _in_turn(
+        self, sandbox: SandboxRecord, session: SessionRecord, phases: StartPhases
+    ) -> Handle | None:
         """Start it when its turn comes, within the limit. Raises Timeout beyond that.
         The files that it begins with come before: to copy them may take longer than any start.
         """
         for cargo_id in sandbox.cargos:
             await self.storage_steps.make_cargo(cargo_id)
+        phases.end("files")
         async with self.slots.take(urgent=sandbox.pool is None):
+            phases.end("queue")
             try:
                 async with asyncio.timeout(self.limit_s):
-                    return await self._step_through(sandbox, session)
+                    return await self._step_through(sandbox, session, phases)
             except TimeoutError as error:
                 raise Timeout(f"the start did not end within {self.limit_s:g} s") from error
 
-    async def _step_through(self, sandbox: SandboxRecord, session: SessionRecord) -> Handle | None:
+    async def _step_through(
+        self, sandbox: SandboxRecord, session: SessionRecord, phases: StartPhases
+    ) -> Handle | None:
         """Save each handle as it appears, but the last, which is saved with the row that it runs.
 
         None when the target changed on the way and the start was left.
@@ -235,9 +257,11 @@ class Starter:
         last: Handle | None = None
         spec = await self._spec(sandbox, session)
         self.leases.check(sandbox.id)
+        phases.end("prepare")
         async with aclosing(self.core.driver.start(spec, before)) as handles:
             async for handle in handles:
                 last = handle
+                phases.end_step(handle)
                 if handle.endpoint is not None:
                     continue
                 async with self.core.store.write() as db:
@@ -359,3 +383,8 @@ def _kernel_env(sandbox: SandboxRecord, profile: Profile) -> dict[str, str]:
     """
     env = {**profile.env, **sandbox.env} if profile.kernel == "eager" or profile.env_file else {}
     return env if len(json.dumps(env)) <= _MAX_KERNEL_ENV else {}
+
+
+def _count_failure(code: str, meters: Meters) -> None:
+    meters.starts.labels("failed").inc()
+    meters.start_failures.labels(known_label(code, BY_CODE)).inc()

@@ -1,6 +1,7 @@
 """The sweep enforces time limits: once a second it pokes the rows whose time has come."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -46,11 +47,15 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweep until cancelled."""
+        meters = self.core.meters
         while True:
+            began = time.perf_counter()
             try:
                 await self.sweep()
             except Exception:
+                meters.sweep_failures.inc()
                 log.exception("sweep.failed")
+            meters.sweep_seconds.observe(time.perf_counter() - began)
             await asyncio.sleep(PERIOD_S)
 
     async def sweep(self) -> None:
@@ -59,6 +64,7 @@ class Sweep:
             try:
                 await chore()
             except Exception:
+                self.core.meters.sweep_failures.inc()
                 log.exception("sweep.chore_failed")  # it must not keep time limits from being kept
         await self.core.deferred.flush()
         now = self.core.clock()

@@ -186,6 +186,7 @@ class Pool:
     def count(self, kind: PoolKind, *, hit: bool) -> None:
         """Note a create that the pool served, or could have, once it is committed; and make up for it."""
         self._count_create(kind.fingerprint, hit=hit)
+        self._core.meters.pool_claims.labels("hit" if hit else "miss").inc()
         self._counted += 1
         self._bus.tell(_ASKED_FOR, [f"{kind.fingerprint} {hit:d} {self._counted}"])
 
@@ -287,6 +288,16 @@ class Pool:
             found = await sandboxes.pooled(db)
         await self._drop([record.id for record in found[:1]])
         return bool(found)
+
+    def levels(self) -> dict[str, tuple[int, int]]:
+        """How many wait and how many should, of the pools of each profile and of templates made of it, as far
+        as this replica knows.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for print_, kind in self._kinds.items():
+            ready, wanted = found.get(kind.profile.id, (0, 0))
+            found[kind.profile.id] = ready + self._tallies[print_].ready, wanted + self._size(kind)
+        return found
 
     def _size(self, kind: PoolKind) -> int:
         """How many it should hold now."""

@@ -6,6 +6,7 @@ from bay.cargo.base import CargoBackend
 from bay.clock import Clock
 from bay.drivers.base import Driver
 from bay.images.base import ImageLibrary
+from bay.meters import Meters
 from bay.models import Profile
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
@@ -16,7 +17,7 @@ DEFAULT_PROFILE = "python-default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """The database, the driver, the files and the images of a Bay, with its profiles and its clock."""
+    """The database, the driver, the files and the images of a Bay, with its profiles, clock and metrics."""
 
     store: Store
     deferred: DeferredWrites
@@ -25,3 +26,4 @@ class Core:
     images: ImageLibrary
     profiles: dict[str, Profile]
     clock: Clock
+    meters: Meters

@@ -5,6 +5,7 @@ missed. Order is first in, first out.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,8 @@ class WorkQueue:
         self._owned = owned
         self._elsewhere = elsewhere
         self._ready: asyncio.Queue[str] = asyncio.Queue()
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, float] = {}
+        """Since when (monotonic) each key waits, the one that comes next first."""
         self._working: dict[str, asyncio.Event] = {}
         """Keys that are worked on; the event says that the key was put again meanwhile."""
         self._left: dict[str, asyncio.Future[None]] = {}
@@ -42,7 +44,7 @@ class WorkQueue:
         if key in self._working:
             self._working[key].set()
         elif key not in self._waiting:
-            self._waiting.add(key)
+            self._waiting[key] = time.monotonic()
             self._ready.put_nowait(key)
 
     def put_idle(self, key: str) -> None:
@@ -54,7 +56,7 @@ class WorkQueue:
     async def take(self) -> AsyncGenerator[str, None]:
         """The next key, which is ours alone until the block is left."""
         key = await self._ready.get()
-        self._waiting.discard(key)
+        self._waiting.pop(key, None)
         again = self._working[key] = asyncio.Event()
         try:
             yield key
@@ -64,6 +66,11 @@ class WorkQueue:
                 left.set_result(None)
             if again.is_set():
                 self.put(key)
+
+    def waiting(self) -> tuple[int, float]:
+        """How many keys wait, and for how many seconds the first has; 0 without any."""
+        first = next(iter(self._waiting.values()), None)
+        return len(self._waiting), 0.0 if first is None else time.monotonic() - first
 
     def working(self) -> list[str]:
         """The keys that are worked on."""

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 from bay.drivers.ship_socket import open_connection
 from bay.errors import CapabilityNotSupported, NotFound, ShipError, Timeout
+from bay.meters import Meters
 from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
     MAX_PIECES,
@@ -69,7 +70,9 @@ class ShipClient:
         deadline_s: float = _DEADLINE_S,
         transfer_s: float = _TRANSFER_DEADLINE_S,
         ring_bytes: int = RING_BYTES,
+        meters: Meters | None = None,
     ) -> None:
+        self.meters = meters or Meters()
         self._exec_answer = _EXEC_FACTS + 3 * ring_bytes  # base64 of what is kept of both streams
         self._deadline_s = deadline_s
         self._transfer_s = transfer_s
