@@ -59,6 +59,7 @@ class Meters:
         self._ports()
         self._network()
         self._images()
+        self._begin()
 
     def _http(self) -> None:
         self.requests = self._counter(
@@ -222,6 +223,20 @@ class Meters:
         self.build_cache_bytes = self._gauge(
             "bay_build_cache_bytes", "Their bytes; what snapshots share counts for each"
         )
+
+    def _begin(self) -> None:
+        """Have counters that alerts divide begin at 0: of one that begins at 1 Prometheus sees no growth."""
+        for counter, outcomes in (
+            (self.starts, ("ready", "failed", "left")),
+            (self.pool_claims, ("hit", "miss")),
+            (self.checkpoints, ("made", "failed")),
+            (self.restores, ("done", "failed")),
+            (self.webhooks, ("delivered", "failed")),
+            (self.execs_ended, ("succeeded", "failed", "timed_out", "killed", "lost")),
+            (self.errors, ("internal_error",)),
+        ):
+            for outcome in outcomes:
+                counter.labels(outcome)
 
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
         self.labels[name] = labels
