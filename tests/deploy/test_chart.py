@@ -368,10 +368,13 @@ def test_the_disruption_budget_has_the_version_that_the_cluster_serves() -> None
 def test_a_service_monitor_comes_only_where_it_is_asked_for_and_known() -> None:
     known = "--api-versions=monitoring.coreos.com/v1/ServiceMonitor"
     assert "ServiceMonitor" not in {one["kind"] for one in rendered(MINIMAL, known)}
-    made = of_kind(rendered({**MINIMAL, "serviceMonitor": {"enabled": True}}, known), "ServiceMonitor")
-    [endpoint] = made["spec"]["endpoints"]
+    all_made = rendered({**MINIMAL, "serviceMonitor": {"enabled": True}}, known)
+    [endpoint] = of_kind(all_made, "ServiceMonitor")["spec"]["endpoints"]
     assert endpoint["path"] == "/metrics"
-    assert endpoint["authorization"] == {"credentials": {"name": "bay", "key": "admin-key"}}
+    token = {"name": "bay", "key": "metrics-token"}
+    assert endpoint["authorization"] == {"credentials": token}
+    [container] = of_kind(all_made, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "BAY_METRICS_TOKEN", "valueFrom": {"secretKeyRef": token}} in container["env"]
 
 
 # Ways in and out

@@ -181,6 +181,7 @@ def build_app(
     app.add_middleware(PortPaths, waker=bay.waker, proxy=bay.port_proxy)
     if settings.replicas:
         app.add_middleware(WrittenAnswers, deferred=bay.deferred)
+    token = settings.metrics_token
     app.add_middleware(
         Edge,
         keys=bay.keys,
@@ -190,6 +191,7 @@ def build_app(
         max_body_bytes=settings.max_body_mb * MIB,
         max_upload_bytes=settings.max_upload_mb * MIB,
         meters=bay.meters,
+        metrics_token=None if token is None else token.get_secret_value(),
     )
     app.add_middleware(
         PortGate,

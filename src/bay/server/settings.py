@@ -436,6 +436,10 @@ class Settings(SettingFields, BaseSettings):
         None,
         description="admin key, for automation, 16 characters or more; when unset Bay creates one and shows it once",
     )
+    metrics_token: SecretStr | None = Field(
+        None,
+        description="token that opens `/metrics` and nothing else, 16 characters or more; unset = admin keys alone",
+    )
     database_url: SecretStr | None = Field(
         None,
         description="PostgreSQL for Bay's rows, such as `postgresql://bay:PASSWORD@db.example.com/bay`; "
@@ -624,12 +628,12 @@ class Settings(SettingFields, BaseSettings):
             return "default"
         return None if path[0] in self.model_fields_set else "default"
 
-    @field_validator("api_key")
+    @field_validator("api_key", "metrics_token")
     @classmethod
-    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+    def _hard_to_guess(cls, value: SecretStr | None, about: ValidationInfo) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_CHOSEN:
             raise ValueError(
-                f"BAY_API_KEY has fewer than {MIN_CHOSEN} characters and can be guessed; "
+                f"BAY_{str(about.field_name).upper()} has fewer than {MIN_CHOSEN} characters and can be guessed; "
                 "use the output of: openssl rand -hex 32"
             )
         return value

@@ -168,3 +168,22 @@ async def test_two_bays_of_one_process_have_numbers_of_their_own(root: Path, tmp
         found = [await read(await bay.client("root", "admin")) for bay in (one, other)]
     created = "bay_http_requests_total,201,POST,/v1/sandboxes"
     assert [created in samples for samples in found] == [True, False]
+
+
+async def test_the_token_for_metrics_opens_metrics_alone(root: Path) -> None:
+    token = "a token of a scraper"
+    async with world(root, metrics_token=token) as bay:
+        scraper = await bay.open_client({"Authorization": f"Bearer {token}"})
+        assert (await scraper.get("/metrics")).status_code == 200
+        for path in ("/v1/sandboxes", "/v1/keys", "/v1/replicas", "/metrics/", "/v1/whoami"):
+            assert (await scraper.get(path)).status_code == 401, path
+        assert (await scraper.post("/metrics")).status_code in (401, 405)
+        for given in ("Bearer ", "Bearer None", f"Bearer {token}x", f"Bearer {token[:-1]}", token):
+            other = await bay.open_client({"Authorization": given})
+            assert (await other.get("/metrics")).status_code == 401, given
+
+
+async def test_without_a_token_no_word_is_one(bay: World) -> None:
+    for given in ("Bearer", "Bearer ", "Bearer None"):
+        client = await bay.open_client({"Authorization": given})
+        assert (await client.get("/metrics")).status_code == 401, given

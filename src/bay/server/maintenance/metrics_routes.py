@@ -1,4 +1,4 @@
-"""The route `/metrics`, for Prometheus. Admin keys only, as the `authorization` of a scrape."""
+"""The route `/metrics`, for Prometheus, which sends an admin key or the setting `metrics_token`."""
 
 from typing import Annotated
 

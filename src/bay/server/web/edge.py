@@ -7,6 +7,7 @@ and changes are audited. A browser that has signed in names its key by a cookie,
 """
 
 import base64
+import hmac
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -50,6 +51,12 @@ FOR_READERS = frozenset((SIGN_IN, "/v1/console/codes"))
 """Paths where a key of scope `read` may use every method: they change nothing but a browser's cookie."""
 BY_COOKIE = "by_cookie"
 """In the state of a request whose caller was found by the console's cookie."""
+_METRICS = "/metrics"
+_SCRAPER = Caller(owner="", scope="admin", key_id="")
+"""The caller with the token for metrics, of that one path and of no owner. Rejected: a scope of keys, which
+every client of keys would have to know; and a listener of its own, as databases have it, which would need TLS
+and a firewall of its own too.
+"""
 _ANY_SIZE = 1 << 63
 _BEARER = "bay.bearer."
 """A browser gives a key with a WebSocket by a subprotocol that begins with this."""
@@ -84,7 +91,9 @@ class Edge:
         max_body_bytes: int,
         max_upload_bytes: int,
         meters: Meters,
+        metrics_token: str | None = None,
     ) -> None:
+        self._metrics_token = metrics_token
         self._app = app
         self._meter = RequestMeter(meters)
         self._cookies = cookies
@@ -183,6 +192,8 @@ class Edge:
         if scope["path"] in OPEN_PATHS or scope["path"].startswith(BELOW) or _is_home(scope, headers):
             return None
         given = headers.one("authorization") or bearer_of(scope)
+        if self._is_scrape(scope, given):
+            return _SCRAPER
         # A browser that sends both means the key: a cookie never makes up for a wrong one.
         if given is None and headers.one("authorization") is None:
             if scope["path"] == SIGN_IN and scope["method"] in ("POST", "DELETE"):
@@ -191,6 +202,11 @@ class Edge:
                 scope["state"][BY_COOKIE] = True
                 return caller
         return self._keys.authenticate(given)
+
+    def _is_scrape(self, scope: Scope, given: str | None) -> bool:
+        if self._metrics_token is None or scope["path"] != _METRICS or given is None:
+            return False
+        return hmac.compare_digest(given.encode(), f"Bearer {self._metrics_token}".encode())
 
     def _limit_of(self, scope: Scope) -> int:
         """Bytes the body may have: JSON costs a multiple to parse, so only what carries files is large."""
