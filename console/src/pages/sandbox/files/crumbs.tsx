@@ -54,7 +54,7 @@ export function Crumbs({ path, onOpen }: { path: string; onOpen(path: string): v
               onClick={() => onOpen(one)}
               title={plain(one)}
               aria-current={at === way.length - 1 ? "page" : undefined}
-              className="max-w-48 truncate rounded px-1 py-1 text-muted hover:bg-raised hover:text-ink aria-[current]:font-semibold aria-[current]:text-ink"
+              className="max-w-48 min-w-7 truncate rounded px-1 py-1 text-muted hover:bg-raised hover:text-ink aria-[current]:font-semibold aria-[current]:text-ink"
             >
               <Name text={nameOf(one)} />
             </button>

@@ -49,7 +49,7 @@ export function Chart({
         scales: { x: { time: true }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.15 : 1] } },
         axes: [
           { ...axis, size: 28 },
-          { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => latestShow.current(tick)) },
+          { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => latestShow.current(tick)) },
         ],
         series: [
           {},
@@ -87,7 +87,7 @@ export function Chart({
     made.batch(() => {
       made.setData(data as uPlot.AlignedData, false);
       made.setScale("x", { min: from, max: to });
-      made.redraw();
+      made.redraw(true, true); // the axes too: their words are longer or shorter now
     });
   }, [data, from, to, theme, labels]);
 

@@ -39,7 +39,7 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
     refetchInterval: box.compute === "running" ? LOOK_MS[range] : false,
     placeholderData: (before) => before,
   });
-  const number = (value: number): string => value.toLocaleString(language(), { maximumFractionDigits: 2 });
+  const number = (value: number): string => value.toLocaleString(language(), { maximumSignificantDigits: 2 });
   const perSecond = (value: number): string => say("perSecond", { size: bytes(value) });
   const charts: {
     name: "cpu" | "memory" | "network" | "disk" | "execs";
