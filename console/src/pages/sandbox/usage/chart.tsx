@@ -31,6 +31,8 @@ export function Chart({
   const theme = useTheme();
   const latestShow = useRef(show);
   latestShow.current = show;
+  const range = useRef<[number, number]>([from, to]);
+  range.current = [from, to];
   const labels = names.join("\n");
 
   // biome-ignore lint/correctness/useExhaustiveDependencies: the colours are those of the theme
@@ -43,10 +45,13 @@ export function Chart({
       {
         width: Math.max(1, at.clientWidth),
         height: HEIGHT_PX,
-        padding: [8, 8, 0, 0],
+        padding: [8, 20, 0, 0],
         legend: { show: false },
         cursor: { drag: { x: false, y: false }, points: { size: 7 } },
-        scales: { x: { time: true }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.15 : 1] } },
+        scales: {
+          x: { time: true, range: () => range.current },
+          y: { range: (_, __, most) => [0, most > 0 ? most * 1.15 : 1] },
+        },
         axes: [
           { ...axis, size: 28 },
           { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => latestShow.current(tick)) },
@@ -84,11 +89,7 @@ export function Chart({
   useEffect(() => {
     const made = chart.current;
     if (made === null) return;
-    made.batch(() => {
-      made.setData(data as uPlot.AlignedData, false);
-      made.setScale("x", { min: from, max: to });
-      made.redraw(true, true); // the axes too: their words are longer or shorter now
-    });
+    made.setData(data as uPlot.AlignedData);
   }, [data, from, to, theme, labels]);
 
   return <div ref={place} aria-hidden className="min-w-0" />;

@@ -20,6 +20,7 @@ type Metrics = components["schemas"]["SandboxMetrics"];
 const RANGES = { hour: 3_600, day: 86_400, month: 30 * 86_400 } as const;
 type Range = keyof typeof RANGES;
 const STEPS: Record<Range, number> = { hour: 10, day: 60, month: 900 };
+const SHORTEST_MS = 300_000;
 /** Samples come by the clock and make no events: so often they are looked at while they are on the screen. */
 const LOOK_MS: Record<Range, number> = { hour: 10_000, day: 60_000, month: 300_000 };
 
@@ -30,7 +31,9 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
     queryKey: keys.of(box.id, "metrics", range),
     queryFn: async ({ signal }) => {
       const to = new Date();
-      const from = new Date(to.getTime() - RANGES[range] * 1000);
+      // A new sandbox has nothing before it was made: its first minutes fill the chart.
+      const begun = Math.min(Date.parse(box.created_at), to.getTime() - SHORTEST_MS);
+      const from = new Date(Math.max(begun, to.getTime() - RANGES[range] * 1000));
       const path = `/v1/sandboxes/${box.id}/metrics`;
       const query = { from, to, step: STEPS[range] };
       const found = await bay.request<Metrics>({ method: "GET", path, query, safe: true, signal });
