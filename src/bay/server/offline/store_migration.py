@@ -23,9 +23,11 @@ from sqlalchemy import (
     Table,
     func,
     insert,
+    literal,
     literal_column,
     select,
     text,
+    tuple_,
 )
 
 from bay.errors import Conflict, DriverUnavailable, InvalidArgument
@@ -43,7 +45,7 @@ _COME = "moved_from"
 """The fact of a database whose rows a move has brought: with the id of the data directory that had them."""
 _BATCH = 2000
 _ROWID: ColumnElement[int] = literal_column("rowid", BigInteger)
-"""The place of a row in its table: SQLite's own, which every table has."""
+"""The place of a row in its table: SQLite's own, which a table has unless it was made without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +152,19 @@ def _count(db: Connection, table: Table) -> int:
 
 
 def _batches(source: Connection, table: Table) -> Iterator[Sequence[dict[str, Any]]]:
-    last = -1
-    while True:
-        query = select(_ROWID.label("place"), table).where(last < _ROWID).order_by(_ROWID).limit(_BATCH)
-        found = source.execute(query).all()
-        if not found:
-            return
-        last = found[-1].place
-        yield [{name: value for name, value in row._mapping.items() if name != "place"} for row in found]
+    place = _place_of(table)
+    query = select(*(column.label(f"place{n}") for n, column in enumerate(place)), table)
+    query = query.order_by(*place).limit(_BATCH)
+    found = source.execute(query).all()
+    while found:
+        yield [dict(zip(table.c.keys(), row[len(place) :], strict=True)) for row in found]
+        last = tuple(found[-1][: len(place)])
+        found = source.execute(query.where(tuple_(*place) > tuple_(*map(literal, last)))).all()
+
+
+def _place_of(table: Table) -> Sequence[ColumnElement[int]]:
+    """The order of its rows in SQLite, by numbers: that of its keys, where it has nothing else."""
+    return [_ROWID] if table.dialect_options["sqlite"]["with_rowid"] else list(table.primary_key)
 
 
 def _go_on_counting(source: Connection, target: Connection, table: Table) -> None:
