@@ -112,7 +112,7 @@ class ConsoleCookies:
 
     def _check_sender(self, scope: Scope, headers: Headers) -> None:
         if scope["type"] == "websocket":
-            if not self._is_own(headers.one("origin"), headers.one("host") or "", scope["scheme"]):
+            if not self._is_own(headers.one("origin"), headers.one("host") or "", _scheme(scope)):
                 raise Unauthorized(
                     "a sign-in's cookie opens a WebSocket only for pages of this Bay; offer a key as a subprotocol"
                 )
@@ -151,7 +151,11 @@ def _name(scope: Scope) -> bytes:
 
 
 def _is_secure(scope: Scope) -> bool:
-    return scope["scheme"] in ("https", "wss")
+    return _scheme(scope) in ("https", "wss")
+
+
+def _scheme(scope: Scope) -> str:
+    return scope.get("scheme", "http")  # ASGI: a server may leave it out
 
 
 def _use(kind: TokenKind) -> str:
