@@ -29,8 +29,9 @@ PAGES = {
     "/docs/{name:path}",
 }
 OAUTH = "/.well-known/oauth-protected-resource"
-UNPLANNED = {OAUTH, f"{OAUTH}/mcp", "/v1/sandboxes", "/v1/audit", "/", "/docs", "/redoc", *PAGES}
-"""Those with lists in their query, pages, and what clients ask for once."""
+METRICS = "/v1/sandboxes/{sandbox_id}/metrics"
+UNPLANNED = {OAUTH, f"{OAUTH}/mcp", "/v1/sandboxes", "/v1/audit", METRICS, "/", "/docs", "/redoc", *PAGES}
+"""Those with lists or moments in their query, pages, and what clients ask for once."""
 
 
 class Order(Body):
