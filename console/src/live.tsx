@@ -141,7 +141,9 @@ export function LiveProvider({ children }: { children: ReactNode }): ReactNode {
       changes.stop();
     };
   }, [cache, lost]);
-  return <LiveContext value={live}>{children}</LiveContext>;
+  // Nothing is asked for before the stream stands: a change in between would never be shown.
+  const begun = live.state !== "connecting";
+  return <LiveContext value={live}>{begun ? children : null}</LiveContext>;
 }
 
 export function useLive(): Live {
@@ -158,18 +160,21 @@ async function follow(
   let last: string | undefined;
   let failures = 0;
   const say = (state: LiveState): void => show((now) => (now.state === state ? now : { ...now, state }));
+  let isGap = false;
+  const onOpen = (): void => {
+    failures = 0;
+    say("live");
+    if (isGap) void cache.invalidateQueries(); // changes may have been missed
+    isGap = false;
+  };
   while (!signal.aborted) {
-    const attempt = new AbortController();
-    // The stream says nothing until something happens: another answer says that Bay is there.
-    stream.health({ signal: attempt.signal }).then(() => {
-      if (attempt.signal.aborted) return;
-      failures = 0;
-      say("live");
-    }, ignore);
     try {
-      for await (const event of stream.events({ ...(last === undefined ? {} : { since: last }), signal })) {
+      for await (const event of stream.events({
+        ...(last === undefined ? {} : { since: last }),
+        onOpen,
+        signal,
+      })) {
         last = event.id;
-        say("live");
         changes.take(event);
         show((now) => ({ ...now, recent: [...now.recent, event].slice(-KEPT_EVENTS) }));
       }
@@ -177,18 +182,12 @@ async function follow(
       if (signal.aborted) return;
       if (error instanceof Unauthorized) return lost();
       if (error instanceof OutputGone) last = undefined; // so long ago that its event is kept no more
-    } finally {
-      attempt.abort();
     }
     failures += 1;
+    isGap ||= last === undefined;
     say("broken");
     await pause(Math.min(LONGEST_PAUSE_MS, 250 * 2 ** failures), signal);
-    if (last === undefined) void cache.invalidateQueries(); // changes may have been missed
   }
-}
-
-function ignore(): void {
-  // The stream itself fails too, and says why.
 }
 
 /** Wait, but no longer once the network is back or the page is looked at again. */

@@ -14,23 +14,26 @@ export interface EventOptions extends CallOptions {
   since?: string;
   /** False: what is kept now, without the future. */
   follow?: boolean;
+  /** Called whenever the stream of live events stands: all that happens from then on will come. */
+  onOpen?: () => void;
 }
 
 /** The events at one path of the API. Live ones come across reconnects, and end only with the one sandbox. */
 export function events(
   http: Http,
   path: string,
-  { since, follow = true, signal }: EventOptions,
+  { since, follow = true, onOpen, signal }: EventOptions,
   oneSandbox: boolean,
 ): AsyncGenerator<Event, void> {
   if (!follow) return http.paged<Event>(path, { limit: 200, cursor: since }, signal);
-  return http.followed(new EventPlace(path, since, http.config.retryS, oneSandbox, signal));
+  return http.followed(new EventPlace(path, since, http.config.retryS, oneSandbox, onOpen, signal));
 }
 
 class EventPlace implements Followed<Event> {
   readonly separator = "\n\n";
   readonly early = "the events ended early";
   ended = false;
+  private stands = false;
   private readonly patience: Patience;
 
   constructor(
@@ -38,6 +41,7 @@ class EventPlace implements Followed<Event> {
     private lastId: string | undefined,
     retryS: number,
     private readonly oneSandbox: boolean,
+    private readonly onOpen: (() => void) | undefined,
     private readonly signal: AbortSignal | undefined,
   ) {
     this.patience = new Patience(retryS);
@@ -48,6 +52,7 @@ class EventPlace implements Followed<Event> {
   }
 
   opened(response: Response): void {
+    this.stands = false;
     this.ended = response.status === 204; // the sandbox was deleted, and all its events were read
   }
 
@@ -55,6 +60,10 @@ class EventPlace implements Followed<Event> {
   accept(block: string): Event | undefined {
     const fields = new Map(block.split("\n").map(field));
     this.lastId = fields.get("id") ?? this.lastId;
+    if (!this.stands && fields.has("id")) {
+      this.stands = true; // the first block is the place where it stands
+      this.onOpen?.();
+    }
     const data = fields.get("data");
     if (data !== undefined || !fields.has("id")) this.patience.renew();
     if (data === undefined) return undefined;
