@@ -10,6 +10,7 @@ import { type Event, NotFound, OutputGone, type Sandbox, Unauthorized } from "ba
 import { createContext, type ReactNode, useContext, useEffect, useState } from "react";
 import { bay, stream } from "./bay";
 import { useSignIn } from "./sign_in";
+import { Loading } from "./ui/states";
 
 export type LiveState = "connecting" | "live" | "broken";
 
@@ -20,6 +21,8 @@ const WHOLE_LIST = 64;
 /** More changes than this at once, and the list is read anew. */
 const LONGEST_PAUSE_MS = 10_000;
 const KEPT_EVENTS = 500;
+/** So long pages wait for the stream. */
+const PATIENCE_MS = 2_000;
 
 export const keys = {
   list: LIST,
@@ -121,16 +124,18 @@ export function put(cache: QueryClient, sandbox: Sandbox): void {
 
 interface Live {
   state: LiveState;
+  /** Whether pages may ask for what they show. */
+  begun: boolean;
   /** The last events since the page was opened, oldest first. */
   recent: readonly Event[];
 }
 
-const LiveContext = createContext<Live>({ state: "connecting", recent: [] });
+const LiveContext = createContext<Live>({ state: "connecting", begun: false, recent: [] });
 
 export function LiveProvider({ children }: { children: ReactNode }): ReactNode {
   const cache = useQueryClient();
   const { lost } = useSignIn();
-  const [live, setLive] = useState<Live>({ state: "connecting", recent: [] });
+  const [live, setLive] = useState<Live>({ state: "connecting", begun: false, recent: [] });
 
   useEffect(() => {
     const stop = new AbortController();
@@ -141,9 +146,7 @@ export function LiveProvider({ children }: { children: ReactNode }): ReactNode {
       changes.stop();
     };
   }, [cache, lost]);
-  // Nothing is asked for before the stream stands: a change in between would never be shown.
-  const begun = live.state !== "connecting";
-  return <LiveContext value={live}>{begun ? children : null}</LiveContext>;
+  return <LiveContext value={live}>{live.begun ? children : <Loading />}</LiveContext>;
 }
 
 export function useLive(): Live {
@@ -159,9 +162,18 @@ async function follow(
 ): Promise<void> {
   let last: string | undefined;
   let failures = 0;
-  const say = (state: LiveState): void => show((now) => (now.state === state ? now : { ...now, state }));
+  const say = (state: LiveState): void =>
+    show((now) => (now.state === state ? now : { ...now, state, begun: true }));
   let isGap = false;
+  // Nothing is asked for before the stream stands: a change in between would never be shown. But a proxy may hold the
+  // stream back for long, and then all is asked for again once it comes.
+  const late = setTimeout(() => {
+    isGap = true;
+    show((now) => ({ ...now, begun: true }));
+  }, PATIENCE_MS);
+  signal.addEventListener("abort", () => clearTimeout(late));
   const onOpen = (): void => {
+    clearTimeout(late);
     failures = 0;
     say("live");
     if (isGap) void cache.invalidateQueries(); // changes may have been missed

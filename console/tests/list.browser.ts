@@ -42,6 +42,14 @@ test("changes that others make appear by themselves, also the end of a sandbox",
   await page.getByRole("heading", { name: "elsewhere is gone" }).waitFor();
 });
 
+test("a proxy that holds the stream of events back leaves the pages usable", async () => {
+  await bay.sandboxes.create({ name: "behind-it" });
+  const { page } = await signedIn();
+  await page.route("**/v1/events?*", () => undefined); // it is never answered
+  await page.reload();
+  await page.getByRole("link", { name: "behind-it" }).waitFor();
+});
+
 test("a delete can be taken back, and is sent when it is not", async () => {
   await bay.sandboxes.create({ name: "kept" });
   const { page } = await signedIn();
