@@ -17,6 +17,7 @@ from server_harness import (
     create,
     eventually,
     shell,
+    turns,
     until,
     within,
     world,
@@ -26,8 +27,9 @@ from bay.cargo.base import Fence
 from bay.drivers.base import Exited, Handle, Observed, ShipSilent
 from bay.drivers.fake import FakeDriver
 from bay.errors import DatabaseUnavailable, DriverUnavailable
-from bay.store import sessions
-from bay.store.records import SessionRecord
+from bay.store import sandboxes, sessions
+from bay.store.connection import StoreConnection
+from bay.store.records import Failure, SessionRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -180,6 +182,25 @@ async def test_a_call_to_a_session_of_which_nothing_is_known_says_why_and_it_is_
     bay.driver.fail_at = None
     await bay.settled(made["id"], lambda r: r.session is None)  # which no further call is needed for
     assert (await get(alice, made["id"]))["error"]["code"] == "session_unreachable"
+
+
+async def test_a_call_waits_for_the_reason_also_when_something_else_happens_to_its_sandbox(
+    bay: World, alice: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = sandboxes.change_error
+
+    async def write_late(db: StoreConnection, sandbox_id: str, **change: Failure | None) -> bool:
+        bay.bay.changes.announce(sandbox_id)
+        await turns()
+        return await write(db, sandbox_id, **change)
+
+    made = await create(alice, wait=WAIT_S)
+    session = await cut_off(bay, made["id"])
+    bay.bay.ship.forget(session.id)
+    monkeypatch.setattr(sandboxes, "change_error", write_late)
+    bay.driver.fail_at = "observe"
+    answer = await alice.post(f"/v1/sandboxes/{made['id']}/shell/exec", json={"command": "true"})
+    assert "told to fail at observe" in assert_error(answer, 502, "ship_error")["message"]
 
 
 class AskingDriver(FakeDriver):

@@ -350,6 +350,7 @@ class Reconciler:
             log.exception("sandbox.reconcile_failed", id=sandbox_id)
             self._defects.add(sandbox_id)
             self._retry(sandbox_id)
+            self._to_probe.discard(sandbox_id)
 
     async def _put_off(self, sandbox_id: str, error: BayError) -> None:
         """The host refused: retry with a backoff, and write the error into a row that has none."""
@@ -366,6 +367,7 @@ class Reconciler:
             raise
         except Exception:
             log.exception("sandbox.trouble_not_written", id=sandbox_id)  # the disk may be full for this, too
+        self._to_probe.discard(sandbox_id)  # now that the row says why a probe failed
         self._notifier.announce(sandbox_id)
 
     def _retry(self, sandbox_id: str) -> float:
@@ -417,14 +419,15 @@ class Reconciler:
             self._notifier.announce(sandbox_id)
 
     async def _look_at(self, sandbox: SandboxRecord) -> bool:
-        """Probe the session and correct its row; returns whether the row has changed."""
-        try:
-            session = sandbox.session
-            if session is None or session.phase != "running":
-                return False
-            return await self._mend(sandbox, session)
-        finally:
-            self._to_probe.discard(sandbox.id)
+        """Probe the session and correct its row; returns whether the row has changed. A probe that fails is
+        over once its error is written.
+        """
+        session = sandbox.session
+        has_changed = False
+        if session is not None and session.phase == "running":
+            has_changed = await self._mend(sandbox, session)
+        self._to_probe.discard(sandbox.id)
+        return has_changed
 
     async def _mend(self, sandbox: SandboxRecord, session: SessionRecord) -> bool:
         """Only a Ship that cannot be reached at all is given up: one that is slow may be at work."""
