@@ -23,6 +23,7 @@ PROGRAM = Path(__file__).parent / "programs" / "typescript_surface.mjs"
 _COUNTED = "a caller counts the bytes of a stream as they pass"
 _LOCAL = "a platform without a file system has no local directory; `archive` and `writeArchive` stream one"
 _FOLLOWED = "a page that is loaded anew finds its run by its id; a program keeps the one it has"
+_OPENED = "a page asks for its list once the stream stands; a program names `since`"
 _STREAMS = "the platform's streams are read and written in its place"
 DIFFERENCES = {
     "both: Execs.run": "Python's takes what `box.run` made of its options; TypeScript's is `box.run` itself",
@@ -40,6 +41,8 @@ DIFFERENCES = {
     "python: Files.uploadDir": _LOCAL,
     "python: Images.export progress": _COUNTED,
     "python: Images.importArchive progress": _COUNTED,
+    "typescript: Box.events onOpen": _OPENED,
+    "typescript: Client.events onOpen": _OPENED,
     "typescript: Client.request": "it gives the answer to a call that the SDK has no method for",
     "typescript: Files.archive": "it streams; Python's `download_dir` does",
     "typescript: Files.stream": "Python reads a file piece by piece by `open`",
