@@ -68,7 +68,9 @@ def send(namespace: Path, *packets: bytes, device: str = "eth0") -> None:
 
 @contextmanager
 def listening(namespace: Path, device: str = "eth0") -> Generator[Callable[[], list[bytes]]]:
-    """Gives what came in by `device` since it was asked last."""
+    """Gives what came in by `device` since it was asked last, without the reports of multicast groups that
+    the kernel of the host sends by the other end, at a random moment after its begin.
+    """
 
     def opened() -> socket.socket:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003))
@@ -86,8 +88,13 @@ def _received(sock: socket.socket) -> Iterator[bytes]:
             data, sender = sock.recvfrom(65536)
         except BlockingIOError:
             return
-        if sender[2] != socket.PACKET_OUTGOING:
+        if sender[2] != socket.PACKET_OUTGOING and not _is_group_report(data):
             yield data
+
+
+def _is_group_report(data: bytes) -> bool:
+    """Whether it is an MLDv2 report (RFC 3810): ICMPv6 of type 143 behind a hop-by-hop header of 8 bytes."""
+    return data[0] >> 4 == 6 and data[6] == 0 and data[40:42] == b"\x3a\x00" and data[48] == 143
 
 
 def _inside(namespace: Path, work: Callable[[], T]) -> T:
