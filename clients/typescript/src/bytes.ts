@@ -1,15 +1,14 @@
-/** Bytes: base64, text, and the pieces of what is uploaded. */
+/** Bytes: base64, text, and what is uploaded. */
 
-const PIECE_BYTES = 256 << 10;
+/** What is read once, so that it is not sent again after a failure. */
+export type Pieces = ReadableStream<Uint8Array> | AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** What an upload takes. A stream or an iterable is read once, so it is not sent again after a failure. */
-export type Source =
-  | string
-  | Uint8Array
-  | Blob
-  | ReadableStream<Uint8Array>
-  | AsyncIterable<Uint8Array>
-  | Iterable<Uint8Array>;
+/**
+ * What an upload takes. Text, bytes and a blob are sent whole, which every platform does. The others are streamed:
+ * of browsers only those do that which Chromium is the base of, and over HTTP/2 alone. A file there is a blob, whose
+ * bytes are read from the disk as they are sent.
+ */
+export type Source = string | Uint8Array | Blob | Pieces;
 
 interface NodeBuffer {
   from(text: string, encoding: "base64"): Uint8Array;
@@ -60,21 +59,24 @@ export function joined(parts: readonly Uint8Array[]): Uint8Array {
   return whole;
 }
 
-/** Whether a source can be read a second time. */
-export function isRepeatable(source: Source): boolean {
+/** Whether a source can be read a second time; it is then sent whole. */
+export function isRepeatable(source: Source): source is string | Uint8Array | Blob {
   return typeof source === "string" || source instanceof Uint8Array || source instanceof Blob;
 }
 
-/** A source piece by piece. */
-export async function* pieces(source: Source): AsyncGenerator<Uint8Array, void> {
-  if (typeof source === "string" || source instanceof Uint8Array) {
-    const whole = toBytes(source);
-    for (let start = 0; start < whole.length; start += PIECE_BYTES) {
-      yield whole.subarray(start, start + PIECE_BYTES);
-    }
-  } else {
-    yield* source instanceof Blob ? read(source.stream()) : source instanceof ReadableStream ? read(source) : source;
-  }
+/** The body that a platform sends at once. It brings no content type of its own, as text and most blobs would. */
+export function wholeBody(source: string | Uint8Array | Blob): Uint8Array<ArrayBuffer> | Blob {
+  return source instanceof Blob ? source.slice() : (toBytes(source) as Uint8Array<ArrayBuffer>);
+}
+
+/** The size of what is sent whole, in bytes at least. */
+export function sizeOf(source: string | Uint8Array | Blob): number {
+  return source instanceof Blob ? source.size : source.length;
+}
+
+/** The pieces of a source that is read once. */
+export async function* pieces(source: Pieces): AsyncGenerator<Uint8Array, void> {
+  yield* source instanceof ReadableStream ? read(source) : source;
 }
 
 /** The chunks of a stream, which is cancelled when the reader leaves early. */

@@ -102,7 +102,7 @@ export class Files extends SandboxNoun {
     return this.upload(data, path, options);
   }
 
-  /** Write a file from a blob, a stream or an iterable, in constant memory; gives its size in bytes. */
+  /** Write a file from a blob, a stream or an iterable, in constant memory; gives its size in bytes. See `Source`. */
   async upload(source: Source, remote: string, { mode, signal }: WriteOptions = {}): Promise<number> {
     const query = { path: remote, mode: octal(mode) };
     const call: Call = { method: "PUT", path: this.path("content"), query, content: source, headers: BYTES, safe: true };

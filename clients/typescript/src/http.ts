@@ -1,14 +1,17 @@
 /** The HTTP client of one Bay: retries where they are safe, streams that reconnect, and Bay's errors. */
 
 import { check, decode, failure } from "./answers.js";
-import { pieces, read, type Source } from "./bytes.js";
+import { isRepeatable, pieces, read, sizeOf, wholeBody, type Pieces } from "./bytes.js";
 import { address, get, sandboxPath, type Call, type Query } from "./call.js";
 import { headersOf, type Config } from "./config.js";
-import { ConnectionFailed, HostError, NotFound, OutputGone, Timeout } from "./errors.js";
+import { ConnectionFailed, HostError, InvalidArgument, NotFound, OutputGone, Timeout } from "./errors.js";
 import { Leases } from "./leases.js";
 import { Lines } from "./lines.js";
 import { Attempts, now, sleep } from "./retries.js";
 import { Silence } from "./silence.js";
+
+/** A body that is sent whole is waited for as if it went at this rate: how much of it is gone nobody says. */
+const SLOWEST_BYTES_PER_S = 64 << 10;
 
 /** A place in a stream that is followed over as many connections as it takes. */
 export interface Followed<Item> {
@@ -137,7 +140,7 @@ export class Http {
 
   /** The answer to `call` while it arrives: one attempt, for a reader who knows where to go on. Close it. */
   async open(call: Call, silenceS = Infinity): Promise<Answer> {
-    const longest = this.config.timeoutS + (call.waitS ?? 0);
+    const longest = this.config.timeoutS + (call.waitS ?? 0) + sendingS(call);
     const silence = new Silence(this.config.url, Math.min(longest, silenceS), call.signal);
     const response = await this.send(call, silence);
     try {
@@ -154,7 +157,7 @@ export class Http {
   /** The answer of an app in a sandbox, whatever its status; Bay's own error in its place is thrown. */
   async ask(call: Call, timeoutS = this.config.timeoutS): Promise<Response> {
     return this.tried(call, async () => {
-      const silence = new Silence(this.config.url, timeoutS, call.signal);
+      const silence = new Silence(this.config.url, timeoutS + sendingS(call), call.signal);
       const response = await this.send(call, silence);
       silence.end();
       // Bay adds a policy to everything that an app answers by path, and to nothing of its own.
@@ -177,11 +180,13 @@ export class Http {
   }
 
   private async send(call: Call, silence: Silence): Promise<Response> {
-    const upload = call.content === undefined ? undefined : new Upload(call.content, silence);
+    const { content } = call;
+    const upload = content === undefined || isRepeatable(content) ? undefined : new Upload(content, silence);
     try {
       return await fetch(this.config.url + address(call), this.request(call, silence, upload));
     } catch (error) {
       const found = failure(error, this.config.url, silence.signal);
+      upload?.leave(); // a browser tells its page of a stream that fails after its request
       silence.leave(found);
       upload?.check();
       throw found;
@@ -191,7 +196,7 @@ export class Http {
   private request(call: Call, silence: Silence, upload?: Upload): RequestInit {
     const isJson = call.body !== undefined;
     const headers = { ...headersOf(this.config), ...(isJson && { "Content-Type": "application/json" }) };
-    const body = isJson ? JSON.stringify(call.body) : (upload?.stream() ?? null);
+    const body = isJson ? JSON.stringify(call.body) : (upload?.stream() ?? whole(call));
     const init = { method: call.method, headers: { ...headers, ...call.headers }, body };
     // Redirects would carry the key to an address that the caller did not choose.
     return { ...init, ...(upload && { duplex: "half" }), redirect: "manual", signal: silence.signal } as RequestInit;
@@ -240,6 +245,23 @@ async function* accepted<Item>(
   }
 }
 
+/** The body of `call` that is sent at once. */
+function whole({ content }: Call): Uint8Array<ArrayBuffer> | Blob | null {
+  return content !== undefined && isRepeatable(content) ? wholeBody(content) : null;
+}
+
+/** How long sending that body may take, in seconds. One that is streamed is looked after piece by piece. */
+function sendingS({ content }: Call): number {
+  return content !== undefined && isRepeatable(content) ? sizeOf(content) / SLOWEST_BYTES_PER_S : 0;
+}
+
+/** Throws InvalidArgument where a stream as a body is taken for the text "[object ReadableStream]". */
+function checkStreams(): void {
+  const init = { method: "POST", body: new ReadableStream(), duplex: "half" } as RequestInit;
+  if (!new Request("http://bay.invalid", init).headers.has("content-type")) return;
+  throw new InvalidArgument("this browser sends no stream; give the bytes, a text or a Blob");
+}
+
 function mayConnectAgain(error: unknown): boolean {
   return [NotFound, OutputGone, HostError, ConnectionFailed].some((kind) => error instanceof kind);
 }
@@ -256,9 +278,10 @@ class Upload {
   private aborted = (): void => this.leave();
 
   constructor(
-    source: Source,
+    source: Pieces,
     private readonly silence: Silence,
   ) {
+    checkStreams();
     this.data = pieces(source);
   }
 
@@ -308,7 +331,8 @@ class Upload {
     }
   }
 
-  private leave(controller?: ReadableStreamDefaultController<Uint8Array>): void {
+  /** Read no more of its source. */
+  leave(controller?: ReadableStreamDefaultController<Uint8Array>): void {
     if (this.left) return;
     this.left = true;
     this.forget();

@@ -419,6 +419,44 @@ test("a tunnel that is refused for too many connections says so at once", { time
   assert.equal(handshakes, 3);
 });
 
+test("text, bytes and blobs are sent whole, and bring no content type of their own", async (context) => {
+  const heard = [];
+  const own = await standIn(context, async (request, response) => {
+    const { "content-length": length, "transfer-encoding": coding, "content-type": type } = request.headers;
+    heard.push({ length, coding, type, text: Buffer.concat(await all(request)).toString() });
+    response.end("{}");
+  });
+  const whole = ["é", new TextEncoder().encode("é"), new Blob(["é"], { type: "text/html" })];
+  for (const content of whole) await own.box.ports.fetch(80, "/", { method: "POST", content });
+  const one = { length: "2", coding: undefined, type: undefined, text: "é" };
+  assert.deepEqual(heard.splice(0), [one, one, one]);
+  await own.box.ports.fetch(80, "/", { method: "POST", content: new Blob(["é"]).stream() });
+  assert.deepEqual(heard, [{ ...one, length: undefined, coding: "chunked" }]);
+});
+
+test("a large body that is sent whole is waited for longer", async (context) => {
+  const slow = (request, response) => {
+    request.resume();
+    setTimeout(() => response.end('{"size": 1}'), 1000);
+  };
+  const own = await standIn(context, slow, { timeoutS: 0.2, retryS: 0 });
+  assert.equal(await own.box.files.write("large", new Uint8Array(16 << 20)), 1);
+  await assert.rejects(own.box.files.write("small", "x"), Timeout);
+});
+
+test("a platform that sends no streams sends no text in their place", async () => {
+  const own = globalThis.Request;
+  globalThis.Request = class {
+    headers = new Headers({ "Content-Type": "text/plain;charset=UTF-8" });
+  };
+  try {
+    await assert.rejects(box.files.upload(new Blob(["x"]).stream(), "text"), InvalidArgument);
+    assert.equal(await box.files.upload(new Blob(["x"]), "text"), 1);
+  } finally {
+    globalThis.Request = own;
+  }
+});
+
 // Signals
 
 /** Calls that would wait for ever, each of which a signal ends. */
@@ -433,6 +471,7 @@ const WAITING = {
   "an archive": (deaf, signal) => all(deaf.exportCheckpoint("one", { signal })),
   "a service": (deaf, signal) => deaf.services.waitReady("web", { signal }),
   "input that is taken": (deaf, signal) => new Proc(deaf.http, deaf.id, { id: "exec-1" }).write("x", { signal }),
+  "a stream that is taken": (deaf, signal) => deaf.files.upload(new Blob(["x"]).stream(), "file", { signal }),
   "an attachment": (deaf, signal) => deaf.terminal({ signal }),
   "a watch": (deaf, signal) => deaf.files.watch(".", { signal }),
   "a tunnel": (deaf, signal) => deaf.tunnel(80, { signal }),

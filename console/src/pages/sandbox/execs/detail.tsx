@@ -5,7 +5,7 @@ import type { Exec, Proc, Sandbox } from "bay-sandbox";
 import { ArrowLeft, CircleStop, CornerDownLeft, SquareTerminal, Zap } from "lucide-react";
 import { type ReactNode, useState } from "react";
 import { Link, useParams } from "react-router";
-import { bay, PROOF } from "@/bay";
+import { bay } from "@/bay";
 import { bytes, duration } from "@/lib/format";
 import { useWords } from "@/lib/words";
 import { mayWrite, useMe } from "@/sign_in";
@@ -83,22 +83,9 @@ export function Detail({ box, exec, back }: { box: Sandbox; exec: Exec; back(): 
         </dl>
       </header>
       <Output box={box} exec={exec} name={command.slice(0, 60)} />
-      {isRunning && !exec.tty && mayWrite(me) ? <Stdin box={box} act={act} /> : null}
+      {isRunning && !exec.tty && mayWrite(me) ? <Stdin act={act} /> : null}
     </div>
   );
-}
-
-/** Browsers stream no body over HTTP/1.1, as the SDK's `write` does, so this one is sent whole. */
-async function typeTo(sandboxId: string, execId: string, text: string): Promise<void> {
-  const answer = await fetch(`/v1/sandboxes/${sandboxId}/execs/${execId}/stdin`, {
-    method: "POST",
-    headers: { ...PROOF, "Content-Type": "application/octet-stream" },
-    body: text,
-  });
-  if (!answer.ok) {
-    const { error } = (await answer.json()) as { error?: { message?: string } };
-    throw new Error(error?.message ?? answer.statusText);
-  }
 }
 
 function Small({ name, children }: { name: string; children: ReactNode }): ReactNode {
@@ -110,13 +97,7 @@ function Small({ name, children }: { name: string; children: ReactNode }): React
   );
 }
 
-function Stdin({
-  box,
-  act,
-}: {
-  box: Sandbox;
-  act(work: (proc: Proc) => Promise<unknown>): Promise<void>;
-}): ReactNode {
+function Stdin({ act }: { act(work: (proc: Proc) => Promise<unknown>): Promise<void> }): ReactNode {
   const say = useWords(execWords);
   const [line, setLine] = useState("");
   return (
@@ -125,7 +106,7 @@ function Stdin({
       onSubmit={(event) => {
         event.preventDefault();
         setLine("");
-        void act((proc) => typeTo(box.id, proc.id, `${line}\n`));
+        void act((proc) => proc.write(`${line}\n`));
       }}
     >
       <Input

@@ -2,10 +2,9 @@
 
 import { queryOptions } from "@tanstack/react-query";
 import type { Box, FileInfo } from "bay-sandbox";
-import { bay, PROOF, stream } from "@/bay";
+import { bay, stream } from "@/bay";
 import { keys } from "@/live";
 import { EDITED_BYTES, imageType, kindOf, PICTURE_BYTES, SHOWN_BYTES, type Text, textOf } from "./kinds";
-import { messageOf } from "./transfers";
 
 /** More entries of one folder than this are no help to anyone who looks. */
 export const MOST_ENTRIES = 20_000;
@@ -111,13 +110,13 @@ export function isSame(one: FileInfo, other: FileInfo): boolean {
   return one.mtime === other.mtime && one.size === other.size && one.type === other.type;
 }
 
-/** Write a file; gives what it is then. Sent whole: the SDK's stream of a body needs more than HTTP/1.1 in a browser. */
+/** Write a file; gives what it is then. */
 export async function write(id: string, path: string, text: string): Promise<FileInfo> {
-  const answer = await fetch(`/v1/sandboxes/${id}/files/content?${new URLSearchParams({ path })}`, {
+  return bay.request<FileInfo>({
     method: "PUT",
-    headers: { ...PROOF, "Content-Type": "application/octet-stream" },
-    body: text, // in UTF-8, as fetch does it
+    path: `/v1/sandboxes/${id}/files/content`,
+    query: { path },
+    content: text,
+    headers: { "Content-Type": "application/octet-stream" },
   });
-  if (!answer.ok) throw new Error(messageOf(await answer.text(), answer.status));
-  return (await answer.json()) as FileInfo;
 }
