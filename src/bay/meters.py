@@ -197,6 +197,9 @@ class Meters:
         self.names_refused = self._counter(
             "bay_network_names_unanswered_total", "Names that were not answered", "reason"
         )
+        self.packets_refused = self._counter(
+            "bay_network_packets_refused_total", "Packets of sandboxes that a policy refused", "reason"
+        )
         self.broker_refusals = self._counter(
             "bay_network_broker_refusals_total", "Requests that the broker of headers refused", "reason"
         )

@@ -2,8 +2,10 @@
 every kind of policy.
 """
 
+import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -494,6 +496,20 @@ def test_counters_tell_what_each_rule_did(bay: Lab) -> None:
     }
     assert (state["mode"], state["enforced"]) == ("open", True)
     assert state["received_bytes"] > 0 < state["sent_bytes"]
+
+
+def test_refused_packets_are_in_the_metrics_and_stay_when_the_sandbox_goes(bay: Lab) -> None:
+    before = _refused(bay)
+    with bay.box(open_but(deny(cidr=OTHER))) as box:
+        box.tries([(OTHER, "tcp", 80), (OTHER, "udp", 80), (LAN, "tcp", 80)])
+        assert _refused(bay) == before + Counter({"rule": 2, "reserved": 1})
+    assert _refused(bay) == before + Counter({"rule": 2, "reserved": 1})
+
+
+def _refused(bay: Lab) -> Counter[str]:
+    text = bay.call("GET", "/metrics").text
+    found = re.findall(r'(?m)^bay_network_packets_refused_total\{reason="(\w+)"\} (\S+)$', text)
+    return Counter({reason: int(float(packets)) for reason, packets in found})
 
 
 def test_the_bytes_of_a_network_are_in_the_metrics(bay: Lab) -> None:

@@ -4,6 +4,7 @@ sandbox in them.
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from server_harness import until
+from server_harness import eventually, until
 
 from bay.drivers.oci import netns
 from bay.errors import DriverUnavailable
@@ -25,6 +26,7 @@ from bay.network.conntrack import Conntrack
 from bay.network.dns.forwarder import Forwarder
 from bay.network.firewalls import dropping
 from bay.network.manager import NetworkManager
+from bay.network.refusals import REASONS
 from bay.network.ruleset import policy_chain, slot_chains
 from bay.network.slots import NetworkSlot
 
@@ -74,6 +76,9 @@ def left() -> list[str]:
 async def sit(network: NetworkManager, descriptor: int, policy: NetworkPolicy = OPEN) -> None:
     network.admit(SEAT, policy)
     network.connect(SEAT, descriptor)
+    # The kernel drops what is sent into a link that has only just got its other end.
+    path = f"/proc/{os.getpid()}/fd/{descriptor}"
+    await until(lambda: "qdisc noop" not in said("nsenter", f"--net={path}", "ip", "link", "show", "eth0"))
 
 
 async def test_this_host_lacks_nothing() -> None:
@@ -119,10 +124,80 @@ async def test_one_look_has_the_traffic_of_every_link_of_this_bay_and_of_no_othe
         await other.aclose()
 
 
-def _send() -> None:
+def _send(address: str = "9.9.9.9") -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for _ in range(3):
-            sock.sendto(b"x" * 1000, ("9.9.9.9", 53))
+            sock.sendto(b"x" * 1000, (address, 53))
+
+
+SHUT = NetworkPolicy(rules=(NetworkRule(action="deny", cidr="9.9.9.9/32"),))
+
+
+async def refused(network: NetworkManager, **packets: int) -> None:
+    """Return once so many packets were refused: the kernel judges them a moment after they are sent."""
+    expected = {**dict.fromkeys(REASONS, 0), **packets}
+
+    async def counted() -> bool:
+        return await network.refused_packets() == expected
+
+    await eventually(counted)
+    assert await network.refused_packets() == expected  # and no more
+
+
+async def test_refused_packets_are_counted_by_reason_and_outlive_their_sandbox(inside: int) -> None:
+    async with opened() as network:
+        await refused(network)
+        await sit(network, inside, SHUT)
+        namespaces.inside(inside, lambda: _send("9.9.9.9"))
+        namespaces.inside(inside, lambda: _send("10.0.0.9"))
+        await refused(network, rule=3, reserved=3)
+        await network.set_policy(SEAT, LIST, inside)
+        namespaces.inside(inside, lambda: _send("9.9.9.8"))
+        await refused(network, rule=3, reserved=3, default=3)
+        assert sum(one.refused_connections for one in (await network.state(SEAT)).counters) == 6
+        await network.remove(SEAT)
+        await refused(network, rule=3, reserved=3, default=3)
+
+
+async def test_the_next_bay_counts_refused_packets_from_its_begin_on(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside, SHUT)
+        namespaces.inside(inside, lambda: _send("9.9.9.9"))
+        await refused(network, rule=3)
+    async with opened() as network:
+        await refused(network)
+        await network.set_policy(SEAT, SHUT, inside)
+        namespaces.inside(inside, lambda: _send("9.9.9.9"))
+        await refused(network, rule=3)
+        await network.remove(SEAT)
+
+
+async def test_a_deleted_table_takes_no_refused_packet_away(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside, SHUT)
+        namespaces.inside(inside, lambda: _send("9.9.9.9"))
+        await refused(network, rule=3)
+        said("nft", "delete", "table", "inet", f"bay_{INSTANCE}")
+        await refused(network, rule=3)
+        await until(lambda: f"{SEAT.key}_judge" in said("nft", "list", "ruleset"))
+        namespaces.inside(inside, lambda: _send("9.9.9.9"))
+        await refused(network, rule=6)
+        await network.remove(SEAT)
+
+
+async def test_a_sandbox_of_a_bay_that_counted_none_for_all_is_taken_over(inside: int) -> None:
+    async with opened() as network:
+        await sit(network, inside, SHUT)
+        whole = ruleset()
+    table = f"bay_{INSTANCE}"
+    old = re.sub(r'counter name "refused_\w+" ', "", said("nft", "list", "table", "inet", table))
+    said("nft", f"delete table inet {table}; {old}")
+    assert ruleset() != whole
+    async with opened() as network:
+        await network.set_policy(SEAT, SHUT, inside)
+        assert ruleset() == whole
+        await network.remove(SEAT)
+    assert left() == []
 
 
 async def test_networks_stand_without_bay_and_are_found_by_the_next(inside: int) -> None:

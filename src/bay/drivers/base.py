@@ -40,9 +40,9 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `Sampled`, `NetworkControl`, `HeaderBroker`,
-`Hostnames` and `AsksShip` are optional: Bay finds them with `isinstance`. `bay.testing.drivers` is the suite
-that every driver passes.
+`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `Sampled`, `NetworkControl`, `CountsRefusals`,
+`HeaderBroker`, `Hostnames` and `AsksShip` are optional: Bay finds them with `isinstance`.
+`bay.testing.drivers` is the suite that every driver passes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -498,6 +498,18 @@ class NetworkControl(Protocol):
 
     async def network_state(self, handle: Handle) -> NetworkState:
         """The state and the counters of the session's network. Raises DriverUnavailable."""
+        ...
+
+
+@runtime_checkable
+class CountsRefusals(Protocol):
+    """Optional: a driver counts the packets that the network policies of its sessions refused."""
+
+    async def refused_packets(self) -> Mapping[str, int]:
+        """Packets of all sessions together, those that ended too, by reason: `rule`, or without a rule
+        `default`, `reserved`, `flood` or `protocol`. They count from `open` on, and no sum falls. Reads as
+        much with many sessions as with one. Raises DriverUnavailable.
+        """
         ...
 
 

@@ -69,6 +69,7 @@ _END_S = 5.0
 STEPS = (
     *("claim", "launch", "ready"),
     *("observe", "pause", "resume", "resize", "usage", "stop", "destroy", "set_network", "list_owned"),
+    "refused_packets",
 )
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
 
@@ -146,6 +147,7 @@ class FakeDriver:
         self.lies: dict[str, Observed] = {}
         """The result of `observe` for a session id, true or not."""
         self.networks: dict[str, NetworkPolicy] = {}
+        self.refusals: dict[str, int] = {}
         """The latest policy of each session, which nothing enforces."""
         self.sizes: dict[str, Resources] = {}
         """The latest resources of each session, which nothing enforces."""
@@ -251,6 +253,11 @@ class FakeDriver:
         await self._reach("set_network")
         self.networks[handle.session_id] = policy
         await in_new_thread(lambda: self._save_network(handle.session_id, policy))
+
+    async def refused_packets(self) -> Mapping[str, int]:
+        """The numbers of `refusals`, which a test sets: nothing here refuses any."""
+        await self._reach("refused_packets")
+        return dict(self.refusals)
 
     async def set_hostname(self, handle: Handle, hostname: str) -> None:
         """Remember it: a process of this host has the host's name."""

@@ -32,6 +32,7 @@ from bay.network.dns.names import Opener
 from bay.network.nft_script import SHARED, Name, NftScript, TableContents
 from bay.network.policy import compile_policy
 from bay.network.port_classes import PROTOCOLS, class_of
+from bay.network.refusals import Refusals
 from bay.network.reserved_ranges import Address, is_reserved
 from bay.network.reserved_ranges import Network as Addresses
 from bay.network.ruleset import (
@@ -262,6 +263,10 @@ class NetworkManager:
         """The traffic of all sandboxes with a network, by the numbers of their slots."""
         return await self._do(lambda: self._links.traffic_of_all())
 
+    async def refused_packets(self) -> dict[str, int]:
+        """The packets of all sandboxes that were refused since `open`, by `refusals.REASONS`."""
+        return await self._do(lambda: self._refusals.sums())
+
     async def remove(self, slot: NetworkSlot) -> None:
         """Remove a sandbox's network, also half of it; nothing there is fine."""
         await self._stop_names(slot)
@@ -320,7 +325,9 @@ class NetworkManager:
             sysctls.reflect_marks(version)
             self._turn_on_forwarding(version)
         self._links.open()
-        self._watch = RulesetMonitor((table_of(self._instance).split()[1], GUARD))
+        table = table_of(self._instance).split()[1]
+        self._watch = RulesetMonitor((table, GUARD))
+        self._refusals = Refusals(table)
 
     def _restore(self) -> None:
         """Make the missing parts again, and leave the others as they are."""
@@ -350,6 +357,7 @@ class NetworkManager:
             self._nft.run(clearing(self._instance))
             self._links.remove_shared()
         self._watch.close()
+        self._refusals.close()
         self._nft.close()
         self._conntrack.close()
         self._links.close()

@@ -27,6 +27,7 @@ from ipaddress import ip_address
 from bay.models import NetworkPolicy, NetworkRule
 from bay.network.policy import Action, CompiledPolicy, Interval
 from bay.network.port_classes import PROTOCOLS
+from bay.network.refusals import REASONS, refusal_counter
 from bay.network.reserved_ranges import RESERVED_V4, RESERVED_V6, Address
 from bay.network.slots import INSIDE_V4, INSIDE_V6, MARK_MASK, NetworkSlot, device_prefix
 
@@ -65,6 +66,7 @@ def base(instance: str) -> str:
     lines = [
         f"add table {table}",
         f"add set {table} seats {{ type mark; }}",
+        *(f"add counter {table} {refusal_counter(reason)}" for reason in REASONS),
         *(f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS),
         *_constant_sets(table),
         *_reserved_sets(table),
@@ -147,7 +149,7 @@ def slot_chains(slot: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
     key, mark, mask = slot.key, f"{slot.mark:#x}", f"{MARK_MASK:#x}"
     admit = f"ct original zone set {slot.zone} meta mark set {mark} accept"
     own = f"ct mark and {mask} == {mark}"
-    counted = {reason: f'counter name "{key}_{reason}"' for reason in ("reserved", "flood", "protocol")}
+    counted = {reason: _refused(slot, reason) for reason in ("reserved", "flood", "protocol")}
     refuse = f"goto {key}_refuse"
     return {
         f"{key}_enter": [
@@ -178,6 +180,15 @@ def slot_chains(slot: NetworkSlot, *, ipv6: bool) -> dict[str, list[str]]:
         policy_chain(slot): [],
         f"{key}_leave": [f"meta mark and {mask} == {mark} {own} ct direction reply accept", "drop"],
     }
+
+
+def _refused(slot: NetworkSlot, reason: str) -> str:
+    """Counts a packet that no rule of the policy refuses, for its sandbox and for all."""
+    return f'counter name "{slot.key}_{reason}" {_counted_for_all(reason)}'
+
+
+def _counted_for_all(reason: str) -> str:
+    return f'counter name "{refusal_counter(reason)}"'
 
 
 def policy_chain(slot: NetworkSlot) -> str:
@@ -244,7 +255,7 @@ class Generation:
 
     def _reserved(self) -> Iterator[str]:
         for version in (4, 6):
-            daddr, counted = f"{_IP[version]} daddr", f'counter name "{self.slot.key}_reserved"'
+            daddr, counted = f"{_IP[version]} daddr", _refused(self.slot, "reserved")
             opened = f" {daddr} != @{self.name}_private{version}" if self._private(version) else ""
             yield f"{daddr} @reserved{version}{opened} {counted} goto {self.slot.key}_refuse"
 
@@ -273,16 +284,22 @@ class Generation:
             for version in (4, 6):
                 if action in names if named else self._elements(index, action, version):
                     found = f"{_IP[version]} daddr map @{self.map_of(index, action, version, named=named)}"
-                    yield f"counter name {found} goto {self._end(action)}"
+                    yield f"counter name {found} {self._by_rule(action)}"
         for version in (4, 6):
             everything = next((one for one in self.plan.cidrs(version)[index] if not one.prefix), None)
             if everything is not None and everything.rule is not None:
                 counter = self._counter(everything.rule)
-                yield f'meta nfproto ipv{version} counter name "{counter}" goto {self._end(everything.action)}'
+                end = self._by_rule(everything.action)
+                yield f'meta nfproto ipv{version} counter name "{counter}" {end}'
+
+    def _by_rule(self, action: Action) -> str:
+        refused = f"{_counted_for_all('rule')} " if action == "deny" else ""
+        return f"{refused}goto {self._end(action)}"
 
     def _default(self) -> str:
-        action: Action = "allow" if self.plan.mode == "open" else "deny"
-        return f'counter name "{self.slot.key}_{action}" goto {self._end(action)}'
+        if self.plan.mode == "open":
+            return f'counter name "{self.slot.key}_allow" goto {self._end("allow")}'
+        return f'counter name "{self.slot.key}_deny" {_counted_for_all("default")} goto {self._end("deny")}'
 
     def _end(self, action: Action) -> str:
         return f"{self.slot.key}_{'pass' if action == 'allow' else 'refuse'}"

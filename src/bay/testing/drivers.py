@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from bay.drivers.base import (
+    CountsRefusals,
     Exited,
     Freezer,
     Gone,
@@ -477,6 +478,17 @@ async def test_a_session_with_a_network_leaves_nothing_of_it_when_it_is_destroye
     assert await bench.traces() == before
 
 
+async def test_refused_packets_count_by_few_reasons_and_none_of_their_sums_falls(bench: DriverBench) -> None:
+    needs(bench, CountsRefusals)
+    before = await refusals(bench).refused_packets()
+    assert before.keys() <= {"rule", "default", "reserved", "flood", "protocol"}
+    async with bench.session(network=NetworkPolicy(mode="allowlist")):
+        pass
+    after = await refusals(bench).refused_packets()
+    assert after.keys() == before.keys()
+    assert all(after[reason] >= packets for reason, packets in before.items())
+
+
 def needs(bench: DriverBench, protocol: type) -> None:
     """Skip a test of an optional protocol that the driver has not, before anything begins."""
     if not isinstance(bench.driver, protocol):
@@ -517,6 +529,12 @@ async def usage_of(bench: DriverBench, handle: Handle) -> SessionUsage:
 def network(bench: DriverBench) -> NetworkControl:
     """The driver, for tests that need it as a `NetworkControl`."""
     assert isinstance(bench.driver, NetworkControl)
+    return bench.driver
+
+
+def refusals(bench: DriverBench) -> CountsRefusals:
+    """The driver, for tests that need it as a `CountsRefusals`."""
+    assert isinstance(bench.driver, CountsRefusals)
     return bench.driver
 
 

@@ -162,6 +162,22 @@ async def test_the_store_and_the_event_loop_are_timed(bay: World) -> None:
     await eventually(is_sampled)
 
 
+async def test_refused_packets_are_as_the_driver_counts_them_and_never_fall(bay: World) -> None:
+    client = await bay.client("root", "admin")
+    name = "bay_network_packets_refused_total,"
+    bay.driver.refusals = {"rule": 4, "flood": 0}
+    found = await read(client)
+    assert (found[f"{name}rule"], found[f"{name}flood"]) == (4, 0)
+    bay.driver.refusals = {"rule": 9, "flood": 2}
+    found = await read(client)
+    assert (found[f"{name}rule"], found[f"{name}flood"]) == (9, 2)
+    bay.driver.fail_at = "refused_packets"
+    assert (await read(client))[f"{name}rule"] == 9
+    bay.driver.fail_at = None
+    bay.driver.refusals = {"rule": 10}
+    assert (await read(client))[f"{name}rule"] == 10
+
+
 async def test_two_bays_of_one_process_have_numbers_of_their_own(root: Path, tmp_path: Path) -> None:
     async with world(root, may_block=True) as one, world(tmp_path, may_block=True) as other:
         await create(await one.client())

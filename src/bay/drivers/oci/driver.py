@@ -294,6 +294,11 @@ class OciDriver:
         slot = await in_new_thread(lambda: self._slot(handle)) if self._network else None
         return await self._network.state(slot) if self._network and slot else _NO_NETWORK
 
+    async def refused_packets(self) -> Mapping[str, int]:
+        if self._network is None or not self._network.is_open:
+            return {}
+        return await self._network.refused_packets()
+
     def use_secrets(self, values: SecretValues) -> None:
         if self._network is not None and self._network.brokers is not None:
             self._network.brokers.values = values

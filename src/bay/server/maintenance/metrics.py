@@ -1,12 +1,16 @@
 """The service behind `/metrics`: it brings the gauges up to date, and writes all metrics as text.
 
 `bay.meters` declares them. Counters and histograms move as things happen; a gauge of rows or of memory is set
-by a scrape, so that nothing is counted while none comes.
+by a scrape, so that nothing is counted while none comes. Packets are counted by the kernel, and read then.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import structlog
+
+from bay.drivers.base import CountsRefusals
+from bay.errors import DriverUnavailable
 from bay.server.reconciler.reconciler import Reconciler
 from bay.server.replicas.leases import JOBS, ReplicaLeases, parted
 from bay.server.sandboxes.pool import Pool
@@ -15,6 +19,8 @@ from bay.server.sessions.work_queue import WorkQueue
 from bay.store import sandboxes
 from bay.store.image_totals import ImageTotals, totals
 from bay.store.records import StateTotal
+
+log = structlog.get_logger("bay.metrics")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,6 +32,8 @@ class Metrics:
     reconciler: Reconciler
     pool: Pool
     leases: ReplicaLeases
+    _refused: dict[str, int] = field(default_factory=dict[str, int], init=False)
+    """The packets that were counted so far, by reason."""
 
     async def text(self) -> bytes:
         """All metrics of this moment, in Prometheus' text format."""
@@ -37,6 +45,7 @@ class Metrics:
         self._set_sandboxes(shown)
         self._set_work()
         self._set_replica()
+        await self._count_refusals()
         return await asyncio.to_thread(self.core.meters.text)
 
     def _set_sandboxes(self, shown: list[StateTotal]) -> None:
@@ -67,6 +76,20 @@ class Metrics:
         meters.replica_shards.set(len(shards))
         for job in JOBS:
             meters.replica_jobs.labels(job).set(job in jobs)
+
+    async def _count_refusals(self) -> None:
+        driver = self.core.driver
+        if not isinstance(driver, CountsRefusals):
+            return
+        try:
+            found = await driver.refused_packets()
+        except DriverUnavailable as error:
+            log.warning("metrics.packets_unread", error=error.message)
+            return
+        for reason, packets in found.items():
+            before = self._refused.get(reason, 0)
+            self._refused[reason] = max(before, packets)  # another scrape may have read later, and been first
+            self.core.meters.packets_refused.labels(reason).inc(self._refused[reason] - before)
 
     def _set_images(self, found: ImageTotals) -> None:
         meters = self.core.meters
