@@ -1,4 +1,4 @@
-"""The command group `admin`, for the operator of Bay: its audit, backups, collections, pools and storage."""
+"""The command group `admin`, for the operator of Bay: host, audit, backups, collections, pools, storage."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 import typer
 
 from bay import durations
+from bay.cli.commands.host import host, settings
 from bay.cli.output import note, print_columns, print_json, print_line, print_list, printable
 from bay.cli.state import JsonOption, connect, load
 from bay.cli.tree import Tree
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 admin = Tree(help="Commands for operators.")
 cargo = Tree(help="Check the storage of all sandboxes.")
 admin.add_typer(cargo, name="cargo")
+admin.command()(host)
+admin.command()(settings)
 
 TASKS = ("idle_session", "expired_sandbox", "orphan_cargo", "orphan_container")
 DataDirOption = Annotated[Path | None, typer.Option(help="Bay's data directory; else BAY_DATA_DIR.")]
