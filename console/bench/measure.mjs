@@ -81,11 +81,12 @@ async function list(count, events, runs) {
 async function terminal(sandbox, keys) {
   const { page } = await visitor();
   await page.goto(`${url}/console/sandboxes/${sandbox}/terminal`);
-  await page.locator(".xterm-helper-textarea").first().waitFor();
-  await page.locator(".xterm-rows").first().waitFor();
-  await page.locator(".xterm-helper-textarea").first().focus();
-  await page.keyboard.type("cat\n");
-  await page.waitForTimeout(1000);
+  await page.getByRole("button", { name: "Open a shell" }).click();
+  const shown = page.locator(".xterm-rows");
+  await shown.getByText("$").first().waitFor();
+  await page.locator(".xterm-helper-textarea").focus();
+  await page.keyboard.type("echo re''ady; exec cat\n");
+  await shown.getByText("ready", { exact: true }).waitFor();
   // In the page, so that no distance between this program and the browser counts.
   const samples = await page.evaluate(async (count) => {
     const rows = document.querySelector(".xterm-rows");
