@@ -1939,6 +1939,7 @@ export interface components {
             egress: "enforced" | "unenforced" | "proxy";
             resize: boolean;
             usage: boolean;
+            metrics: boolean;
             volumes: boolean;
             secret_files: boolean;
         };

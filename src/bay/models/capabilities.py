@@ -49,5 +49,7 @@ class ServerCapabilities:
     """Whether sizes change while compute runs."""
     usage: bool
     """Whether running sandboxes are measured."""
+    metrics: bool
+    """Whether their use over time is kept."""
     volumes: bool
     secret_files: bool

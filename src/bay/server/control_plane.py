@@ -744,7 +744,7 @@ class ControlPlane:
             self.host_view,
             SettingsView(settings=self.settings),
             self.replicas,
-            Abilities(driver=self.driver, cargo=self.cargo),
+            Abilities(driver=self.driver, cargo=self.cargo, has_samples=self.settings.samples),
             Readiness(store=self.store, leases=self.leases, bus=self.bus),
         )
         return {type(one): one for one in made}

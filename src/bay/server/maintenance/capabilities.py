@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bay.cargo.base import CargoStore, CheckpointArchives, CheckpointFiles, CheckpointStore
-from bay.drivers.base import Driver, Metered, NamedImages, Resizable
+from bay.drivers.base import Driver, Metered, NamedImages, Resizable, Sampled
 from bay.models import OtherImages, ServerCapabilities
 
 
@@ -13,6 +13,8 @@ class Abilities:
 
     driver: Driver
     cargo: CargoStore
+    has_samples: bool
+    """The setting `samples`."""
 
     def get(self) -> ServerCapabilities:
         """The abilities that the services ask for before they act."""
@@ -33,6 +35,7 @@ class Abilities:
             egress=here.egress,
             resize=isinstance(driver, Resizable),
             usage=isinstance(driver, Metered),
+            metrics=self.has_samples and isinstance(driver, Sampled | Metered),
             volumes=here.volumes,
             secret_files=here.secret_files,
         )
