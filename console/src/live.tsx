@@ -9,10 +9,12 @@ import { type QueryClient, useQueryClient } from "@tanstack/react-query";
 import { type Event, NotFound, OutputGone, type Sandbox, Unauthorized } from "bay-sandbox";
 import { createContext, type ReactNode, useContext, useEffect, useState } from "react";
 import { bay, stream } from "./bay";
+import { onWake } from "./lib/wake";
 import { useSignIn } from "./sign_in";
 import { Loading } from "./ui/states";
 
-export type LiveState = "connecting" | "live" | "broken";
+/** `again`: it stands again after a break; for a while. */
+export type LiveState = "connecting" | "live" | "again" | "broken";
 
 const LIST = ["sandboxes"] as const;
 const SETTLE_MS = 30;
@@ -20,9 +22,13 @@ const MOST_AT_ONCE = 6;
 const WHOLE_LIST = 64;
 /** More changes than this at once, and the list is read anew. */
 const LONGEST_PAUSE_MS = 10_000;
+/** Events behind the last that was seen are kept no more: anything may have changed. */
+const GAP = "events.gap";
 const KEPT_EVENTS = 500;
 /** So long pages wait for the stream. */
 const PATIENCE_MS = 2_000;
+/** So long they say that it stands again. */
+const NOTE_MS = 5_000;
 
 export const keys = {
   list: LIST,
@@ -57,6 +63,10 @@ class Changes {
   take(event: Event): void {
     const id = event.sandbox_id;
     const kind = event.type.split(".")[0] ?? "";
+    if (event.type === GAP) {
+      void this.cache.invalidateQueries();
+      return;
+    }
     if (id === null) {
       void this.cache.invalidateQueries({ queryKey: [`${kind}s`] });
       return;
@@ -171,20 +181,30 @@ async function follow(
     isGap = true;
     show((now) => ({ ...now, begun: true }));
   }, PATIENCE_MS);
-  signal.addEventListener("abort", () => clearTimeout(late));
+  let noted: ReturnType<typeof setTimeout> | undefined;
+  let connection = new AbortController();
+  const deaf = onWake(() => connection.abort());
+  signal.addEventListener("abort", () => {
+    clearTimeout(late);
+    clearTimeout(noted);
+    deaf();
+  });
   const onOpen = (): void => {
     clearTimeout(late);
+    clearTimeout(noted);
+    say(failures ? "again" : "live");
+    if (failures) noted = setTimeout(() => say("live"), NOTE_MS);
     failures = 0;
-    say("live");
     if (isGap) void cache.invalidateQueries(); // changes may have been missed
     isGap = false;
   };
   while (!signal.aborted) {
+    connection = new AbortController();
     try {
       for await (const event of stream.events({
         ...(last === undefined ? {} : { since: last }),
         onOpen,
-        signal,
+        signal: AbortSignal.any([signal, connection.signal]),
       })) {
         last = event.id;
         changes.take(event);
@@ -195,8 +215,12 @@ async function follow(
       if (error instanceof Unauthorized) return lost();
       if (error instanceof OutputGone) last = undefined; // so long ago that its event is kept no more
     }
-    failures += 1;
     isGap ||= last === undefined;
+    if (connection.signal.aborted && failures === 0) {
+      say("connecting"); // whether it is broken is seen now
+      continue;
+    }
+    failures += 1;
     say("broken");
     await pause(Math.min(LONGEST_PAUSE_MS, 250 * 2 ** failures), signal);
   }

@@ -1,6 +1,16 @@
 /** The frame of all pages: navigation at the left, on a phone at the bottom; the state of the connection on top. */
 
-import { BookOpen, Ellipsis, Languages, LogOut, Search, SunMoon, UserRound, WifiOff } from "lucide-react";
+import {
+  BookOpen,
+  Ellipsis,
+  Languages,
+  LogOut,
+  Search,
+  SunMoon,
+  UserRound,
+  Wifi,
+  WifiOff,
+} from "lucide-react";
 import { type ReactNode, Suspense, useEffect, useState } from "react";
 import { NavLink, Outlet, useLocation } from "react-router";
 import icon from "./icon.svg";
@@ -247,7 +257,7 @@ function LiveDot(): ReactNode {
         aria-label={say(state)}
         className={cx(
           "ml-auto size-2.5 rounded-full",
-          state === "live" ? "bg-good" : "animate-pulse bg-warn",
+          state === "live" || state === "again" ? "bg-good" : "animate-pulse bg-warn",
         )}
       />
     </Tip>
@@ -263,6 +273,12 @@ function Connection(): ReactNode {
         <p className="flex items-center gap-2 border-b border-warn/40 bg-warn-soft px-4 py-2 text-sm text-warn">
           <WifiOff aria-hidden className="size-4 shrink-0" />
           {say("broken")}
+        </p>
+      ) : null}
+      {state === "again" ? (
+        <p className="flex items-center gap-2 border-b border-good/40 bg-good-soft px-4 py-2 text-sm text-good">
+          <Wifi aria-hidden className="size-4 shrink-0" />
+          {say("again")}
         </p>
       ) : null}
     </div>

@@ -17,6 +17,12 @@ export const URL_OF_BAY = given("BAY_URL");
 export const KEY = given("BAY_API_KEY");
 export const bay = new Client({ baseUrl: URL_OF_BAY, apiKey: KEY });
 
+/** Have Bay stopped, or started again where it was; answers once that is done. */
+export async function control(act: "stop" | "start"): Promise<void> {
+  const answer = await fetch(`${given("BAY_CONTROL")}/${act}`, { method: "POST" });
+  if (!answer.ok) throw new Error(`Bay did not ${act}: ${await answer.text()}`);
+}
+
 /** So long anything may take that a person waits for, on a machine with other work. */
 export const PATIENCE_MS = 30_000;
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import shared_cache
 from crash_case import can_run
+from restarts import Restarting, control_of, restarting
 from serving import KEY, Server, serving
 
 from bay import Client
@@ -30,7 +31,7 @@ def cache() -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(cache: Path) -> Generator[Server]:
+def running(cache: Path) -> Generator[Restarting]:
     """A `bay serve` with runc, networks and a pool of storage; its sandboxes are gone at the end."""
     with tempfile.TemporaryDirectory(prefix="bay-c-", dir="/tmp") as name:
         Path(name).chmod(0o711)
@@ -41,13 +42,25 @@ def server(cache: Path) -> Generator[Server]:
         closure.build(cache / "closures")  # before the clock of the server's start runs
         host_image.build(cache / "images")
         try:
-            with serving(Path(name), **settings) as served:
-                yield served
-                remove_all(served)
-                served.end()
+            with restarting(lambda port: serving(Path(name), **settings, BAY_PORT=str(port))) as bay:
+                yield bay
+                remove_all(bay.server)
+                bay.stop()
         finally:
             if os.path.ismount(f"{name}/data/cargo"):  # it was killed
                 subprocess.run(["umount", f"{name}/data/cargo"], check=True)
+
+
+@pytest.fixture(scope="module")
+def server(running: Restarting) -> Server:
+    return running.server
+
+
+@pytest.fixture(scope="module")
+def control(running: Restarting) -> Generator[str]:
+    """Where the steps in a browser have it stopped and started again."""
+    with control_of(running) as url:
+        yield url
 
 
 def remove_all(server: Server) -> None:

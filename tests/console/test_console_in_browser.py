@@ -19,7 +19,7 @@ _FILES = sorted(path.name for path in (CONSOLE / "tests").glob("*.browser.ts"))
 
 
 @pytest.mark.parametrize("name", _FILES)
-def test_people_use_the_console(server: Server, name: str) -> None:
+def test_people_use_the_console(server: Server, control: str, name: str) -> None:
     program = [
         "npx",
         "--no-install",
@@ -29,7 +29,9 @@ def test_people_use_the_console(server: Server, name: str) -> None:
         "vitest.browser.config.ts",
         f"tests/{name}",
     ]
-    given = {**os.environ, "BAY_URL": server.url, "BAY_API_KEY": KEY, "NO_COLOR": "1"}
+    given = {
+        **os.environ, "BAY_URL": server.url, "BAY_API_KEY": KEY, "BAY_CONTROL": control, "NO_COLOR": "1",
+    }  # fmt: skip
     done = subprocess.run(
         program, cwd=CONSOLE, env=given, capture_output=True, text=True, timeout=600, check=False
     )

@@ -2,7 +2,7 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { NotFound, type Sandbox } from "bay-sandbox";
-import { ArrowLeft, Box, GitFork, Pause, Play, Square, Trash2 } from "lucide-react";
+import { ArrowLeft, Box, GitFork, Pause, Play, Square, TimerOff, Trash2 } from "lucide-react";
 import { type ReactNode, Suspense, useState } from "react";
 import { Link, NavLink, useNavigate, useParams } from "react-router";
 import { bay } from "@/bay";
@@ -21,6 +21,9 @@ import { NoPage } from "../no_page";
 import { TABS } from "./tabs";
 import { sandboxWords } from "./words";
 
+/** The tabs that have something to show of a sandbox past its time: all others need what runs no more. */
+const OF_EXPIRED = ["overview", "events"];
+
 export function SandboxPage(): ReactNode {
   const { ref = "", tab } = useParams();
   const found = useQuery(sandboxQuery(ref));
@@ -38,6 +41,11 @@ export function SandboxPage(): ReactNode {
 function Whole({ box, path, refName }: { box: Sandbox; path: string; refName: string }): ReactNode {
   const say = useWords(sandboxWords);
   const entry = TABS.find((one) => one.path === path);
+  const shown = (): ReactNode => {
+    if (entry === undefined) return <NoPage />;
+    if (box.status === "expired" && !OF_EXPIRED.includes(path)) return <Expired name={called(box)} />;
+    return <entry.Tab box={box} />;
+  };
   return (
     <>
       <header className="border-b bg-panel px-4 pt-3">
@@ -74,7 +82,7 @@ function Whole({ box, path, refName }: { box: Sandbox; path: string; refName: st
         </nav>
       </header>
       <Boundary key={path}>
-        <Suspense fallback={<Loading />}>{entry ? <entry.Tab box={box} /> : <NoPage />}</Suspense>
+        <Suspense fallback={<Loading />}>{shown()}</Suspense>
       </Boundary>
     </>
   );
@@ -137,9 +145,11 @@ function Buttons({ box }: { box: Sandbox }): ReactNode {
           {say("stop")}
         </Button>
       ) : null}
-      <IconButton label={sayHere("fork")} disabled={busy !== null} onClick={() => void run("fork", fork)}>
-        <GitFork aria-hidden />
-      </IconButton>
+      {box.status === "expired" ? null : (
+        <IconButton label={sayHere("fork")} disabled={busy !== null} onClick={() => void run("fork", fork)}>
+          <GitFork aria-hidden />
+        </IconButton>
+      )}
       <IconButton label={say("delete")} onClick={remove}>
         <Trash2 aria-hidden />
       </IconButton>
@@ -152,6 +162,16 @@ function Missing({ name }: { name: string }): ReactNode {
   return (
     <Empty icon={<Box />} title={say("missing", { name })}>
       <p>{say("missingAbout")}</p>
+      <Back />
+    </Empty>
+  );
+}
+
+function Expired({ name }: { name: string }): ReactNode {
+  const say = useWords(sandboxWords);
+  return (
+    <Empty icon={<TimerOff />} title={say("hasExpired", { name })}>
+      <p>{say("hasExpiredAbout")}</p>
       <Back />
     </Empty>
   );

@@ -16,6 +16,9 @@ export const sandboxWords = words(
     python: "Python",
     gone: "{{name}} is gone",
     goneAbout: "It was deleted, here or elsewhere. Its files went with it.",
+    hasExpired: "{{name}} has expired",
+    hasExpiredAbout:
+      "Its time is over: it cannot run again, and it is deleted soon, with its files. A new sandbox can live longer, or without end.",
     missing: "There is no sandbox {{name}}",
     missingAbout: "It may have been deleted, or belong to another owner.",
     fork: "Fork",
@@ -63,6 +66,9 @@ export const sandboxWords = words(
     python: "Python",
     gone: "{{name}} 已不存在",
     goneAbout: "它已在此处或别处被删除，文件也一并删除。",
+    hasExpired: "{{name}} 已过期",
+    hasExpiredAbout:
+      "它的期限已到：无法再次运行，不久将连同文件一起删除。新建沙箱时可以设置更长的期限，或不设期限。",
     missing: "没有沙箱 {{name}}",
     missingAbout: "它可能已被删除，或属于其他所有者。",
     fork: "复制",

@@ -3,6 +3,7 @@
 import { type QueryClient, useQueryClient } from "@tanstack/react-query";
 import type { FileEvent } from "bay-sandbox";
 import { useEffect, useState } from "react";
+import { onWake } from "@/lib/wake";
 import { HOME, isWithin, parentOf } from "./paths";
 import { fileKeys, watchedFilesOf } from "./sandbox_files";
 
@@ -98,10 +99,15 @@ export function useWatch(id: string, isAwake: boolean, folder: string): boolean 
       while (!stop.signal.aborted) {
         try {
           const watch = await (await watchedFilesOf(id)).watch(path, { recursive, signal: stop.signal });
+          const deaf = onWake(() => watch.close());
           say(true);
           // It may have changed before it was watched.
           changes.take({ type: "overflow" });
-          for await (const event of watch) changes.take(event);
+          try {
+            for await (const event of watch) changes.take(event);
+          } finally {
+            deaf();
+          }
         } catch {
           // The reason is shown by the calls that people make; this one is tried again.
         }

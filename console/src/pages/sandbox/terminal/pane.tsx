@@ -5,6 +5,7 @@ import { type Exec, type Sandbox, Unauthorized } from "bay-sandbox";
 import { LoaderCircle, Plus, RotateCw, WifiOff } from "lucide-react";
 import { type ReactNode, useEffect, useRef, useState } from "react";
 import { said } from "@/bay";
+import { onWake } from "@/lib/wake";
 import { useWords } from "@/lib/words";
 import { useSignIn } from "@/sign_in";
 import { Button } from "@/ui/button";
@@ -82,7 +83,9 @@ export function Pane(props: PaneProps): ReactNode {
     latest.current.onSize({ rows: made.rows, cols: made.cols });
     setTerminal(made);
     void session.run();
+    const deaf = onWake(() => session.renew());
     return () => {
+      deaf();
       session.stop();
       hide();
       made.dispose();

@@ -83,6 +83,11 @@ export class Session {
     }
   }
 
+  /** Go on by a new connection: this one may be dead without a word. */
+  renew(): void {
+    this.line?.close();
+  }
+
   /** Leave it; it runs on. */
   stop(): void {
     this.stopping.abort();
