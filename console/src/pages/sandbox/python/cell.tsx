@@ -70,17 +70,19 @@ export const CellBox = memo(function CellBox(props: Props): ReactNode {
         {ran.durationMs === null ? null : (
           <span className="pl-1 text-xs text-muted">{duration(ran.durationMs / 1000)}</span>
         )}
-        <span className="ml-auto flex">
-          <IconButton label={say("up")} disabled={isFirst} onClick={() => acts.move(cell.id, -1)}>
-            <ArrowUp aria-hidden />
-          </IconButton>
-          <IconButton label={say("down")} disabled={isLast} onClick={() => acts.move(cell.id, 1)}>
-            <ArrowDown aria-hidden />
-          </IconButton>
-          <IconButton label={say("remove")} onClick={() => acts.remove(cell.id)}>
-            <Trash2 aria-hidden />
-          </IconButton>
-        </span>
+        {mayRun ? (
+          <span className="ml-auto flex">
+            <IconButton label={say("up")} disabled={isFirst} onClick={() => acts.move(cell.id, -1)}>
+              <ArrowUp aria-hidden />
+            </IconButton>
+            <IconButton label={say("down")} disabled={isLast} onClick={() => acts.move(cell.id, 1)}>
+              <ArrowDown aria-hidden />
+            </IconButton>
+            <IconButton label={say("remove")} onClick={() => acts.remove(cell.id)}>
+              <Trash2 aria-hidden />
+            </IconButton>
+          </span>
+        ) : null}
       </header>
       <CellEditor
         code={cell.code}

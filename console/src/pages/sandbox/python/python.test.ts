@@ -148,3 +148,11 @@ test("what is no notebook is an empty one", () => {
   );
   expect(odd?.ran.outputs).toEqual([]);
 });
+
+test("a table is found without its styles and handlers, and its text stays as it is", () => {
+  const found = tableIn(
+    '<STYLE scoped>p{}</STYLE><table style="a"><tr><td onclick="b" colspan="2">a style=1 <b style=c>&lt;style</b></td></tr></table>',
+  );
+  expect(found?.body).toEqual([[{ text: "a style=1 <style", isHeader: false, across: 2, down: 1 }]]);
+  expect(tableIn("<table><tr><td>before<style>x")?.body[0]?.[0]?.text).toBe("before");
+});

@@ -228,14 +228,16 @@ function Notebook({ box }: { box: Sandbox }): ReactNode {
           acts={acts}
         />
       ))}
-      <div className="flex flex-wrap items-center gap-3">
-        <Button icon={<Plus aria-hidden />} onClick={add}>
-          {say("add")}
-        </Button>
-        <p className="min-w-60 flex-1 text-xs text-muted">
-          {say("keys")} {say("kept")}
-        </p>
-      </div>
+      {mayRun ? (
+        <div className="flex flex-wrap items-center gap-3">
+          <Button icon={<Plus aria-hidden />} onClick={add}>
+            {say("add")}
+          </Button>
+          <p className="min-w-60 flex-1 text-xs text-muted">
+            {say("keys")} {say("kept")}
+          </p>
+        </div>
+      ) : null}
       <Dialog
         open={restarting}
         onOpenChange={setRestarting}

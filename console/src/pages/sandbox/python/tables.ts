@@ -28,7 +28,7 @@ const MOST_TEXT = 2_000;
 /** The first table of that HTML, null without one. */
 export function tableIn(html: string): FoundTable | null {
   if (html.length > MOST_HTML || !/<table[\s>]/i.test(html)) return null;
-  const page = new DOMParser().parseFromString(html, "text/html");
+  const page = new DOMParser().parseFromString(unstyled(html), "text/html");
   const table = page.querySelector("table");
   if (table === null) return null;
   const rows = [...table.rows];
@@ -41,6 +41,28 @@ export function tableIn(html: string): FoundTable | null {
     cut: rows.length > MOST_ROWS || rows.some((row) => row.cells.length > MOST_COLUMNS),
     note: note.slice(0, 200),
   };
+}
+
+/**
+ * That HTML without its styles and handlers. They would do nothing, but the page's policy reports each, and pandas
+ * styles every table. In time linear in its length, whatever it is.
+ */
+function unstyled(html: string): string {
+  return withoutStyleSheets(html).replace(/<[a-z][^<>]*>/gi, (tag) => tag.replace(STYLED, ""));
+}
+
+const STYLED = /\s(?:style|on[a-z]+)\s*=\s*(?:"[^"]*"|'[^']*'|[^\s>]*)/gi;
+
+function withoutStyleSheets(html: string): string {
+  const lower = html.replace(/[A-Z]/g, (letter) => letter.toLowerCase()); // as long as before, in any script
+  const kept: string[] = [];
+  let at = 0;
+  for (let from = lower.indexOf("<style"); from >= 0; from = lower.indexOf("<style", at)) {
+    kept.push(html.slice(at, from));
+    const end = lower.indexOf("</style", from);
+    at = end < 0 ? html.length : lower.indexOf(">", end) + 1 || html.length;
+  }
+  return kept.join("") + html.slice(at);
 }
 
 function cellsOf(row: HTMLTableRowElement): TableCell[] {
