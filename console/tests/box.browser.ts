@@ -166,6 +166,28 @@ http.server.HTTPServer(("0.0.0.0", 8000), App).serve_forever()`;
   expect(reached).toBe("SecurityError");
 });
 
+test("a preview of a port where no app answers says so, and shows the app once one does", async () => {
+  const hangUp = `
+import socket
+listener = socket.create_server(("0.0.0.0", 8001))
+while True: listener.accept()[0].close()`;
+  await box.services.put({ name: "late", argv: ["python3", "-c", hangUp] }, { wait: 60 });
+  await box.waitFor(8001);
+  const { page } = await signedIn();
+  await goTo(page, "sandboxes/work/ports");
+  const row = page.getByRole("listitem").filter({ hasText: "8001" });
+  await row.getByRole("button", { name: "Preview" }).click();
+  await page.getByRole("alert").filter({ hasText: "8001" }).waitFor();
+  expect(await page.locator("iframe").count()).toBe(0);
+  await box.services.put({ name: "late", argv: ["python3", "-m", "http.server", "8001"] }, { wait: 60 });
+  await box.waitFor(8001);
+  await page.getByRole("button", { name: "Try again" }).click();
+  await page
+    .frameLocator("iframe")
+    .getByRole("heading", { name: /Directory listing/ })
+    .waitFor();
+});
+
 test("a policy that is changed refuses a name at once, and the name appears", async () => {
   const { page } = await signedIn();
   await goTo(page, "sandboxes/work/network");

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.skipif(not (CONSOLE / "node_modules").is_dir(), reason=
 _SOURCES = CONSOLE / "src"
 
 
+@pytest.mark.timeout(320)  # more than that of the program
 @pytest.mark.parametrize("script", ["check", "test"])
 def test_the_console_passes_its_own(script: str) -> None:
     done = subprocess.run(

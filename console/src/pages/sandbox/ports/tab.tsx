@@ -19,10 +19,8 @@ const LINK_S = 3600;
 /** The link in a frame opens once, in this page. */
 const FRAME_S = 60;
 
-interface Shown {
-  port: number;
-  url: string;
-}
+/** A preview: the app in a frame, or why there is none. A frame of another origin does not tell this page. */
+type Shown = { port: number; url: string } | { port: number; error: unknown };
 
 export default function Ports({ box }: { box: Sandbox }): ReactNode {
   const say = useWords(portWords);
@@ -36,13 +34,13 @@ export default function Ports({ box }: { box: Sandbox }): ReactNode {
   if (data === undefined) return <Loading />;
   const preview = async (port: number): Promise<void> => {
     try {
-      const link = await (await bay.sandboxes.get(box.id)).ports.link(port, {
-        expiresIn: FRAME_S,
-        once: true,
-      });
+      const { ports } = await bay.sandboxes.get(box.id);
+      const answer = await ports.fetch(port); // throws where no app answers; one may say what it likes
+      void answer.body?.cancel();
+      const link = await ports.link(port, { expiresIn: FRAME_S, once: true });
       setShown({ port, url: link.url });
     } catch (failure) {
-      tellError(failure);
+      setShown({ port, error: failure });
     }
   };
   const open = shown && data.some((port) => port.port === shown.port) ? shown : null;
@@ -81,15 +79,19 @@ export default function Ports({ box }: { box: Sandbox }): ReactNode {
             </>
           }
         >
-          <iframe
-            key={open.url}
-            src={open.url}
-            title={say("frame", { port: open.port })}
-            // Its origin is the app's own: it has its cookies, and nothing of this page.
-            sandbox="allow-scripts allow-forms allow-same-origin allow-modals allow-downloads allow-popups"
-            referrerPolicy="no-referrer"
-            className="w-full flex-1 bg-white"
-          />
+          {"error" in open ? (
+            <Failed error={open.error} retry={() => void preview(open.port)} />
+          ) : (
+            <iframe
+              key={open.url}
+              src={open.url}
+              title={say("frame", { port: open.port })}
+              // Its origin is the app's own: it has its cookies, and nothing of this page.
+              sandbox="allow-scripts allow-forms allow-same-origin allow-modals allow-downloads allow-popups"
+              referrerPolicy="no-referrer"
+              className="w-full flex-1 bg-white"
+            />
+          )}
         </Panel>
       ) : null}
     </div>
