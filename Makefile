@@ -124,7 +124,7 @@ console: .stamp-console ## build the web console, which the server has at / from
 lock: .stamp-dev ## compile requirements/*.txt again after a change of pyproject.toml
 	@$(UV) $(SPEC_COMPILE) --group build pyproject.toml -o requirements/server.txt
 	@$(UV) $(SPEC_COMPILE) --group dev pyproject.toml -o requirements/dev.txt
-	@$(UV) $(SPEC_COMPILE) --extra kubernetes --extra postgres --extra s3 -c requirements/dev.txt \
+	@$(UV) $(SPEC_COMPILE) --extra kubernetes --extra opentelemetry --extra postgres --extra s3 -c requirements/dev.txt \
 	  pyproject.toml -o requirements/kubernetes.txt
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --resolution lowest-direct \
 	  pyproject.toml -o requirements/oldest.txt

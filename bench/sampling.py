@@ -42,6 +42,7 @@ from bay.store.engine import Database, Store
 from bay.store.postgres import PostgresDatabase
 from bay.store.samples import SampleRow
 from bay.store.sqlite import SqliteDatabase
+from bay.tracing import Tracing
 from bench.base import Bench
 from bench.figures import Absent, Figure, Result
 from bench.listing import rows_of
@@ -123,7 +124,7 @@ async def _measure(
         core = Core(
             store=kept, deferred=DeferredWrites(kept), driver=cast("Driver", BenchHost(traffics)),
             cargo=cast("CargoBackend", None), images=cast("ImageLibrary", None), profiles={}, clock=clock,
-            meters=kept.meters,
+            meters=kept.meters, tracing=Tracing(),
         )  # fmt: skip
         sampler = Sampler(core, leases, bus)
 

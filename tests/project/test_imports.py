@@ -31,6 +31,7 @@ GROUPS = {
     "bay.token_bucket": "words",
     "bay.validation_words": "words",
     "bay.places": "words",
+    "bay.tracing": "words",
     "bay.units": "words",
     "bay.webhook_signature": "words",
     "bay.builds": "builds",  # Dockerfiles read into data: pure, for clients and servers alike

@@ -511,6 +511,17 @@ await deployment.stop()
             ),
         ),
     ),
+    "docs/traces.md": World(
+        rows=(
+            Run(
+                "pip install",
+                without={"pip install": REGISTRY},
+                words={" bay serve": " bay serve --port 0"},
+                typed={"BAY_OTLP_ENDPOINT": (("Bay serves at", INTERRUPT),)},
+            ),
+            Run("bay create", says=("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",)),
+        ),
+    ),
     "docs/metrics.md": World(rows=(ReadBy("scrape_configs", "prometheus"),)),
     "docs/install.md": World(
         bay=False,

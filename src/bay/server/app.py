@@ -14,7 +14,14 @@ from bay.drivers.base import Driver
 from bay.errors import BayError
 from bay.images.base import ImageLibrary
 from bay.meters import Meters
-from bay.server.backends import check_replicas, make_claims, make_driver, make_library, make_network
+from bay.server.backends import (
+    check_replicas,
+    make_claims,
+    make_driver,
+    make_library,
+    make_network,
+    make_tracing,
+)
 from bay.server.browser import routes as browser_api
 from bay.server.builds import routes as builds_api
 from bay.server.cargos import routes as cargos_api
@@ -159,7 +166,10 @@ def build_app(
     check_replicas(settings, driver)
     cargo = cargo or make_claims(settings, driver)
     library = library or make_library(settings, network)
-    bay = ControlPlane(settings, driver, library, clock or BootClock(), available_memory, cargo, meters)
+    tracing = make_tracing(settings)
+    bay = ControlPlane(
+        settings, driver, library, clock or BootClock(), available_memory, cargo, meters, tracing
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
@@ -192,6 +202,7 @@ def build_app(
         max_upload_bytes=settings.max_upload_mb * MIB,
         meters=bay.meters,
         metrics_token=None if token is None else token.get_secret_value(),
+        tracing=bay.tracing,
     )
     app.add_middleware(
         PortGate,

@@ -37,6 +37,7 @@ from bay.object_store.base import ObjectStore
 from bay.server.data_dir import FAKE_IMAGES, instance_of
 from bay.server.settings import IsolationSettings, KubernetesSettings, Settings
 from bay.server.ship.carriers import ShipCarriers
+from bay.tracing import Tracing
 from bay.units import MIB
 
 
@@ -237,6 +238,22 @@ def make_fetcher(settings: Settings, network: NetworkManager) -> Fetcher:
             max_bytes=settings.images_max_mb * MIB,
         ),
     )
+
+
+def make_tracing(settings: Settings) -> Tracing:
+    """Records spans where the settings name a collector. Raises InvalidArgument when its library is not
+    installed.
+    """
+    if settings.otlp_endpoint is None:
+        return Tracing()
+    try:
+        library = importlib.import_module("bay.server.open_telemetry")
+    except ModuleNotFoundError as error:
+        raise InvalidArgument(
+            f"setting otlp_endpoint: needs the library {error.name}; install it with: pip install "
+            "'bay-sandbox[opentelemetry]'"
+        ) from error
+    return library.OpenTelemetry(settings.otlp_endpoint)
 
 
 def object_store_of(settings: Settings) -> Callable[[], ObjectStore] | None:

@@ -140,6 +140,7 @@ from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.postgres import PostgresDatabase
 from bay.store.records import Keep
+from bay.tracing import Tracing
 from bay.units import GIB, MIB
 
 _CHANGED, _WRITTEN = "changed", "written"
@@ -158,10 +159,12 @@ class ControlPlane:
         available_memory: Callable[[], int],
         cargo: CargoBackend | None = None,
         meters: Meters | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Without `cargo` the data directory's own backend keeps the files."""
         self.settings = settings
         self.meters = meters or Meters()
+        self.tracing = tracing or Tracing()
         self.driver = driver
         self.database = make_database(settings)
         self.store = Store(self.database, self.meters)
@@ -182,7 +185,7 @@ class ControlPlane:
         self.keys = Keys(self.store, clock, self.bus)
         self._cargo_kind: backend_detection.Kind | None = None if cargo else choose_cargo(settings)
         self.cargo = cargo or _own_cargo(settings)
-        self.ship = ShipClient(ring_bytes=_largest_ring(settings), meters=self.meters)
+        self.ship = ShipClient(ring_bytes=_largest_ring(settings), meters=self.meters, tracing=self.tracing)
         self.kernels = KernelClient(self.ship)
         self.port_client = PortClient(self.ship)
         self.changes = Notifier(
@@ -203,6 +206,7 @@ class ControlPlane:
             profiles=self.profiles,
             clock=clock,
             meters=self.meters,
+            tracing=self.tracing,
         )
         self.quotas = Quotas(
             of_key=self.keys.quotas,
@@ -348,6 +352,7 @@ class ControlPlane:
             profiles=self.profiles,
             clock=clock,
             start_timeout_s=settings.start_timeout,
+            tracing=self.tracing,
             waits_for_copies=isinstance(self.cargo, CopiesBySessions),
         )
         self.sweep = Sweep(
@@ -755,6 +760,7 @@ class ControlPlane:
         Raises DriverUnavailable or StorageFull, with the way to mend it, before anything is half done.
         """
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, self.tracing.close)
             stack.push_async_callback(self.store.aclose)
             async with self.store.starting():
                 await self.store.open()

@@ -10,6 +10,7 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 
 from bay.server.web.replies import AnswerCut
+from bay.tracing import present
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
@@ -25,7 +26,7 @@ def configure(level: Level, form: Format) -> None:
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _name_work,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(_for_console() if console else (_TRACEBACKS, structlog.processors.JSONRenderer())),
@@ -37,6 +38,18 @@ def configure(level: Level, form: Format) -> None:
     # uvicorn cuts a connection because we tell it to, by this error, and would call it an error of ours.
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
+
+
+def _name_work(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The ids of the request, the sandbox and the trace that a line is about, where the line has none."""
+    if (span := present()) is not None:
+        named = {"request_id": span.request_id, "sandbox": span.sandbox_id}
+        if span.context is not None:
+            named["trace_id"] = f"{span.context.trace_id:032x}"
+        for name, value in named.items():
+            if value is not None:
+                event.setdefault(name, value)
+    return event
 
 
 class _LossyStream(io.TextIOBase):

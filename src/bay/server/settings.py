@@ -7,6 +7,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
+from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -440,6 +441,10 @@ class Settings(SettingFields, BaseSettings):
         None,
         description="token that opens `/metrics` and nothing else, 16 characters or more; unset = admin keys alone",
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="collector of OpenTelemetry traces, such as `http://127.0.0.1:4318`; unset = no traces",
+    )
     database_url: SecretStr | None = Field(
         None,
         description="PostgreSQL for Bay's rows, such as `postgresql://bay:PASSWORD@db.example.com/bay`; "
@@ -635,6 +640,21 @@ class Settings(SettingFields, BaseSettings):
             raise ValueError(
                 f"BAY_{str(about.field_name).upper()} has fewer than {MIN_CHOSEN} characters and can be guessed; "
                 "use the output of: openssl rand -hex 32"
+            )
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _without_credentials(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+            raise ValueError(f"{value!r} is no URL of a collector; give one such as http://127.0.0.1:4318")
+        if "@" in url.netloc:
+            raise ValueError(
+                "the URL of the collector has credentials, which settings show; give them as headers by "
+                "OTEL_EXPORTER_OTLP_HEADERS"
             )
         return value
 

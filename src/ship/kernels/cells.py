@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ship.waiting import Bell
@@ -27,6 +27,8 @@ class CellRequest:
     """The sandbox's, as it is now."""
     own_environment: Mapping[str, str]
     """Set while this cell runs, over all others."""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The variables that name its trace, for kernels that can set some while a cell runs."""
     describe: bool = False
     """Whether figures and tables are described as data too."""
 
@@ -41,6 +43,7 @@ class Cell:
         self.timeout_s = order.timeout_s
         self.environment = order.environment
         self.own_environment = order.own_environment
+        self.trace = order.trace
         self.describe = order.describe
         self.state: State = "queued"
         self.status: Status | None = None

@@ -275,7 +275,7 @@ class Kernel:
         change.
         """
         own, begun = self._order.environment, self._launched_with
-        pairs = cell.environment.items()
+        pairs = {**cell.environment, **cell.trace}.items()
         changed = {name: value for name, value in pairs if name not in own and begun.get(name) != value}
         return {**changed, **cell.own_environment}
 

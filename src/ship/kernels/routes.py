@@ -137,5 +137,6 @@ def _cell_order(given: dict[str, object]) -> CellRequest:
         timeout_s=None if timeout_s is None else exec_request.seconds(timeout_s, "timeout_s", positive=True),
         environment=exec_request.environment(given.get("env")),
         own_environment=exec_request.environment(given.get("own_env")),
+        trace=exec_request.environment(given.get("trace")),
         describe=given.get("describe") is True,
     )

@@ -133,7 +133,7 @@ async def test_a_step_that_the_host_refuses_is_tried_again(bay: World) -> None:
 async def test_a_defect_of_a_step_is_told_from_a_refusal(bay: World) -> None:
     numbers, step = Numbers(bay), lifecycle.Remove()
     for error in (InternalError("no"), ValueError(), asyncio.CancelledError()):
-        with pytest.raises(type(error)), measured(bay.bay.meters, step):
+        with pytest.raises(type(error)), measured(bay.bay.core, step, "sandbox-1"):
             raise error
     for outcome in ("refused", "defect", "cancelled"):
         assert numbers.more("bay_reconciler_steps_total", step="remove", outcome=outcome) == 1

@@ -14,6 +14,7 @@ from bay.server.web.auth import Caller, Keys
 from bay.server.web.edge import Edge
 from bay.server.web.wire_format import Headers, WireFormat, format_of
 from bay.server.web.wire_format import Scope as WireScope
+from bay.tracing import Tracing
 from bay.units import MIB
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +56,7 @@ async def test_a_format_names_the_caller_and_words_the_errors(tmp_path: Path) ->
     async with world(tmp_path) as bay:
         edge = Edge(
             _app, keys=bay.bay.keys, cookies=bay.bay.console_cookies, auditor=bay.bay.auditor, formats=(FOREIGN,),
-            max_body_bytes=2 * MIB, max_upload_bytes=4 * MIB, meters=bay.bay.meters,
+            max_body_bytes=2 * MIB, max_upload_bytes=4 * MIB, meters=bay.bay.meters, tracing=Tracing(),
         )  # fmt: skip
         transport = httpx.ASGITransport(edge)
         async with httpx.AsyncClient(transport=transport, base_url="http://bay") as client:

@@ -58,7 +58,7 @@ class Traces:
                 status = "pending" if learn else None
                 await history.add_trace(db, sandbox_id, execution_id, ref, status)
         except (InvalidArgument, QuotaExceeded) as error:
-            log.info("browser.trace_dropped", id=sandbox_id, exec=execution_id, error=str(error))
+            log.info("browser.trace_dropped", sandbox=sandbox_id, exec=execution_id, error=str(error))
             async with self.store.write() as db:
                 await history.add_trace(db, sandbox_id, execution_id, None, "failed" if learn else None)
             return None

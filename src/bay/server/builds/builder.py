@@ -407,7 +407,7 @@ class Builder:
         try:
             await self.sandboxes.delete(caller, sandbox_id)
         except BayError as error:
-            log.warning("build.sandbox_stays", id=sandbox_id, error=error.message)
+            log.warning("build.sandbox_stays", sandbox=sandbox_id, error=error.message)
 
 
 def _fetched_sources(step: Step) -> int:

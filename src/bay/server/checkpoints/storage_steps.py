@@ -180,7 +180,7 @@ class StorageSteps:
             await events.add(db, sandbox, "sandbox.restored", self._clock(), checkpoint_id=checkpoint_id)
             db.tally(lambda meters: meters.restores.labels("done").inc())
         self.discard()
-        log.info("sandbox.restored", id=sandbox.id, checkpoint=checkpoint_id)
+        log.info("sandbox.restored", sandbox=sandbox.id, checkpoint=checkpoint_id)
 
     async def forgo(self, sandbox: SandboxRecord) -> None:
         """The sandbox has expired: drop all requests for its files."""
@@ -222,7 +222,7 @@ class StorageSteps:
             )
             db.tally(lambda meters: meters.restores.labels("failed").inc())
         self.discard()
-        log.warning("sandbox.restore_failed", id=sandbox.id, code=error.code, error=error.message)
+        log.warning("sandbox.restore_failed", sandbox=sandbox.id, code=error.code, error=error.message)
 
     @asynccontextmanager
     async def _standing_still(self, sandbox: SandboxRecord) -> AsyncGenerator[None, None]:
@@ -243,7 +243,7 @@ class StorageSteps:
         try:
             await freezer(self._driver).resume(handle)
         except BayError as error:  # the copy is none the worse for it
-            log.warning("sandbox.not_thawed", id=sandbox.id, code=error.code, error=error.message)
+            log.warning("sandbox.not_thawed", sandbox=sandbox.id, code=error.code, error=error.message)
             self.request_probe(sandbox.id)
 
     async def _made(

@@ -34,6 +34,7 @@ from bay.store.connection import StoreConnection
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryNote, Page, SandboxRecord
+from bay.tracing import environment
 
 log = structlog.get_logger("bay.execs")
 
@@ -524,7 +525,7 @@ def _ship_body(awake: Awake, exec_id: str, new: NewExec) -> dict[str, Any]:
         "argv": new.argv,
         "tool": new.tool,
         "cwd": new.cwd,
-        "env": {**awake.env, **(new.env or {})},
+        "env": {**awake.env, **environment(), **(new.env or {})},
         "user": new.user,
         "stdin": encode_stdin(new.stdin, new.stdin_base64),
         "timeout_s": new.timeout_s,

@@ -24,6 +24,7 @@ from bay.store import execs
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HistoryNote, SandboxRecord
+from bay.tracing import environment
 
 DEFAULT = "default"
 """The kernel that is made by the first code that is run in it."""
@@ -175,7 +176,13 @@ class Kernels:
     async def _run_to_end(
         self, awake: Awake, execution_id: str, code: str, timeout_s: float
     ) -> list[CellEvent]:
-        body = {"id": execution_id, "code": code, "timeout_s": timeout_s, "env": awake.env}
+        body = {
+            "id": execution_id,
+            "code": code,
+            "timeout_s": timeout_s,
+            "env": awake.env,
+            "trace": environment(),
+        }
         try:
             async with (
                 asyncio.timeout(timeout_s + _QUEUE_S),
@@ -297,7 +304,8 @@ def _checked(new: NewKernel) -> NewKernel:
 def _cell_body(awake: Awake, cell: NewCell) -> dict[str, Any]:
     named = {"id": cell.id, "code": cell.code, "timeout_s": cell.timeout_s}
     more = {} if cell.default_cwd is None else {"cwd": cell.default_cwd}
-    return {**named, "env": awake.env, "own_env": dict(cell.env), "describe": cell.describe, **more}
+    given = {"env": awake.env, "own_env": dict(cell.env), "trace": environment()}
+    return {**named, **given, "describe": cell.describe, **more}
 
 
 def _kernel_body(awake: Awake, new: NewKernel) -> dict[str, Any]:

@@ -216,7 +216,7 @@ class ServiceSyncer:
         try:
             await self._tell(kept)
         except BayError as error:
-            log.warning("services.not_told", id=kept.sandbox_id, code=error.code, error=error.message)
+            log.warning("services.not_told", sandbox=kept.sandbox_id, code=error.code, error=error.message)
         self._to_keep.put_nowait(kept)
 
     async def _tell(self, kept: _Kept) -> None:
@@ -251,10 +251,10 @@ class ServiceSyncer:
             except BayError as error:
                 failures += 1
                 wait_s = _BACKOFF.pause(failures)
-                log.info("services.not_told", id=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
+                log.info("services.not_told", sandbox=kept.sandbox_id, retry_in_s=wait_s, error=error.message)
                 await asyncio.sleep(wait_s)
             except Exception:
-                log.exception("services.keeping_failed", id=kept.sandbox_id)
+                log.exception("services.keeping_failed", sandbox=kept.sandbox_id)
                 kept.dirty.set()
                 await asyncio.sleep(_BACKOFF.longest_s)
 

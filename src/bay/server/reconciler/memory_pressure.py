@@ -58,7 +58,7 @@ class Pressure:
 
     async def _cool(self, sandbox: SandboxRecord, available: int) -> None:
         await cool(self.core, sandbox, "the host is short of memory")
-        log.warning("sandbox.cooled", id=sandbox.id, available=available, reserve=self.reserve)
+        log.warning("sandbox.cooled", sandbox=sandbox.id, available=available, reserve=self.reserve)
         self._going = sandbox.id
         self.queue.put(sandbox.id)
 

@@ -6,6 +6,7 @@ The queue never hands out one id twice at once, so no lock is held for a sandbox
 """
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -331,11 +332,14 @@ class Reconciler:
         async with self.queue.take() as sandbox_id:
             self._group.create_task(self._work())  # another caller waits for the next one
             try:
-                with self._leases.working_on(sandbox_id):
+                with (
+                    self._leases.working_on(sandbox_id),
+                    self._core.tracing.work("reconcile", sandbox_id, self.queue.cause(sandbox_id)),
+                ):
                     await self._work_on(sandbox_id)
             except LeaseLost:
                 # Another replica has the row. Something may have been begun on the host that it knows not of.
-                log.warning("sandbox.left_to_another", id=sandbox_id)
+                log.warning("sandbox.left_to_another", sandbox=sandbox_id)
                 self.orphans.look_again()
 
     async def _work_on(self, sandbox_id: str) -> None:
@@ -347,7 +351,7 @@ class Reconciler:
         except BayError as error:
             await self._put_off(sandbox_id, error)
         except Exception:
-            log.exception("sandbox.reconcile_failed", id=sandbox_id)
+            log.exception("sandbox.reconcile_failed", sandbox=sandbox_id)
             self._defects.add(sandbox_id)
             self._retry(sandbox_id)
             self._to_probe.discard(sandbox_id)
@@ -356,7 +360,7 @@ class Reconciler:
         """The host refused: retry with a backoff, and write the error into a row that has none."""
         wait_s = self._retry(sandbox_id)
         log.warning(
-            "sandbox.step_failed", id=sandbox_id, retry_in_s=wait_s, code=error.code, error=error.message
+            "sandbox.step_failed", sandbox=sandbox_id, retry_in_s=wait_s, code=error.code, error=error.message
         )
         failure = Failure(code=error.code, message=error.message, at=self._core.clock())
         try:
@@ -366,7 +370,9 @@ class Reconciler:
         except LeaseLost:
             raise
         except Exception:
-            log.exception("sandbox.trouble_not_written", id=sandbox_id)  # the disk may be full for this, too
+            log.exception(
+                "sandbox.trouble_not_written", sandbox=sandbox_id
+            )  # the disk may be full for this, too
         self._to_probe.discard(sandbox_id)  # now that the row says why a probe failed
         self._notifier.announce(sandbox_id)
 
@@ -377,7 +383,9 @@ class Reconciler:
         if (earlier := self._timers.pop(sandbox_id, None)) is not None:
             earlier.cancel()
         loop = asyncio.get_running_loop()
-        self._timers[sandbox_id] = loop.call_later(wait_s, self.queue.put, sandbox_id)
+        self._timers[sandbox_id] = loop.call_later(
+            wait_s, self.queue.put, sandbox_id, context=contextvars.Context()
+        )
         return wait_s
 
     async def _forgive(self, sandbox_id: str) -> None:
@@ -413,7 +421,7 @@ class Reconciler:
                 self._notifier.announce(sandbox_id)  # wake those who wait for a target that was changed back
                 return
             self._leases.check(sandbox_id)
-            with measured(self._core.meters, step):
+            with measured(self._core, step, sandbox_id):
                 await self._take(sandbox, step)
             self._defects.discard(sandbox_id)
             self._notifier.announce(sandbox_id)
@@ -520,7 +528,11 @@ class Reconciler:
             await sessions.change(db, session.id, network_version=present.network_version)
         if isinstance(driver, NetworkControl):  # a session of another keeps what it began with
             log.info(
-                "network.held", id=sandbox.id, session=session.id, mode=policy.mode, rules=len(policy.rules)
+                "network.held",
+                sandbox=sandbox.id,
+                session=session.id,
+                mode=policy.mode,
+                rules=len(policy.rules),
             )
 
     async def _pause(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
@@ -542,14 +554,14 @@ class Reconciler:
             await freezer(self._core.driver).pause(handle_of(session))
             self._live.froze(session.id)
         except BayError as error:
-            log.warning("sandbox.not_paused", id=sandbox.id, code=error.code, error=error.message)
+            log.warning("sandbox.not_paused", sandbox=sandbox.id, code=error.code, error=error.message)
             self._to_probe.add(sandbox.id)
             await self._unpause(sandbox, session)
             return
         async with self._core.store.write() as db:
             await sandboxes.end_lifetime(db, sandbox.id, now)
             await events.add(db, sandbox, "sandbox.paused", self._core.clock(), session_id=session.id)
-        log.info("sandbox.paused", id=sandbox.id, session=session.id)
+        log.info("sandbox.paused", sandbox=sandbox.id, session=session.id)
 
     async def _is_called(self, sandbox: SandboxRecord) -> bool:
         """Whether a call that cannot wait is under way. While a replica says nothing that may have one, this
@@ -641,7 +653,7 @@ class Reconciler:
                 await checkpoint_policy.before_stop(db, sandbox.id, now)
         self._live.forget(session.id)
         self._bus.tell(_OVER, [session.id])
-        log.info("sandbox.stopped", id=sandbox.id, session=session.id, reason=reason)
+        log.info("sandbox.stopped", sandbox=sandbox.id, session=session.id, reason=reason)
 
     async def _restore(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
         """Put a checkpoint back. Its copy is made first: when that fails, what runs has not been touched."""
@@ -707,7 +719,7 @@ class Reconciler:
             await samples.remove_all(db, sandbox.id)
             await events.add(db, sandbox, "sandbox.deleted", now)
         self._storage_steps.discard()
-        log.info("sandbox.deleted", id=sandbox.id)
+        log.info("sandbox.deleted", sandbox=sandbox.id)
 
 
 class _ProbePatience:

@@ -1,10 +1,11 @@
-"""The phases of a start, measured: each from the end of the one before."""
+"""The phases of a start, measured and traced: each from the end of the one before."""
 
 import time
 from typing import Literal
 
 from bay.drivers.base import Handle
 from bay.meters import Meters, known_label
+from bay.tracing import Tracing
 
 Phase = Literal["files", "queue", "prepare", "record"]
 """Those that every start has, beside the steps of its driver."""
@@ -16,8 +17,9 @@ _STEPS = frozenset(("claimed", "launched", "created", "introduced", "ready"))
 class StartPhases:
     """One start, which begins now."""
 
-    def __init__(self, meters: Meters) -> None:
+    def __init__(self, meters: Meters, tracing: Tracing) -> None:
         self._meters = meters
+        self._tracing = tracing
         self._began = self._at = time.perf_counter()
 
     def end(self, phase: Phase) -> None:
@@ -37,4 +39,5 @@ class StartPhases:
     def _observe(self, phase: str) -> None:
         now = time.perf_counter()
         self._meters.start_phase_seconds.labels(phase).observe(now - self._at)
+        self._tracing.took(f"start {phase}", now - self._at)
         self._at = now

@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from bay import tracing
 from bay.cargo.base import CopiesBySessions, machine_layers
 from bay.drivers.base import Driver, Handle, ImageRoot, MountedVolume, NamedImages, SessionSpec
 from bay.errors import (
@@ -93,6 +94,7 @@ class Starter:
 
     async def give_up(self, sandbox: SandboxRecord, session: SessionRecord, error: BayError) -> None:
         """The start failed: write why into the row, which ends all waits; its remains are ended next."""
+        tracing.fail(error.code)
         failure = Failure(code=error.code, message=error.message, at=self.core.clock())
         async with self.core.store.write() as db:
             await sessions.change(db, session.id, phase="ending", end_reason="failed")
@@ -101,7 +103,9 @@ class Starter:
                 db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
             )
             db.tally(partial(_count_failure, error.code))
-        log.warning("sandbox.failed", id=sandbox.id, session=session.id, code=error.code, error=error.message)
+        log.warning(
+            "sandbox.failed", sandbox=sandbox.id, session=session.id, code=error.code, error=error.message
+        )
 
     async def _refuse(self, sandbox: SandboxRecord) -> None:
         """Its image could not be had: nothing begins."""
@@ -118,7 +122,8 @@ class Starter:
                 db, sandbox, "sandbox.failed", failure.at, code=failure.code, message=failure.message
             )
             db.tally(partial(_count_failure, failure.code))
-        log.warning("sandbox.failed", id=sandbox.id, code=failure.code, error=failure.message)
+        tracing.fail(failure.code)
+        log.warning("sandbox.failed", sandbox=sandbox.id, code=failure.code, error=failure.message)
 
     async def _wait_copied(self, sandbox_id: str) -> None:
         """Return once no checkpoint of that sandbox is to be made, or after a while."""
@@ -160,7 +165,7 @@ class Starter:
 
     async def _run(self, sandbox: SandboxRecord, session: SessionRecord, **held: None) -> None:
         """Start it and write down that it runs, with `held` in the session's row."""
-        phases = StartPhases(self.core.meters)
+        phases = StartPhases(self.core.meters, self.core.tracing)
         await self.live.syncer.expect(sandbox.id, session.id)
         try:
             handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session, phases))
@@ -189,7 +194,7 @@ class Starter:
                 await cargos.change(db, cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self.core.clock(), session_id=session.id)
             db.tally(phases.succeed)
-        log.info("sandbox.started", id=sandbox.id, session=session.id, driver=self.core.driver.name)
+        log.info("sandbox.started", sandbox=sandbox.id, session=session.id, driver=self.core.driver.name)
         self.live.follow(sandbox, handle, peer)
 
     async def _unless_unwanted(

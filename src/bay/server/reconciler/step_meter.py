@@ -1,4 +1,4 @@
-"""Measures the reconciler's steps, by their kind and what came of them."""
+"""Measures and traces the reconciler's steps, by their kind and what came of them."""
 
 import time
 from collections.abc import Generator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import get_args
 
 from bay.errors import BayError
-from bay.meters import Meters
+from bay.server.sessions.core import Core
 from bay.server.sessions.lifecycle import Step
 from bay.store.fences import LeaseLost
 
@@ -23,12 +23,13 @@ _NAMES: dict[type, str] = {kind: _words(kind.__name__) for kind in get_args(Step
 
 
 @contextmanager
-def measured(meters: Meters, step: Step) -> Generator[None]:
-    """Record the step that the block takes."""
+def measured(core: Core, step: Step, sandbox_id: str) -> Generator[None]:
+    """Record the step of that sandbox which the block takes."""
     began, name = time.perf_counter(), _NAMES[type(step)]
     outcome = "done"
     try:
-        yield
+        with core.tracing.work(f"step {name}", sandbox_id):
+            yield
     except LeaseLost:
         outcome = "lost"
         raise
@@ -42,5 +43,5 @@ def measured(meters: Meters, step: Step) -> Generator[None]:
         outcome = "cancelled"
         raise
     finally:
-        meters.steps.labels(name, outcome).inc()
-        meters.step_seconds.labels(name).observe(time.perf_counter() - began)
+        core.meters.steps.labels(name, outcome).inc()
+        core.meters.step_seconds.labels(name).observe(time.perf_counter() - began)

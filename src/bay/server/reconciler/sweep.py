@@ -84,7 +84,7 @@ class Sweep:
             with self.leases.working_on(sandbox.id):
                 await (self._rest if sandbox.is_over(now) else self._cool)(sandbox, now)
         except LeaseLost:
-            log.info("sandbox.left_to_another", id=sandbox.id)
+            log.info("sandbox.left_to_another", sandbox=sandbox.id)
 
     async def _rest(self, sandbox: SandboxRecord, now: datetime) -> None:
         """Pause one whose lifetime has ended, once no call that cannot wait is under way."""

@@ -83,6 +83,7 @@ from bay.store.records import (
     TemplateRecord,
 )
 from bay.store.sandboxes import KEEP
+from bay.tracing import about
 
 _SETTLE_S = 60.0
 _MAX_TTL = 10 * 365 * 86400
@@ -207,6 +208,7 @@ class Sandboxes:
                 earlier = await self._earlier(db, request)
                 sandbox = earlier or await self._insert(db, caller, new, profile, kind, waits=wait_s > 0)
                 audit.about(sandbox.id)
+                about(sandbox.id)
                 if request and earlier is None:
                     await request.claim(db, sandbox.id, to_wire(sandbox), self.core.clock())
         except IntegrityError as error:
@@ -416,6 +418,7 @@ class Sandboxes:
         if record is None:
             raise NotFound(f"there is no sandbox {ref}")
         audit.about(record.id)
+        about(record.id)
         if record.deleted_at is not None:
             return
         async with self.core.store.write() as db:

@@ -10,6 +10,7 @@ from bay.meters import Meters
 from bay.models import Profile
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
+from bay.tracing import Tracing
 
 DEFAULT_PROFILE = "python-default"
 """The profile of a create that names none."""
@@ -17,7 +18,7 @@ DEFAULT_PROFILE = "python-default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """The database, the driver, the files and the images of a Bay, with its profiles, clock and metrics."""
+    """The database, driver, files and images of a Bay, its profiles, clock, metrics and traces."""
 
     store: Store
     deferred: DeferredWrites
@@ -27,3 +28,4 @@ class Core:
     profiles: dict[str, Profile]
     clock: Clock
     meters: Meters
+    tracing: Tracing

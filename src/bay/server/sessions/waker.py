@@ -33,6 +33,7 @@ from bay.store import audit, sandboxes
 from bay.store.deferred import DeferredWrites
 from bay.store.engine import Store
 from bay.store.records import HAVING, SandboxRecord
+from bay.tracing import Tracing, about
 
 T = TypeVar("T")
 
@@ -138,6 +139,7 @@ class Waker:
         profiles: dict[str, Profile],
         clock: Clock,
         start_timeout_s: float,
+        tracing: Tracing,
         waits_for_copies: bool = False,
     ) -> None:
         """`waits_for_copies`: while files are copied, programs may stand still for longer than a call waits
@@ -156,6 +158,7 @@ class Waker:
         self._brokered = {name for name, profile in profiles.items() if has_headers(profile.network_policy)}
         self._clock = clock
         self._start_timeout_s = start_timeout_s
+        self._tracing = tracing
         self._waits_for_copies = waits_for_copies
         self._rows = rows
 
@@ -168,6 +171,7 @@ class Waker:
         if sandbox is None or sandbox.target == "deleted" or sandbox.deleted_at is not None:
             raise NotFound(f"there is no sandbox {ref}")
         audit.about(sandbox.id)
+        about(sandbox.id)
         return sandbox
 
     @asynccontextmanager
@@ -268,6 +272,10 @@ class Waker:
     async def start(self, sandbox: SandboxRecord, timeout_s: float) -> SandboxRecord:
         """Ask for compute and wait until it is there. Raises SandboxNotReady with the reason if it is not."""
         self.refuse_expired(sandbox)
+        with self._tracing.work("wake", sandbox.id):
+            return await self._woken(sandbox, timeout_s)
+
+    async def _woken(self, sandbox: SandboxRecord, timeout_s: float) -> SandboxRecord:
         await self.want_running(sandbox)
         settled = await self.settled(sandbox.id, timeout_s)
         if settled is None:

@@ -9,6 +9,8 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+from bay.tracing import Span, present
+
 
 class WorkQueue:
     """Keys to be worked on by any number of workers. Those that are not `owned` here go `elsewhere`."""
@@ -25,6 +27,8 @@ class WorkQueue:
         """Since when (monotonic) each key waits, the one that comes next first."""
         self._working: dict[str, asyncio.Event] = {}
         """Keys that are worked on; the event says that the key was put again meanwhile."""
+        self._causes: dict[str, Span] = {}
+        """The work that put a key last, when it was put by any."""
         self._left: dict[str, asyncio.Future[None]] = {}
         """Of keys that are worked on, when somebody waits for the end of that."""
 
@@ -41,6 +45,8 @@ class WorkQueue:
             self._put(key)
 
     def _put(self, key: str) -> None:
+        if (span := present()) is not None:
+            self._causes[key] = span
         if key in self._working:
             self._working[key].set()
         elif key not in self._waiting:
@@ -75,6 +81,10 @@ class WorkQueue:
     def working(self) -> list[str]:
         """The keys that are worked on."""
         return list(self._working)
+
+    def cause(self, key: str) -> Span | None:
+        """The work that put `key` last; told once."""
+        return self._causes.pop(key, None)
 
     async def left(self, key: str) -> None:
         """Return when the present work on `key`, if there is any, is over."""

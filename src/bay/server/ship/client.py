@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
+    AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
@@ -38,6 +39,7 @@ from bay.server.ship.answers import (
 from bay.server.ship.connection import Head, Peer, Wire
 from bay.server.ship.websocket import Attachment, ShipWebSocket
 from bay.token_bucket import TokenBucket
+from bay.tracing import Tracing
 from ship_protocol import RING_BYTES, Feature
 
 _IDLE_PER_SESSION = 8
@@ -71,8 +73,10 @@ class ShipClient:
         transfer_s: float = _TRANSFER_DEADLINE_S,
         ring_bytes: int = RING_BYTES,
         meters: Meters | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.meters = meters or Meters()
+        self._tracing = tracing or Tracing()
         self._exec_answer = _EXEC_FACTS + 3 * ring_bytes  # base64 of what is kept of both streams
         self._deadline_s = deadline_s
         self._transfer_s = transfer_s
@@ -358,7 +362,8 @@ class ShipClient:
         target = f"{path}?{urlencode(query)}" if query else path
         deadline_s = self._deadline_s if deadline_s is None else deadline_s
         counted = self._counted(peer.session_id) if awaited else nullcontext()
-        with counted, _translated(f"{method} {path}", deadline_s):
+        traced = self._traced(method, path) if awaited else nullcontext()
+        with traced, counted, _translated(f"{method} {path}", deadline_s):
             wire = await self._connect(peer)
             try:
                 wire.set_deadline(deadline_s, while_moving=while_moving)
@@ -368,6 +373,10 @@ class ShipClient:
                 yield wire, head
             finally:
                 self._keep_or_close(peer.session_id, wire)
+
+    def _traced(self, method: str, path: str) -> AbstractContextManager[None]:
+        kind = path.split("/", 2)[1]
+        return self._tracing.call(f"ship {kind}", {"http.request.method": method, "url.path": path})
 
     @contextmanager
     def _counted(self, session_id: str) -> Generator[None]:

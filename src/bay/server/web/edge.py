@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from bay.errors import BadRequest, BayError, InternalError, NotFound, PayloadTooLarge
-from bay.meters import Meters
+from bay.meters import Meters, method_label
 from bay.models import KeyScope
 from bay.server.web import wire_format
 from bay.server.web.audit import READING, Auditor, name_caller
@@ -26,10 +26,11 @@ from bay.server.web.console_cookie import MAX_SIGN_IN_BYTES, SIGN_IN, ConsoleCoo
 from bay.server.web.large_bodies import LARGE, LargeBodies
 from bay.server.web.page_routes import BELOW, PATHS, is_for_browser
 from bay.server.web.replies import AnswerCut, answer_for
-from bay.server.web.request_meter import RequestMeter
+from bay.server.web.request_meter import RequestMeter, route_of
 from bay.server.web.uvicorn_http import AUTHORITY, PLACE
 from bay.server.web.wire_format import WireFormat
 from bay.store.audit import AuditedCall, during
+from bay.tracing import Span, Tracing
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -92,10 +93,12 @@ class Edge:
         max_upload_bytes: int,
         meters: Meters,
         metrics_token: str | None = None,
+        tracing: Tracing,
     ) -> None:
         self._metrics_token = metrics_token
         self._app = app
         self._meter = RequestMeter(meters)
+        self._tracing = tracing
         self._cookies = cookies
         self._formats = formats
         self._keys = keys
@@ -115,6 +118,20 @@ class Edge:
         headers = RequestHeaders(scope)
         request_id = request_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
+        with self._tracing.request(
+            "request", request_id, headers.all("traceparent"), headers.all("tracestate")
+        ) as span:
+            await self._measured(scope, headers, receive, send, request_id, span)
+
+    async def _measured(
+        self,
+        scope: Scope,
+        headers: "RequestHeaders",
+        receive: Receive,
+        send: Send,
+        request_id: str,
+        span: Span,
+    ) -> None:
         wire = scope["state"][wire_format.IN_STATE] = wire_format.format_of(self._formats, scope["path"])
         only_reads = _only_reads(scope, wire)
         method = scope.setdefault("method", "GET" if only_reads else "WEBSOCKET")
@@ -131,10 +148,8 @@ class Edge:
         finally:
             record.end(answer)
             took_s = self._meter.end(scope, started, answer.status, answer.closed, answer.error_code(scope))
-        log.info(
-            "http.request", request_id=request_id, method=method, path=path,
-            status=answer.status, ms=round(took_s * 1000, 1),
-        )  # fmt: skip
+            _describe(span, scope, method, path, answer)
+        log.info("http.request", method=method, path=path, status=answer.status, ms=round(took_s * 1000, 1))
 
     async def _answer(
         self,
@@ -157,7 +172,7 @@ class Edge:
             ):  # the framework's word for one that came after the answer began
                 await answer.fail(scope, receive, error.__cause__)
                 return
-            log.exception("http.defect", request_id=answer.request_id, method=scope["method"], path=path)
+            log.exception("http.defect", method=scope["method"], path=path)
             await answer.fail(scope, receive, InternalError("Bay failed on an internal error; see its log"))
 
     def _admit(
@@ -403,8 +418,19 @@ class _EdgeAnswer:
         if self.status is None:
             await answer_for(scope, error, self.request_id)(scope, receive, self)
             return
-        log.warning("http.cut", request_id=self.request_id, code=error.code, error=error.message)
+        log.warning("http.cut", code=error.code, error=error.message)
         raise AnswerCut(error.message) from error
+
+
+def _describe(span: Span, scope: Scope, method: str, path: str, answer: _EdgeAnswer) -> None:
+    """Name a request's span by its route, as the metrics do, with the outcome."""
+    route = route_of(scope)
+    span.rename(f"{method_label(method)} {route}")
+    span.note({"http.request.method": method, "http.route": route, "url.path": path})
+    if answer.status is not None:
+        span.note({"http.response.status_code": answer.status})
+    if (code := answer.error_code(scope)) is not None:
+        span.fail(code)
 
 
 def request_id_of(headers: RequestHeaders) -> str:

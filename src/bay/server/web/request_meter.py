@@ -31,7 +31,7 @@ class RequestMeter:
     ) -> float:
         """It has ended; the seconds that it took. `error` is the code of Bay's error, if it had one."""
         took_s = time.perf_counter() - began
-        meters, route = self._meters, _route(scope)
+        meters, route = self._meters, route_of(scope)
         is_socket = scope["type"] == "websocket"
         method = "WEBSOCKET" if is_socket else method_label(scope["method"])
         code = _close(closed) if is_socket and status == 101 else status_label(status)
@@ -43,7 +43,8 @@ class RequestMeter:
         return took_s
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
+    """The template of the request's route, or `none`."""
     template = scope["state"].get(TEMPLATE) or getattr(scope.get("route"), "path", None)
     return template if isinstance(template, str) else NO_ROUTE
 
