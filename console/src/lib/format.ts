@@ -41,11 +41,16 @@ export function moment(at: string | Date): string {
   return new Date(at).toLocaleString(language(), { dateStyle: "medium", timeStyle: "medium" });
 }
 
-/** Such as "340 ms", "2.5 s", "3 min 4 s" or "1 h 5 min". */
+/** Such as "340 ms", "2.5 s", "3 min 4 s" or "1 h 5 min", and "30 min" where nothing is over. */
 export function duration(seconds: number): string {
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds.toLocaleString(language(), { maximumFractionDigits: 1 })} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
-  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
-  return `${Math.floor(seconds / 86_400)} d ${Math.floor((seconds % 86_400) / 3600)} h`;
+  const [size, unit, less, lesser] =
+    seconds < 3600
+      ? ([60, "min", 1, "s"] as const)
+      : seconds < 86_400
+        ? ([3600, "h", 60, "min"] as const)
+        : ([86_400, "d", 3600, "h"] as const);
+  const rest = Math.floor((seconds % size) / less);
+  return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${lesser}` : ""}`;
 }
