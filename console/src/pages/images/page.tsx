@@ -3,7 +3,7 @@
 import { useQuery } from "@tanstack/react-query";
 import type { ContainerImage } from "bay-sandbox";
 import { Boxes, Disc3, Download, EllipsisVertical, Eraser, Search, Trash2 } from "lucide-react";
-import { type ReactNode, useMemo, useState } from "react";
+import { type ReactNode, useCallback, useMemo, useState } from "react";
 import { useNavigate } from "react-router";
 import { bay } from "@/bay";
 import { bytes } from "@/lib/format";
@@ -19,6 +19,7 @@ import { PageFrame } from "@/ui/page_frame";
 import { Question } from "@/ui/question";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { tellError } from "@/ui/toasts";
+import { nameOf, templatesQuery } from "../templates/query";
 import { Progress } from "./progress";
 import { Prune } from "./prune";
 import { PullDialog, pull } from "./pull";
@@ -32,15 +33,27 @@ export default function ImagesPage(): ReactNode {
   const say = useWords(imageWords);
   const writes = mayWrite(useMe());
   const { data, error, refetch } = useQuery(imagesQuery);
+  const templates = useQuery({
+    ...templatesQuery,
+    enabled: data?.some((image) => image.source === "template") ?? false,
+  });
+  /** An image of a template is known by the template's name. */
+  const called = useCallback(
+    (image: ContainerImage): string => {
+      const of = templates.data?.find(({ id }) => image.ref === `template:${id}`);
+      return of ? nameOf(of) : shortRef(image.ref);
+    },
+    [templates.data],
+  );
   const [text, setText] = useState("");
   const [asks, setAsks] = useState<"pull" | "prune" | null>(null);
   const [leaving, setLeaving] = useState<ContainerImage | null>(null);
   const shown = useMemo(() => {
     const wanted = text.trim().toLowerCase();
     return (data ?? [])
-      .filter((image) => `${image.ref}\n${image.id}`.toLowerCase().includes(wanted))
+      .filter((image) => `${called(image)}\n${image.ref}\n${image.id}`.toLowerCase().includes(wanted))
       .toReversed();
-  }, [data, text]);
+  }, [data, text, called]);
   const add = writes ? (
     <Button kind="primary" icon={<Download aria-hidden />} onClick={() => setAsks("pull")}>
       {say("pull")}
@@ -107,7 +120,7 @@ export default function ImagesPage(): ReactNode {
               </div>
               <ul>
                 {shown.map((image) => (
-                  <Row key={image.id} image={image} remove={setLeaving} />
+                  <Row key={image.id} image={image} name={called(image)} remove={setLeaving} />
                 ))}
               </ul>
             </div>
@@ -118,7 +131,7 @@ export default function ImagesPage(): ReactNode {
       {asks === "prune" ? <Prune onClose={() => setAsks(null)} /> : null}
       {leaving ? (
         <Question
-          title={say("deleteTitle", { ref: shortRef(leaving.ref) })}
+          title={say("deleteTitle", { ref: called(leaving) })}
           yes={say(leaving.state === "pulling" ? "cancelPull" : "delete")}
           onClose={() => setLeaving(null)}
           act={async () => {
@@ -133,11 +146,18 @@ export default function ImagesPage(): ReactNode {
   );
 }
 
-function Row({ image, remove }: { image: ContainerImage; remove(image: ContainerImage): void }): ReactNode {
+function Row({
+  image,
+  name: ref,
+  remove,
+}: {
+  image: ContainerImage;
+  name: string;
+  remove(image: ContainerImage): void;
+}): ReactNode {
   const say = useWords(imageWords);
   const writes = mayWrite(useMe());
   const go = useNavigate();
-  const ref = shortRef(image.ref);
   return (
     <li className={cx(COLUMNS, "relative border-b px-4 py-2.5 text-sm")}>
       <div className="min-w-0 pr-10 md:pr-0">
