@@ -140,7 +140,7 @@ export default function CreateDialog({ onClose }: { onClose(): void }): ReactNod
             <Select {...at} name="profile">
               {profiles.data?.map((one) => (
                 <option key={one.id} value={one.id}>
-                  {one.id}
+                  {one.description ? `${one.id} – ${one.description}` : one.id}
                 </option>
               ))}
             </Select>
