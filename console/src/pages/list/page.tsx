@@ -195,7 +195,7 @@ function Table({ boxes, onLabel }: { boxes: Sandbox[]; onLabel(label: string): v
       >
         <table className="block text-sm" aria-rowcount={boxes.length + 1}>
           <thead className="sticky top-0 z-10 hidden bg-page md:block">
-            <tr className="grid grid-cols-(--columns) items-center gap-3 border-b px-4 text-left text-xs text-muted [--columns:1.5rem_minmax(10rem,2fr)_8rem_minmax(7rem,1.2fr)_minmax(8rem,1.5fr)_8rem_8rem_2.5rem] [&>th]:py-2 [&>th]:font-medium">
+            <tr className="grid grid-cols-(--columns) items-center gap-3 border-b px-4 text-left text-xs text-muted [--columns:1.5rem_minmax(10rem,2fr)_7rem_minmax(6rem,1fr)_minmax(8rem,2fr)_7.5rem_6.5rem_2.5rem] [&>th]:py-2 [&>th]:font-medium">
               <th>
                 {mayWrite(me) ? (
                   <input

@@ -3,6 +3,7 @@ import { EllipsisVertical, Pause, Play, Square, Trash2 } from "lucide-react";
 import { memo, type ReactNode } from "react";
 import { Link } from "react-router";
 import { useWords } from "@/lib/words";
+import { shortRef } from "@/pages/images/query";
 import { type Acts, actsOf, called } from "@/sandboxes";
 import { IconButton } from "@/ui/button";
 import { cx } from "@/ui/class_names";
@@ -34,7 +35,7 @@ export const Row = memo(
         aria-rowindex={at + 2}
         style={{ height, transform: `translateY(${top}px)` }}
         className={cx(
-          "absolute inset-x-0 top-0 grid grid-cols-[1fr_auto_2.5rem] items-center gap-3 border-b bg-panel px-4 hover:bg-raised md:grid-cols-[1.5rem_minmax(10rem,2fr)_8rem_minmax(7rem,1.2fr)_minmax(8rem,1.5fr)_8rem_8rem_2.5rem]",
+          "absolute inset-x-0 top-0 grid grid-cols-[1fr_auto_2.5rem] items-center gap-3 border-b bg-panel px-4 hover:bg-raised md:grid-cols-[1.5rem_minmax(10rem,2fr)_7rem_minmax(6rem,1fr)_minmax(8rem,2fr)_7.5rem_6.5rem_2.5rem]",
           chosen && "bg-accent-soft",
         )}
       >
@@ -62,7 +63,7 @@ export const Row = memo(
           <StateBadge state={leaving ? "leaving" : shownState(box)} />
         </td>
         <td className="hidden min-w-0 truncate text-muted md:block" title={box.image}>
-          {box.image}
+          {shortRef(box.image)}
         </td>
         <td className="hidden min-w-0 gap-1 overflow-hidden md:flex">
           {Object.entries(box.labels).map(([key, value]) => (
