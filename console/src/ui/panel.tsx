@@ -22,9 +22,13 @@ export function Panel({
   );
 }
 
-/** Names and values, below one another on a phone. */
-export function Facts({ children }: { children: ReactNode }): ReactNode {
-  return <dl className="grid gap-x-6 gap-y-3 px-4 py-4 sm:grid-cols-2">{children}</dl>;
+/** Names and values, below one another on a phone. Many of them stand in four columns where there is room. */
+export function Facts({ many, children }: { many?: boolean; children: ReactNode }): ReactNode {
+  return (
+    <dl className={cx("grid gap-x-6 gap-y-3 px-4 py-4 sm:grid-cols-2", many && "xl:grid-cols-4")}>
+      {children}
+    </dl>
+  );
 }
 
 export function Fact({ name, children }: { name: string; children: ReactNode }): ReactNode {

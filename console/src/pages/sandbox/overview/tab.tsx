@@ -2,6 +2,7 @@ import type { Sandbox } from "bay-sandbox";
 import { lazy, type ReactNode, Suspense } from "react";
 import { bytes, duration } from "@/lib/format";
 import { useWords } from "@/lib/words";
+import { shortRef } from "@/pages/images/query";
 import { Badge } from "@/ui/badge";
 import { Moment } from "@/ui/moment";
 import { Fact, Facts, Panel } from "@/ui/panel";
@@ -32,7 +33,7 @@ export default function Overview({ box }: { box: Sandbox }): ReactNode {
         </p>
       ) : null}
       <Panel title={say("about")}>
-        <Facts>
+        <Facts many>
           <Fact name={say("id")}>
             <code>{box.id}</code>
           </Fact>
@@ -41,7 +42,7 @@ export default function Overview({ box }: { box: Sandbox }): ReactNode {
           </Fact>
           <Fact name={say("profile")}>{box.profile}</Fact>
           <Fact name={say("expires")}>{box.expires_at ? <Moment at={box.expires_at} /> : say("never")}</Fact>
-          <Fact name={say("image")}>{box.image}</Fact>
+          <Fact name={say("image")}>{shortRef(box.image)}</Fact>
           <Fact name={say("isolation")}>{box.isolation}</Fact>
           <Fact name={say("sizes")}>{sizes.join(" · ") || say("noLimit")}</Fact>
           <Fact name={say("network")}>{say(box.network)}</Fact>
