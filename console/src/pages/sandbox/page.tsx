@@ -146,9 +146,14 @@ function Buttons({ box }: { box: Sandbox }): ReactNode {
         </Button>
       ) : null}
       {box.status === "expired" ? null : (
-        <IconButton label={sayHere("fork")} disabled={busy !== null} onClick={() => void run("fork", fork)}>
-          <GitFork aria-hidden />
-        </IconButton>
+        <Button
+          icon={<GitFork aria-hidden />}
+          busy={busy === "fork"}
+          title={sayHere("forkAbout")}
+          onClick={() => void run("fork", fork)}
+        >
+          <span className="max-sm:sr-only">{sayHere("fork")}</span>
+        </Button>
       )}
       <IconButton label={say("delete")} onClick={remove}>
         <Trash2 aria-hidden />
