@@ -77,6 +77,8 @@ const COLOURS = EditorView.theme({
     background: "var(--color-raised)",
     color: "var(--color-muted)",
   },
+  // Its own sign is in few fonts.
+  ".cm-collapsedLines:before, .cm-collapsedLines:after": { content: '"···"' },
 });
 
 function Merged({ before, after, path }: { before: string; after: string; path: string }): ReactNode {
