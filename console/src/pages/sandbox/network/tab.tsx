@@ -224,6 +224,17 @@ function Traffic({
     if (found) return `${say(found.action)} ${found.domain ?? found.cidr ?? ""}`;
     return reason ?? say("ofMode");
   };
+  const tally = (allowed: number, refused: number): ReactNode =>
+    allowed + refused === 0 ? (
+      <span className="text-muted">–</span>
+    ) : (
+      <>
+        {allowed ? <span className="block">{say("allowedTimes", { number: count(allowed) })}</span> : null}
+        {refused ? (
+          <span className="block text-bad">{say("refusedTimes", { number: count(refused) })}</span>
+        ) : null}
+      </>
+    );
   const rests = box.compute === "cold" || box.compute === "warming";
   return (
     <>
@@ -250,21 +261,11 @@ function Traffic({
                   {state.counters.map((one) => (
                     <tr
                       key={`${one.rule} ${one.reason}`}
-                      className="border-t align-top [&>td]:px-4 [&>td]:py-2"
+                      className="border-t align-top [&>td]:px-4 [&>td]:py-2 [&>td+td]:whitespace-nowrap"
                     >
-                      <td className="font-mono text-xs break-all">{name(one.rule, one.reason)}</td>
-                      <td>
-                        {say("allowedRefused", {
-                          allowed: count(one.allowed_connections),
-                          refused: count(one.refused_connections),
-                        })}
-                      </td>
-                      <td>
-                        {say("allowedRefused", {
-                          allowed: count(one.allowed_names),
-                          refused: count(one.refused_names),
-                        })}
-                      </td>
+                      <td className="font-mono text-xs wrap-anywhere">{name(one.rule, one.reason)}</td>
+                      <td>{tally(one.allowed_connections, one.refused_connections)}</td>
+                      <td>{tally(one.allowed_names, one.refused_names)}</td>
                     </tr>
                   ))}
                 </tbody>
