@@ -130,7 +130,7 @@ function Overview({ host, loads }: { host: HostOverview; loads: readonly number[
           )}
         </Panel>
       </div>
-      <div className="grid gap-4 lg:grid-cols-2">
+      <div className="grid items-start gap-4 lg:grid-cols-2">
         <StateBar sandboxes={sandboxes} />
         <StartChart host={host} />
       </div>

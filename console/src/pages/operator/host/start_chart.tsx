@@ -8,7 +8,7 @@ import { type Column, columnsOf } from "./shares";
 import { hostWords } from "./words";
 
 const HEIGHT = 110;
-const SLOT = 40;
+const SLOT = 48;
 const GAP = 6;
 const TOP = 16;
 const BOTTOM = 18;
@@ -32,6 +32,7 @@ export function StartChart({ host }: { host: HostOverview }): ReactNode {
                 number: count(starts.count),
                 mean: duration(starts.count ? starts.sum_s / starts.count : 0),
               })}
+              <span className="mt-0.5 block text-xs">{say("startsAre")}</span>
             </figcaption>
             <svg
               role="img"
@@ -69,7 +70,7 @@ export function StartChart({ host }: { host: HostOverview }): ReactNode {
                       fontSize="9"
                       fill="var(--color-muted)"
                     >
-                      {column.upTo === null ? `> ${duration(column.from)}` : duration(column.upTo)}
+                      {column.upTo === null ? `> ${duration(column.from)}` : `≤ ${duration(column.upTo)}`}
                     </text>
                   </g>
                 );

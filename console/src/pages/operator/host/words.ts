@@ -37,6 +37,8 @@ export const hostWords = words(
     byStatus: "By status",
     starts: "Start times",
     startsAbout: "{{number}} starts since Bay began, {{mean}} on average",
+    startsAre:
+      "Cold starts alone, also those that fill a pool. A create that a pool serves, and a sandbox that thaws, need none.",
     noStarts: "Nothing has been started since Bay began.",
     startsOf: "Starts by how long they took",
     took: "Took",
@@ -89,6 +91,7 @@ export const hostWords = words(
     byStatus: "按状态",
     starts: "启动耗时",
     startsAbout: "Bay 启动以来共 {{number}} 次启动，平均 {{mean}}",
+    startsAre: "只含冷启动，包括为预热池进行的启动；由预热池提供的创建和解冻不需要启动。",
     noStarts: "Bay 启动以来还没有任何启动。",
     startsOf: "按耗时统计的启动次数",
     took: "耗时",
