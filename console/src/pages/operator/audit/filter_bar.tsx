@@ -33,7 +33,7 @@ export function FilterBar({
     <form
       aria-label={say("filters")}
       onSubmit={(event) => event.preventDefault()}
-      className="flex gap-2 overflow-x-auto border-b px-4 py-3 md:flex-wrap"
+      className="flex gap-2 overflow-x-auto border-b px-4 py-3 md:flex-wrap xl:flex-nowrap"
     >
       <Select
         aria-label={say("time")}
@@ -113,7 +113,7 @@ function TextFilter({
       placeholder={label}
       value={typed}
       onChange={(event) => setTyped(event.target.value)}
-      className="!w-40 shrink-0"
+      className="!w-40 shrink-0 xl:!w-auto xl:min-w-0 xl:flex-1 xl:shrink"
     />
   );
 }

@@ -18,7 +18,7 @@ export const poolWords = words(
     misses: "Misses",
     served: "Served from the pool",
     failures: "Failed starts",
-    oldest: "The oldest waits",
+    oldest: "The oldest waits since",
     since: "Counts are since Bay started.",
     lastError: "The last start failed",
     refill: "It is tried again",
