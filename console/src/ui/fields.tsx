@@ -1,3 +1,4 @@
+import { Search } from "lucide-react";
 import { type ComponentProps, type ReactNode, useId } from "react";
 import { cx } from "./class_names";
 
@@ -6,6 +7,33 @@ const BOX =
 
 export function Input({ className, ...rest }: ComponentProps<"input">): ReactNode {
   return <input autoComplete="off" spellCheck={false} {...rest} className={cx(BOX, className)} />;
+}
+
+/** A field that narrows a list while one types. */
+export function SearchInput({
+  label,
+  value,
+  onType,
+  className,
+}: {
+  label: string;
+  value: string;
+  onType(text: string): void;
+  className?: string;
+}): ReactNode {
+  return (
+    <div className={cx("relative", className)}>
+      <Search aria-hidden className="pointer-events-none absolute top-2.5 left-3 size-4 text-muted" />
+      <Input
+        type="search"
+        aria-label={label}
+        placeholder={label}
+        value={value}
+        onChange={(event) => onType(event.target.value)}
+        className="pl-9"
+      />
+    </div>
+  );
 }
 
 export function TextArea({ className, ...rest }: ComponentProps<"textarea">): ReactNode {

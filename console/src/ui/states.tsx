@@ -58,3 +58,23 @@ export function Failed({ error, retry }: { error: unknown; retry?: () => void })
     </div>
   );
 }
+
+/** What Bay was asked for: an error on top, a wait, `none` in place of an empty list, or what is made of the answer. */
+export function Answered<Data>({
+  query,
+  none,
+  children,
+}: {
+  query: { data: Data | undefined; error: unknown; refetch(): unknown };
+  none?: ReactNode;
+  children(data: Data): ReactNode;
+}): ReactNode {
+  const { data, error } = query;
+  const isEmpty = none !== undefined && Array.isArray(data) && data.length === 0;
+  return (
+    <>
+      {error ? <Failed error={error} retry={() => void query.refetch()} /> : null}
+      {data !== undefined ? isEmpty ? none : children(data) : error ? null : <Loading />}
+    </>
+  );
+}

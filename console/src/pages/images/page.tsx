@@ -12,12 +12,12 @@ import { mayWrite, useMe } from "@/sign_in";
 import { Badge, type Tone } from "@/ui/badge";
 import { Button, IconButton } from "@/ui/button";
 import { cx } from "@/ui/class_names";
-import { Input } from "@/ui/fields";
+import { SearchInput } from "@/ui/fields";
 import { Menu } from "@/ui/menu";
 import { Moment } from "@/ui/moment";
 import { PageFrame } from "@/ui/page_frame";
 import { Question } from "@/ui/question";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { tellError } from "@/ui/toasts";
 import { nameOf, templatesQuery } from "../templates/query";
 import { Progress } from "./progress";
@@ -32,7 +32,8 @@ const COLUMNS = "md:grid md:grid-cols-[minmax(12rem,3fr)_8rem_7rem_9rem_2.5rem] 
 export default function ImagesPage(): ReactNode {
   const say = useWords(imageWords);
   const writes = mayWrite(useMe());
-  const { data, error, refetch } = useQuery(imagesQuery);
+  const query = useQuery(imagesQuery);
+  const { data, refetch } = query;
   const templates = useQuery({
     ...templatesQuery,
     enabled: data?.some((image) => image.source === "template") ?? false,
@@ -79,54 +80,49 @@ export default function ImagesPage(): ReactNode {
         </>
       }
     >
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : data.length === 0 ? (
-        <Empty icon={<Disc3 />} title={say("none")}>
-          <p>{say("noneAbout")}</p>
-          {add}
-        </Empty>
-      ) : (
-        <>
-          <div className="relative mx-4 my-3 sm:max-w-72">
-            <Search aria-hidden className="pointer-events-none absolute top-2.5 left-3 size-4 text-muted" />
-            <Input
-              type="search"
-              aria-label={say("search")}
-              placeholder={say("search")}
+      <Answered
+        query={query}
+        none={
+          <Empty icon={<Disc3 />} title={say("none")}>
+            <p>{say("noneAbout")}</p>
+            {add}
+          </Empty>
+        }
+      >
+        {() => (
+          <>
+            <SearchInput
+              className="mx-4 my-3 sm:max-w-72"
+              label={say("search")}
               value={text}
-              onChange={(event) => setText(event.target.value)}
-              className="pl-9"
+              onType={setText}
             />
-          </div>
-          {shown.length === 0 ? (
-            <Empty icon={<Search />} title={say("nothing")}>
-              <p>{say("nothingAbout")}</p>
-              <Button onClick={() => setText("")}>{say("clear")}</Button>
-            </Empty>
-          ) : (
-            <div className="border-t bg-panel">
-              <div
-                aria-hidden
-                className={cx(COLUMNS, "hidden border-b bg-page px-4 py-2 text-xs font-medium text-muted")}
-              >
-                <span>{say("reference")}</span>
-                <span>{say("state")}</span>
-                <span>{say("size")}</span>
-                <span>{say("used")}</span>
+            {shown.length === 0 ? (
+              <Empty icon={<Search />} title={say("nothing")}>
+                <p>{say("nothingAbout")}</p>
+                <Button onClick={() => setText("")}>{say("clear")}</Button>
+              </Empty>
+            ) : (
+              <div className="border-t bg-panel">
+                <div
+                  aria-hidden
+                  className={cx(COLUMNS, "hidden border-b bg-page px-4 py-2 text-xs font-medium text-muted")}
+                >
+                  <span>{say("reference")}</span>
+                  <span>{say("state")}</span>
+                  <span>{say("size")}</span>
+                  <span>{say("used")}</span>
+                </div>
+                <ul>
+                  {shown.map((image) => (
+                    <Row key={image.id} image={image} name={called(image)} remove={setLeaving} />
+                  ))}
+                </ul>
               </div>
-              <ul>
-                {shown.map((image) => (
-                  <Row key={image.id} image={image} name={called(image)} remove={setLeaving} />
-                ))}
-              </ul>
-            </div>
-          )}
-        </>
-      )}
+            )}
+          </>
+        )}
+      </Answered>
       {asks === "pull" ? <PullDialog onClose={() => setAsks(null)} /> : null}
       {asks === "prune" ? <Prune onClose={() => setAsks(null)} /> : null}
       {leaving ? (

@@ -10,9 +10,9 @@ import { useWords } from "@/lib/words";
 import { type Act, actsOf, sandboxesQuery, useActs, useLeaving } from "@/sandboxes";
 import { mayWrite, useMe } from "@/sign_in";
 import { Button, IconButton } from "@/ui/button";
-import { Input, Select } from "@/ui/fields";
+import { SearchInput, Select } from "@/ui/fields";
 import type { Shown } from "@/ui/state_badge";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { matches, ordered } from "./filter";
 import { Row } from "./row";
 import { listWords } from "./words";
@@ -26,16 +26,17 @@ const OVERSCAN = 12;
 export function ListPage(): ReactNode {
   const say = useWords(listWords);
   const me = useMe();
-  const [query, setQuery] = useSearchParams();
-  const { data, error, refetch } = useQuery(sandboxesQuery);
-  const text = query.get("q") ?? "";
-  const state = STATES.find((one) => one === query.get("state")) ?? "";
+  const [address, setAddress] = useSearchParams();
+  const query = useQuery(sandboxesQuery);
+  const { data } = query;
+  const text = address.get("q") ?? "";
+  const state = STATES.find((one) => one === address.get("state")) ?? "";
   const shown = useMemo(
     () => ordered(data ?? []).filter((box) => matches(box, { text, state })),
     [data, text, state],
   );
   const change = (name: string, value: string): void =>
-    setQuery(
+    setAddress(
       (before) => {
         const next = new URLSearchParams(before);
         if (value) next.set(name, value);
@@ -45,7 +46,7 @@ export function ListPage(): ReactNode {
       { replace: true },
     );
   const closeNew = (): void =>
-    setQuery(
+    setAddress(
       (before) => {
         const next = new URLSearchParams(before);
         for (const name of ["new", "image", "template", "checkpoint"]) next.delete(name);
@@ -53,23 +54,18 @@ export function ListPage(): ReactNode {
       },
       { replace: true },
     );
-  const isNew = query.get("new") === "1" && mayWrite(me);
+  const isNew = address.get("new") === "1" && mayWrite(me);
 
   return (
     <>
       <header className="flex flex-wrap items-center gap-2 border-b bg-panel px-4 py-3">
         <h1 className="mr-2 text-lg font-semibold">{say("title")}</h1>
-        <div className="relative order-last w-full sm:order-none sm:w-72">
-          <Search aria-hidden className="pointer-events-none absolute top-2.5 left-3 size-4 text-muted" />
-          <Input
-            type="search"
-            aria-label={say("search")}
-            placeholder={say("search")}
-            value={text}
-            onChange={(event) => change("q", event.target.value)}
-            className="pl-9"
-          />
-        </div>
+        <SearchInput
+          className="order-last w-full sm:order-none sm:w-72"
+          label={say("search")}
+          value={text}
+          onType={(typed) => change("q", typed)}
+        />
         <Select
           aria-label={say("state")}
           value={state}
@@ -99,29 +95,31 @@ export function ListPage(): ReactNode {
           </Button>
         ) : null}
       </header>
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : data.length === 0 ? (
-        <Empty icon={<Boxes />} title={say("emptyTitle")}>
-          <p>{mayWrite(me) ? say("empty") : say("emptyRead")}</p>
-          {mayWrite(me) ? (
-            <Button kind="primary" icon={<Plus aria-hidden />} onClick={() => change("new", "1")}>
-              {say("new")}
-            </Button>
-          ) : null}
-          <pre className="rounded-lg bg-raised px-3 py-2 text-left">bay create demo</pre>
-        </Empty>
-      ) : shown.length === 0 ? (
-        <Empty icon={<Search />} title={say("nothingTitle")}>
-          <p>{say("nothing")}</p>
-          <Button onClick={() => setQuery({})}>{say("showAll")}</Button>
-        </Empty>
-      ) : (
-        <Table boxes={shown} onLabel={(label) => change("q", label)} />
-      )}
+      <Answered
+        query={query}
+        none={
+          <Empty icon={<Boxes />} title={say("emptyTitle")}>
+            <p>{mayWrite(me) ? say("empty") : say("emptyRead")}</p>
+            {mayWrite(me) ? (
+              <Button kind="primary" icon={<Plus aria-hidden />} onClick={() => change("new", "1")}>
+                {say("new")}
+              </Button>
+            ) : null}
+            <pre className="rounded-lg bg-raised px-3 py-2 text-left">bay create demo</pre>
+          </Empty>
+        }
+      >
+        {() =>
+          shown.length === 0 ? (
+            <Empty icon={<Search />} title={say("nothingTitle")}>
+              <p>{say("nothing")}</p>
+              <Button onClick={() => setAddress({})}>{say("showAll")}</Button>
+            </Empty>
+          ) : (
+            <Table boxes={shown} onLabel={(label) => change("q", label)} />
+          )
+        }
+      </Answered>
       {isNew ? (
         <Suspense fallback={null}>
           <CreateDialog onClose={closeNew} />

@@ -22,13 +22,13 @@ import { PoolSize } from "@/pages/operator/pools/pool_size";
 import { mayWrite, useMe } from "@/sign_in";
 import { Badge, type Tone } from "@/ui/badge";
 import { Button, IconButton } from "@/ui/button";
-import { Input } from "@/ui/fields";
+import { SearchInput } from "@/ui/fields";
 import { Menu } from "@/ui/menu";
 import { Moment } from "@/ui/moment";
 import { PageFrame } from "@/ui/page_frame";
 import { Fact, Facts, Panel } from "@/ui/panel";
 import { Question } from "@/ui/question";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { AddTag } from "./add_tag";
 import { CreateTemplate } from "./create";
 import { nameOf, templatesQuery } from "./query";
@@ -42,7 +42,8 @@ type Asked = { act: "tag" | "size" | "delete"; template: Template };
 export default function TemplatesPage(): ReactNode {
   const say = useWords(templateWords);
   const writes = mayWrite(useMe());
-  const { data, error, refetch } = useQuery(templatesQuery);
+  const query = useQuery(templatesQuery);
+  const { data, refetch } = query;
   const [text, setText] = useState("");
   const [isNew, setIsNew] = useState(false);
   const [asked, setAsked] = useState<Asked | null>(null);
@@ -62,45 +63,40 @@ export default function TemplatesPage(): ReactNode {
   ) : null;
   return (
     <PageFrame title={say("title")} about={say("about")} acts={data?.length ? add : null}>
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : data.length === 0 ? (
-        <Empty icon={<LayoutTemplate />} title={say("none")}>
-          <p>{say("noneAbout")}</p>
-          {add}
-        </Empty>
-      ) : (
-        <>
-          <div className="relative mx-4 mt-3 sm:max-w-72">
-            <Search aria-hidden className="pointer-events-none absolute top-2.5 left-3 size-4 text-muted" />
-            <Input
-              type="search"
-              aria-label={say("search")}
-              placeholder={say("search")}
+      <Answered
+        query={query}
+        none={
+          <Empty icon={<LayoutTemplate />} title={say("none")}>
+            <p>{say("noneAbout")}</p>
+            {add}
+          </Empty>
+        }
+      >
+        {() => (
+          <>
+            <SearchInput
+              className="mx-4 mt-3 sm:max-w-72"
+              label={say("search")}
               value={text}
-              onChange={(event) => setText(event.target.value)}
-              className="pl-9"
+              onType={setText}
             />
-          </div>
-          {shown.length === 0 ? (
-            <Empty icon={<Search />} title={say("nothing")}>
-              <p>{say("nothingAbout")}</p>
-              <Button onClick={() => setText("")}>{say("clear")}</Button>
-            </Empty>
-          ) : (
-            <ul className="grid gap-4 p-4 lg:grid-cols-2 2xl:grid-cols-3">
-              {shown.map((one) => (
-                <li key={one.id}>
-                  <TemplateCard template={one} ask={(act) => setAsked({ act, template: one })} />
-                </li>
-              ))}
-            </ul>
-          )}
-        </>
-      )}
+            {shown.length === 0 ? (
+              <Empty icon={<Search />} title={say("nothing")}>
+                <p>{say("nothingAbout")}</p>
+                <Button onClick={() => setText("")}>{say("clear")}</Button>
+              </Empty>
+            ) : (
+              <ul className="grid gap-4 p-4 lg:grid-cols-2 2xl:grid-cols-3">
+                {shown.map((one) => (
+                  <li key={one.id}>
+                    <TemplateCard template={one} ask={(act) => setAsked({ act, template: one })} />
+                  </li>
+                ))}
+              </ul>
+            )}
+          </>
+        )}
+      </Answered>
       {isNew ? <CreateTemplate onClose={() => setIsNew(false)} /> : null}
       {asked?.act === "tag" ? <AddTag template={asked.template} onClose={close} /> : null}
       {asked?.act === "size" ? <PoolSize template={asked.template} onClose={close} /> : null}

@@ -15,7 +15,7 @@ import { PageFrame } from "@/ui/page_frame";
 import { Panel } from "@/ui/panel";
 import { Question } from "@/ui/question";
 import { ShownOnce } from "@/ui/shown_once";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { shared } from "@/words";
 import { CreateWebhook } from "./create";
 import { webhookWords } from "./words";
@@ -29,7 +29,7 @@ export default function WebhooksPage(): ReactNode {
   const writes = mayWrite(useMe());
   const cache = useQueryClient();
   const key = keys.nouns("webhooks");
-  const { data, error, refetch } = useQuery({
+  const query = useQuery({
     queryKey: key,
     queryFn: ({ signal }) => bay.webhooks.list({ signal }),
     refetchInterval: EVERY_MS,
@@ -46,32 +46,32 @@ export default function WebhooksPage(): ReactNode {
   ) : null;
   return (
     <PageFrame title={say("title")} about={say("about")} acts={add}>
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : data.length === 0 ? (
-        <Empty icon={<WebhookIcon />} title={say("none")}>
-          <p>{writes ? say("noneAbout") : sayShared("refused")}</p>
-          <a
-            href="/docs/events/#webhooks"
-            className="font-medium text-accent underline"
-            target="_blank"
-            rel="noreferrer"
-          >
-            {say("howTo")}
-          </a>
-        </Empty>
-      ) : (
-        <ul className="grid gap-4 p-4">
-          {data.map((hook) => (
-            <li key={hook.id}>
-              <Hook hook={hook} remove={writes ? () => setLeaving(hook) : null} />
-            </li>
-          ))}
-        </ul>
-      )}
+      <Answered
+        query={query}
+        none={
+          <Empty icon={<WebhookIcon />} title={say("none")}>
+            <p>{writes ? say("noneAbout") : sayShared("refused")}</p>
+            <a
+              href="/docs/events/#webhooks"
+              className="font-medium text-accent underline"
+              target="_blank"
+              rel="noreferrer"
+            >
+              {say("howTo")}
+            </a>
+          </Empty>
+        }
+      >
+        {(data) => (
+          <ul className="grid gap-4 p-4">
+            {data.map((hook) => (
+              <li key={hook.id}>
+                <Hook hook={hook} remove={writes ? () => setLeaving(hook) : null} />
+              </li>
+            ))}
+          </ul>
+        )}
+      </Answered>
       {asks ? (
         <CreateWebhook
           onClose={() => setAsks(false)}

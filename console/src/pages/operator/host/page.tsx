@@ -13,7 +13,7 @@ import { Meter } from "@/ui/meter";
 import { PageFrame } from "@/ui/page_frame";
 import { Fact, Panel } from "@/ui/panel";
 import { Question } from "@/ui/question";
-import { Failed, Loading } from "@/ui/states";
+import { Answered } from "@/ui/states";
 import { tell } from "@/ui/toasts";
 import { later, pointsOf } from "./shares";
 import { StartChart } from "./start_chart";
@@ -27,12 +27,13 @@ const KEPT = 60;
 export default function HostPage(): ReactNode {
   const say = useWords(hostWords);
   const [asks, setAsks] = useState(false);
-  const { data, error, refetch, dataUpdatedAt } = useQuery({
+  const query = useQuery({
     queryKey: keys.nouns("host"),
     queryFn: ({ signal }) => bay.admin.host({ signal }),
     refetchInterval: EVERY_MS,
     staleTime: 0,
   });
+  const { data, refetch, dataUpdatedAt } = query;
   const [loads, setLoads] = useState<number[]>([]);
   // biome-ignore lint/correctness/useExhaustiveDependencies: each answer counts, also one that is the same
   useEffect(() => {
@@ -49,8 +50,7 @@ export default function HostPage(): ReactNode {
         </Button>
       }
     >
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? error ? null : <Loading /> : <Overview host={data} loads={loads} />}
+      <Answered query={query}>{(data) => <Overview host={data} loads={loads} />}</Answered>
       {asks ? (
         <Question
           title={say("collectTitle")}

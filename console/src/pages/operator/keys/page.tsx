@@ -13,13 +13,13 @@ import { useMe } from "@/sign_in";
 import { Badge, type Tone } from "@/ui/badge";
 import { Button, IconButton } from "@/ui/button";
 import { cx } from "@/ui/class_names";
-import { Input, Select } from "@/ui/fields";
+import { SearchInput, Select } from "@/ui/fields";
 import { Menu } from "@/ui/menu";
 import { Moment } from "@/ui/moment";
 import { PageFrame } from "@/ui/page_frame";
 import { Question } from "@/ui/question";
 import { ShownOnce } from "@/ui/shown_once";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { shared } from "@/words";
 import { CreateKey } from "./create";
 import { type KeyState, QUOTAS, stateOf, wantedKeys } from "./states";
@@ -36,10 +36,11 @@ export default function KeysPage(): ReactNode {
   const say = useWords(keyWords);
   const cache = useQueryClient();
   const key = keys.nouns("keys");
-  const { data, error, refetch } = useQuery({
+  const query = useQuery({
     queryKey: key,
     queryFn: ({ signal }) => Array.fromAsync(bay.keys.list({ limit: 200, signal })),
   });
+  const { data } = query;
   const [text, setText] = useState("");
   const [state, setState] = useState<KeyState | "">("");
   const [asks, setAsks] = useState(false);
@@ -58,60 +59,55 @@ export default function KeysPage(): ReactNode {
         </Button>
       }
     >
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : data.length === 0 ? (
-        <Empty icon={<KeyRound />} title={say("none")}>
-          <p>{say("noneAbout")}</p>
-        </Empty>
-      ) : (
-        <>
-          <div className="flex flex-wrap gap-2 px-4 py-3">
-            <div className="relative min-w-0 flex-1 basis-48 sm:max-w-72">
-              <Search aria-hidden className="pointer-events-none absolute top-2.5 left-3 size-4 text-muted" />
-              <Input
-                type="search"
-                aria-label={say("search")}
-                placeholder={say("search")}
+      <Answered
+        query={query}
+        none={
+          <Empty icon={<KeyRound />} title={say("none")}>
+            <p>{say("noneAbout")}</p>
+          </Empty>
+        }
+      >
+        {() => (
+          <>
+            <div className="flex flex-wrap gap-2 px-4 py-3">
+              <SearchInput
+                className="min-w-0 flex-1 basis-48 sm:max-w-72"
+                label={say("search")}
                 value={text}
-                onChange={(event) => setText(event.target.value)}
-                className="pl-9"
+                onType={setText}
               />
-            </div>
-            <Select
-              aria-label={say("all")}
-              value={state}
-              onChange={(event) => setState(event.target.value as KeyState | "")}
-              className="!w-auto"
-            >
-              <option value="">{say("all")}</option>
-              {STATES.map((one) => (
-                <option key={one} value={one}>
-                  {say(one)}
-                </option>
-              ))}
-            </Select>
-          </div>
-          {shown.length === 0 ? (
-            <Empty icon={<Search />} title={say("nothing")}>
-              <p>{say("nothingAbout")}</p>
-              <Button
-                onClick={() => {
-                  setText("");
-                  setState("");
-                }}
+              <Select
+                aria-label={say("all")}
+                value={state}
+                onChange={(event) => setState(event.target.value as KeyState | "")}
+                className="!w-auto"
               >
-                {say("showAll")}
-              </Button>
-            </Empty>
-          ) : (
-            <List found={shown} revoke={setLeaving} />
-          )}
-        </>
-      )}
+                <option value="">{say("all")}</option>
+                {STATES.map((one) => (
+                  <option key={one} value={one}>
+                    {say(one)}
+                  </option>
+                ))}
+              </Select>
+            </div>
+            {shown.length === 0 ? (
+              <Empty icon={<Search />} title={say("nothing")}>
+                <p>{say("nothingAbout")}</p>
+                <Button
+                  onClick={() => {
+                    setText("");
+                    setState("");
+                  }}
+                >
+                  {say("showAll")}
+                </Button>
+              </Empty>
+            ) : (
+              <List found={shown} revoke={setLeaving} />
+            )}
+          </>
+        )}
+      </Answered>
       {asks ? (
         <CreateKey
           onClose={() => setAsks(false)}

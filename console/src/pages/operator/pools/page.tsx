@@ -16,7 +16,7 @@ import { Meter } from "@/ui/meter";
 import { Moment } from "@/ui/moment";
 import { PageFrame } from "@/ui/page_frame";
 import { Fact, Panel } from "@/ui/panel";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { PoolSize } from "./pool_size";
 import { hitRate, stateOf } from "./states";
 import { poolWords } from "./words";
@@ -27,41 +27,42 @@ const TONES: Record<ReturnType<typeof stateOf>, Tone> = { full: "good", filling:
 
 export default function PoolsPage(): ReactNode {
   const say = useWords(poolWords);
-  const { data, error, refetch } = useQuery({
+  const query = useQuery({
     queryKey: keys.nouns("pools"),
     queryFn: ({ signal }) => bay.admin.pool({ signal }),
     refetchInterval: EVERY_MS,
     staleTime: 0,
   });
+  const { data } = query;
   const templates = useQuery({ ...templatesQuery, enabled: data?.some((one) => one.template_id) ?? false });
   const of = (pool: PoolState): Template | undefined =>
     templates.data?.find((template) => template.id === pool.template_id);
   return (
     <PageFrame title={say("title")} about={say("about")}>
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : data.length === 0 ? (
-        <Empty icon={<Layers />} title={say("none")}>
-          <p>{say("noneAbout")}</p>
-          <Link className="font-medium text-accent underline" to="/console/templates">
-            {say("toTemplates")}
-          </Link>
-        </Empty>
-      ) : (
-        <>
-          <ul className="grid gap-4 p-4 lg:grid-cols-2 2xl:grid-cols-3">
-            {data.map((pool) => (
-              <li key={pool.template_id ?? pool.profile}>
-                <PoolCard pool={pool} template={of(pool)} />
-              </li>
-            ))}
-          </ul>
-          <p className="px-4 pb-4 text-xs text-muted">{say("since")}</p>
-        </>
-      )}
+      <Answered
+        query={query}
+        none={
+          <Empty icon={<Layers />} title={say("none")}>
+            <p>{say("noneAbout")}</p>
+            <Link className="font-medium text-accent underline" to="/console/templates">
+              {say("toTemplates")}
+            </Link>
+          </Empty>
+        }
+      >
+        {(data) => (
+          <>
+            <ul className="grid gap-4 p-4 lg:grid-cols-2 2xl:grid-cols-3">
+              {data.map((pool) => (
+                <li key={pool.template_id ?? pool.profile}>
+                  <PoolCard pool={pool} template={of(pool)} />
+                </li>
+              ))}
+            </ul>
+            <p className="px-4 pb-4 text-xs text-muted">{say("since")}</p>
+          </>
+        )}
+      </Answered>
     </PageFrame>
   );
 }

@@ -11,7 +11,7 @@ import { Badge } from "@/ui/badge";
 import { Moment } from "@/ui/moment";
 import { PageFrame } from "@/ui/page_frame";
 import { Fact, Facts, Panel } from "@/ui/panel";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { ranges } from "./ranges";
 import { replicaWords } from "./words";
 
@@ -20,7 +20,7 @@ const EVERY_MS = 5_000;
 
 export default function ReplicasPage(): ReactNode {
   const say = useWords(replicaWords);
-  const { data, error, refetch } = useQuery({
+  const query = useQuery({
     queryKey: keys.nouns("replicas"),
     queryFn: ({ signal }) => bay.admin.replicas({ signal }),
     refetchInterval: EVERY_MS,
@@ -28,41 +28,40 @@ export default function ReplicasPage(): ReactNode {
   });
   return (
     <PageFrame title={say("title")} about={say("about")}>
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : data.items.length < 2 && data.unheld.length === 0 ? (
-        <Empty icon={<Server />} title={say("alone")}>
-          <p>{say("aloneAbout")}</p>
-          <a
-            className="font-medium text-accent underline"
-            href="/docs/replicas/"
-            target="_blank"
-            rel="noreferrer"
-          >
-            {say("howTo")}
-          </a>
-        </Empty>
-      ) : (
-        <div className="grid gap-4 p-4">
-          {data.unheld.length ? (
-            <div className="rounded-xl border border-warn/40 bg-warn-soft px-4 py-3 text-sm text-warn">
-              <p className="font-medium">{say("unheld")}</p>
-              <p className="mt-0.5">{say("unheldAbout")}</p>
-              <p className="mt-2 font-mono text-xs break-words">{data.unheld.join(", ")}</p>
+      <Answered query={query}>
+        {(data) =>
+          data.items.length < 2 && data.unheld.length === 0 ? (
+            <Empty icon={<Server />} title={say("alone")}>
+              <p>{say("aloneAbout")}</p>
+              <a
+                className="font-medium text-accent underline"
+                href="/docs/replicas/"
+                target="_blank"
+                rel="noreferrer"
+              >
+                {say("howTo")}
+              </a>
+            </Empty>
+          ) : (
+            <div className="grid gap-4 p-4">
+              {data.unheld.length ? (
+                <div className="rounded-xl border border-warn/40 bg-warn-soft px-4 py-3 text-sm text-warn">
+                  <p className="font-medium">{say("unheld")}</p>
+                  <p className="mt-0.5">{say("unheldAbout")}</p>
+                  <p className="mt-2 font-mono text-xs break-words">{data.unheld.join(", ")}</p>
+                </div>
+              ) : null}
+              <ul className="grid gap-4 lg:grid-cols-2">
+                {data.items.map((one) => (
+                  <li key={one.id}>
+                    <ReplicaCard one={one} />
+                  </li>
+                ))}
+              </ul>
             </div>
-          ) : null}
-          <ul className="grid gap-4 lg:grid-cols-2">
-            {data.items.map((one) => (
-              <li key={one.id}>
-                <ReplicaCard one={one} />
-              </li>
-            ))}
-          </ul>
-        </div>
-      )}
+          )
+        }
+      </Answered>
     </PageFrame>
   );
 }

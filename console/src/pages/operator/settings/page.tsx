@@ -9,9 +9,9 @@ import { useWords } from "@/lib/words";
 import { keys } from "@/live";
 import { Badge, type Tone } from "@/ui/badge";
 import { Button } from "@/ui/button";
-import { Check, Input } from "@/ui/fields";
+import { Check, SearchInput } from "@/ui/fields";
 import { PageFrame } from "@/ui/page_frame";
-import { Empty, Failed, Loading } from "@/ui/states";
+import { Answered, Empty } from "@/ui/states";
 import { lineOf, wantedSettings } from "./search";
 import { settingWords } from "./words";
 
@@ -24,12 +24,13 @@ const TONES: Record<NonNullable<SettingInForce["origin"]>, Tone> = {
 
 export default function SettingsPage(): ReactNode {
   const say = useWords(settingWords);
-  const { data, error, refetch } = useQuery({
+  const query = useQuery({
     queryKey: keys.nouns("settings"),
     queryFn: ({ signal }) => bay.admin.settings({ signal }),
     // Bay may have been restarted since.
     staleTime: 0,
   });
+  const { data } = query;
   const [text, setText] = useState("");
   const [isSet, setIsSet] = useState(false);
   const shown = useMemo(() => wantedSettings(data ?? [], text, isSet), [data, text, isSet]);
@@ -49,55 +50,47 @@ export default function SettingsPage(): ReactNode {
         </a>
       }
     >
-      {error ? <Failed error={error} retry={() => void refetch()} /> : null}
-      {data === undefined ? (
-        error ? null : (
-          <Loading />
-        )
-      ) : (
-        <>
-          <div className="flex flex-wrap items-center gap-x-4 gap-y-2 px-4 py-3">
-            <div className="relative min-w-0 flex-1 basis-64 sm:max-w-96">
-              <Search aria-hidden className="pointer-events-none absolute top-2.5 left-3 size-4 text-muted" />
-              <Input
-                type="search"
-                aria-label={say("search")}
-                placeholder={say("search")}
+      <Answered query={query}>
+        {(data) => (
+          <>
+            <div className="flex flex-wrap items-center gap-x-4 gap-y-2 px-4 py-3">
+              <SearchInput
+                className="min-w-0 flex-1 basis-64 sm:max-w-96"
+                label={say("search")}
                 value={text}
-                onChange={(event) => setText(event.target.value)}
-                className="pl-9"
+                onType={setText}
               />
+              <Check
+                label={say("changed")}
+                checked={isSet}
+                onChange={(event) => setIsSet(event.target.checked)}
+              />
+              <p role="status" className="text-sm text-muted">
+                {say("shown", { shown: shown.length, all: data.length })}
+              </p>
             </div>
-            <Check
-              label={say("changed")}
-              checked={isSet}
-              onChange={(event) => setIsSet(event.target.checked)}
-            />
-            <p role="status" className="text-sm text-muted">
-              {say("shown", { shown: shown.length, all: data.length })}
-            </p>
-          </div>
-          {shown.length ? (
-            <dl className="border-t bg-panel">
-              {shown.map((one) => (
-                <Row key={one.name} one={one} />
-              ))}
-            </dl>
-          ) : (
-            <Empty icon={<Search />} title={say("nothing")}>
-              <p>{say("nothingAbout")}</p>
-              <Button
-                onClick={() => {
-                  setText("");
-                  setIsSet(false);
-                }}
-              >
-                {say("showAll")}
-              </Button>
-            </Empty>
-          )}
-        </>
-      )}
+            {shown.length ? (
+              <dl className="border-t bg-panel">
+                {shown.map((one) => (
+                  <Row key={one.name} one={one} />
+                ))}
+              </dl>
+            ) : (
+              <Empty icon={<Search />} title={say("nothing")}>
+                <p>{say("nothingAbout")}</p>
+                <Button
+                  onClick={() => {
+                    setText("");
+                    setIsSet(false);
+                  }}
+                >
+                  {say("showAll")}
+                </Button>
+              </Empty>
+            )}
+          </>
+        )}
+      </Answered>
     </PageFrame>
   );
 }
