@@ -5,6 +5,8 @@ import { useTheme } from "@/lib/theme";
 import type { Columns } from "./series";
 
 const HEIGHT_PX = 150;
+/** Steps of an axis of bytes, so that its numbers are whole in their units. */
+const BINARY_STEPS = Array.from({ length: 50 }, (_, power) => 2 ** power);
 const STROKES = ["--color-accent", "--color-warn"] as const;
 
 function colour(name: string): string {
@@ -17,6 +19,7 @@ export function Chart({
   data,
   from,
   to,
+  isBytes,
   show,
 }: {
   names: readonly string[];
@@ -24,6 +27,7 @@ export function Chart({
   /** Seconds since 1970. */
   from: number;
   to: number;
+  isBytes: boolean;
   show(value: number): string;
 }): ReactNode {
   const place = useRef<HTMLDivElement>(null);
@@ -54,7 +58,12 @@ export function Chart({
         },
         axes: [
           { ...axis, size: 28 },
-          { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => latestShow.current(tick)) },
+          {
+            ...axis,
+            size: 76,
+            ...(isBytes ? { incrs: BINARY_STEPS } : {}),
+            values: (_, ticks) => ticks.map((tick) => latestShow.current(tick)),
+          },
         ],
         series: [
           {},
@@ -83,14 +92,14 @@ export function Chart({
       made.destroy();
       chart.current = null;
     };
-  }, [theme, labels]);
+  }, [theme, labels, isBytes]);
 
   // biome-ignore lint/correctness/useExhaustiveDependencies: a chart that was made anew has no data yet
   useEffect(() => {
     const made = chart.current;
     if (made === null) return;
     made.setData(data as uPlot.AlignedData);
-  }, [data, from, to, theme, labels]);
+  }, [data, from, to, theme, labels, isBytes]);
 
   return <div ref={place} aria-hidden className="min-w-0" />;
 }

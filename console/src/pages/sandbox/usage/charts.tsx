@@ -46,6 +46,7 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
   const perSecond = (value: number): string => say("perSecond", { size: bytes(value) });
   const charts: {
     name: "cpu" | "memory" | "network" | "disk" | "execs";
+    isBytes?: boolean;
     show(value: number): string;
     lines: Line[];
   }[] = [
@@ -59,6 +60,7 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
     },
     {
       name: "memory",
+      isBytes: true,
       show: bytes,
       lines: [
         { name: say("used"), value: (point) => point.memory_bytes },
@@ -67,6 +69,7 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
     },
     {
       name: "network",
+      isBytes: true,
       show: perSecond,
       lines: [
         { name: say("received"), value: (point) => rate(point.received_bytes, point.seconds) },
@@ -75,6 +78,7 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
     },
     {
       name: "disk",
+      isBytes: true,
       show: perSecond,
       lines: [
         { name: say("read"), value: (point) => rate(point.read_bytes, point.seconds) },
@@ -118,7 +122,7 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
         </Empty>
       ) : (
         <div className="grid gap-x-6 gap-y-4 p-4 md:grid-cols-2">
-          {charts.map(({ name, show, lines }) => (
+          {charts.map(({ name, isBytes = false, show, lines }) => (
             <One
               key={name}
               title={say(name)}
@@ -127,6 +131,7 @@ export default function Charts({ box }: { box: Sandbox }): ReactNode {
               from={data.from}
               to={data.to}
               lines={lines}
+              isBytes={isBytes}
               show={show}
             />
           ))}
@@ -143,6 +148,7 @@ function One({
   from,
   to,
   lines,
+  isBytes,
   show,
 }: {
   title: string;
@@ -151,6 +157,7 @@ function One({
   from: number;
   to: number;
   lines: Line[];
+  isBytes: boolean;
   show(value: number): string;
 }): ReactNode {
   const say = useWords(usageWords);
@@ -173,7 +180,14 @@ function One({
           );
         })}
       </figcaption>
-      <Chart names={lines.map((line) => line.name)} data={data} from={from} to={to} show={show} />
+      <Chart
+        names={lines.map((line) => line.name)}
+        data={data}
+        from={from}
+        to={to}
+        isBytes={isBytes}
+        show={show}
+      />
     </figure>
   );
 }
