@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { draft, draftOf, isNetwork, ruleOf } from "./rules";
+import { draft, draftOf, isNetwork, refusedNames, ruleOf } from "./rules";
 
 test("a rule comes out of the form as it went in, with its header", () => {
   const inject = { header: "Authorization", secret: "token", format: "Bearer {}" };
@@ -26,4 +26,19 @@ test("addresses are networks, and names that begin with digits are names", () =>
 
 test("ports that are no ports are sent as they are, so that the server names them", () => {
   expect(ruleOf(draft({ target: "example.com", ports: "443 http" })).ports).toEqual([443, "http"]);
+});
+
+test("a refused name stands once for all types of record, with the latest first", () => {
+  const asked = { reason: "policy", rule: null, first_at: "2026-08-01T10:00:00Z" };
+  const found = refusedNames([
+    { ...asked, name: "a.example", type: "A", count: 2, last_at: "2026-08-01T10:00:01Z" },
+    { ...asked, name: "b.example", type: "A", count: 1, last_at: "2026-08-01T10:00:02Z" },
+    { ...asked, name: "a.example", type: "AAAA", count: 3, last_at: "2026-08-01T10:00:03Z" },
+    { ...asked, name: "a.example", type: "A", reason: "private", count: 1, last_at: "2026-08-01T10:00:00Z" },
+  ]);
+  expect(found.map(({ name, types, reason, count }) => [name, types, reason, count])).toEqual([
+    ["a.example", "A, AAAA", "policy", 5],
+    ["b.example", "A", "policy", 1],
+    ["a.example", "A", "private", 1],
+  ]);
 });

@@ -1,6 +1,6 @@
 /** The rules of a network policy as a form has them. */
 
-import type { NetworkRule } from "bay-sandbox";
+import type { NetworkRule, NetworkState } from "bay-sandbox";
 
 export interface Draft {
   /** Tells the rows of the form apart. */
@@ -50,4 +50,30 @@ export function ruleOf({ action, target, ports, protocol, inject }: Draft): Netw
     ...(protocol ? { protocol } : {}),
     ...(inject ? { inject } : {}),
   };
+}
+
+export interface Refused {
+  name: string;
+  /** The types of record that it was asked for, such as "A, AAAA". */
+  types: string;
+  reason: string;
+  count: number;
+  last_at: string;
+}
+
+/** The refused names, the latest first. A program asks for both kinds of address at once: that is one name here. */
+export function refusedNames(refused: NetworkState["refused"]): Refused[] {
+  const found = new Map<string, Refused>();
+  for (const { name, type, reason, count, last_at } of refused) {
+    const key = `${name} ${reason}`;
+    const before = found.get(key);
+    found.set(key, {
+      name,
+      reason,
+      types: before ? `${before.types}, ${type}` : type,
+      count: (before?.count ?? 0) + count,
+      last_at: before && before.last_at > last_at ? before.last_at : last_at,
+    });
+  }
+  return [...found.values()].sort((a, b) => b.last_at.localeCompare(a.last_at));
 }

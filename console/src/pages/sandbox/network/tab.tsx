@@ -16,7 +16,7 @@ import { Moment } from "@/ui/moment";
 import { Fact, Facts, Panel } from "@/ui/panel";
 import { Failed, Loading } from "@/ui/states";
 import { tell, tellError } from "@/ui/toasts";
-import { type Draft, draft, draftOf, ruleOf } from "./rules";
+import { type Draft, draft, draftOf, refusedNames, ruleOf } from "./rules";
 import { networkWords } from "./words";
 
 /** Traffic is counted and makes no events: it is looked at while it is on the screen. */
@@ -277,20 +277,18 @@ function Traffic({
       <Panel title={say("refused")}>
         {state.refused.length === 0 ? <p className="p-4 text-sm text-muted">{say("noRefused")}</p> : null}
         <ul aria-label={say("refused")}>
-          {[...state.refused]
-            .sort((a, b) => b.last_at.localeCompare(a.last_at))
-            .map((one) => (
-              <li
-                key={`${one.name} ${one.type} ${one.reason}`}
-                className="flex flex-wrap gap-x-3 border-t px-4 py-2 text-sm first:border-t-0"
-              >
-                <code className="min-w-0 flex-1 break-all">{one.name}</code>
-                <span className="text-muted">{say("times", { count: one.count })}</span>
-                <span className="w-full text-xs text-muted">
-                  {one.type} · {one.reason} · <Moment at={one.last_at} />
-                </span>
-              </li>
-            ))}
+          {refusedNames(state.refused).map((one) => (
+            <li
+              key={`${one.name} ${one.reason}`}
+              className="flex flex-wrap gap-x-3 border-t px-4 py-2 text-sm first:border-t-0"
+            >
+              <code className="min-w-0 flex-1 break-all">{one.name}</code>
+              <span className="text-muted">{say("times", { count: one.count })}</span>
+              <span className="w-full text-xs text-muted">
+                {one.types} · {one.reason} · <Moment at={one.last_at} />
+              </span>
+            </li>
+          ))}
         </ul>
       </Panel>
     </>
