@@ -33,7 +33,7 @@ export function FilterBar({
     <form
       aria-label={say("filters")}
       onSubmit={(event) => event.preventDefault()}
-      className="flex gap-2 overflow-x-auto border-b px-4 py-3 md:flex-wrap xl:flex-nowrap"
+      className="flex gap-2 overflow-x-auto border-b px-4 py-3 md:flex-wrap"
     >
       <Select
         aria-label={say("time")}
@@ -113,7 +113,7 @@ function TextFilter({
       placeholder={label}
       value={typed}
       onChange={(event) => setTyped(event.target.value)}
-      className="!w-40 shrink-0 xl:!w-auto xl:min-w-0 xl:flex-1 xl:shrink"
+      className="!w-40 shrink-0 xl:!w-32 xl:flex-1"
     />
   );
 }
