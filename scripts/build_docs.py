@@ -2,7 +2,8 @@
 
     build_docs.py MKDOCS [FOLDER]
 
-The pages are the Markdown files of `docs/` and some of the root, as they are, side by side. Where they link
+The pages are the Markdown files of `docs/` and some of the root, as they are, side by side, with the pictures
+that they show. Where they link
 to a file that is no page, such as a note on a decision or the architecture, which people read who have the
 tree, the copy that is built names it alone. Material puts
 small scripts into each page. The site has them as files, so that its pages stand under the same policy as the
@@ -24,6 +25,7 @@ SITE = ROOT / "src/bay/server/web/site"
 OF_THE_ROOT = ("CHANGELOG.md", "SECURITY.md", "SPECIFICATION.md")
 
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
+_PICTURE = re.compile(r"!\[[^\]]*\]\((images/[^)\s]+)\)")
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _INLINE = re.compile(
     r"<script(?![^>]*\bsrc=)(?![^>]*application/json)|<style|\sstyle=|\son\w+=", re.IGNORECASE
@@ -70,12 +72,15 @@ def rewritten(page: str, text: str) -> str:
     return _LINK.sub(link, text)
 
 
-def _gather(folder: Path) -> None:
+def gather(folder: Path) -> None:
     """Put the pages into a folder, side by side."""
     folder.mkdir()
     for source in [*ROOT.glob("docs/*.md"), *(ROOT / name for name in OF_THE_ROOT)]:
         text = rewritten(str(source.relative_to(ROOT)), source.read_text(encoding="utf-8"))
         (folder / source.name).write_text(text, encoding="utf-8")
+        for name in _PICTURE.findall(text):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source.parent / name, folder / name)
 
 
 def scripts_as_files(page: str, files: dict[str, str]) -> str:
@@ -128,8 +133,10 @@ def finish(site: Path) -> None:
 
 
 def pack(site: Path) -> None:
-    """Have each file as gzip alone, which the server unpacks for clients that do not take it."""
-    for path in [one for one in site.rglob("*") if one.is_file()]:
+    """Have each file as gzip alone, which the server unpacks for clients that do not take it. Pictures are
+    packed already.
+    """
+    for path in [one for one in site.rglob("*") if one.is_file() and one.suffix != ".webp"]:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
         path.unlink()
 
@@ -138,7 +145,7 @@ def build(mkdocs: str, to: Path) -> None:
     """Build the site into a folder, which is replaced. Raises Unfit."""
     with tempfile.TemporaryDirectory() as work:
         pages, site = Path(work, "pages"), Path(work, "site")
-        _gather(pages)
+        gather(pages)
         done = subprocess.run(  # --quiet would hide warnings from --strict too
             [mkdocs, "build", "--strict", "--config-file", ROOT / "mkdocs.yml"],
             env={

@@ -115,6 +115,11 @@ def test_the_sdist_has_files_of_this_tree_alone(built: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_wheel_has_no_pictures(built: Path) -> None:
+    with zipfile.ZipFile(release.only(built, "*.whl")) as wheel:
+        assert [name for name in wheel.namelist() if name.endswith(".webp")] == []
+
+
 def test_the_wheel_of_the_sdist_is_the_wheel(built: Path, tmp_path: Path) -> None:
     again = release.wheel_of(release.only(built, "*.tar.gz"), tmp_path)
     assert release.contents(again) == release.contents(release.only(built, "*.whl"))

@@ -93,3 +93,17 @@ def test_what_the_pages_load_is_in_the_site() -> None:
         used = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"#/][^"#]*)"', text)
         assert [name for name in used if not (DOCS / f"{name}.gz").is_file()] == []
         assert used != []
+
+
+def test_a_picture_comes_with_the_page_that_shows_it(tmp_path: Path) -> None:
+    build_docs.gather(tmp_path / "pages")
+    shown = set(re.findall(r"\]\((images/\S+\.webp)\)", (ROOT / "docs/console.md").read_text()))
+    assert shown
+    assert {path.relative_to(tmp_path / "pages").as_posix() for path in tmp_path.glob("pages/*/*")} == shown
+
+
+def test_a_picture_is_not_packed_again(tmp_path: Path) -> None:
+    for name in ("a.html", "b.webp"):
+        (tmp_path / name).write_bytes(b"x")
+    build_docs.pack(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.html.gz", "b.webp"}
