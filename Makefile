@@ -94,6 +94,13 @@ bench-kubernetes: .stamp-dev ## a whole Bay on thousands of puppet pods, in a re
 casts: .stamp-server ## record the terminal sessions of docs/casts again; needs root and asciinema
 	@$(BIN)/python -m scripts.record_casts
 
+# Pillow packs them, which python3-matplotlib brings. A Bay of this port is in the pictures.
+.PHONY: pictures
+pictures: .stamp-dev .stamp-images .stamp-console ## make the screenshots of docs/images again: each page of the console, on a Bay at work (PORT=)
+	@shots=$$(mktemp -d) && trap 'rm -rf "$$shots"' EXIT && \
+	  CONSOLE_PORT=$(PORT) CONSOLE_SHOTS=$$shots $(BIN)/python -m pytest -q tests/console/test_pictures.py && \
+	  /usr/bin/python3 scripts/pack_pictures.py "$$shots" docs/images
+
 .PHONY: soak
 soak: .stamp-server ## half an hour of traffic with crashes; fails when anything grows (ARGS="--minutes 2")
 	@$(BIN)/python -m bench.soak $(ARGS)
@@ -230,7 +237,7 @@ test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .s
 	@touch $@
 
 # Strict: a link that leads nowhere, or a page in no section, fails it.
-.stamp-docs: .stamp-docs-tools mkdocs.yml scripts/build_docs.py $(wildcard *.md docs/*.md docs/design/*.md)
+.stamp-docs: .stamp-docs-tools mkdocs.yml scripts/build_docs.py $(wildcard *.md docs/*.md docs/design/*.md docs/images/*.webp)
 	@$(BIN)/python scripts/build_docs.py .venv-docs/bin/mkdocs
 	@touch $@
 
