@@ -22,6 +22,7 @@ from bench.replicas import replicas
 from bench.restarting import restart
 from bench.running import exec_many, exec_true, warm
 from bench.sampling import sampling
+from bench.scraping import scraping
 from bench.starting import burst, cold, patterns, pool
 from bench.storage import checkpoints, machine
 from bench.store import store
@@ -47,6 +48,7 @@ CASES: dict[str, Case] = {
     "list": listing,
     "store": store,
     "sampling": sampling,
+    "scraping": scraping,
     "replicas": replicas,
     "restart": restart,
     "checkpoint": checkpoints,
