@@ -21,8 +21,10 @@ class RunningSession:
     sandbox_seq: int
     sandbox_id: str
     session_id: str
+    created_at: float
+    """When its start began, in seconds since 1970."""
     started_at: float
-    """Seconds since 1970."""
+    """When it was ready."""
     disk_bytes: int | None
     execs: int
 
@@ -48,6 +50,7 @@ _RUNNING = (
         sandboxes.c.seq,
         sandboxes.c.id,
         sessions.c.id,
+        sessions.c.created_at,
         func.coalesce(sessions.c.started_at, sessions.c.created_at),
         func.coalesce(cargos.c.charged_bytes, cargos.c.used_bytes),
         _EXECS,
@@ -73,8 +76,8 @@ _OF = (
 async def running(db: StoreConnection) -> list[RunningSession]:
     """The sessions that run of all sandboxes that have an owner; a frozen one does not run."""
     return [
-        RunningSession(seq, sandbox_id, session_id, started_at.timestamp(), disk_bytes, count)
-        for seq, sandbox_id, session_id, started_at, disk_bytes, count in await db.execute(_RUNNING)
+        RunningSession(seq, sandbox_id, session_id, begun.timestamp(), ready.timestamp(), disk_bytes, count)
+        for seq, sandbox_id, session_id, begun, ready, disk_bytes, count in await db.execute(_RUNNING)
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from server_harness import Json, World, assert_error, clear, create, until, world
+from server_harness import Json, World, assert_error, clear, create, until, within, world
 
 from bay.clock import ManualClock, from_rfc3339, to_rfc3339
 from bay.drivers.base import Handle, SessionSample
@@ -165,6 +165,24 @@ async def test_a_session_that_began_between_two_passes_has_all_that_it_used(
     await hand.take(4)
     (first,) = await points(alice, box)
     assert (first["seconds"], first["cpus_used"], first["sent_bytes"]) == (4, 0.25, 40)
+
+
+async def test_a_session_that_was_ready_just_before_a_pass_used_no_more_than_its_start_took(
+    hand: Hand, alice: httpx.AsyncClient
+) -> None:
+    await hand.take()
+    hand.driver.hold_at = "ready"
+    box = await create(alice)
+    await alice.post(f"/v1/sandboxes/{box['id']}/start")
+    await within(hand.driver.held.wait())
+    hand.bay.clock.advance(4)
+    hand.driver.hold_at = None
+    hand.driver.let_go.set()
+    await alice.post(f"/v1/sandboxes/{box['id']}/start", params={"wait": 15})
+    await hand.uses(box, **FIRST)
+    await hand.take(1)
+    (first,) = await points(alice, box)
+    assert (first["seconds"], first["cpus_used"]) == (5, 0.2)
 
 
 async def test_a_counter_that_begins_again_adds_nothing_and_takes_nothing(

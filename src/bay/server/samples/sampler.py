@@ -201,7 +201,8 @@ class Sampler:
                 seconds = min(seconds, 2 * self.period_s)
             counters = {name: _more(before.sample, sample, name) for name in _COUNTERS}
         elif self._passed_at is not None and session.started_at > self._passed_at:
-            seconds = now - session.started_at
+            # Its counters have the use of its start too, which takes most of a core for a moment.
+            seconds = now - max(session.created_at, self._passed_at)
             counters = {name: _number(getattr(sample, name)) for name in _COUNTERS}
         else:
             seconds, counters = 0.0, {}
