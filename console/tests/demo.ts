@@ -153,7 +153,7 @@ async function history(box: Box): Promise<void> {
   );
   await box.run("git add -A && git commit -qm 'Draw the week as bars'");
   const bars = await box.checkpoint({ name: "as-bars", comment: "easier to read" });
-  const [fork] = await box.fork({ checkpoint: bars, name: "sales-report-dark" });
+  const [fork] = await box.fork({ checkpoint: bars, name: "sales-trial" });
   await fork?.update({ labels: { team: "data", stage: "trial" } });
   await box.files.write("send.py", "import smtplib\n\nprint('to:', 'team@example.com')\n");
   await box.files.write("data/prices.csv", "product,price\nespresso,2.40\nflat white,3.80\ncold brew,4.20\n");

@@ -12,7 +12,7 @@ import { Select } from "@/ui/fields";
 import { Panel } from "@/ui/panel";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { Chart } from "./chart";
-import { columns, type Line, latest, type Point, rate } from "./series";
+import { columns, isUnmeasured, type Line, latest, type Point, rate } from "./series";
 import { usageWords } from "./words";
 
 type Metrics = components["schemas"]["SandboxMetrics"];
@@ -180,14 +180,20 @@ function One({
           );
         })}
       </figcaption>
-      <Chart
-        names={lines.map((line) => line.name)}
-        data={data}
-        from={from}
-        to={to}
-        isBytes={isBytes}
-        show={show}
-      />
+      {isUnmeasured(data) ? (
+        <p className="grid h-[150px] place-content-center rounded-lg bg-page text-sm text-muted">
+          {say("unmeasured")}
+        </p>
+      ) : (
+        <Chart
+          names={lines.map((line) => line.name)}
+          data={data}
+          from={from}
+          to={to}
+          isBytes={isBytes}
+          show={show}
+        />
+      )}
     </figure>
   );
 }

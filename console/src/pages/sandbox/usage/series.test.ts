@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { columns, latest, type Point, rate } from "./series";
+import { columns, isUnmeasured, latest, type Point, rate } from "./series";
 
 function point(at: number, cpus: number | null): Point {
   return { at: new Date(at * 1000).toISOString(), seconds: 10, cpus_used: cpus } as Point;
@@ -29,4 +29,10 @@ test("the last value that there is stands beside the chart", () => {
     ]),
   ).toEqual([1]);
   expect(latest([[], []])).toEqual([null]);
+});
+
+test("only a figure that no point has is one that the host does not measure", () => {
+  expect(isUnmeasured(columns([point(0, null), point(10, null), point(20, null)], 10, LINES))).toBe(true);
+  expect(isUnmeasured(columns([point(0, null), point(10, null), point(20, 0)], 10, LINES))).toBe(false);
+  expect(isUnmeasured(columns([point(0, null), point(10, null)], 10, LINES))).toBe(false);
 });

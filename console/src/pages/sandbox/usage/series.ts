@@ -42,6 +42,11 @@ export function latest([, ...values]: Columns): (number | null)[] {
   return values.map((column) => column.findLast((value) => value !== null) ?? null);
 }
 
+/** Whether the host seems to measure none of it: rates need two points, and here they have had them. */
+export function isUnmeasured([times, ...values]: Columns): boolean {
+  return times.length > 2 && values.every((column) => column.every((value) => value === null));
+}
+
 export function highest([, ...values]: Columns): number {
   return values.flat().reduce<number>((most, value) => Math.max(most, value ?? 0), 0);
 }

@@ -27,6 +27,7 @@ export const usageWords = words(
     none: "No numbers of this time",
     noneAbout:
       "Bay measures while a sandbox runs, every ten seconds. Those of a stopped one are gaps, not zeros.",
+    unmeasured: "This host does not measure it.",
     now: "{{name}}: {{value}}",
   },
   {
@@ -53,6 +54,7 @@ export const usageWords = words(
     perSecond: "{{size}}/秒",
     none: "此时段没有数据",
     noneAbout: "沙箱运行时，Bay 每十秒测量一次。停止期间是空白，而不是零。",
+    unmeasured: "此主机不测量该项。",
     now: "{{name}}：{{value}}",
   },
 );
