@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from console_bay import bay_with_runc, needs_chromium, run_steps
+from console_bay import host_with_runc, needs_chromium, remove_all, run_steps
 from image_files import TAR, ImageFile, Layer, digest_of
 from image_roots import DEBIAN
 
@@ -36,11 +36,13 @@ def archive(tmp_path: Path) -> Path:
 
 def test_each_page_shows_what_is_there(cache: Path, archive: Path) -> None:
     settings = {
-        "BAY_PORT": os.environ.get("CONSOLE_PORT", "0"),
         "BAY_PROFILES": json.dumps(PROFILES),
         "BAY_POOL_MAX_GB": "8",
         "BAY_MEMORY_RESERVE_MB": "256",
         "BAY_WEBHOOK_ALLOW": '["127.0.0.0/8"]',
     }
-    with bay_with_runc(cache, **settings) as server:
+    port = int(os.environ.get("CONSOLE_PORT", "0"))
+    with host_with_runc(cache, **settings) as serve, serve(port) as server:
         run_steps(server, "pictures.browser.ts", STEPS_S, DEMO_IMAGE=str(archive))
+        remove_all(server)
+        server.end()

@@ -5,8 +5,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,8 @@ needs_chromium = pytest.mark.skipif(
 
 
 @contextmanager
-def bay_with_runc(cache: Path, **extra: str) -> Generator[Server]:
-    """A `bay serve` with runc, networks and a pool of storage; its sandboxes are gone at the end."""
+def host_with_runc(cache: Path, **extra: str) -> Generator[Callable[[int], AbstractContextManager[Server]]]:
+    """Begins a `bay serve` at a port, with runc, networks and a pool of storage, on one data directory."""
     with tempfile.TemporaryDirectory(prefix="bay-c-", dir="/tmp") as name:
         Path(name).chmod(0o711)
         settings = {
@@ -36,16 +36,14 @@ def bay_with_runc(cache: Path, **extra: str) -> Generator[Server]:
         closure.build(cache / "closures")  # before the clock of the server's start runs
         host_image.build(cache / "images")
         try:
-            with serving(Path(name), **settings) as served:
-                yield served
-                _remove_all(served)
-                served.end()
+            yield lambda port: serving(Path(name), **settings, BAY_PORT=str(port))
         finally:
             if os.path.ismount(f"{name}/data/cargo"):  # it was killed
                 subprocess.run(["umount", f"{name}/data/cargo"], check=True)
 
 
-def _remove_all(server: Server) -> None:
+def remove_all(server: Server) -> None:
+    """Delete its sandboxes."""
     with Client(server.url, KEY) as client:
         for box in client.sandboxes.list():
             box.delete()
