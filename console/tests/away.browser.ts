@@ -41,9 +41,10 @@ test("a Bay that is restarted is found again, with what happened meanwhile, and 
   await control("stop");
   for (const one of [page, list]) await one.getByText("Bay does not answer.").waitFor();
   await page.getByText("The connection to Bay broke.").waitFor();
+  const says = list.getByText("Bay answers again.").waitFor(); // which it does for some seconds only
   await control("start");
   await bay.sandboxes.create({ name: "meanwhile" });
-  await list.getByText("Bay answers again.").waitFor();
+  await says;
   await list.getByRole("link", { name: "meanwhile" }).waitFor();
   await list.getByText("Bay answers again.").waitFor({ state: "detached" });
   await page.getByText("The connection to Bay broke.").waitFor({ state: "detached" });

@@ -143,6 +143,8 @@ test("an app in the sandbox is previewed in the page, and has nothing of the pag
 import http.server
 class App(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/": # as of most apps that have a page to sign in
+            self.send_response(302); self.send_header("Location", "/home"); self.end_headers(); return
         self.send_response(200); self.send_header("Content-Type", "text/html"); self.end_headers()
         self.wfile.write(b"<title>app</title><p id=seen>cookies: " + self.headers.get("Cookie", "none").encode() + b"</p>")
     def log_message(self, *_): pass

@@ -162,6 +162,8 @@ export class Http {
       silence.end();
       // Bay adds a policy to everything that an app answers by path, and to nothing of its own.
       const policy = response.headers.get("content-security-policy") ?? "";
+      // A browser shows nothing of a redirect that it does not follow. It is the app's: Bay makes none here.
+      if (response.type === "opaqueredirect") return response;
       if (!policy.includes("sandbox allow-scripts")) await check(response, this.config.url);
       return response;
     });
