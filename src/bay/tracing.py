@@ -65,6 +65,8 @@ class Span:
         self.request_id: str | None = None
         self.sandbox_id: str | None = None
         self.is_over = False
+        self.error: str | None = None
+        """The code of the error that it failed with."""
 
     def note(self, attributes: Mapping[str, Attribute]) -> None:
         """Add facts to it."""
@@ -74,6 +76,7 @@ class Span:
 
     def fail(self, code: str) -> None:
         """It has failed, with the code of an error."""
+        self.error = code
 
     def end(self) -> None:
         """It is over."""
@@ -141,6 +144,7 @@ class Tracing:
             yield
             return
         span = self._begin(name, "client", asked.context)
+        span.request_id, span.sandbox_id = asked.request_id, asked.sandbox_id
         span.note(attributes)
         try:
             with _failing(span):
@@ -173,9 +177,7 @@ def _during(span: Span) -> Generator[None]:
 def _failing(span: Span) -> Generator[None]:
     try:
         yield
-    except BayError as error:
-        span.fail(error.code)
-        raise
     except Exception as error:
-        span.fail(type(error).__name__)
+        if span.error is None:  # else its code is known, and this only cuts the answer
+            span.fail(error.code if isinstance(error, BayError) else type(error).__name__)
         raise

@@ -15,7 +15,7 @@ import structlog
 from server_harness import PROFILES, WAIT_S, World, clear, create, shell, world
 from trace_collector import SeenSpan, TraceCollector, collecting
 
-from bay.server import backends, logs
+from bay.server import backends, logs, open_telemetry
 from bay.server.settings import Settings
 from bay.server.web import edge
 
@@ -97,7 +97,8 @@ async def test_an_exec_in_a_cold_sandbox_is_one_trace_down_to_the_steps_of_its_s
     for phase in ("files", "queue", "prepare", "launched", "ready", "record"):
         assert line_of(spans, f"start {phase}") == [f"start {phase}", *start]
     assert line_of(spans, "ship execs") == ["ship execs", route]
-    assert {one.attributes["bay.sandbox.id"] for one in spans if one.kind != CLIENT} == {box["id"]}
+    assert {one.attributes["bay.sandbox.id"] for one in spans} == {box["id"]}
+    assert next(one for one in spans if one.name == "ship execs").kind == CLIENT
     for one in spans:
         assert one.began <= one.ended
         parent = next((parent for parent in spans if parent.span_id == one.parent_id), None)
@@ -173,28 +174,61 @@ async def test_a_start_that_fails_shows_the_step_that_failed(
         f"/v1/sandboxes/{box['id']}/shell/exec", json={"command": "true"}, headers=given
     )
     assert answer.status_code == 503, answer.text
-    spans = await seen(collector, has("reconcile"))
+    route = "POST /v1/sandboxes/{sandbox_id}/shell/exec"
+    spans = await seen(collector, lambda spans: has(route)(spans) and has("reconcile")(spans))
     assert "start launched" not in {one.name for one in spans}
     failed = {one.name: one.attributes["error.type"] for one in spans if one.has_failed}
     assert failed == {
-        "POST /v1/sandboxes/{sandbox_id}/shell/exec": "session_not_ready",
+        route: "session_not_ready",
         "wake": "session_not_ready",
         "step begin": "driver_unavailable",
     }
 
 
-async def test_the_end_of_a_session_is_no_part_of_the_request_that_began_it(
+async def test_the_end_of_an_idle_session_is_no_part_of_any_request(
     traced: World, collector: TraceCollector
 ) -> None:
     alice = await traced.client()
+    alice.headers["traceparent"] = TRACEPARENT
     box = await create(alice)
     await shell(alice, box["id"], "true")
-    before = {one.trace_id for one in await asyncio.to_thread(collector.wait, has("reconcile"))}
-    answer = await alice.post(f"/v1/sandboxes/{box['id']}/stop", headers={"traceparent": TRACEPARENT})
-    assert answer.status_code == 200, answer.text
-    ends = [one for one in await seen(collector, has("reconcile")) if one.name.startswith("step ")]
-    assert ends
-    assert not before & {one.trace_id for one in ends}
+    traced.clock.advance(24 * 3600)
+    spans = await asyncio.to_thread(collector.wait, has("step pause"))
+    pause = next(one for one in spans if one.name == "step pause")
+    assert pause.attributes == {"bay.sandbox.id": box["id"]}
+    assert pause.trace_id != TRACE
+
+
+async def test_an_answer_that_is_cut_has_the_code_of_why(traced: World, collector: TraceCollector) -> None:
+    def cut_one() -> None:
+        with traced.bay.tracing.request("GET x", "req-1", [TRACEPARENT], []) as span:
+            span.fail("ship_error")
+            raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        cut_one()
+    (cut,) = await seen(collector, has("GET x"))
+    assert cut.attributes["error.type"] == "ship_error"
+
+
+async def test_a_path_without_end_is_cut_in_its_span(traced: World, collector: TraceCollector) -> None:
+    stranger = await traced.open_client()
+    await stranger.get(f"/v1/{'x' * 30_000}", headers={"traceparent": TRACEPARENT})
+    (span,) = await seen(collector, has("GET none"))
+    assert len(span.attributes["url.path"]) == 1024
+
+
+async def test_a_library_that_its_own_variable_has_turned_off_names_no_trace(
+    root: Path, collector: TraceCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    try:
+        async with world(root, otlp_endpoint=collector.url) as bay:
+            alice = await bay.client()
+            box = await create(alice, wait=WAIT_S)
+            assert (await shell(alice, box["id"], SHOW))["output"] == "|\n"
+    finally:
+        await clear(root)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +309,7 @@ async def test_a_collector_that_is_away_delays_no_call_and_no_end(
     root: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    monkeypatch.setattr(open_telemetry, "_EXPORT_S", 3600)  # so that an end which waits for it is seen
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         if kind == "refuses":

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -32,6 +32,8 @@ _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL, "client": Sp
 _NS = 1_000_000_000
 _EXPORT_S = 10.0
 """One export, with its attempts."""
+_MAX_TEXT = 1024
+"""Characters of an attribute: a path is of a stranger, and thousands of spans may wait for a collector."""
 _END_S = 2.0
 """So long the end of Bay waits for the last export."""
 
@@ -40,9 +42,7 @@ class RecordedSpan(Span):
     """A span that the SDK has. One that the sampler leaves out only carries its context."""
 
     def __init__(self, span: OtelSpan) -> None:
-        named = span.get_span_context()
-        state = named.trace_state.to_header() if named.trace_state else ""
-        super().__init__(TraceContext(named.trace_id, named.span_id, int(named.trace_flags), state))
+        super().__init__(_context_of(span.get_span_context()))
         self._span = span
 
     def note(self, attributes: Mapping[str, Attribute]) -> None:
@@ -55,6 +55,7 @@ class RecordedSpan(Span):
 
     def fail(self, code: str) -> None:
         """It has failed, with the code of an error."""
+        super().fail(code)
         self._span.set_attribute("error.type", code)
         self._span.set_status(Status(StatusCode.ERROR))
 
@@ -74,7 +75,9 @@ class OpenTelemetry(Tracing):
     def __init__(self, endpoint: str) -> None:
         ours = Resource({"service.name": "bay", "service.version": __version__})
         self._provider = TracerProvider(
-            resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+            resource=ours.merge(OTELResourceDetector().detect()),
+            shutdown_on_exit=False,
+            span_limits=SpanLimits(max_attribute_length=_MAX_TEXT),
         )
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -100,6 +103,14 @@ class OpenTelemetry(Tracing):
     def _begin(self, name: str, kind: Kind, parent: TraceContext | None) -> Span:
         context = None if parent is None else _parent(parent)
         return RecordedSpan(self._tracer.start_span(name, context, _KINDS[kind]))
+
+
+def _context_of(named: SpanContext) -> TraceContext | None:
+    """None of a library that its own variables have turned off."""
+    if not named.is_valid:
+        return None
+    state = named.trace_state.to_header() if named.trace_state else ""
+    return TraceContext(named.trace_id, named.span_id, int(named.trace_flags), state)
 
 
 def _parent(named: TraceContext) -> Context:

@@ -6,6 +6,7 @@ import pytest
 from server_harness import within
 
 from bay.server.sessions.work_queue import WorkQueue
+from bay.tracing import Tracing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -132,3 +133,47 @@ async def test_the_worker_of_a_key_can_wait_for_it_to_be_put_again() -> None:
         assert not again.done()
         again.cancel()
     assert len(queue) == 0
+
+
+def put_by_a_request(queue: WorkQueue, key: str, request_id: str) -> None:
+    with Tracing().request("request", request_id, [], []):
+        queue.put(key)
+
+
+def cause(queue: WorkQueue, key: str) -> str | None:
+    span = queue.cause(key)
+    return span and span.request_id
+
+
+async def test_the_work_on_a_key_has_the_request_that_asked_first_and_each_round_its_own() -> None:
+    queue = WorkQueue()
+    queue.put("a")
+    put_by_a_request(queue, "a", "first")
+    put_by_a_request(queue, "a", "second")
+    async with queue.take() as key:
+        assert [cause(queue, key) for _ in range(2)] == ["first", None]
+        put_by_a_request(queue, "a", "third")
+    async with queue.take() as key:
+        assert cause(queue, key) == "third"
+
+
+async def test_a_request_that_the_work_under_way_has_heard_of_is_kept_for_no_later_work() -> None:
+    queue = WorkQueue()
+    queue.put("a")
+    async with queue.take() as key:
+        put_by_a_request(queue, "a", "swallowed")
+        await within(queue.put_again(key))
+    assert cause(queue, "a") is None
+    queue.put("a")
+    async with queue.take() as key:
+        assert cause(queue, key) is None
+
+
+async def test_a_request_for_a_key_that_went_elsewhere_is_not_kept() -> None:
+    owned = {"a"}
+    queue = WorkQueue(owned.__contains__)
+    queue.put("a")
+    async with queue.take():
+        put_by_a_request(queue, "a", "first")
+        owned.clear()
+    assert cause(queue, "a") is None

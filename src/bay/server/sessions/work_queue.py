@@ -28,13 +28,14 @@ class WorkQueue:
         self._working: dict[str, asyncio.Event] = {}
         """Keys that are worked on; the event says that the key was put again meanwhile."""
         self._causes: dict[str, Span] = {}
-        """The work that put a key last, when it was put by any."""
+        """The work that put a key first since it was taken last, when it was put by any."""
         self._left: dict[str, asyncio.Future[None]] = {}
         """Of keys that are worked on, when somebody waits for the end of that."""
 
     def put(self, key: str) -> None:
         """See to it that `key` is worked on, from now on, at least once more."""
         if not self._owned(key):
+            self._causes.pop(key, None)
             self._elsewhere(key)
         else:
             self._put(key)
@@ -46,7 +47,7 @@ class WorkQueue:
 
     def _put(self, key: str) -> None:
         if (span := present()) is not None:
-            self._causes[key] = span
+            self._causes.setdefault(key, span)
         if key in self._working:
             self._working[key].set()
         elif key not in self._waiting:
@@ -72,6 +73,8 @@ class WorkQueue:
                 left.set_result(None)
             if again.is_set():
                 self.put(key)
+            else:
+                self._causes.pop(key, None)  # of what `put_again` has told of
 
     def waiting(self) -> tuple[int, float]:
         """How many keys wait, and for how many seconds the first has; 0 without any."""
@@ -83,7 +86,7 @@ class WorkQueue:
         return list(self._working)
 
     def cause(self, key: str) -> Span | None:
-        """The work that put `key` last; told once."""
+        """The work that asked first for this work on `key`; told once."""
         return self._causes.pop(key, None)
 
     async def left(self, key: str) -> None:
