@@ -161,8 +161,14 @@ test("a line is found by its text, and the tree is used by keyboard", async () =
 test("looking wakes nothing", async () => {
   const box = await filled();
   const { page } = await signedIn();
+  // A look that is under way when the sandbox is stopped would start it again: stop it between two.
+  let last = Date.now();
+  page.on("request", (request) => {
+    if (request.url().includes("/files")) last = Date.now();
+  });
   await opened(page);
   await page.getByRole("button", { name: /^page.html/ }).waitFor();
+  await expect.poll(() => Date.now() - last, { timeout: 30_000 }).toBeGreaterThan(3_000);
   await box.stop();
   await page.getByText("The sandbox does not run now").waitFor();
   await page.reload();

@@ -43,6 +43,7 @@ async def test_every_other_call_can_be_told_to_fail(fake: DriverBench) -> None:
             "resume": lambda: driver_of(fake).resume(handle),
             "set_network": lambda: driver_of(fake).set_network(handle, NetworkPolicy()),
             "resize": lambda: driver_of(fake).resize(handle, Resources()),
+            "refused_packets": lambda: driver_of(fake).refused_packets(),
             "usage": lambda: driver_of(fake).usage(handle),
             "stop": lambda: fake.driver.stop(handle, 1),
             "destroy": lambda: fake.driver.destroy(handle),

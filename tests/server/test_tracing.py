@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from server_harness import PROFILES, WAIT_S, World, clear, create, shell, world
+from server_harness import PROFILES, WAIT_S, Json, World, clear, create, shell, until, world
 from trace_collector import SeenSpan, TraceCollector, collecting
 
 from bay.server import backends, logs, open_telemetry
@@ -55,6 +55,13 @@ async def seen(
     return ours(await asyncio.to_thread(collector.wait, lambda spans: are_there(ours(spans))))
 
 
+async def cold(bay: World, alice: httpx.AsyncClient) -> Json:
+    """A sandbox that never ran, of which nothing is left to do: the next call alone asks for its start."""
+    box = await create(alice)
+    await until(lambda: len(bay.bay.reconciler.queue) == 0)
+    return box
+
+
 def has(name: str) -> Callable[[list[SeenSpan]], bool]:
     return lambda spans: any(one.name == name for one in spans)
 
@@ -74,7 +81,7 @@ async def test_an_exec_in_a_cold_sandbox_is_one_trace_down_to_the_steps_of_its_s
     traced: World, collector: TraceCollector
 ) -> None:
     alice = await traced.client()
-    box = await create(alice)
+    box = await cold(traced, alice)
     alice.headers["traceparent"] = TRACEPARENT
     alice.headers["x-request-id"] = "req-of-alice"
     path = f"/v1/sandboxes/{box['id']}/execs"
@@ -167,7 +174,7 @@ async def test_a_start_that_fails_shows_the_step_that_failed(
     traced: World, collector: TraceCollector
 ) -> None:
     alice = await traced.client()
-    box = await create(alice)
+    box = await cold(traced, alice)
     traced.driver.fail_at = "launch"
     given = {"traceparent": TRACEPARENT}
     answer = await alice.post(
@@ -356,7 +363,7 @@ async def test_log_lines_have_the_ids_of_the_request_the_sandbox_and_the_trace(
     for module in (edge, sys.modules["bay.server.reconciler.starter"]):
         monkeypatch.setattr(module, "log", structlog.get_logger(module.__name__))
     logs.configure("info", "json")
-    box = await create(alice)
+    box = await cold(bay, alice)
     given = {"traceparent": TRACEPARENT, "x-request-id": "req-of-alice"}
     answer = await alice.post(
         f"/v1/sandboxes/{box['id']}/shell/exec", json={"command": "true"}, headers=given
