@@ -288,8 +288,9 @@ async def test_a_pause_while_a_call_is_under_way_is_no_answer_that_clients_take_
     own = {"Authorization": f"Bearer {e2b.http.headers['X-API-Key']}"}
     call = asyncio.create_task(e2b.http.post(path, json=body, params={"wait": 30}, headers=own))
 
-    async def has_begun() -> bool:
-        return (await e2b.http.get(f"{path}/{command}", headers=own)).status_code == 200
+    async def has_begun() -> bool:  # and not only its row is there: no signal reaches that
+        found = await e2b.http.get(f"{path}/{command}", headers=own)
+        return found.status_code == 200 and found.json()["pid"] is not None
 
     await eventually(has_begun)
     answer = await within(e2b.http.post(f"/e2b/sandboxes/{sandbox}/pause"))
