@@ -1,15 +1,16 @@
 """Build the web console, which the server has at `/` and the wheel brings.
 
-    build_console.py
+    python -m scripts.build_console
 
 Vite makes the files of `console/`; they are packed here, as the server sends them: a browser takes them as
 they are. The first page alone stays plain, since the server writes into each answer of it.
 """
 
-import gzip
 import subprocess
 import sys
 from pathlib import Path
+
+from scripts.packing import pack
 
 ROOT = Path(__file__).parents[1]
 CONSOLE = ROOT / "console"
@@ -31,10 +32,7 @@ def main() -> None:
     )
     if made.returncode:
         raise Unfit("vite could not build the console; see above")
-    for path in sorted(BUILT.rglob("*")):
-        if path.is_file() and path.name != FIRST:
-            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
-            path.unlink()
+    pack(path for path in BUILT.rglob("*") if path.is_file() and path.name != FIRST)
     size = sum(path.stat().st_size for path in loaded_first())
     if size > FIRST_BYTES:
         raise Unfit(f"the first page loads {size} bytes, and may load {FIRST_BYTES}; load a part later")

@@ -1,6 +1,6 @@
 """Build the site of the documentation, which the server has at `/docs/` and the wheel brings.
 
-    build_docs.py MKDOCS [FOLDER]
+    python -m scripts.build_docs MKDOCS [FOLDER]
 
 The pages are the Markdown files of `docs/` and some of the root, as they are, side by side, with the pictures
 that they show. Where they link
@@ -10,7 +10,6 @@ small scripts into each page. The site has them as files, so that its pages stan
 others of the server, which allows no script in a page.
 """
 
-import gzip
 import hashlib
 import os
 import re
@@ -19,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from scripts import packing
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "src/bay/server/web/site"
@@ -136,9 +137,7 @@ def pack(site: Path) -> None:
     """Have each file as gzip alone, which the server unpacks for clients that do not take it. Pictures are
     packed already.
     """
-    for path in [one for one in site.rglob("*") if one.is_file() and one.suffix != ".webp"]:
-        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
-        path.unlink()
+    packing.pack(one for one in site.rglob("*") if one.is_file() and one.suffix != ".webp")
 
 
 def build(mkdocs: str, to: Path) -> None:

@@ -1,28 +1,15 @@
 """The site of the documentation: its pages as they are built."""
 
 import gzip
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import build_docs
 
 from bay.server.web.static_site import DOCS
 
 ROOT = Path(__file__).parents[2]
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_docs", ROOT / "scripts/build_docs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build_docs = load()
 
 
 @pytest.mark.parametrize(
