@@ -231,6 +231,28 @@ async def test_a_job_that_fails_is_begun_again(member: Join) -> None:
     await asyncio.wait([job])
 
 
+async def test_a_job_that_has_nothing_to_do_is_begun_once_for_each_lease(member: Join) -> None:
+    one = await member("one")
+    runs = 0
+
+    async def nothing() -> None:
+        nonlocal runs
+        runs += 1
+
+    job = asyncio.create_task(one.leases.do("pushes", nothing))
+    one.begin()
+    await settled(one)
+    await until(lambda: runs > 0)
+    await one.sql("UPDATE leases SET epoch = epoch + 1, holder = NULL WHERE name = 'pushes'")
+    one.leases._look.set()
+    await until(lambda: not one.leases._does("pushes"))
+    assert runs == 1
+    await settled(one)
+    await until(lambda: runs == 2)
+    job.cancel()
+    await asyncio.wait([job])
+
+
 async def test_shards_that_cannot_be_begun_go_to_another_replica_or_are_tried_again(member: Join) -> None:
     one = await member("one")
     tried = 0

@@ -177,7 +177,8 @@ class ReplicaLeases:
         self, name: str, run: Callable[[], Coroutine[None, None, None]], take_over: TakeOver | None = None
     ) -> None:
         """Run a job whenever it is this replica's, until cancelled; it is cancelled when it no longer is, and
-        when its lease is not renewed in time.
+        when its lease is not renewed in time. One that returns has nothing to do, and is not run again before
+        the lease has been another's.
         `take_over` comes before each run of a replica's: one that is alone has done it when it started.
         """
         if self._database is None:
@@ -207,9 +208,12 @@ class ReplicaLeases:
         try:
             while not (working.done() or lost.done()) and (left_s := self._until - _now()) > 0:
                 await asyncio.wait((working, lost), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if working.done() and not working.cancelled() and (error := working.exception()) is not None:
-                log.error("job.failed", job=name, exc_info=error)
-                await asyncio.sleep(_AGAIN_S)
+            if working.done() and not working.cancelled():
+                if (error := working.exception()) is not None:
+                    log.error("job.failed", job=name, exc_info=error)
+                    await asyncio.sleep(_AGAIN_S)
+                else:  # a job that returns has nothing to do, such as pushes without a bucket
+                    await asyncio.wait((lost,))
         finally:
             working.cancel()
             lost.cancel()
