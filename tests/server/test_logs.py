@@ -52,6 +52,14 @@ def test_a_terminal_is_given_no_orders_by_the_message_of_an_error(console: Strin
     assert _is_harmless(console.getvalue()), repr(console.getvalue())
 
 
+def test_the_log_leaves_the_stream_to_its_owner(console: StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    structlog.get_logger("test").info("kept")
+    of_log = structlog.get_config()["logger_factory"]()._file
+    monkeypatch.setattr(logs, "suppress", None)  # as at the end of the interpreter, which closes what is left
+    of_log.close()
+    assert "kept" in console.getvalue()
+
+
 @pytest.mark.anyio
 async def test_a_key_in_a_path_is_logged_by_nobody(
     bay: World, alice: httpx.AsyncClient, console: StringIO

@@ -68,6 +68,11 @@ class _LossyStream(io.TextIOBase):
         with suppress(OSError, ValueError):
             self._stream.flush()
 
+    def close(self) -> None:
+        """Nothing: the stream is another's, and a line of it does not wait. The interpreter closes what it
+        collects, also at its own end, when the names of this module are gone already.
+        """
+
 
 def _for_console() -> tuple[structlog.types.Processor, ...]:
     return _escaped, structlog.dev.ConsoleRenderer(exception_formatter=_plain_traceback)
