@@ -1,8 +1,10 @@
 """Lays out sparse files for a tar in GNU tar's sparse format 1.0 (its manual, "Storing Sparse Files")."""
 
+import errno
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from tree_tar.headers import SPARSE_MAJOR, SPARSE_MINOR, SPARSE_NAME, SPARSE_SIZE, Segments, padding
 
@@ -10,16 +12,29 @@ from tree_tar.headers import SPARSE_MAJOR, SPARSE_MINOR, SPARSE_NAME, SPARSE_SIZ
 def data_segments(descriptor: int, size: int, limit: int) -> Segments:
     """The segments of a file that hold data, `limit` of them at most."""
     found = array("q")
-    end = 0
-    try:
-        while end < size and len(found) < 2 * limit:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-            end = min(size, os.lseek(descriptor, start, os.SEEK_HOLE))
-            if start < end:
-                found.extend((start, end - start))
-    except OSError:  # ENXIO: the rest is a hole
-        return found
+    for start, end in islice(data_extents(descriptor, size), limit):
+        found.extend((start, end - start))
     return found
+
+
+def data_extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where an open file has data between its holes, up to `size`: each beginning and end. Raises OSError.
+    One that knows no holes, as those of gVisor's tmpfs, is data from its beginning to its end.
+    """
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            until = min(size, os.lseek(descriptor, start, os.SEEK_HOLE))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole
+                return
+            if error.errno != errno.EINVAL:
+                raise
+            start, until = end, size
+        if start < until:
+            yield start, until
+        end = until
 
 
 def sparse_map(segments: Segments, size: int) -> bytes:

@@ -43,6 +43,16 @@ def test_each_process_is_named_by_its_exec_also_when_it_has_left_its_parent(ship
         ship.http.delete(f"/execs/{exec_id}", params={"grace_s": 0})
 
 
+def test_a_command_has_its_name_in_the_list_as_soon_as_it_has_started(ship: Ship) -> None:
+    """The kernel knows its arguments some time after it has begun to be its program."""
+    listed: list[str] = []
+    for number in range(40):
+        exec_id = ship.start(["sleep", f"64{number}"])
+        listed += [process["command"] for process in processes(ship) if process["exec_id"] == exec_id]
+        ship.http.delete(f"/execs/{exec_id}", params={"grace_s": 0})
+    assert listed == [f"sleep 64{number}" for number in range(40)]
+
+
 def test_a_process_is_ended_by_its_number(ship: Ship) -> None:
     exec_id = ship.start("sleep 620 & wait $!; echo $?")
     assert eventually(lambda: any(process["command"] == "sleep 620" for process in processes(ship)))

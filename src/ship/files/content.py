@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+
+from tree_tar.sparse import data_extents
 
 _BLOCK_BYTES = 8 << 20
 _PLAIN_BYTES = 1 << 20
@@ -17,7 +19,7 @@ def copy_data(source: int, target: int, size: int) -> Generator[None]:
     """Copy the content of an open file, and its holes, a step at a time. Raises OSError."""
     if _clone(source, target):
         return
-    for start, end in _pieces(source, size):
+    for start, end in data_extents(source, size):
         while start < end:
             copied = _copy_block(source, target, start, min(_BLOCK_BYTES, end - start))
             if not copied:
@@ -45,17 +47,3 @@ def _copy_block(source: int, target: int, start: int, count: int) -> int:
         if error.errno not in _NO_CLONE:
             raise
     return os.pwrite(target, os.pread(source, min(count, _PLAIN_BYTES), start), start)
-
-
-def _pieces(source: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file has data between its holes, up to `size`."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-            end = min(size, os.lseek(source, start, os.SEEK_HOLE))
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole
-                return
-            raise
-        yield start, end

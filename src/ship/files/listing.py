@@ -18,7 +18,7 @@ from ship.files.info import describe, look, look_closely
 from ship.files.sandbox_paths import MadeUp, refuse_made_up
 from ship.files.workspace_paths import Workspace, not_directory
 from ship.process.accounts import Accounts
-from tree_tar.beneath import closing, closing_on_error
+from tree_tar.beneath import closing, closing_on_error, open_directory
 
 _MAX_NAMES = 400_000
 _AT_ONCE = 1000
@@ -154,8 +154,7 @@ def opened_below(directory: int, name: str) -> Generator[int | None]:
 
 def open_below(directory: int, name: str) -> int:
     """A descriptor of a directory in `directory`, and of no link. Raises OSError and MadeUp."""
-    flags = _READ_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with closing_on_error(os.open(name, flags, dir_fd=directory)) as found:
+    with closing_on_error(open_directory(directory, name)) as found:
         refuse_made_up(found)
     return found
 

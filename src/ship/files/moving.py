@@ -15,11 +15,11 @@ from ship.files.content import copy_data
 from ship.files.info import as_utf8, look
 from ship.files.listing import open_below
 from ship.files.removal import Removal
+from ship.files.renames import exchange, rename_to_new
 from ship.files.replacing import look_at_replaced
 from ship.files.sandbox_paths import refuse_made_up
 from ship.files.temporaries import temporary
 from ship.files.workspace_paths import Workspace
-from ship.process import syscalls
 from tree_tar.beneath import closing
 
 DEEPEST = 200
@@ -114,10 +114,12 @@ def _copy(here: Place, there: Place, *, overwrite: bool) -> Generator[None]:
 
 
 def _put(here: Place, there: Place, *, overwrite: bool) -> None:
-    """Put it in its place, atomically. A replaced file is removed afterwards."""
+    """Put it in its place, atomically where the file system can (see `renames`). A replaced file is removed
+    afterwards.
+    """
     if not overwrite:
         try:
-            syscalls.rename(here.directory, here.name, there.directory, there.name)
+            rename_to_new(here.directory, here.name, there.directory, there.name)
         except FileExistsError as error:
             raise _taken(there.name) from error
         return
@@ -127,7 +129,7 @@ def _put(here: Place, there: Place, *, overwrite: bool) -> None:
     except OSError as error:
         if error.errno not in _IN_THE_WAY:
             raise
-        syscalls.rename(here.directory, here.name, there.directory, there.name, exchange=True)
+        exchange(here.directory, here.name, there.directory, there.name)
         _remove_replaced(here)
         return
     if one_file:
@@ -139,7 +141,7 @@ def _remove_replaced(place: Place) -> None:
     """Remove the file that was just exchanged away. If that fails it stays, under a temporary name."""
     hidden = Place(place.directory, temporary("removed"))
     with suppress(FileNotFoundError):  # another was quicker
-        syscalls.rename(place.directory, place.name, hidden.directory, hidden.name)
+        rename_to_new(place.directory, place.name, hidden.directory, hidden.name)
         with suppress(OSError, Conflict):
             remove(hidden)
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from ship.errors import Conflict
 from ship.files.temporaries import temporary
-from tree_tar.beneath import closing
+from tree_tar.beneath import closing, open_directory
 
 _DEEPEST = 64
 _RESCANS = 16
-_READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Removal:
@@ -34,7 +33,7 @@ class Removal:
 
     def open(self, parent: int, name: str) -> int:
         """A descriptor of a directory. Raises OSError for one that its owner may not read."""
-        return _open_directory(parent, name)
+        return open_directory(parent, name)
 
     def _remove(self, parent: int, name: str, depth: int) -> None:
         for _ in range(_RESCANS):
@@ -65,11 +64,6 @@ class Removal:
     def _move_up(self, directory: int, name: str) -> None:
         os.rename(name, temporary("removed"), src_dir_fd=directory, dst_dir_fd=self._top)
         self._moved_up = True
-
-
-def _open_directory(parent: int, name: str) -> int:
-    flags = _READ_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.open(name, flags, dir_fd=parent)
 
 
 def _remove_if_empty(parent: int, name: str) -> bool:

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 
 from ship.errors import FileMissing, Forbidden, InvalidArgument, InvalidPath, ShipError
 from ship.files.info import as_utf8
+from ship.files.path_walk import open_path
 from ship.files.workspace_paths import Workspace, translate
 from ship.process import syscalls
 from ship.process.identity import Identity
 from tree_tar.beneath import closing, closing_on_error
-from tree_tar.openat2 import openat2
 
 # Source: linux/magic.h.
 _MADE_UP = frozenset(
     (
-        0x9FA0,  # proc
+        syscalls.PROC,
         0x62656572,  # sysfs
         0x27E0EB,  # cgroup
         0x63677270,  # cgroup2
@@ -106,7 +106,7 @@ class Everywhere(Workspace):
         return "/"
 
     def _resolve(self, path: bytes, flags: int) -> int:
-        return openat2(self._root, path, flags, beneath=False)
+        return open_path(self._root, path, flags, beneath=False)
 
     def _translate(self, error: OSError, path: str) -> ShipError:
         if error.errno == errno.ELOOP:
@@ -132,7 +132,7 @@ class Confined(Everywhere):
         root = os.fsencode(self.path)
         if path != root and not path.startswith(root + b"/"):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        return openat2(self._root, path[len(root) :].lstrip(b"/") or b".", flags)
+        return open_path(self._root, path[len(root) :].lstrip(b"/") or b".", flags)
 
     def _translate(self, error: OSError, path: str) -> ShipError:
         if error.errno in (errno.EXDEV, errno.ELOOP):

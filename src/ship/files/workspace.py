@@ -1,7 +1,7 @@
 """Ship writes and removes files as the sandbox's user would.
 
 All of it blocks and runs in the threads of `FileThreads`, which have that user's identity for files and no
-other. Every descriptor comes from openat2, so the kernel keeps it in the workspace.
+other. Every descriptor comes from openat2 or `path_walk`, which keep it in the workspace.
 """
 
 import asyncio

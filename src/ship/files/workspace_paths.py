@@ -16,8 +16,8 @@ from ship.errors import (
     ShipError,
     StorageFull,
 )
+from ship.files.path_walk import open_path
 from tree_tar.beneath import closing, make_directory
-from tree_tar.openat2 import openat2
 
 _MAX_LINKS = 8
 _TRIES = 8
@@ -107,7 +107,7 @@ class Workspace:
         return ""
 
     def _resolve(self, path: bytes, flags: int) -> int:
-        return openat2(self._root, path, flags)
+        return open_path(self._root, path, flags)
 
     def _translate(self, error: OSError, path: str) -> ShipError:
         return translate(error, path)
@@ -188,7 +188,5 @@ def translate(error: OSError, path: str) -> ShipError:
             return InvalidArgument(f"{shown} is not a regular file", field="path", reason="not_regular_file")
         case errno.ENOTEMPTY | errno.EEXIST | errno.EBUSY | errno.EAGAIN | errno.ETXTBSY:
             return Conflict(f"{shown} was changed by another program at the same time, or is in use")
-        case errno.ENOSYS:
-            return InternalError("the sandbox's kernel has no openat2; files need Linux 5.6 or later")
         case _:
             return InternalError(f"the file system failed: {error.strerror}")

@@ -39,7 +39,7 @@ class Identity:
             syscalls.set_fs_identity(self.uid, self.gid)
             yield
         finally:
-            syscalls.set_fs_identity(os.geteuid(), os.getegid())
+            syscalls.set_fs_identity(os.getuid(), os.getgid())
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """The variables a program of this user finds, over those of the sandbox."""

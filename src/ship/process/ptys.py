@@ -4,6 +4,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import stat
 import struct
 import termios
 from collections.abc import Callable
@@ -12,12 +13,19 @@ from typing import Any
 from ship.errors import Conflict
 from ship.execs.ring import Stream
 from ship.execs.stdin import SLICE_BYTES, InputFeed
+from ship.process import syscalls
 from ship.process.identity import Identity
+from tree_tar.beneath import closing_on_error
 
 # asm-generic/ioctls.h
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 _TIOCGPGRP = 0x540F
+_TIOCGPTN = 0x80045430
+
+_UNKNOWN_CALL = frozenset((errno.ENOTTY, errno.EINVAL, errno.ENOSYS))
+_SLAVES = "/dev/pts"
+_SLAVE_MAJOR, _OF_ONE_MAJOR = 136, 256  # devices.txt of Linux: majors 136 to 143
 
 _IUTF8 = 0o40000  # asm-generic/termbits.h; erasing a character takes all of its bytes
 _IFLAG, _LFLAG, _CC = 0, 3, 6
@@ -116,7 +124,7 @@ class Pty:
         termios.tcsetwinsize(self._master, (rows, cols))
 
     def foreground(self) -> int:
-        """The process group in front, 0 when there is none."""
+        """The process group in front; 0 when there is none, or the kernel does not tell, as gVisor's."""
         if self._master < 0:
             return 0
         try:
@@ -163,11 +171,46 @@ def _open(identity: Identity) -> tuple[int, int]:
         raise Conflict(problem) from error
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
-        # By the master and not by a name: root inside may have put anything at /dev/pts.
-        return master, fcntl.ioctl(master, _TIOCGPTPEER, flags)
+        return master, _open_slave(master, flags)
     except OSError:
         os.close(master)
         raise
+
+
+def _open_slave(master: int, flags: int) -> int:
+    try:
+        # By the master and not by a name: root inside may have put anything at /dev/pts.
+        return fcntl.ioctl(master, _TIOCGPTPEER, flags)
+    except OSError as error:
+        if error.errno not in _UNKNOWN_CALL:
+            raise
+        return open_slave_by_name(master, flags)
+
+
+def open_slave_by_name(master: int, flags: int) -> int:
+    """The other side of a terminal on a kernel without TIOCGPTPEER, as gVisor's: by its name, if that is what
+    the kernel has there. Leaves an odd size. Raises OSError.
+    """
+    number: int = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))[0]
+    with closing_on_error(os.open(f"{_SLAVES}/{number}", flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as slave:
+        if not _is_terminal(slave, number) or not _are_sides_of_one(master, slave):
+            raise OSError(errno.ENXIO, f"{_SLAVES}/{number} is not the terminal's")
+        os.set_blocking(slave, True)
+    return slave
+
+
+def _is_terminal(slave: int, number: int) -> bool:
+    found = os.fstat(slave)
+    device = os.makedev(_SLAVE_MAJOR + number // _OF_ONE_MAJOR, number % _OF_ONE_MAJOR)
+    is_device = stat.S_ISCHR(found.st_mode) and found.st_rdev == device
+    return is_device and syscalls.filesystem_of(slave) == syscalls.DEVPTS
+
+
+def _are_sides_of_one(master: int, slave: int) -> bool:
+    # Each mount of devpts has numbers of its own. Both sides of a terminal have one size.
+    size = struct.unpack("HH", os.urandom(4))
+    termios.tcsetwinsize(master, size)
+    return termios.tcgetwinsize(slave) == size
 
 
 def _make_utf8(descriptor: int) -> None:

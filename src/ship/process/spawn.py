@@ -36,12 +36,9 @@ from ctypes import byref, c_char_p, c_int, c_long, c_short, c_uint
 from itertools import islice
 from typing import NamedTuple
 
-from ship.process.syscalls import last_error
+from ship.process.syscalls import SETRESGID, SETRESUID, last_error
 
-_SETGROUPS, _SETRESUID, _SETRESGID, _SIGPROCMASK = {
-    "x86_64": (116, 117, 119, 14),
-    "aarch64": (159, 147, 149, 135),
-}[os.uname().machine]
+_SETGROUPS, _SIGPROCMASK = {"x86_64": (116, 14), "aarch64": (159, 135)}[os.uname().machine]
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
 _EVERY_SIGNAL = b"\xff" * 8
 
@@ -132,12 +129,12 @@ def _being(ids: Ids | None) -> Generator[None]:
     try:
         if ids.groups:  # else there is nothing to do, and a user namespace may forbid to do it
             _set_groups(ids.groups)
-        _set_ids(_SETRESGID, ids.gid)
-        _set_ids(_SETRESUID, ids.uid)  # last, since it takes the capabilities that the others need
+        _set_ids(SETRESGID, ids.gid)
+        _set_ids(SETRESUID, ids.uid)  # last, since it takes the capabilities that the others need
         yield
     finally:
-        _set_ids(_SETRESUID, 0)
-        _set_ids(_SETRESGID, 0)
+        _set_ids(SETRESUID, 0)
+        _set_ids(SETRESGID, 0)
         if ids.groups:
             _set_groups(())
 

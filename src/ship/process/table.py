@@ -13,6 +13,7 @@ _COMMAND_BYTES = 4096
 _MAX_LISTED = 10_000
 _STATUS_BYTES = 4096
 _DEAD = frozenset("ZXx")
+_NAMED_S, _LOOK_AGAIN_S = 0.1, 0.001
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -61,6 +62,11 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+def in_session(leader: int) -> list[Process]:
+    """The processes of the session that `leader` has begun."""
+    return [process for pid in pids() if (process := read(pid)) and process.session == leader]
+
+
 def stopped_children() -> list[Process]:
     """Children of Ship that a signal has stopped."""
     return [process for process in table().values() if process.ppid == os.getpid() and process.state in "Tt"]
@@ -70,7 +76,8 @@ def describe_all(owner: Callable[[Process], str | None]) -> list[dict[str, objec
     """The answer to `GET /shell/processes`. `owner` names the exec to which a process belongs."""
     booted = _boot_time()
     processes = sorted(table().values())[:_MAX_LISTED]
-    return [{**_describe(process, booted), "exec_id": owner(process)} for process in processes]
+    until = time.monotonic() + _NAMED_S
+    return [{**_describe(process, booted, until), "exec_id": owner(process)} for process in processes]
 
 
 def signal_one(pid: int, number: int) -> None:
@@ -143,8 +150,8 @@ def _descendants(processes: Table, roots: Iterable[int]) -> set[int]:
     return found
 
 
-def _describe(process: Process, booted: float) -> dict[str, object]:
-    command = read_file(f"/proc/{process.pid}/cmdline", _COMMAND_BYTES).rstrip(b"\0").replace(b"\0", b" ")
+def _describe(process: Process, booted: float, until: float) -> dict[str, object]:
+    command = _arguments(process, until)
     return {
         "pid": process.pid,
         "ppid": process.ppid,
@@ -155,6 +162,17 @@ def _describe(process: Process, booted: float) -> dict[str, object]:
         "cpu_s": process.cpu / _TICKS,
         "started_at": rfc3339(booted + process.started / _TICKS),
     }
+
+
+def _arguments(process: Process, until: float) -> bytes:
+    """Joined by spaces; none for a process that has erased or never had them."""
+    while not (command := read_file(f"/proc/{process.pid}/cmdline", _COMMAND_BYTES).rstrip(b"\0")):
+        # One that is becoming another program, as a command that has just started, has none for an instant.
+        now = read(process.pid)
+        if now is None or now.leaving or time.monotonic() > until:
+            break
+        time.sleep(_LOOK_AGAIN_S)
+    return command.replace(b"\0", b" ")
 
 
 def _uid(pid: int) -> int | None:
