@@ -10,9 +10,13 @@ from bench.console import console
 from bench.density import density
 from bench.files import listing_files, search, transfer, watch
 from bench.footprint import idle, memory
+from bench.gvisor import gvisor
+from bench.gvisor_memory import gvisor_memory
+from bench.hibernation import hibernation
 from bench.images import builds, pulls, shared_pages, starts, templates
 from bench.layers import layers
 from bench.listing import listing
+from bench.live_fork import live_fork
 from bench.mcp import mcp
 from bench.network import network
 from bench.ports import ports
@@ -39,6 +43,10 @@ CASES: dict[str, Case] = {
     "python": python,
     "python-pool": python_pooled,
     "warm": warm,
+    "hibernate": hibernation,
+    "live_fork": live_fork,
+    "gvisor": gvisor,
+    "gvisor_memory": gvisor_memory,
     "pool": pool,
     "burst": burst,
     "patterns": patterns,

@@ -125,8 +125,8 @@ def _names(bench: Bench, client: Client) -> list[Result]:
     policy = NetworkPolicy(mode="allowlist", rules=(NetworkRule(action="allow", domain="*.example.com"),))
     count = str(bench.count(NAMES))
     box = client.sandboxes.create(network_policy=policy)
-    held = _printed(box, ASK, count, "www.example.com")
-    fresh = _printed(box, ASK, count, "www%d.example.com")
+    held = printed(box, ASK, count, "www.example.com")
+    fresh = printed(box, ASK, count, "www%d.example.com")
     box.delete()
     return [
         Figure("DNS answer, held", "ms", held),
@@ -139,7 +139,8 @@ def _names(bench: Bench, client: Client) -> list[Result]:
     ]
 
 
-def _printed(box: Box, script: str, *arguments: str) -> tuple[float, ...]:
+def printed(box: Box, script: str, *arguments: str) -> tuple[float, ...]:
+    """The numbers that a program in the sandbox prints."""
     done = box.run(["python3", "-c", script, *arguments], timeout_s=300, check=True)
     return tuple(json.loads(done.stdout))
 
@@ -180,8 +181,8 @@ def _paths(bench: Bench, server: OwnServer, client: Client) -> list[Result]:
     pings: dict[str, list[float]] = {mine.id: [], theirs.id: []}
     for _ in range(bench.count(FLOWS)):
         for box in (mine, theirs):
-            flows[box.id] += _printed(box, FLOW, SITE, "1", str(FLOW_S * min(1, bench.scale * 2)))
-            pings[box.id] += _printed(box, PING, SITE, str(bench.count(PINGS)))
+            flows[box.id] += printed(box, FLOW, SITE, "1", str(FLOW_S * min(1, bench.scale * 2)))
+            pings[box.id] += printed(box, PING, SITE, str(bench.count(PINGS)))
     out, bridge = (
         Figure(f"TCP out, {name}", "MB/s", tuple(flows[box.id]), note)
         for box, name, note in _named(mine, theirs)

@@ -23,6 +23,7 @@ initdb=$(compgen -G "/usr/lib/postgresql/*/bin/initdb" | tail -n 1 || true) # ea
   "ip iproute2"
   "pgrep procps"
   "git git"
+  "crun crun" # another OCI runtime, for `bay doctor --runtime`
   "docker-registry docker-registry" # the tests pull from it, with a password and a certificate
   "htpasswd apache2-utils"
   "openssl openssl"

@@ -91,7 +91,7 @@ export function useLeaving(): ReadonlySet<string> {
   return useSyncExternalStore(leaving.subscribe, leaving.ids);
 }
 
-export type Act = "start" | "pause" | "stop";
+export type Act = "start" | "pause" | "hibernate" | "stop";
 
 export interface Acts {
   do(act: Act, boxes: readonly Sandbox[]): Promise<void>;
@@ -107,6 +107,7 @@ export function useActs(): Acts {
         const box = await bay.sandboxes.get(info.id);
         if (act === "start") put(cache, await (info.compute === "warm" ? box.resume() : box.start()));
         else if (act === "pause") put(cache, await box.pause());
+        else if (act === "hibernate") put(cache, await box.hibernate());
         else await box.stop();
       } catch (error) {
         tellError(error);
@@ -141,12 +142,19 @@ export function useActs(): Acts {
   }, [cache]);
 }
 
-/** Which acts have a sense in the state of a sandbox. */
-export function actsOf(box: Sandbox): Record<Act, boolean> {
+/** The name of the start of a sandbox in its state, in the words of the list. */
+export function startWord({ compute }: Sandbox): "start" | "resume" | "wake" {
+  if (compute === "warm") return "resume";
+  return compute === "hibernated" ? "wake" : "start";
+}
+
+/** Which acts have a sense in the state of a sandbox, whose memory can go to disk or not. */
+export function actsOf(box: Sandbox, savesMemory = false): Record<Act, boolean> {
   const usable = box.status !== "expired";
   return {
-    start: usable && (box.compute === "cold" || box.compute === "warm"),
+    start: usable && (box.compute === "cold" || box.compute === "hibernated" || box.compute === "warm"),
     pause: usable && box.compute === "running",
+    hibernate: usable && savesMemory && (box.compute === "running" || box.compute === "warm"),
     stop: usable && box.compute !== "cold",
   };
 }

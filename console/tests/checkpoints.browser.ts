@@ -60,7 +60,20 @@ test("the policy is shown and changed", async () => {
   await page.getByRole("button", { name: "Save" }).click();
   await page.getByText(/^Every 15 min/).waitFor();
   const { checkpoint_policy: policy } = (await bay.sandboxes.get(box.id)).info;
-  expect(policy).toEqual({ every: 900, keep_last: 3, before_stop: false });
+  expect(policy).toEqual({ every: 900, keep_last: 3, before_stop: false, memory: false });
+});
+
+test("a change of the policy leaves its memory as it is", async () => {
+  const policy = { every: 900, keep_last: 10, before_stop: false, memory: true };
+  const box = await bay.sandboxes.create({ name: "demo", checkpointPolicy: policy });
+  const { page } = await signedIn();
+  await goTo(page, "sandboxes/demo/checkpoints");
+  await page.getByText(/^Every 15 min/).waitFor();
+  await page.getByRole("button", { name: "Change" }).click();
+  await page.getByLabel("How many to keep").fill("3");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByText(/newest 3 are kept/).waitFor();
+  expect((await bay.sandboxes.get(box.id)).info.checkpoint_policy).toEqual({ ...policy, keep_last: 3 });
 });
 
 for (const [size, dark] of [

@@ -69,7 +69,8 @@ test("a delete can be taken back, and is sent when it is not", async () => {
 });
 
 test.each(["desktop", "phone"] as const)("rows out of sight are not made: %s", async (size) => {
-  for (let at = 0; at < 80; at += 1) await bay.sandboxes.create({ name: `one-of-many-${at}` });
+  for (let at = 0; at < 80; at += 1)
+    await bay.sandboxes.create({ name: `one-of-many-${at}`, profile: "lazy" });
   const { page } = await signedIn({ size });
   await page.getByRole("link", { name: "one-of-many-79" }).waitFor();
   expect(await page.getByRole("row").count()).toBeLessThan(60);
@@ -83,6 +84,7 @@ test("a search finds names and labels, and its address can be shared", async () 
   await bay.sandboxes.create({ name: "web-one", labels: { team: "web" } });
   await bay.sandboxes.create({ name: "ml-one", labels: { team: "ml" } });
   const { page } = await signedIn();
+  await page.getByRole("link", { name: "web-one" }).waitFor(); // else the list may still be empty
   await page.getByRole("searchbox").fill("team=ml");
   await page.getByRole("link", { name: "web-one" }).waitFor({ state: "detached" });
   expect(await page.getByRole("link", { name: "ml-one" }).count()).toBe(1);

@@ -21,7 +21,7 @@ const TABS = {
 const PAGES = ["sandboxes", "images", "templates", "webhooks"];
 /** The names of acts: no button or menu of these is shown to a reader. */
 const ACTS =
-  /^(new |add|create|delete|remove|start|stop|pause|resume|fork|restore|restart|run|save|apply|change|rename|upload|pull|build|revoke|make|keep|open a shell)/i;
+  /^(new |add|create|delete|remove|start|stop|pause|freeze|thaw|hibernate|wake|resume|fork|restore|restart|run|save|apply|change|rename|upload|pull|build|revoke|make|keep|open a shell)/i;
 
 beforeAll(async () => {
   const box = await bay.sandboxes.create({ name: "seen", wait: 60 });

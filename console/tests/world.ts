@@ -1,6 +1,6 @@
 /** A Chromium, a Bay that runs, and people who use the console. */
 
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { Client } from "bay-sandbox";
@@ -30,7 +30,9 @@ export const SIZES = { desktop: { width: 1280, height: 800 }, phone: { width: 39
 export type Size = keyof typeof SIZES;
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
-const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
+const RULES = { type: "tag", values: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] };
+/** Those that another theme can break. */
+const RULES_OF_COLOURS = { type: "rule", values: ["color-contrast", "link-in-text-block"] };
 
 /** What must never happen on a page, whatever a test does. */
 export interface Troubles {
@@ -126,13 +128,21 @@ export async function goTo(page: Page, path: string): Promise<void> {
 
 /** The page's first part is readable by all, it does not scroll sideways, and axe finds nothing. */
 export async function looksRight(page: Page): Promise<void> {
+  await looksRightBy(page, RULES);
+}
+
+/** The same of a page that has looked right in another theme. */
+export async function coloursLookRight(page: Page): Promise<void> {
+  await looksRightBy(page, RULES_OF_COLOURS);
+}
+
+async function looksRightBy(page: Page, wanted: typeof RULES): Promise<void> {
   const sideways = await page.evaluate(
     () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
   );
   expect(sideways, "pixels by which the page scrolls sideways").toBeLessThanOrEqual(0);
   // By the debugger's door: the page's policy allows no script that is put into it.
-  const source = await (await import("node:fs/promises")).readFile(AXE, "utf8");
-  await page.evaluate(source);
+  if (!(await page.evaluate(() => "axe" in globalThis))) await page.evaluate(readFileSync(AXE, "utf8"));
   const violations = await page.evaluate(async (rules) => {
     const axe = (
       globalThis as unknown as {
@@ -144,15 +154,16 @@ export async function looksRight(page: Page): Promise<void> {
       }
     ).axe;
     const { violations: found } = await axe.run({
-      runOnly: { type: "tag", values: rules },
+      runOnly: rules,
+      resultTypes: ["violations"],
       // Axe calls it experimental and leaves it out: it takes the branches of a tree for the name of their stem.
-      rules: { "label-content-name-mismatch": { enabled: false } },
+      ...(rules.type === "tag" && { rules: { "label-content-name-mismatch": { enabled: false } } }),
     });
     return found.map(
       (one) =>
         `${one.id}: ${one.nodes.map((node) => `${node.html} ${node.failureSummary ?? ""}`).join("\n   ")}`,
     );
-  }, RULES);
+  }, wanted);
   expect(violations).toEqual([]);
 }
 

@@ -43,8 +43,9 @@ def main(folder: Path) -> None:
         program.write_text(_PROGRAM)
         program.chmod(0o755)
         standard = [(path, f"{lib}/{path.name}") for path in stdlib.iterdir() if "-packages" not in path.name]
-        libraries = [(path, f"{lib}/site-packages/{name}") for path, name in _libraries()]
-        own = [(path, f"{lib}/site-packages/{path.name}") for path in (_ROOT / "src").iterdir()]
+        # Beside the standard library: of Debian's Python the folder of others has another name.
+        libraries = [(path, f"{lib}/{name}") for path, name in _libraries()]
+        own = [(path, f"{lib}/{path.name}") for path in (_ROOT / "src").iterdir()]
         bay = [(interpreter, "opt/bay/bin/python3"), (program, "bin/bay"), *standard, *libraries, *own]
         shared = _shared([path for path, _ in bay], stdlib)
         config = {"User": "10001:10001", "Entrypoint": ["/bin/bay"], "Cmd": ["serve"], "WorkingDir": "/data"}

@@ -8,10 +8,12 @@ import socket
 import stat
 import struct
 from functools import partial
+from selectors import BaseSelector, DefaultSelector
 from typing import Any, NoReturn, Protocol
 
 from ship import log
 from ship import settings as settings_module
+from ship.draining import Draining
 from ship.execs.execs import Execs, ProcessContext
 from ship.feed import SessionFeed
 from ship.files import provisions
@@ -34,6 +36,7 @@ from ship.ports.sock_diag import Netlink
 from ship.process import own_account, syscalls
 from ship.process.init import Nursery
 from ship.process.signals import Signals
+from ship.quiet import Quiet
 from ship.routes import Routes, answer_inside
 from ship.services.routes import ServiceRoutes
 from ship.services.services import Services
@@ -86,7 +89,8 @@ class UnixListener:
     async def open(self, door: Door) -> None:
         """Make the socket, and serve it. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(door.accept, sock=_bind(self._path), backlog=_BACKLOG)
+        # create_unix_server() of Python 3.13 removes the path when it closes, which may be another's by then.
+        self._server = await loop.create_server(door.accept, sock=_bind(self._path), backlog=_BACKLOG)
 
     def may_ask(self, wire: Connection) -> bool:
         """Whether it is the host's."""
@@ -127,27 +131,43 @@ class Life:
 
 def main(oom_score: int | None = None, netlink: Netlink | None = None) -> None:
     """Run until TERM. A zygote has an open /proc/self/oom_score_adj and a `netlink` for it."""
-    asyncio.run(_serve_host(settings_module.take(os.environ), oom_score, netlink))
+    settings = settings_module.take(os.environ)
+    selector = DefaultSelector()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(_serve_host(settings, selector, oom_score, netlink))
 
 
-async def _serve_host(settings: Settings, oom_score: int | None, netlink: Netlink | None) -> None:
+async def _serve_host(
+    settings: Settings, selector: BaseSelector, oom_score: int | None, netlink: Netlink | None
+) -> None:
     life = Life(only_from_outside=not settings.switches and not settings.local)
     listener = UnixListener(settings.socket, local=settings.local)
-    await run(settings, listener, life, Nursery(oom_score), netlink)
+    await run(settings, listener, life, Nursery(oom_score), netlink, None if settings.local else selector)
 
 
 async def run(
-    settings: Settings, listener: Listener, life: Life, nursery: Nursery, netlink: Netlink | None = None
+    settings: Settings,
+    listener: Listener,
+    life: Life,
+    nursery: Nursery,
+    netlink: Netlink | None = None,
+    selector: BaseSelector | None = None,
 ) -> NoReturn:
-    """Be the sandbox's Ship until the end of `life`, and then end the process."""
+    """Be the sandbox's Ship until the end of `life`, and then end the process. With the event loop's
+    `selector` the host can ask it to hand its connections over, or to end them.
+    """
     _prepare_process(settings)
     identities = (settings.user,) if settings.root is None else (settings.user, settings.root)
     if not settings.local:
         syscalls.hide_from_debuggers()
+    draining = Draining(listener.open, listener.close, lambda: say("ready"))
+    if selector is not None:
+        life.signals.on_outside((signal.SIGUSR1,), draining.end)
     nursery.open(life.signals)
     space = Confined(settings.workspace) if settings.local else Everywhere(settings.workspace, settings.cwd)
     accounts, local = settings.accounts, settings.local
-    context = ProcessContext(nursery, space, identities, settings.environment, accounts, local)
+    environment, interruption = settings.environment, draining.interruption
+    context = ProcessContext(nursery, space, identities, environment, accounts, local, interruption)
     execs, kernels, services = Execs(context), Kernels(context), Services(context)
     threads = FileThreads(settings.user, nursery.standstill)
     tools = ToolRuns(nursery, settings.user, local=local)
@@ -170,7 +190,12 @@ async def run(
     written = settings.workspace if settings.writes_down else None
     paused = PauseRoutes(standstill, routes.answer, trees.copy, written=written)
     answer = paused.answer if pauses else routes.answer
+    quiet = None if selector is None else Quiet(selector, answer)
+    answer = answer if quiet is None else partial(draining.answer, quiet.answer)
     outside = Door(answer, _MAX_CONNECTIONS, settings.token, listener.may_ask)
+    draining.door = outside
+    if quiet is not None:
+        quiet.door = outside
     inside = Door(partial(answer_inside, settings, tasks), _MAX_INSIDE_CONNECTIONS, None, _anyone)
     await listener.open(outside)
     listener.hide_from(ports)
@@ -248,10 +273,12 @@ def say(line: str) -> None:
 
 
 def _is_outside(wire: Connection) -> bool:
-    """Whether the peer is in none of our pid namespaces: the kernel then reports the number 0."""
+    """Whether the peer is no program of the sandbox. Of a peer in none of our pid namespaces the kernel says
+    the number 0. gVisor says of every peer that it is we, so that the token alone keeps programs out there.
+    """
     peer: socket.socket = wire.transport.get_extra_info("socket")
     pid, _uid, _gid = _PEERCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-    return pid == 0
+    return pid in (0, os.getpid())
 
 
 def _anyone(_wire: Connection) -> bool:

@@ -24,7 +24,7 @@ async def _run() -> None:
     life = Life(only_from_outside=True)
     nursery = Nursery()
     syscalls.hide_from_debuggers()
-    told = settings_module.take_raw(os.environ, "SHIP_BOOTSTRAP_TOKEN")
+    told = settings_module.take_raw(os.environ)
     identity = tls.make_identity()
     listening = listen(told["SHIP_LISTEN"])
     given = {name: value for name, value in told.items() if name in _GIVEN}

@@ -57,13 +57,13 @@ class Routes:
             case "GET", ("execs", exec_id, "output"):
                 return self._output(request, self._execs.get(exec_id))
             case "GET", ("execs", exec_id, "attach"):
-                return _attach(request, self._execs.get(exec_id))
+                return _attach(request, await self._execs.begun(exec_id))
             case "POST", ("execs", exec_id, "stdin"):
-                return await _write_stdin(request, self._execs.get(exec_id))
+                return await _write_stdin(request, await self._execs.begun(exec_id))
             case "POST", ("execs", exec_id, "signal"):
-                return await _signal_exec(request, self._execs.get(exec_id))
+                return await _signal_exec(request, await self._execs.begun(exec_id))
             case "POST", ("execs", exec_id, "resize"):
-                return await _resize_exec(request, self._execs.get(exec_id))
+                return await _resize_exec(request, await self._execs.begun(exec_id))
             case "POST", ("shell", "processes", pid, "signal"):
                 return await self._signal_process(request, pid)
             case _, (noun, *_) if noun in self._others:

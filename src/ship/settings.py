@@ -48,17 +48,19 @@ class Settings:
 
 def take(environ: MutableMapping[str, str]) -> Settings:
     """The settings in `environ`, which loses them. Raises ValueError or KeyError when they are unusable."""
-    told = take_raw(environ, "SHIP_TOKEN")
+    told = take_raw(environ)
     if not told["SHIP_SOCKET"]:
         raise ValueError("SHIP_SOCKET is empty")
     return read(told, environ)
 
 
-def take_raw(environ: MutableMapping[str, str], secret: str) -> dict[str, str]:
-    """The texts of all settings in `environ`, which loses them. The value of `secret` is erased from memory
-    that other processes may read.
+def take_raw(environ: MutableMapping[str, str]) -> dict[str, str]:
+    """The texts of all settings in `environ`, which loses them. They are erased from the memory that
+    /proc/PID/environ shows: gVisor shows it to every user.
     """
-    syscalls.erase_variable(secret)
+    for name in environ:
+        if name.startswith("SHIP_"):
+            syscalls.erase_variable(name)  # before it is popped, which would only take it out of the list
     # An interpreter of a bundle is told its home, and reads no other variable: those are the image's.
     for name in () if environ.pop(_HOME, None) else _INTERPRETER:
         environ.pop(name, None)

@@ -5,6 +5,9 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 
+_RETURN_S = 10.0
+"""Longer than Bay, and clients of Bay, take to ask again."""
+
 
 class Bell:
     """Rings for those who wait now, and remembers nothing: look first, then wait, with no await between."""
@@ -69,12 +72,44 @@ class Timer:
         call()
 
 
+class Interruption:
+    """A time in which Ship itself ends connections, and its clients cannot connect again.
+
+    A client that it cuts off has not disconnected. Its time to come back begins when the interruption ends,
+    and is `return_s` at least.
+    """
+
+    def __init__(self, return_s: float = _RETURN_S) -> None:
+        self._return_s = return_s
+        self._is_on = False
+        self._cut: set[DisconnectTimer] = set()
+
+    def begin(self) -> None:
+        """Idempotent."""
+        self._is_on = True
+
+    def end(self) -> None:
+        """Clients can connect from now on. Idempotent."""
+        cut, self._cut, self._is_on = self._cut, set(), False
+        for timer in cut:
+            timer.arm(self._return_s)
+
+    def cuts_off(self, timer: "DisconnectTimer") -> bool:
+        """Whether it is on; then it arms `timer` at its end."""
+        if self._is_on:
+            self._cut.add(timer)
+        return self._is_on
+
+
 class DisconnectTimer:
     """Calls `nobody_came` once no client was connected for `limit_s`; never without a limit."""
 
-    def __init__(self, limit_s: float | None, nobody_came: Callable[[], None]) -> None:
+    def __init__(
+        self, limit_s: float | None, nobody_came: Callable[[], None], interruption: Interruption
+    ) -> None:
         self._limit_s = limit_s
         self._nobody_came = nobody_came
+        self._interruption = interruption
         self._watchers = 0
         self._timer = Timer()
         self._over = False
@@ -87,12 +122,13 @@ class DisconnectTimer:
             yield
         finally:
             self._watchers -= 1
-            self.arm()
+            if not self._interruption.cuts_off(self):
+                self.arm()
 
-    def arm(self) -> None:
-        """Start the time, if no client is connected."""
+    def arm(self, least_s: float = 0.0) -> None:
+        """Start the time, of `least_s` or more, if no client is connected."""
         if self._limit_s is not None and not self._watchers and not self._over:
-            self._timer.set(self._limit_s, self._nobody_came)
+            self._timer.set(max(self._limit_s, least_s), self._nobody_came)
 
     def stop(self) -> None:
         self._over = True
@@ -114,6 +150,17 @@ async def readable(descriptor: int, timeout_s: float | None = None) -> None:
         await (ready if timeout_s is None else first_of((ready,), timeout_s))
     finally:
         loop.remove_reader(descriptor)
+
+
+async def writable(descriptor: int) -> None:
+    """Return when `descriptor` can be written."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(descriptor, wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(descriptor)
 
 
 async def first_of(waited: Iterable[asyncio.Future[None]], timeout_s: float | None) -> None:

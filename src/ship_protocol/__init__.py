@@ -27,6 +27,9 @@ CONTROLS_PER_S = 50
 STDIN, STDOUT, STDERR, REPAINT, END_OF_STDIN = b"\0", b"\1", b"\2", b"\3", b"\4"
 """The first byte of an attachment's binary frame. Output of a terminal is STDOUT; only Bay sends REPAINT."""
 
+LEAVE = '{"type": "leave"}'
+"""Ship's message that asks the peer of an attachment to close it, and to attach again."""
+
 RING_BYTES = 16 << 20
 """The most output that a Ship keeps of an exec."""
 

@@ -3,16 +3,40 @@
 import { get, type Call, type CallOptions } from "./call.js";
 import { Noun } from "./http.js";
 import { wire } from "./names.js";
-import type { GarbageRun, GarbageState, GarbageTask, HostOverview, PoolState, ReplicaState, SettingInForce } from "./types.js";
+import type {
+  GarbageRun,
+  GarbageState,
+  GarbageTask,
+  HostOverview,
+  PoolState,
+  ReplicaState,
+  RestartPreparation,
+  SettingInForce,
+} from "./types.js";
 
 /** How long a collection may take before the client gives it up. */
 const COLLECT_S = 120;
+
+/** How long the memory of a whole host may take to reach its disk. */
+const PREPARE_S = 3600;
 
 /** The host behind the sandboxes. */
 export class Admin extends Noun {
   /** The host of the Bay that answers: its load, memory and storage, and the sandboxes of all owners. */
   async host({ signal }: CallOptions = {}): Promise<HostOverview> {
     return this.http.json<HostOverview>({ ...get("/v1/admin/host"), signal });
+  }
+
+  /**
+   * Have the memory of all sandboxes that may hibernate outlive a planned restart of the host.
+   *
+   * Hibernates them, running or frozen, and answers with every sandbox that has compute when all is on disk. It stops
+   * none, and holds no caller off: one that is called afterwards runs again, and another call of this hibernates it
+   * again. Stop Bay and restart the host next.
+   */
+  async prepareRestart({ signal }: CallOptions = {}): Promise<RestartPreparation> {
+    const call: Call = { method: "POST", path: "/v1/admin/host/prepare_restart", safe: true, waitS: PREPARE_S };
+    return this.http.json<RestartPreparation>({ ...call, signal });
   }
 
   /** The settings in force and where each comes from; of a secret only whether it is set. */

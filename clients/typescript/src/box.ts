@@ -3,7 +3,7 @@
 import { Attachment } from "./attach.js";
 import { Browser } from "./browser.js";
 import { COPY_S, get, once, type Call, type CallOptions } from "./call.js";
-import { Checkpoints, ref } from "./checkpoints.js";
+import { Checkpoints, ref, type RestoreOptions } from "./checkpoints.js";
 import { NotFound } from "./errors.js";
 import { events, type EventOptions } from "./events.js";
 import { Execs, type Command, type Proc } from "./execs.js";
@@ -194,6 +194,11 @@ export class Box extends Checkpoints implements AsyncDisposable {
     return this.ask({ method: "POST", path: this.path("pause"), safe: true, signal });
   }
 
+  /** Write its memory to disk with all that runs in it; answers once that is done. Again is no error. */
+  async hibernate({ signal }: CallOptions = {}): Promise<Sandbox> {
+    return this.ask({ method: "POST", path: this.path("hibernate"), safe: true, signal });
+  }
+
   /** Let it run again, and wait up to `wait` seconds (60) until it does. One that is cold is started. */
   async resume({ wait, signal }: WaitOptions = {}): Promise<Sandbox> {
     const call: Call = { method: "POST", path: this.path("resume"), query: { wait }, safe: true };
@@ -206,14 +211,19 @@ export class Box extends Checkpoints implements AsyncDisposable {
     return this.ask({ method: "PATCH", path: this.path(), body, safe: true, signal });
   }
 
-  /** Put the files back as they were; the present ones are gone unless a checkpoint has them. */
-  async restore(checkpoint: string | Checkpoint, { signal }: CallOptions = {}): Promise<Sandbox> {
-    return this.ask({ method: "POST", path: this.of(checkpoint, "restore"), waitS: COPY_S, signal });
+  /**
+   * Put the files back as they were; the present ones are gone unless a checkpoint has them. Of a checkpoint with
+   * memory, programs go on as they were, unless `memory` is false.
+   */
+  async restore(checkpoint: string | Checkpoint, { memory, signal }: RestoreOptions = {}): Promise<Sandbox> {
+    const body = memory === undefined ? undefined : { memory };
+    return this.ask({ method: "POST", path: this.of(checkpoint, "restore"), body, waitS: COPY_S, signal });
   }
 
   /**
-   * New sandboxes with files of their own that begin as those of a checkpoint, or as they are now. They live on when
-   * this one is deleted; at the end of an `await using` block of theirs all are deleted.
+   * New sandboxes with files of their own that begin as those of a checkpoint, or as they are now. With `memory` each
+   * goes on with what runs in this one, or ran at the checkpoint. They live on when this one is deleted; at the end of
+   * an `await using` block of theirs all are deleted.
    */
   async fork({ checkpoint, signal, ...rest }: ForkOptions = {}): Promise<Boxes> {
     const body = wire({ ...rest, checkpoint: checkpoint && ref(checkpoint) });

@@ -1,4 +1,7 @@
-/** Checkpoints of a sandbox: copies of its files at one moment. Each is called by its id or its name. */
+/**
+ * Checkpoints of a sandbox: copies of its files at one moment, or also of the memory of what runs in it. Each is called
+ * by its id or its name.
+ */
 
 import { joined, type Source } from "./bytes.js";
 import { COPY_S, get, once, type Call, type CallOptions } from "./call.js";
@@ -11,6 +14,18 @@ export interface CheckpointOptions extends CallOptions {
   comment?: string;
 }
 
+/** The options of `box.checkpoint`. */
+export interface NewCheckpointOptions extends CheckpointOptions {
+  /** Also save what runs: programs with their variables and open files, as they are at that moment. */
+  memory?: boolean;
+}
+
+/** The options of `box.restore`. */
+export interface RestoreOptions extends CallOptions {
+  /** Go on with what ran then; of a checkpoint with memory that is the default. False restores files alone. */
+  memory?: boolean;
+}
+
 /** The id or name for a path. */
 export function ref(checkpoint: string | Checkpoint): string {
   return typeof checkpoint === "string" ? checkpoint : checkpoint.id;
@@ -18,8 +33,11 @@ export function ref(checkpoint: string | Checkpoint): string {
 
 /** What a box can do with checkpoints, and with its history. None of this starts compute. */
 export class Checkpoints extends History {
-  /** Make a checkpoint of the present files. Programs go on; they are frozen only for that moment. */
-  async checkpoint({ signal, ...options }: CheckpointOptions = {}): Promise<Checkpoint> {
+  /**
+   * Make a checkpoint of the present files, or with `memory` also of what runs. Programs go on; they are frozen only
+   * for that moment. Throws Conflict and CapabilityNotSupported when the memory cannot be saved.
+   */
+  async checkpoint({ signal, ...options }: NewCheckpointOptions = {}): Promise<Checkpoint> {
     const call = once(this.path("checkpoints"), wire(options), undefined, { waitS: COPY_S, signal });
     return this.http.json<Checkpoint>(call);
   }

@@ -183,8 +183,9 @@ export class Http {
 
   private async send(call: Call, silence: Silence): Promise<Response> {
     const { content } = call;
-    const upload = content === undefined || isRepeatable(content) ? undefined : new Upload(content, silence);
+    let upload: Upload | undefined;
     try {
+      if (content !== undefined && !isRepeatable(content)) upload = new Upload(content, silence);
       return await fetch(this.config.url + address(call), this.request(call, silence, upload));
     } catch (error) {
       const found = failure(error, this.config.url, silence.signal);

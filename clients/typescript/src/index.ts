@@ -10,7 +10,7 @@ export type { Source } from "./bytes.js";
 export type { Call, CallOptions } from "./call.js";
 export type { CargoOptions, Cargos, ListCargosOptions } from "./cargos.js";
 export { CellFailed, CellResult, type Image } from "./cells.js";
-export type { CheckpointOptions } from "./checkpoints.js";
+export type { CheckpointOptions, NewCheckpointOptions, RestoreOptions } from "./checkpoints.js";
 export { Client } from "./client.js";
 export type { ClientOptions } from "./config.js";
 export * from "./errors.js";

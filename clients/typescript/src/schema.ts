@@ -195,12 +195,14 @@ export interface components {
             recursive: boolean;
         };
         /**
-         * @description The files of a sandbox as they were at `created_at`.
+         * @description The files of a sandbox as they were at `created_at`; with the `kind` memory also what ran in it then.
          *
          *     `number` counts the checkpoints of a sandbox from 1 on, and none has the number of a deleted one. Sizes
          *     are bytes on disk, null until they are measured. `exclusive_bytes` are held by nothing but this
-         *     checkpoint. `parent_id` is the checkpoint that its files grew from; `current` says that the present files
-         *     grew from this one. `auto` ones are made, and removed again, by the sandbox's policy.
+         *     checkpoint, and `memory_bytes` are those of its memory, with changed files that the
+         *     sandbox does not keep, beside its files. `parent_id` is the checkpoint
+         *     that its files grew from; `current` says that the present files grew from this one. `auto` ones are made,
+         *     and removed again, by the sandbox's policy.
          */
         Checkpoint: {
             id: string;
@@ -210,8 +212,8 @@ export interface components {
             comment: string | null;
             /** Format: date-time */
             created_at: string;
-            /** @constant */
-            kind: "files";
+            /** @enum {string} */
+            kind: "files" | "memory";
             auto: boolean;
             parent_id: string | null;
             current: boolean;
@@ -221,6 +223,7 @@ export interface components {
             exclusive_bytes: number | null;
             inodes: number | null;
             measured_at: string | null;
+            memory_bytes?: number | null;
         };
         /** @description A page of checkpoints, oldest first. */
         CheckpointList: {
@@ -231,7 +234,8 @@ export interface components {
         /**
          * @description When automatic checkpoints are made: `every` so many seconds while there is activity, `before_stop`.
          *
-         *     Of those the newest `keep_last` are kept.
+         *     Of those the newest `keep_last` are kept. With `memory` those of a sandbox that has compute then save its
+         *     memory too; one whose memory cannot be saved has files alone.
          */
         CheckpointPolicy: {
             every?: number | null;
@@ -239,6 +243,8 @@ export interface components {
             keep_last: number;
             /** @default false */
             before_stop: boolean;
+            /** @default false */
+            memory: boolean;
         };
         /** @description When Bay makes automatic checkpoints, and how many it keeps. */
         CheckpointPolicyBody: {
@@ -251,6 +257,11 @@ export interface components {
              * @default false
              */
             before_stop: boolean;
+            /**
+             * @description Save the memory of one that has compute as well
+             * @default false
+             */
+            memory: boolean;
         };
         /** @description The tasks of a collection; default: all. */
         Collect: {
@@ -349,11 +360,16 @@ export interface components {
             /** @description Id of one of your checkpoints */
             from_checkpoint?: string | null;
         };
-        /** @description The optional name and comment of a checkpoint. */
+        /** @description The optional name and comment of a checkpoint, and whether it has memory. */
         CreateCheckpoint: {
             /** @description Unique among the checkpoints of the sandbox */
             name?: string | null;
             comment?: string | null;
+            /**
+             * @description Save what runs as well, with its memory
+             * @default false
+             */
+            memory: boolean;
         };
         /** @description A command to start: `command` in a shell, or `argv` without one. */
         CreateExec: ({
@@ -618,7 +634,7 @@ export interface components {
             /** @description http or https, on a public address */
             url: string;
             /** @description Empty means all */
-            types?: ("sandbox.created" | "sandbox.updated" | "sandbox.starting" | "sandbox.ready" | "sandbox.failed" | "sandbox.idle" | "sandbox.rested" | "sandbox.paused" | "sandbox.resumed" | "sandbox.cooled" | "sandbox.exited" | "sandbox.unreachable" | "sandbox.stopped" | "sandbox.checkpointed" | "sandbox.checkpoint_failed" | "sandbox.checkpoint_deleted" | "sandbox.restored" | "sandbox.restore_failed" | "sandbox.deleted" | "network.changed" | "port.opened" | "port.closed" | "service.failed" | "service.unhealthy" | "image.pulling" | "image.progress" | "image.ready" | "image.failed" | "image.deleted" | "template.building" | "template.ready" | "template.failed" | "template.deleted")[];
+            types?: ("sandbox.created" | "sandbox.updated" | "sandbox.starting" | "sandbox.ready" | "sandbox.failed" | "sandbox.idle" | "sandbox.rested" | "sandbox.paused" | "sandbox.resumed" | "sandbox.cooled" | "sandbox.hibernated" | "sandbox.not_hibernated" | "sandbox.memory_lost" | "sandbox.exited" | "sandbox.unreachable" | "sandbox.stopped" | "sandbox.checkpointed" | "sandbox.checkpoint_failed" | "sandbox.checkpoint_deleted" | "sandbox.restored" | "sandbox.restore_failed" | "sandbox.deleted" | "network.changed" | "port.opened" | "port.closed" | "service.failed" | "service.unhealthy" | "image.pulling" | "image.progress" | "image.ready" | "image.failed" | "image.deleted" | "template.building" | "template.ready" | "template.failed" | "template.deleted")[];
         };
         /**
          * @description The policy that a sandbox has: its own, or its profile's. `version` grows with each change.
@@ -833,6 +849,11 @@ export interface components {
             name?: string | null;
             /** @description As at the create; default: the profile's */
             ttl?: number | string | null;
+            /**
+             * @description Each goes on with what runs in this one, or ran at the checkpoint
+             * @default false
+             */
+            memory: boolean;
         };
         /** @description The results of a collection, task by task and in all. */
         GarbageRun: {
@@ -1357,6 +1378,22 @@ export interface components {
             access: "owner" | "public";
         };
         /**
+         * @description A sandbox with compute as a planned restart of the host would find it.
+         *
+         *     `memory_bytes` is what its memory takes on disk, and `reason` why its memory is not `kept`.
+         */
+        PreparedSandbox: {
+            sandbox_id: string;
+            name: string | null;
+            owner: string;
+            /** @enum {string} */
+            compute: "cold" | "hibernated" | "warming" | "warm" | "running";
+            /** @enum {string} */
+            memory: "kept" | "refused" | "left";
+            memory_bytes: number | null;
+            reason: string | null;
+        };
+        /**
          * @description A process of the sandbox. `cpu_s` counts seconds on a processor, `rss_bytes` memory held now.
          *
          *     `exec_id` is the exec whose tree it belongs to; null for Ship itself and for what no exec started.
@@ -1386,6 +1423,8 @@ export interface components {
             };
             capabilities: string[];
             idle_timeout: number | null;
+            /** @description Whether memory of its sandboxes goes to disk, where the host can save it */
+            hibernate: boolean;
             description: string;
             /** @enum {string} */
             persist: "workspace" | "machine";
@@ -1601,6 +1640,22 @@ export interface components {
             rows: number;
             cols: number;
         };
+        /**
+         * @description Every sandbox with compute, of all owners, after all that could hibernate did, and how many there are
+         *     of each fate.
+         */
+        RestartPreparation: {
+            items: components["schemas"]["PreparedSandbox"][];
+            kept: number;
+            refused: number;
+            left: number;
+            duration_ms: number;
+        };
+        /** @description Whether memory comes back as well. */
+        RestoreCheckpoint: {
+            /** @description Go on with what ran then; default: if the checkpoint has it */
+            memory?: boolean | null;
+        };
         /** @description One rule, with a `domain` or a `cidr`. */
         Rule: {
             /** @enum {string} */
@@ -1752,7 +1807,7 @@ export interface components {
             /** @enum {string} */
             status: "idle" | "starting" | "ready" | "failed" | "expired";
             /** @enum {string} */
-            compute: "cold" | "warming" | "warm" | "running";
+            compute: "cold" | "hibernated" | "warming" | "warm" | "running";
             profile: string;
             image: string;
             image_id?: string | null;
@@ -1927,6 +1982,7 @@ export interface components {
             driver: string;
             isolations: string[];
             pause: ("freezer" | "processes") | null;
+            memory: string[];
             checkpoints: ("snapshot" | "copy" | "archive") | null;
             exports: boolean;
             persist: ("workspace" | "machine")[];

@@ -9,6 +9,7 @@ export type Shown = Sandbox["compute"] | "failed" | "expired" | "leaving";
 const TONES: Record<Shown, Tone> = {
   running: "good",
   warm: "accent",
+  hibernated: "accent",
   cold: "idle",
   warming: "warn",
   failed: "bad",

@@ -15,6 +15,7 @@ from bay.cargo.pool import BtrfsPool
 from bay.errors import DriverUnavailable
 from bay.ids import is_id
 from bay.linux import btrfs
+from bay.linux.directories import nearest_directory
 from bay.linux.renames import sync_directory
 
 Kind = Literal["pool", "btrfs", "directory"]
@@ -65,8 +66,8 @@ def look(data_dir: Path) -> DirectoryFacts:
         recorded=_recorded(data_dir / RECORD),
         has_pool=(data_dir / POOL_FILE).exists(),
         has_cargos=_has_cargos(data_dir / ROOT),
-        on_btrfs=btrfs.is_btrfs(_existing(data_dir)),
-        lacking=_lacking(_existing(data_dir)),
+        on_btrfs=btrfs.is_btrfs(nearest_directory(data_dir)),
+        lacking=_lacking(nearest_directory(data_dir)),
     )
 
 
@@ -137,13 +138,6 @@ def _recorded(path: Path) -> Kind | None:
 
 def _has_cargos(root: Path) -> bool:
     return root.is_dir() and any(is_id(name) for name in os.listdir(root))
-
-
-def _existing(path: Path) -> Path:
-    """The nearest directory above that is there."""
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _lacking(near: Path) -> str | None:

@@ -51,6 +51,9 @@ PANELS = {
         ),
         "start": CommandEntry("sandbox", "Start the compute of sandboxes; they keep name and files"),
         "pause": CommandEntry("sandbox", "Freeze sandboxes in memory; the next call wakes them"),
+        "hibernate": CommandEntry(
+            "sandbox", "Write the memory of sandboxes to disk; the next call brings them back"
+        ),
         "resume": CommandEntry("sandbox", "Thaw frozen sandboxes, and start cold ones"),
         "stop": CommandEntry("sandbox", "Stop the compute of sandboxes; files stay"),
         "rm": CommandEntry(
@@ -115,12 +118,13 @@ PANELS = {
         "checkpoint": CommandEntry(
             "checkpoint",
             "Make and restore checkpoints of a sandbox's files",
-            "bay checkpoint create web --name before\nbay checkpoint restore web before",
+            "bay checkpoint create web --name before\nbay checkpoint restore web before\n"
+            "bay checkpoint create web --memory",
         ),
         "fork": CommandEntry(
             "checkpoint",
             "Make new sandboxes with copies of another's files",
-            "bay fork web --name try --count 3",
+            "bay fork web --name try --count 3\nbay fork web --count 8 --memory",
         ),
         "cargo": CommandEntry("cargo", "Manage files that outlive sandboxes"),
         "build": CommandEntry(
@@ -209,7 +213,7 @@ PANELS = {
         "doctor": CommandEntry(
             "doctor",
             "Check whether this machine can run sandboxes, and mend it",
-            "bay doctor\nsudo bay doctor --fix\nbay doctor --kubernetes",
+            "bay doctor\nsudo bay doctor --fix\nsudo bay doctor --runtime crun\nbay doctor --kubernetes",
         ),
         "capabilities": CommandEntry(
             "capabilities",

@@ -33,6 +33,9 @@ SEARCH_S = 60.0
 COLLECT_S = 120.0
 """How long a collection may take before the client gives it up."""
 
+PREPARE_S = 3600.0
+"""How long the memory of a whole host may take to reach its disk."""
+
 
 def ready(info: Sandbox, wait_s: float) -> Sandbox:
     """`info` if that sandbox is ready; raises what it says it failed with, or SandboxNotReady."""

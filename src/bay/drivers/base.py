@@ -40,13 +40,14 @@ Call sequences
         async for handle in driver.start(spec, saved):  # continues, or undoes and begins again: one container
             save(handle)
 
-`Driver` is the core. `Freezer`, `Resizable`, `Metered`, `Sampled`, `NetworkControl`, `CountsRefusals`,
-`HeaderBroker`, `Hostnames` and `AsksShip` are optional: Bay finds them with `isinstance`.
+`Driver` is the core. `Freezer`, `Hibernates`, `SavesMemory`, `Resizable`, `Metered`, `Sampled`,
+`NetworkControl`, `CountsRefusals`, `HeaderBroker`, `Hostnames` and `AsksShip` are optional: Bay finds them
+with `isinstance`.
 `bay.testing.drivers` is the suite that every driver passes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -83,6 +84,8 @@ class Capabilities:
     """Whether a session can have a directory `/run/secrets` that is kept in memory alone."""
     volumes: bool = False
     """Whether a session can have directories mounted at paths that its owner chose."""
+    memory: tuple[str, ...] = ()
+    """The isolations whose sessions it can save with their memory, as a trial at `open` has shown."""
     network: tuple[NetworkMode, ...] = ("none",)
     """The network modes that a session may have."""
     egress: EgressKind = "enforced"
@@ -92,8 +95,14 @@ class Capabilities:
     """
     network_rules: bool = True
     """Whether a policy can have rules."""
+    without_network: tuple[str, ...] = ()
+    """The isolations whose sessions have the network mode `none` alone."""
     shared: bool = False
     """Whether other processes of the same settings reach its sessions, and may act on them."""
+
+    def of(self, isolation: str) -> "Capabilities":
+        """The abilities for sessions of that isolation."""
+        return replace(self, network=("none",), broker=False) if isolation in self.without_network else self
 
     @property
     def layered(self) -> bool:
@@ -182,6 +191,10 @@ class SessionSpec:
     """Who else an exec may run as where root may not (`SHIP_USERS`); None for all of /etc/passwd."""
     allow_root: bool = True
     """Whether an exec may run as root of the sandbox's user namespace (`SHIP_ALLOW_ROOT`)."""
+    savable: bool = False
+    """Whether its memory may be saved: it then begins as one that can be."""
+    memory: str | None = None
+    """The checkpoint whose memory it begins with, as a copy with `token` and `hostname` of its own."""
     kernel: Literal["eager", "lazy"] = "lazy"
     """Whether the default kernel starts with the session, or with the first code in it (`SHIP_KERNEL`)."""
     kernel_env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
@@ -307,7 +320,14 @@ class Gone:
     """There is no such container, or only half of one that never ran."""
 
 
-Observed = Running | Paused | Exited | Gone
+@dataclass(frozen=True, slots=True)
+class Hibernated:
+    """Nothing of it runs, and its memory takes `size` bytes on disk; `start` makes it go on."""
+
+    size: int
+
+
+Observed = Running | Paused | Exited | Gone | Hibernated
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +412,68 @@ class Freezer(Protocol):
 
     async def resume(self, handle: Handle) -> None:
         """Undo `pause`, within a few milliseconds; idempotent."""
+
+
+class MemoryNotSaved(Conflict):
+    """The memory of a session cannot be saved as it is now; the text says what is in the way."""
+
+
+class MemoryLost(DriverUnavailable):
+    """The memory that a session was to go on from cannot be used; the text says why. Its files are there."""
+
+
+@runtime_checkable
+class Hibernates(Protocol):
+    """Optional: a driver with `capabilities.memory` writes the memory of sessions to disk and ends them."""
+
+    async def hibernate(self, handle: Handle, token: str) -> int:
+        """Save the session's processes as they are now, and end them; the bytes that this takes on disk.
+
+        Until `destroy`, a `start` of the same session makes them go on, once; it raises MemoryLost when it
+        cannot. Files outside of the workspace are kept for it. A paused session runs for a moment, for its
+        Ship to close its connections. Raises MemoryNotSaved, StorageFull or DriverUnavailable, with the
+        session paused; it has ended for nothing else that is raised.
+        """
+        ...
+
+    async def make_durable(self, directories: Sequence[Path]) -> set[str]:
+        """Have the memory that hibernating sessions and checkpoints have now outlive a boot of the host: a
+        `start` takes that for no difference then. The ids of those for which it holds.
+
+        `directories` are on the file systems of the workspaces and volumes. No session changes, and one that
+        is woken afterwards has used its memory. Repeatable. Killed half-way, it leaves all memory as good as
+        it was. Raises DriverUnavailable.
+        """
+        ...
+
+
+@runtime_checkable
+class SavesMemory(Protocol):
+    """Optional, beside `Hibernates`: it keeps copies of the memory of sessions that go on, for any number of
+    new ones that begin with `SessionSpec.memory`. Their `start` raises MemoryLost when that cannot be used.
+    """
+
+    async def save_memory(
+        self, handle: Handle, token: str, checkpoint_id: str, copy_files: Callable[[], Awaitable[None]]
+    ) -> int:
+        """Save the session's processes and its files outside of the workspace as they are at one moment, at
+        which `copy_files` is called as well; the bytes that the memory takes on disk. Repeatable.
+
+        The session, running, paused or hibernating, goes on as before. Connections to Ship go on with it, or
+        end where their clients can ask again; nobody may open one meanwhile. Raises MemoryNotSaved,
+        StorageFull, DriverUnavailable, or as `copy_files`.
+        """
+        ...
+
+    async def check_memory(self, checkpoint_id: str) -> None:
+        """Raise MemoryLost, with the reason, for memory that a `start` here could not use now."""
+
+    async def remove_memory(self, checkpoint_id: str) -> None:
+        """Remove the memory of a checkpoint; idempotent. Sessions that began with it keep theirs."""
+
+    async def list_memories(self) -> set[str]:
+        """Ids of every checkpoint that there is memory of, also half of it."""
+        ...
 
 
 class MemoryInUse(Conflict):

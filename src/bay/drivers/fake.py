@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +29,10 @@ from bay.drivers.base import (
     Exited,
     Gone,
     Handle,
+    Hibernated,
     MemoryInUse,
+    MemoryLost,
+    MemoryNotSaved,
     MountedVolume,
     NamedImages,
     Observed,
@@ -68,7 +71,20 @@ _END_S = 5.0
 
 STEPS = (
     *("claim", "launch", "ready"),
-    *("observe", "pause", "resume", "resize", "usage", "stop", "destroy", "set_network", "list_owned"),
+    *(
+        "observe",
+        "pause",
+        "resume",
+        "hibernate",
+        "make_durable",
+        "save_memory",
+        "resize",
+        "usage",
+        "stop",
+        "destroy",
+        "set_network",
+        "list_owned",
+    ),
     "refused_packets",
 )
 """Where the driver can fail or be held: three steps of `start`, and every other call."""
@@ -116,11 +132,12 @@ class FakeDriver:
         volumes: bool = False,
         registry: Mapping[str, str] | None = None,
         admitted: tuple[str, ...] = (),
+        memory: bool = False,
     ) -> None:
         kinds = ("container",)
         self.capabilities = Capabilities(
             isolation=kinds, pause="freezer", images=("host",), network=network, volumes=volumes,
-            broker="allowlist" in network, shared=True,
+            broker="allowlist" in network, shared=True, memory=kinds if memory else (),
             other_images="layers" if registry is None else NamedImages(admitted=admitted),
         )  # fmt: skip
         self.registry = dict(registry or {})
@@ -144,6 +161,12 @@ class FakeDriver:
         """Set by the driver: it waits at `hold_at`."""
         self.hung: set[str] = set()
         """Sessions whose processes do not end: killing them waits for `let_go`, and fails."""
+        self.unsavable: dict[str, str] = {}
+        """Why the memory of a session cannot be saved."""
+        self.lost: dict[str, str] = {}
+        """Why the memory of a session that hibernates, or of a checkpoint, cannot be used."""
+        self.begun: dict[str, str] = {}
+        """The checkpoint whose memory each session was to begin with; none has it."""
         self.lies: dict[str, Observed] = {}
         """The result of `observe` for a session id, true or not."""
         self.networks: dict[str, NetworkPolicy] = {}
@@ -162,12 +185,20 @@ class FakeDriver:
 
     async def start(self, spec: SessionSpec, handle: Handle | None) -> AsyncGenerator[Handle, None]:
         """The steps are `claim`, `launch` and `ready`; each is reached before it is done."""
+        if handle is not None and await in_new_thread(self._hibernated(handle).exists):
+            await self._reach("claim")
+        if handle is not None and spec.session_id in self.lost:
+            raise MemoryLost(self.lost[spec.session_id])
         if handle is not None and (ready := await self._still_ready(spec, handle)):
+            await in_new_thread(lambda: self._hibernated(handle).unlink(missing_ok=True))
             yield ready
             return
         for place in (spec.workspace, *(volume.source for volume in spec.volumes)):
             directory_of(place)
         await self._reach("claim")
+        if spec.memory is not None:
+            await self.check_memory(spec.memory)
+            self.begun[spec.session_id] = spec.memory
         self._check_image(spec.image)
         self.images[spec.session_id] = spec.image
         self.networks[spec.session_id] = spec.network
@@ -209,9 +240,62 @@ class FakeDriver:
         await self._reach("pause")
         await in_new_thread(lambda: self._signal_all(handle, signal.SIGSTOP))
 
+    async def hibernate(self, handle: Handle, token: str) -> int:
+        """As `pause`, with a note that it is more: the processes wait in memory, and not on a disk."""
+        await self.pause(handle)
+        await self._reach("hibernate")
+        if (reason := self.unsavable.get(handle.session_id)) is not None:
+            raise MemoryNotSaved(reason)
+        await in_new_thread(self._hibernated(handle).touch)
+        return MIB
+
+    async def make_durable(self, directories: Sequence[Path]) -> set[str]:
+        """Of what hibernates, but for `lost`: the processes wait in memory, and outlive no boot."""
+        await self._reach("make_durable")
+        found = await in_new_thread(self._owned)
+        bare = (Handle(driver=self.name, session_id=name) for name, _ in found)
+        resting = {one.session_id for one in bare if await in_new_thread(self._hibernated(one).exists)}
+        return resting - self.lost.keys()
+
+    async def save_memory(
+        self, handle: Handle, token: str, checkpoint_id: str, copy_files: Callable[[], Awaitable[None]]
+    ) -> int:
+        """A note alone: sessions that begin with it begin anew."""
+        await self._reach("save_memory")
+        frozen = isinstance(await in_new_thread(lambda: self._observe(handle)), Paused | Hibernated)
+        await in_new_thread(lambda: self._signal_all(handle, signal.SIGSTOP))
+        try:
+            await copy_files()
+            if (reason := self.unsavable.get(handle.session_id)) is not None:
+                raise MemoryNotSaved(reason)
+            kept = self._memories / checkpoint_id
+            await in_new_thread(lambda: (self._memories.mkdir(exist_ok=True), kept.touch()))
+        finally:
+            if not frozen:
+                await in_new_thread(lambda: self._signal_all(handle, signal.SIGCONT))
+        return MIB
+
+    async def check_memory(self, checkpoint_id: str) -> None:
+        if (reason := self.lost.get(checkpoint_id)) is not None:
+            raise MemoryLost(reason)
+        if not await in_new_thread((self._memories / checkpoint_id).exists):
+            raise MemoryLost(f"the memory of checkpoint {checkpoint_id} is not on this host")
+
+    async def remove_memory(self, checkpoint_id: str) -> None:
+        await in_new_thread(lambda: (self._memories / checkpoint_id).unlink(missing_ok=True))
+
+    async def list_memories(self) -> set[str]:
+        kept = self._memories
+        return await in_new_thread(lambda: set(os.listdir(kept)) if kept.is_dir() else set())
+
+    @property
+    def _memories(self) -> Path:
+        return self._run_dir / ".memories"
+
     async def resume(self, handle: Handle) -> None:
         """By SIGCONT to every process."""
         await self._reach("resume")
+        await in_new_thread(lambda: self._hibernated(handle).unlink(missing_ok=True))
         await in_new_thread(lambda: self._signal_all(handle, signal.SIGCONT))
 
     async def resize(self, handle: Handle, resources: Resources) -> None:
@@ -386,6 +470,8 @@ class FakeDriver:
         if (pidfd := open_process(*process)) is None:
             return self._ended(handle)
         os.close(pidfd)
+        if self._hibernated(handle).exists():
+            return Hibernated(MIB)
         endpoint = self._endpoint(replace(handle, data={"pid": process[0]}))
         return Paused(endpoint) if is_stopped(process[0]) else Running(endpoint)
 
@@ -396,8 +482,12 @@ class FakeDriver:
         child = self._children.get(process[0])
         return Exited(child.wait() if child else None)
 
+    def _hibernated(self, handle: Handle) -> Path:
+        return self._directory(handle.session_id) / "hibernated"
+
     def _owned(self) -> list[tuple[str, str | None]]:
         states = {name: self._state(name) for name in sorted(os.listdir(self._run_dir))}
+        states.pop(self._memories.name, None)
         return [(name, str(state["sandbox_id"]) if state else None) for name, state in states.items()]
 
     async def _end(self, handle: Handle, grace_s: float) -> None:

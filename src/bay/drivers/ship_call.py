@@ -21,14 +21,15 @@ async def exchange(
         answered = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, _, headers = answered.lower().partition("\r\n")
         size = _length(headers)
-        return _status(line), f"\r\n{headers}", await reader.readexactly(size)
+        return status_of(line), f"\r\n{headers}", await reader.readexactly(size)
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         raise SandboxNotReady("Ship ended its answer early") from error
     finally:
         writer.transport.abort()  # all has been said
 
 
-def _status(line: str) -> int:
+def status_of(line: str) -> int:
+    """The status in the first line of an answer. Raises SandboxNotReady for a line that has none."""
     words = line.split()
     if len(words) < 2 or not words[1].isascii() or not words[1].isdigit():
         raise SandboxNotReady("the process that answered does not speak HTTP")

@@ -77,6 +77,11 @@ def make_read_only(path: str) -> None:
     _set_attributes(_AT_FDCWD, os.fsencode(path), 0, added=RDONLY)
 
 
+def make_writable(path: str) -> None:
+    """Undo `make_read_only`."""
+    _set_attributes(_AT_FDCWD, os.fsencode(path), 0, removed=RDONLY)
+
+
 def make_all_private() -> None:
     """Cut every mount of the calling thread's mount namespace off from its peers."""
     _set_attributes(_AT_FDCWD, b"/", _AT_RECURSIVE, propagation=_MS_PRIVATE)
@@ -174,9 +179,16 @@ def _configure(context: int, key: str, value: str) -> None:
 
 
 def _set_attributes(
-    fd: int, path: bytes, flags: int, *, added: int = 0, propagation: int = 0, userns: int = 0
+    fd: int,
+    path: bytes,
+    flags: int,
+    *,
+    added: int = 0,
+    removed: int = 0,
+    propagation: int = 0,
+    userns: int = 0,
 ) -> None:
-    attributes = struct.pack("=4Q", added, 0, propagation, userns)  # struct mount_attr
+    attributes = struct.pack("=4Q", added, removed, propagation, userns)  # struct mount_attr
     _call("mount_setattr", _MOUNT_SETATTR, fd, path, flags, attributes, len(attributes))
 
 

@@ -18,6 +18,11 @@ def boot_id() -> str:
     return _BOOT_ID.read_text().strip()
 
 
+def bare_environment() -> dict[str, str]:
+    """The environment of a host's program that runs beside sandboxes: Bay's own has its key and passwords."""
+    return {"PATH": os.environ.get("PATH", os.defpath)}
+
+
 def start_time(pid: int) -> int | None:
     """When `pid` started, in clock ticks since boot; None for a reaped process or a zombie."""
     fields = _stat(pid)

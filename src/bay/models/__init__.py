@@ -14,13 +14,16 @@ from bay.models.admin import (
     HostSandboxes,
     HostStorage,
     PoolState,
+    PreparedSandbox,
     Replica,
     ReplicaState,
+    RestartPreparation,
     SettingInForce,
     StartBucket,
     StartTimes,
 )
 from bay.models.admin import GarbageTask as GarbageTask
+from bay.models.admin import MemoryFate as MemoryFate
 from bay.models.admin import SettingOrigin as SettingOrigin
 from bay.models.brief import Brief as Brief
 from bay.models.browser import BrowserBatch, BrowserReplay, BrowserResult, BrowserStep, BrowserTrace
@@ -105,6 +108,7 @@ from bay.models.skills import SkillRelease as SkillRelease
 from bay.models.skills import SkillStage as SkillStage
 from bay.models.skills import SkillType as SkillType
 from bay.models.storage import Cargo, Checkpoint, CheckpointPolicy, Volume
+from bay.models.storage import CheckpointContent as CheckpointContent
 from bay.models.storage import Persist as Persist
 from bay.models.templates import Template
 from bay.models.templates import TemplateState as TemplateState
@@ -157,6 +161,7 @@ __all__ = [
     "Port",
     "PortLink",
     "PortSettings",
+    "PreparedSandbox",
     "Process",
     "Profile",
     "PullProgress",
@@ -167,6 +172,7 @@ __all__ = [
     "Replica",
     "ReplicaState",
     "Resources",
+    "RestartPreparation",
     "Sandbox",
     "SandboxMetrics",
     "SandboxSecret",

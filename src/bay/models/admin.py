@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from bay.models.sandboxes import Compute
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
@@ -62,6 +64,41 @@ class GarbageState(GarbageRun):
     interval_seconds: float
     tasks: tuple[GarbageTask, ...]
     ran_at: datetime | None
+
+
+MemoryFate = Literal["kept", "refused", "left"]
+"""Whether the memory of a sandbox outlives a restart of the host: it does; it does not, though its profile
+hibernates; its profile or the host does not save memory.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedSandbox:
+    """A sandbox with compute as a planned restart of the host would find it.
+
+    `memory_bytes` is what its memory takes on disk, and `reason` why its memory is not `kept`.
+    """
+
+    sandbox_id: str
+    name: str | None
+    owner: str
+    compute: Compute
+    memory: MemoryFate
+    memory_bytes: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPreparation:
+    """Every sandbox with compute, of all owners, after all that could hibernate did, and how many there are
+    of each fate.
+    """
+
+    items: tuple[PreparedSandbox, ...]
+    kept: int
+    refused: int
+    left: int
+    duration_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ class ServerCapabilities:
     driver: str
     isolations: tuple[str, ...]
     pause: PauseKind | None
+    memory: tuple[str, ...]
+    """The isolations whose sandboxes can hibernate: their memory is saved on disk."""
     checkpoints: CheckpointKind | None
     """Those that are made from now on; also restores and forks, null without any."""
     exports: bool

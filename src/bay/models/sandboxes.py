@@ -11,8 +11,10 @@ from bay.models.storage import CheckpointPolicy, Persist, Volume
 Status = Literal["idle", "starting", "ready", "failed", "expired"]
 """The public status of a sandbox."""
 
-Compute = Literal["cold", "warming", "warm", "running"]
-"""The cost of the next call: cold = no container, warm = frozen in memory, running = answers now."""
+Compute = Literal["cold", "hibernated", "warming", "warm", "running"]
+"""The cost of the next call: cold = no container, hibernated = memory on disk, warm = frozen in memory,
+running = answers now. Warming is on the way there.
+"""
 
 OnExpiry = Literal["delete", "pause"]
 """The end of a lifetime: the sandbox expires and is deleted, or it is paused and stays."""
@@ -126,6 +128,8 @@ class Profile:
     env: dict[str, str] = field(default_factory=dict[str, str])
     idle_timeout: int | None = 1800
     warm_timeout: int | None = 3600
+    hibernate: bool = False
+    """Whether memory goes to disk, in the place of being thrown away, where the host can save it."""
     pool_size: int = 0
     """How many started sandboxes wait for a create."""
     pool_max: int | None = None

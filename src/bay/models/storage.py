@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+CheckpointContent = Literal["files", "memory"]
+"""The parts of a sandbox that a checkpoint has: its files, or also the memory of what ran in it."""
 Persist = Literal["workspace", "machine"]
 """The files that outlive a session: those under /workspace, or also every change to the root file system."""
 
@@ -12,12 +14,14 @@ Persist = Literal["workspace", "machine"]
 class CheckpointPolicy:
     """When automatic checkpoints are made: `every` so many seconds while there is activity, `before_stop`.
 
-    Of those the newest `keep_last` are kept.
+    Of those the newest `keep_last` are kept. With `memory` those of a sandbox that has compute then save its
+    memory too; one whose memory cannot be saved has files alone.
     """
 
     every: int | None = None
     keep_last: int = 10
     before_stop: bool = False
+    memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +59,14 @@ class Volume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The files of a sandbox as they were at `created_at`.
+    """The files of a sandbox as they were at `created_at`; with the `kind` memory also what ran in it then.
 
     `number` counts the checkpoints of a sandbox from 1 on, and none has the number of a deleted one. Sizes
     are bytes on disk, null until they are measured. `exclusive_bytes` are held by nothing but this
-    checkpoint. `parent_id` is the checkpoint that its files grew from; `current` says that the present files
-    grew from this one. `auto` ones are made, and removed again, by the sandbox's policy.
+    checkpoint, and `memory_bytes` are those of its memory, with changed files that the
+    sandbox does not keep, beside its files. `parent_id` is the checkpoint
+    that its files grew from; `current` says that the present files grew from this one. `auto` ones are made,
+    and removed again, by the sandbox's policy.
     """
 
     id: str
@@ -69,7 +75,7 @@ class Checkpoint:
     name: str | None
     comment: str | None
     created_at: datetime
-    kind: Literal["files"]
+    kind: CheckpointContent
     auto: bool
     parent_id: str | None
     current: bool
@@ -78,3 +84,4 @@ class Checkpoint:
     exclusive_bytes: int | None
     inodes: int | None
     measured_at: datetime | None
+    memory_bytes: int | None = None

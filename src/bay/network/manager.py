@@ -23,12 +23,14 @@ from bay.linux import namespaces, nftables, sysctls
 from bay.linux.nftables import Nft
 from bay.linux.threads import uninterrupted
 from bay.models import NetworkPolicy, NetworkState
+from bay.network import sentry_link
 from bay.network.admissions import Admissions, Begin
 from bay.network.broker.supervisor import Brokers
 from bay.network.conntrack import Conntrack, TrackedConnection
 from bay.network.counters import ConnectionCounts, counters
 from bay.network.dns.forwarder import Forwarder
 from bay.network.dns.names import Opener
+from bay.network.dns.sandbox_resolver import BROKER
 from bay.network.nft_script import SHARED, Name, NftScript, TableContents
 from bay.network.policy import compile_policy
 from bay.network.port_classes import PROTOCOLS, class_of
@@ -201,6 +203,14 @@ class NetworkManager:
         """Load the chains of `slot` into the kernel, before it has a device. Blocks; from any thread."""
         self._admissions.add((slot, policy), self._submit)
 
+    def offer(self) -> None:
+        """Make the device that a sentry of gVisor's will take, in the calling thread's namespace. Blocks."""
+        _told(lambda: sentry_link.offer(ipv6=self._ipv6))
+
+    def attend(self) -> None:
+        """Answer the sentry in the calling thread's namespace, which has taken that device. Blocks."""
+        _told(lambda: sentry_link.attend(ipv6=self._ipv6))
+
     def connect(self, slot: NetworkSlot, netns_fd: int) -> None:
         """After `admit`, (re)link the namespace `netns_fd` to the host, unless `none`. Blocks; any thread."""
         if self._policies[slot.number].mode != "none":
@@ -213,7 +223,8 @@ class NetworkManager:
             return
         udp, tcp = await self._name_sockets_in(netns_fd)
         self._listening.add(number)
-        await names.listen(number, udp, tcp, self._states[number].generation.plan)
+        broker = sentry_link.BROKER if slot.sentry else BROKER
+        await names.listen(number, udp, tcp, self._states[number].generation.plan, broker)
         if self.brokers:
             await self.brokers.serve(slot, netns_fd, self._policies[number])
 

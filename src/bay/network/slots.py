@@ -28,6 +28,8 @@ class NetworkSlot:
     number: int
     session_id: str
     sandbox_id: str | None = None
+    sentry: bool = False
+    """Whether the session has a kernel of gVisor's, with a network stack of its own (see `sentry_link`)."""
 
     @property
     def mark(self) -> int:

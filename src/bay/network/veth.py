@@ -17,18 +17,36 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
+from bay.errors import DriverUnavailable
 from bay.linux import namespaces, sysctls
 from bay.linux.netlink import (
     CREATE,
     EXCLUSIVE,
     EXISTS,
     MISSING,
-    REPLACE,
     Netlink,
     NetlinkRequest,
     attribute,
     attributes,
-    nested,
+)
+from bay.network import sentry_link
+from bay.network.link_requests import (
+    FAMILY,
+    HOST_MAC,
+    IFLA_IFNAME,
+    IFLA_NET_NS_FD,
+    INSIDE_MAC,
+    NOARP,
+    UP,
+    default_route,
+    delete_link,
+    link_header,
+    new_address,
+    new_neighbour,
+    new_veth,
+    no_link_local,
+    route,
+    set_flags,
 )
 from bay.network.reserved_ranges import Address
 from bay.network.slots import (
@@ -47,31 +65,16 @@ from bay.network.slots import (
 
 INSIDE_DEVICE = "eth0"
 
-_HOST_MAC, _INSIDE_MAC = bytes.fromhex("02ba00580001"), bytes.fromhex("02ba00580002")
-
-_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
-_NEWADDR, _NEWROUTE, _NEWNEIGH = 20, 24, 28
+_GETLINK, _IFLA_STATS64 = 18, 23
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _GETSTATS, _IFLA_STATS_LINK_64 = 94, 1
 
-_UP, _NOARP = 0x1, 0x80
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_STATS64 = 1, 3, 18, 23
-_IFLA_AF_SPEC, _IFLA_NET_NS_FD = 26, 28
-_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
-_INET6_ADDR_GEN_MODE, _GEN_NONE = 8, b"\1"
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _NODAD = 1, 2, 8, 0x2
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
-_UNIVERSE, _LINK, _UNICAST, _ONLINK = 0, 253, 1, 0x4
-_NDA_DST, _NDA_LLADDR, _PERMANENT = 1, 2, 0x80
 _FRA_DST, _FRA_SRC, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 4, 6, 10
 _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 15, 16, 21
 _BY_KERNEL = struct.pack("=B", 2)
 """The protocol number of Bay's routing rules: systemd-networkd removes others, but keeps the kernel's."""
 _TO_TABLE, _GOTO, _NOP, _BLACKHOLE = 1, 2, 3, 6
-_PROTOCOL = 0xB0
-"""The protocol number of Bay's routes (`proto 176` in `ip route`); no other program has it."""
 
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FIRST_PRIORITY = 20_000
 _NOTE = 5
 
@@ -101,10 +104,10 @@ class VethLinks:
         """Make the parts that all links share: the dummy device with the gateway's address, and rules."""
         # A link whose other end is never up, as not every kernel has the plainer `dummy`.
         nowhere, stub = device_of(self._instance, 0), device_of(self._instance, STUB)
-        self._host.send([_new_veth(nowhere, stub, fine=EXISTS), *_base_rules(INSIDE_V4)])
+        self._host.send([new_veth(nowhere, stub, fine=EXISTS), *_base_rules(INSIDE_V4)])
         if not self._ipv6:
             sysctls.write(f"ipv6/conf/{nowhere}/disable_ipv6", "1")
-        self._host.send([_no_link_local(nowhere), _set_flags(nowhere, _UP | _NOARP)])
+        self._host.send([no_link_local(nowhere), set_flags(nowhere, UP | NOARP)])
         index = socket.if_nametoindex(nowhere)
         self._host.send(_shared(index, GATEWAY_V4, INSIDE_V4))
         if self._ipv6:
@@ -116,47 +119,52 @@ class VethLinks:
 
     def is_forwarding_noted(self, version: int) -> bool:
         """Whether that was noted, by whichever Bay, since the host's network began."""
-        body = struct.pack("=B11x", _FAMILY[version])
+        body = struct.pack("=B11x", FAMILY[version])
         rules = self._host.dump(NetlinkRequest("list rules", _GETRULE, 0, body))
         wanted = struct.pack("=I", _FIRST_PRIORITY + _NOTE)
         return any(dict(attributes(body[12:])).get(_FRA_PRIORITY) == wanted for body in rules)
 
     def remove_shared(self) -> None:
         """Remove the dummy device, and the rules around once no Bay of this host has a device."""
-        self._host.send([_delete_link(device_of(self._instance, 0))])
+        self._host.send([delete_link(device_of(self._instance, 0))])
         if not any(is_device(name) for name in sysctls.devices()):
             self._host.send([*_base_rules(INSIDE_V4, _DELRULE), *_base_rules(INSIDE_V6, _DELRULE)])
 
     def connect(self, slot: NetworkSlot, netns_fd: int) -> None:
         """Link the namespace behind `netns_fd` to the host. An existing link is replaced."""
         device = device_of(self._instance, slot.number)
-        self._host.send([_delete_link(device)])
-        namespaces.inside(netns_fd, lambda: self._connect_inside(device, netns_fd))
+        self._host.send([delete_link(device)])
+        namespaces.inside(netns_fd, lambda: self._connect_inside(device, _inside_device(slot), netns_fd))
         sysctls.write_all(f"ipv4/conf/{device}", {"src_valid_mark": "1", "rp_filter": "1"})
         sysctls.write_all(f"ipv6/conf/{device}", self._quiet)
         self._host.send(self._host_side(slot, device))
 
-    def _connect_inside(self, device: str, netns_fd: int) -> None:
+    def _connect_inside(self, device: str, inside: str, netns_fd: int) -> None:
+        if inside == sentry_link.UPLINK and not sentry_link.is_offered():
+            raise DriverUnavailable(
+                "this sandbox began in gVisor on a Bay without networks, and no device can be added to one that runs; "
+                "stop the sandbox and start it again"
+            )
         sysctls.write_all("ipv6/conf/default", {**self._quiet, "autoconf": "0"})
-        link = _new_veth(device, INSIDE_DEVICE, attribute(_IFLA_NET_NS_FD, netns_fd))
-        self._host.send([link, _no_link_local(device)])
-        index = socket.if_nametoindex(INSIDE_DEVICE)
+        link = new_veth(device, inside, attribute(IFLA_NET_NS_FD, netns_fd))
+        self._host.send([link, no_link_local(device)])
+        index = socket.if_nametoindex(inside)
         with closing(Netlink()) as netlink:
-            netlink.send([_no_link_local(INSIDE_DEVICE), _set_flags(INSIDE_DEVICE, _UP | _NOARP)])
-            netlink.send(self._inside(index))
+            netlink.send([no_link_local(inside), set_flags(inside, UP | NOARP)])
+            netlink.send(self._inside(index, inside == sentry_link.UPLINK))
 
-    def _inside(self, index: int) -> Iterator[NetlinkRequest]:
+    def _inside(self, index: int, behind: bool) -> Iterator[NetlinkRequest]:
         for inside, gateway in self._pairs():
-            yield _new_address(index, inside)
-            yield _new_neighbour(index, gateway, _HOST_MAC)
-            yield _default_route(index, gateway)
+            yield new_address(index, sentry_link.OWN[inside] if behind else inside)
+            yield new_neighbour(index, gateway, HOST_MAC)
+            yield default_route(index, gateway)
 
     def _host_side(self, slot: NetworkSlot, device: str) -> Iterator[NetlinkRequest]:
         index = socket.if_nametoindex(device)
-        yield _set_flags(device, _UP | _NOARP)
+        yield set_flags(device, UP | NOARP)
         for inside, gateway in self._pairs():
-            yield _new_neighbour(index, inside, _INSIDE_MAC)
-            yield _route(index, inside, gateway, slot.table)
+            yield new_neighbour(index, inside, INSIDE_MAC)
+            yield route(index, inside, gateway, slot.table)
             yield _slot_rule(_NEWRULE, slot, inside.version)
 
     def _pairs(self) -> Iterator[tuple[Address, Address]]:
@@ -167,12 +175,12 @@ class VethLinks:
     def remove(self, slot: NetworkSlot) -> None:
         """Remove the link with all that belongs to it; nothing there is fine."""
         rules = [_slot_rule(_DELRULE, slot, version) for version in (4, 6)]
-        self._host.send([_delete_link(device_of(self._instance, slot.number)), *rules])
+        self._host.send([delete_link(device_of(self._instance, slot.number)), *rules])
 
     def is_whole(self, slot: NetworkSlot, netns_fd: int) -> bool:
         """Whether the link is there with both ends up; parts that the sandbox cannot undo are not checked."""
         device = device_of(self._instance, slot.number)
-        return _is_up(device) and namespaces.inside(netns_fd, lambda: _is_up(INSIDE_DEVICE))
+        return _is_up(device) and namespaces.inside(netns_fd, lambda: _is_up(_inside_device(slot)))
 
     def repair(self, slot: NetworkSlot) -> None:
         """Restore the host's side of a link."""
@@ -204,6 +212,10 @@ class VethLinks:
         return {index: number for index, number in named if number}
 
 
+def _inside_device(slot: NetworkSlot) -> str:
+    return sentry_link.UPLINK if slot.sentry else INSIDE_DEVICE
+
+
 def _traffic(statistics: bytes) -> Traffic:
     # rtnl_link_stats64: packets received and sent, then bytes. The host receives what the sandbox sends.
     _, _, received, sent = struct.unpack_from("=4Q", statistics)
@@ -213,84 +225,25 @@ def _traffic(statistics: bytes) -> Traffic:
 def _is_up(device: str) -> bool:
     with closing(Netlink()) as netlink:
         link = _looked_at(netlink, device)
-    return link is not None and bool(struct.unpack_from("=I", link, 8)[0] & _UP)
+    return link is not None and bool(struct.unpack_from("=I", link, 8)[0] & UP)
 
 
 def _looked_at(netlink: Netlink, device: str) -> bytes | None:
-    body = _link_header() + attribute(_IFLA_IFNAME, device)
+    body = link_header() + attribute(IFLA_IFNAME, device)
     with suppress(OSError):
         return netlink.ask(NetlinkRequest("look at a link", _GETLINK, 0, body))
     return None
 
 
-def _link_header(flags: int = 0, change: int = 0) -> bytes:
-    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, flags, change)
-
-
-def _new_veth(device: str, peer: str, *more: bytes, fine: tuple[int, ...] = ()) -> NetlinkRequest:
-    there = (_link_header(), attribute(_IFLA_IFNAME, peer), attribute(_IFLA_ADDRESS, _INSIDE_MAC), *more)
-    data = nested(_INFO_DATA, nested(_VETH_PEER, *there))
-    names = attribute(_IFLA_IFNAME, device) + attribute(_IFLA_ADDRESS, _HOST_MAC)
-    body = _link_header() + names + nested(_IFLA_LINKINFO, attribute(_INFO_KIND, "veth"), data)
-    return NetlinkRequest(f"make the link {device}", _NEWLINK, CREATE | EXCLUSIVE, body, fine)
-
-
-def _no_link_local(device: str) -> NetlinkRequest:
-    mode = nested(socket.AF_INET6, attribute(_INET6_ADDR_GEN_MODE, _GEN_NONE))
-    body = _link_header() + attribute(_IFLA_IFNAME, device) + nested(_IFLA_AF_SPEC, mode)
-    return NetlinkRequest(f"keep {device} without a link-local address", _NEWLINK, 0, body, MISSING)
-
-
-def _set_flags(device: str, flags: int) -> NetlinkRequest:
-    body = _link_header(flags, flags) + attribute(_IFLA_IFNAME, device)
-    return NetlinkRequest(f"bring {device} up", _NEWLINK, 0, body)
-
-
-def _delete_link(device: str) -> NetlinkRequest:
-    body = _link_header() + attribute(_IFLA_IFNAME, device)
-    return NetlinkRequest(f"remove the link {device}", _DELLINK, 0, body, MISSING)
-
-
-def _family(address: Address) -> tuple[int, int]:
-    return _FAMILY[address.version], address.max_prefixlen
-
-
-def _new_address(index: int, address: Address) -> NetlinkRequest:
-    body = struct.pack("=BBBBI", *_family(address), 0, 0, index)
-    body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
-    body += attribute(_IFA_FLAGS, _NODAD)
-    return NetlinkRequest(f"give the address {address}", _NEWADDR, CREATE | REPLACE, body)
-
-
-def _new_neighbour(index: int, address: Address, mac: bytes) -> NetlinkRequest:
-    body = struct.pack("=BxHiHBB", _FAMILY[address.version], 0, index, _PERMANENT, 0, 0)
-    body += attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
-    return NetlinkRequest(f"make {address} a neighbour", _NEWNEIGH, CREATE | REPLACE, body)
-
-
-def _route(index: int, inside: Address, gateway: Address, table: int, metric: int = 0) -> NetlinkRequest:
-    body = struct.pack("=BBBBBBBBI", *_family(inside), 0, 0, 0, _PROTOCOL, _LINK, _UNICAST, 0)
-    body += attribute(_RTA_DST, inside.packed) + attribute(_RTA_OIF, index) + attribute(_RTA_TABLE, table)
-    body += attribute(_RTA_PREFSRC, gateway.packed) + attribute(_RTA_PRIORITY, metric)
-    return NetlinkRequest(f"route {inside} in table {table:#x}", _NEWROUTE, CREATE | REPLACE, body)
-
-
-def _default_route(index: int, gateway: Address) -> NetlinkRequest:
-    kind = (254, _PROTOCOL, _UNIVERSE, _UNICAST, _ONLINK)
-    body = struct.pack("=BBBBBBBBI", _FAMILY[gateway.version], 0, 0, 0, *kind)
-    body += attribute(_RTA_GATEWAY, gateway.packed) + attribute(_RTA_OIF, index)
-    return NetlinkRequest(f"make {gateway} the gateway", _NEWROUTE, CREATE | REPLACE, body)
-
-
 def _shared(index: int, gateway: Address, inside: Address) -> list[NetlinkRequest]:
     # The metric keeps the routes of several Bays apart: each leads to its own device, and goes with it.
-    return [_new_address(index, gateway), _route(index, inside, gateway, NOWHERE_TABLE, metric=index)]
+    return [new_address(index, gateway), route(index, inside, gateway, NOWHERE_TABLE, metric=index)]
 
 
 def _rule(
     kind: int, version: int, priority: int, action: int, *more: bytes, to: bytes = b"", by: bytes = b""
 ) -> NetlinkRequest:
-    body = struct.pack("=BBBBBBBBI", _FAMILY[version], 8 * len(to), 8 * len(by), 0, 0, 0, 0, action, 0)
+    body = struct.pack("=BBBBBBBBI", FAMILY[version], 8 * len(to), 8 * len(by), 0, 0, 0, 0, action, 0)
     body += attribute(_FRA_PRIORITY, _FIRST_PRIORITY + priority) + b"".join(more)
     body += attribute(_FRA_PROTOCOL, _BY_KERNEL) if kind == _NEWRULE else b""
     body += (attribute(_FRA_DST, to) if to else b"") + (attribute(_FRA_SRC, by) if by else b"")

@@ -57,6 +57,8 @@ def make_driver(settings: Settings, network: NetworkManager | None = None) -> Dr
         layers=layers_of(settings),
         runc=settings.runc,
         runc_timeout_s=settings.runc_timeout,
+        runsc_binary=settings.runsc,
+        criu=settings.criu if any(profile.hibernate for profile in settings.profiles.values()) else None,
         id_range_start=settings.id_range_start,
         network=network or make_network(settings),
         network_off=settings.network == "off",

@@ -72,6 +72,7 @@ from bay.server.maintenance.garbage_collection import Garbage
 from bay.server.maintenance.host import HostView
 from bay.server.maintenance.loop_lag import LoopLag
 from bay.server.maintenance.metrics import Metrics
+from bay.server.maintenance.planned_restart import PlannedRestart
 from bay.server.maintenance.readiness import Readiness
 from bay.server.maintenance.replicas import Replicas
 from bay.server.maintenance.retention import Housekeeping, Retention
@@ -116,6 +117,7 @@ from bay.server.secrets.service import Secrets
 from bay.server.secrets.vault import Vault
 from bay.server.sessions.core import Core
 from bay.server.sessions.feeds import SessionFeeds
+from bay.server.sessions.memory import can_hibernate
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import SandboxRows
@@ -221,6 +223,7 @@ class ControlPlane:
         self.discards = CheckpointGarbage(
             store=self.store,
             cargo=self.cargo,
+            driver=driver,
             clock=clock,
             holds=self.holds,
             poked=SharedEvent(self.bus, "checkpoints"),
@@ -243,6 +246,7 @@ class ControlPlane:
             clock=clock,
             notifier=self.changes,
             discard=self.discards.poke,
+            ship=self.ship,
         )
         self.vault = Vault()
         self.secrets = SecretDelivery(self.core, self.vault, FileClient(self.ship))
@@ -274,6 +278,7 @@ class ControlPlane:
             live=live,
             orphans=orphans,
             storage_steps=self.storage_steps,
+            ship=self.ship,
             secrets=self.secrets,
             notifier=self.changes,
             slots=StartSlots(settings.start_concurrency),
@@ -367,7 +372,14 @@ class ControlPlane:
                 partial(boot_clock.settle, clock, self.store),
                 self.pressure.relieve,
                 self.reconciler.look_after,
-                partial(policy.ask, self.store, clock, self.waker.poke),
+                partial(
+                    policy.ask,
+                    self.store,
+                    clock,
+                    self.waker.poke,
+                    partial(can_hibernate, self.core),
+                    self.quotas.admit_memory,
+                ),
             ],
         )
         self.port_tokens = PortTokens(clock)
@@ -590,6 +602,7 @@ class ControlPlane:
             store=self.store, addresses=self.addresses, on_change=self.deliverer.recheck, clock=self.clock
         )
         checkpoints = Checkpoints(
+            core=self.core,
             store=self.store,
             waker=self.waker,
             snapshots=self.snapshots,
@@ -744,6 +757,11 @@ class ControlPlane:
                 sweep=self.sweep,
                 orphans=self.reconciler.orphans,
                 bus=self.bus,
+            ),
+            PlannedRestart(
+                core=self.core,
+                waker=self.waker,
+                directories=(self.settings.data_dir, self.settings.data_dir / backend_detection.ROOT),
             ),
             self.metrics,
             self.host_view,

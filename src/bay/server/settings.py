@@ -110,6 +110,11 @@ class ProfileSettings(SettingFields):
     warm_timeout: int | None = Field(
         3600, ge=0, description="seconds frozen in memory before compute stops; 0 = never frozen"
     )
+    hibernate: bool = Field(
+        False,
+        description="whether memory goes to disk when compute would stop, and checkpoints may have it, where the host can "
+        "save it; see docs/memory.md",
+    )
     pool_size: int = Field(0, ge=0, le=1000, description="started sandboxes that are kept ready for a create")
     pool_max: int | None = Field(
         None, ge=0, le=1000, description="as many of them at most, as creates come fast; unset: `pool_size`"
@@ -471,6 +476,11 @@ class Settings(SettingFields, BaseSettings):
     runc_timeout: float = Field(
         20, gt=0, description="seconds the OCI runtime may take to start a container before it is killed"
     )
+    runsc: str | None = Field(
+        None,
+        description="gVisor's runtime, such as `runsc`, for profiles with isolation `gvisor`; unset = without",
+    )
+    criu: str = Field("criu", description="the CRIU to save the memory of sandboxes with, 4.2 or newer")
     id_range_start: int = Field(1_879_048_192, ge=65536, description="first host uid of sandboxes' ranges")
     network: Literal["auto", "off"] = Field(
         "auto",

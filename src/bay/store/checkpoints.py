@@ -23,6 +23,9 @@ _NEEDED = select(cargos.c.origin_id).where(cargos.c.origin_id.is_not(None), carg
 _RESTORED = select(sandboxes.c.restore_id).where(
     sandboxes.c.restore_id.is_not(None), sandboxes.c.deleted_at.is_(None)
 )
+_BEGUN_WITH = select(sandboxes.c.memory_id).where(
+    sandboxes.c.memory_id.is_not(None), sandboxes.c.deleted_at.is_(None)
+)
 _OF_TEMPLATES = select(templates.c.checkpoint_id).where(
     templates.c.checkpoint_id.is_not(None), templates.c.deleted_at.is_(None)
 )
@@ -32,6 +35,7 @@ _REMOVABLE = select(_C.id).where(
     _C.state == "ready",
     _C.id.not_in(_NEEDED),
     _C.id.not_in(_RESTORED),
+    _C.id.not_in(_BEGUN_WITH),
     _C.id.not_in(_PUSHED),
 )
 

@@ -1,5 +1,7 @@
 """Database queries on execs. Those on their history are in `bay.store.history`."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -82,6 +84,24 @@ async def save(db: StoreConnection, session_id: str, item: Exec) -> None:
     saved = await db.execute(_SAVE, row, preserve_rowcount=True)
     if item.state != "running" and saved.rowcount == 1:
         db.tally(partial(_count_end, item))
+
+
+async def go_on_in(
+    db: StoreConnection, sandbox_id: str, session_id: str, items: Sequence[Exec], *, of: str
+) -> None:
+    """Have the execs that a session brought along in its memory as its own. They were made in sandbox `of`,
+    whose rows know more of them than Ship does.
+    """
+    for item in items:
+        made = await get(db, of, item.id)
+        known = item if made is None else replace(item, keep_alive=made[0].keep_alive, labels=made[0].labels)
+        facts = {"session_id": session_id, **_facts(known)}
+        row: dict[str, Any] = {
+            "id": known.id, "sandbox_id": sandbox_id, "argv": list(known.argv), "tty": known.tty,
+            "keep_alive": known.keep_alive, "labels": known.labels, "started_at": known.started_at, **facts,
+        }  # fmt: skip
+        adding = insert(execs).values(row)
+        await db.execute(adding.on_conflict_do_update(index_elements=["sandbox_id", "id"], set_=facts))
 
 
 async def remove(db: StoreConnection, sandbox_id: str, exec_id: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from bay.errors import BY_CODE, BayError
 from bay.models import (
+    CheckpointContent,
     CheckpointPolicy,
     Compute,
     EntrypointUse,
@@ -30,13 +31,16 @@ T = TypeVar("T")
 NOBODY = ""
 """The owner of pooled sandboxes. No key has it."""
 
-Target = Literal["running", "paused", "stopped", "deleted"]
+Target = Literal["running", "paused", "hibernated", "stopped", "deleted"]
 """The state that the owner wants; the reconciler makes it so."""
 
 HAVING: tuple[Target, ...] = ("running", "paused")
 """Targets that keep a session: it answers, or it waits frozen in memory."""
 
-Phase = Literal["starting", "running", "paused", "ending", "ended"]
+KEEPING: tuple[Target, ...] = (*HAVING, "hibernated")
+"""Targets that keep what runs, in memory or on disk."""
+
+Phase = Literal["starting", "running", "paused", "hibernated", "ending", "ended"]
 """How far a session has come. From `ending` there is no way back: a wanted sandbox gets a new one."""
 
 
@@ -57,6 +61,10 @@ class SessionRecord:
     cpus: float | None = None
     memory_mb: int | None = None
     pids: int | None = None
+    memory_bytes: int | None = None
+    """The bytes of its memory on disk while it hibernates."""
+    memory_refused: str | None = None
+    """Why its memory could not be saved, since it was last frozen."""
     end_reason: str | None
     created_at: datetime
     started_at: datetime | None
@@ -140,6 +148,10 @@ class SandboxRecord:
     """The number of the last restore that was asked for, from 1 on."""
     restore_failures: tuple[RestoreFailure, ...] = ()
     """Why those among its last `KEPT_FAILURES` restores failed that did, the oldest first."""
+    restore_memory: bool = False
+    """Whether the memory of that checkpoint comes back as well."""
+    memory_id: str | None = None
+    """The checkpoint whose memory its next session begins with."""
     resize_number: int = 0
     """The number of the last request for other sizes of a live session, from 1 on."""
     resize_failures: tuple[ResizeFailure, ...] = ()
@@ -222,9 +234,12 @@ class SandboxRecord:
 
     @property
     def has_compute(self) -> bool:
-        """Whether its session runs or is frozen, and the owner wants to keep it."""
+        """Whether programs of its session run, are frozen or hibernate, and the owner wants to keep them."""
         session = self.session
-        return session is not None and session.phase in ("running", "paused") and self.target in HAVING
+        if session is None or self.target not in KEEPING:
+            return False
+        wakes = session.memory_bytes is not None or self.memory_id is not None
+        return session.phase in ("running", "paused", "hibernated") or (session.phase == "starting" and wakes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +279,7 @@ class CheckpointRecord:
     """Its place among all that the sandbox ever had, from 1 on; the store gives it. None for hidden ones."""
     name: str | None
     comment: str | None
-    kind: Literal["files"] = "files"
+    kind: CheckpointContent = "files"
     auto: bool = False
     hidden: bool = False
     """Made for a fork of the present alone, or after a step of a build, and never listed."""
@@ -278,6 +293,8 @@ class CheckpointRecord:
     size_bytes: int | None = None
     exclusive_bytes: int | None = None
     inodes: int | None = None
+    memory_bytes: int | None = None
+    """The bytes on disk of its memory."""
     measured_at: datetime | None = None
     build_key: str | None = None
     """The step of a build that this is the result of; None for other checkpoints."""

@@ -26,6 +26,7 @@ from bay.store.connection import StoreConnection
 from bay.store.dialects import HasElements, NextSeq, elements, member_text
 from bay.store.records import (
     HAVING,
+    KEEPING,
     NOBODY,
     Filters,
     Page,
@@ -266,7 +267,7 @@ async def stop_clocks(db: StoreConnection, sandbox_id: str) -> None:
 
 async def begin_warm(db: StoreConnection, sandbox_id: str, until: datetime | None) -> bool:
     """Its idle clock stops and its warm one runs, if it is still to be frozen; whether it is."""
-    own = and_(_S.id == sandbox_id, _S.target == "paused")
+    own = and_(_S.id == sandbox_id, _S.target.in_(("paused", "hibernated")))
     clocks = {"idle_expires_at": None, "warm_expires_at": until}
     return (await db.execute(update(sandboxes).where(own).values(clocks))).rowcount == 1
 
@@ -312,7 +313,9 @@ async def mark_paused(db: StoreConnection, sandbox_id: str, now: datetime, *, fo
     """Note that its owner paused it, unless it is wanted again, or was paused before; `for_good` without an
     end of its lifetime.
     """
-    at_rest = and_(_S.id == sandbox_id, _S.target.in_(("paused", "stopped")), _S.paused_at.is_(None))
+    at_rest = and_(
+        _S.id == sandbox_id, _S.target.in_(("paused", "hibernated", "stopped")), _S.paused_at.is_(None)
+    )
     lifetime = {"expires_at": None} if for_good else {}
     await db.execute(update(sandboxes).where(at_rest).values(paused_at=now, **lifetime))
 
@@ -329,6 +332,12 @@ async def idle(db: StoreConnection, now: datetime) -> list[SandboxRecord]:
     unused = or_(_S.target == "paused", and_(_S.target == "running", _S.idle_expires_at <= now))
     query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.id.is_not(None), unused)
     return await _all(db, query.order_by(_S.seq))
+
+
+async def with_session(db: StoreConnection) -> list[SandboxRecord]:
+    """The owned sandboxes that are to keep the session that they have, oldest first."""
+    query = _JOINED.where(_S.deleted_at.is_(None), _S.pool.is_(None), sessions.c.id.is_not(None))
+    return await _all(db, query.where(_S.target.in_(KEEPING)).order_by(_S.seq))
 
 
 async def longest_idle(db: StoreConnection, phase: Phase) -> SandboxRecord | None:
@@ -449,7 +458,7 @@ def status_expression(now: datetime) -> ColumnElement[str]:
         (and_(_S.expires_at <= now, _S.on_expiry == "delete"), "expired"),
         (and_(_S.target.not_in(HAVING), _S.error.is_(None)), "idle"),
         (_S.target.not_in(HAVING), "failed"),
-        (live.in_(["starting", "ending"]), "starting"),
+        (live.in_(["starting", "ending", "hibernated"]), "starting"),
         (and_(live.in_(["running", "paused"]), _S.last_active_at.is_(None)), "idle"),
         (live.in_(["running", "paused"]), "ready"),
         (_IS_PULLED, "starting"),
@@ -464,6 +473,7 @@ def compute_expression() -> ColumnElement[str]:
         (sessions.c.phase == "starting", "warming"),
         (sessions.c.phase == "paused", "warm"),
         (sessions.c.phase == "running", "running"),
+        (sessions.c.phase == "hibernated", "hibernated"),
         (and_(_S.target.in_(HAVING), _IS_PULLED), "warming"),
         else_="cold",
     )

@@ -122,6 +122,9 @@ sandboxes = Table(
     # How many restores were asked for, and why the last of those that failed did.
     Column("restore_number", integer_type(), nullable=False, server_default="0"),
     Column("restore_failures", json_type(), nullable=False, server_default="[]"),
+    # Whether the memory of that checkpoint comes back too; and the one whose memory its next session has.
+    Column("restore_memory", Boolean, nullable=False, server_default=false()),
+    Column("memory_id", text_type(64)),
     # The same of the requests for other sizes of a live session.
     Column("resize_number", integer_type(), nullable=False, server_default="0"),
     Column("resize_failures", json_type(), nullable=False, server_default="[]"),
@@ -205,6 +208,7 @@ checkpoints = Table(
     Column("size_bytes", BigInteger),
     Column("exclusive_bytes", BigInteger),
     Column("inodes", BigInteger),
+    Column("memory_bytes", BigInteger),
     _when("measured_at"),
     # The step of a build that this is the result of, and when a build last began with it; null for others.
     Column("build_key", text_type(64)),
@@ -241,6 +245,9 @@ sessions = Table(
     Column("cpus", Float),
     Column("memory_mb", integer_type()),
     Column("pids", integer_type()),
+    # The size of its memory on disk, and why that could not be saved the last time.
+    Column("memory_bytes", integer_type()),
+    Column("memory_refused", text_type()),
     Column("end_reason", text_type()),
     _when("created_at", nullable=False),
     _when("started_at"),

@@ -67,8 +67,8 @@ async def by_profile(
             _S.profile,
             *sizes,
             _count(_S.target != "deleted"),
-            _count(or_(sessions.c.phase != "paused", wants)),
-            _count(or_(sessions.c.id.is_not(None), wants)),
+            _count(or_(sessions.c.phase.not_in(("paused", "hibernated")), wants)),
+            _count(or_(sessions.c.phase != "hibernated", wants)),
         )
         .outerjoin(sessions, live)
         .where(*_of(whose), _S.deleted_at.is_(None), _S.id != (besides or ""))
@@ -91,8 +91,8 @@ async def pools(db: StoreConnection, whose: UsageScope, besides: str | None) -> 
 
 async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
     """Bytes of the cargos (a key's: of its sandboxes), also in the pools of templates, of what only
-    checkpoints hold, as measured, of archives in the object store, and of an owner's images. A layer of two
-    images counts once, and an archive until it is an image.
+    checkpoints hold, as measured, of memory on disk, of archives in the object store, and of an owner's
+    images. A layer of two images counts once, and an archive until it is an image.
     """
     held = Larger(func.coalesce(cargos.c.used_bytes, 0), func.coalesce(cargos.c.charged_bytes, 0))
     files = select(func.coalesce(whole_sum(held), 0)).where(cargos.c.deleted_at.is_(None))
@@ -127,9 +127,16 @@ async def disk_bytes(db: StoreConnection, whose: UsageScope) -> int:
         pushed = pushed.where(pushes.c.checkpoint_id.in_(its))
     waiting = select(func.coalesce(whole_sum(held), 0))
     waiting = waiting.where(cargos.c.deleted_at.is_(None), cargos.c.managed_by_sandbox_id.in_(in_pools))
-    return sum(
-        [(await db.execute(query)).scalar_one() for query in (files, waiting, copies, kept, archives, pushed)]
+    memory = select(func.coalesce(whole_sum(sessions.c.memory_bytes), 0)).where(
+        sessions.c.ended_at.is_(None), sessions.c.sandbox_id.in_(select(_S.id).where(*_of(whose)))
     )
+    begun_with = select(_S.memory_id).where(_S.memory_id.is_not(None), _S.deleted_at.is_(None))
+    saved = select(func.coalesce(whole_sum(checkpoints.c.memory_bytes), 0)).where(
+        or_(checkpoints.c.deleted_at.is_(None), checkpoints.c.id.in_(begun_with)),
+        checkpoints.c.sandbox_id.in_(select(_S.id).where(*_of(whose))),
+    )
+    queries = (files, waiting, copies, kept, archives, pushed, memory, saved)
+    return sum([(await db.execute(query)).scalar_one() for query in queries])
 
 
 async def external_cargos(db: StoreConnection, owner: str) -> int:

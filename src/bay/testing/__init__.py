@@ -1,5 +1,5 @@
-"""Suites for backends and drivers of your own, `cargo` and `drivers`, which need pytest and anyio."""
+"""Suites for backends, drivers and runtimes of your own, which need pytest and anyio."""
 
 import pytest
 
-pytest.register_assert_rewrite("bay.testing.cargo", "bay.testing.drivers")
+pytest.register_assert_rewrite("bay.testing.cargo", "bay.testing.drivers", "bay.testing.walls")

@@ -8,13 +8,14 @@ import secrets
 import signal
 import subprocess
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from bay.drivers.base import Driver, Endpoint, Handle, ImageRoot, SessionSpec
 from bay.drivers.ship_socket import open_connection
+from bay.linux.nftables import Nft
 from bay.models import NetworkPolicy, Resources
 from bay.places import directory_of
 
@@ -44,7 +45,14 @@ class DriverBench:
     """Owner and group of workspaces, for a driver that maps ids; None leaves them to the caller."""
     root: ImageRoot | None = None
     """The root of sessions, for a driver that takes one; None for its own image."""
+    isolation: str = "container"
+    """The isolation of sessions."""
     started: list[str] = field(default_factory=list[str])
+
+    @property
+    def has_network(self) -> bool:
+        """Whether its sessions can have more than loopback."""
+        return self.isolation not in self.driver.capabilities.without_network
 
     def spec(self, **changes: Any) -> SessionSpec:
         """A session nobody has started, with a workspace of its own that belongs to the inside user."""
@@ -58,11 +66,11 @@ class DriverBench:
             "session_id": session_id,
             "sandbox_id": f"sandbox-{session_id[5:]}",
             "image": "host",
-            "isolation": "container",
+            "isolation": self.isolation,
             "resources": Resources(),
             "workspace": workspace,
             "token": TOKEN,
-            "network": NetworkPolicy(),
+            "network": NetworkPolicy() if self.has_network else NetworkPolicy(mode="none"),
             "root": self.root,
         }
         return SessionSpec(**{**given, **changes})
@@ -116,24 +124,32 @@ class DriverBench:
 
 
 async def run(
-    handle: Handle, command: str, *, user: str | None = None, timeout_s: float = 60, **more: Any
+    handle: Handle,
+    command: str,
+    *,
+    user: str | None = None,
+    timeout_s: float = 60,
+    token: str = TOKEN,
+    **more: Any,
 ) -> Answer:
     """Run a shell command in a session, through Ship, and wait for it."""
     exec_id = f"exec-{secrets.token_hex(8)}"
     order = {"id": exec_id, "command": command, "user": user, "timeout_s": timeout_s, **more}
     async with asyncio.timeout(timeout_s + 10):
-        answer = await call(endpoint_of(handle), "POST", f"/execs?wait={timeout_s + 5:g}", order)
+        answer = await call(endpoint_of(handle), "POST", f"/execs?wait={timeout_s + 5:g}", order, token)
     assert "exit_code" in answer, answer
     return Answer(answer["exit_code"], _text(answer["stdout"]), _text(answer["stderr"]))
 
 
-async def call(endpoint: Endpoint, method: str, path: str, body: object = None) -> dict[str, Any]:
+async def call(
+    endpoint: Endpoint, method: str, path: str, body: object = None, token: str = TOKEN
+) -> dict[str, Any]:
     """One request to a Ship, and its answer's JSON."""
     reader, writer = await open_connection(endpoint, limit=1 << 24)
     try:
         payload = b"" if body is None else json.dumps(body).encode()
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: ship\r\nAuthorization: Bearer {TOKEN}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: ship\r\nAuthorization: Bearer {token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
         )
         writer.write(head.encode() + payload)
@@ -203,7 +219,9 @@ def _network() -> list[str]:
     if os.getuid() != 0:
         return []
     devices = [path.name for path in Path("/proc/sys/net/ipv4/conf").iterdir()]
-    return sorted([*devices, *_said("ip", "rule"), *_said("nft", "list", "ruleset")])
+    with closing(Nft()) as nft:
+        rules = nft.run("list ruleset").splitlines()
+    return sorted([*devices, *_said("ip", "rule"), *rules])
 
 
 def _said(*command: str) -> list[str]:
@@ -217,8 +235,9 @@ def _descriptors() -> list[str]:
 
 
 def _below(directory: Path) -> list[Path]:
-    # Not what is made once for all sessions: it may appear at the first start.
-    return [path for path in directory.rglob("*") if not {"closures", "images", ".lock"} & set(path.parts)]
+    # Not what is made once for all sessions: it may appear at the first start. `.cache` has crun's filters.
+    shared = {"closures", "images", ".lock", ".cache"}
+    return [path for path in directory.rglob("*") if not shared & set(path.relative_to(directory).parts)]
 
 
 def _link(path: str) -> str:

@@ -29,6 +29,8 @@ from bay.drivers.base import (
     Freezer,
     Gone,
     Handle,
+    Hibernated,
+    Hibernates,
     MemoryInUse,
     Metered,
     MountedVolume,
@@ -45,7 +47,7 @@ from bay.drivers.health import check_health
 from bay.errors import DriverUnavailable, SandboxNotReady
 from bay.models import NetworkPolicy, NetworkRule, Resources
 from bay.places import VolumeClaim
-from bay.testing.driver_bench import Answer, DriverBench, call, endpoint_of, run
+from bay.testing.driver_bench import TOKEN, Answer, DriverBench, call, endpoint_of, run
 from bay.units import MIB
 
 pytestmark = pytest.mark.anyio
@@ -349,6 +351,22 @@ async def test_sessions_outlive_the_driver_object(bench: DriverBench) -> None:
         await bench.driver.open()
 
 
+async def test_the_memory_of_what_hibernates_is_made_durable_and_nothing_changes_by_it(
+    bench: DriverBench,
+) -> None:
+    needs(bench, Hibernates)
+    if bench.isolation not in bench.driver.capabilities.memory:
+        pytest.skip(f"the memory of isolation {bench.isolation} cannot be saved here")
+    assert isinstance(bench.driver, Hibernates)
+    async with bench.session() as running, bench.session(savable=True) as handle:
+        size = await bench.driver.hibernate(handle, TOKEN)
+        for _ in range(2):
+            made = await bench.driver.make_durable([bench.workspaces])
+            assert (handle.session_id in made, running.session_id in made) == (True, False)
+        assert await bench.driver.observe(handle) == Hibernated(size)
+        assert isinstance(await bench.driver.observe(running), Running)
+
+
 async def test_a_session_begins_with_the_resources_of_its_spec_and_takes_others(bench: DriverBench) -> None:
     needs(bench, Resizable)
     first, second = (
@@ -493,6 +511,8 @@ def needs(bench: DriverBench, protocol: type) -> None:
     """Skip a test of an optional protocol that the driver has not, before anything begins."""
     if not isinstance(bench.driver, protocol):
         pytest.skip(f"driver {bench.driver.name} is no {protocol.__name__}")
+    if protocol in (NetworkControl, CountsRefusals) and not bench.has_network:
+        pytest.skip(f"isolation {bench.isolation} has no network")
 
 
 def freezer(bench: DriverBench) -> Freezer:

@@ -19,7 +19,16 @@ from ship.execs.ring import Piece
 from ship.http.connection import PeerGone
 from ship.http.websocket import Closing, WebSocket
 from ship.waiting import first_of
-from ship_protocol import CONTROLS_PER_S, END_OF_STDIN, STDERR, STDIN, STDOUT, CloseCode, first_offset_reason
+from ship_protocol import (
+    CONTROLS_PER_S,
+    END_OF_STDIN,
+    LEAVE,
+    STDERR,
+    STDIN,
+    STDOUT,
+    CloseCode,
+    first_offset_reason,
+)
 
 _OUTPUT_MARKERS = {"stdout": STDOUT, "tty": STDOUT, "stderr": STDERR}
 _FRAME_BYTES = 128 * 1024  # a few of them and the buffers of a socket are less than a ring
@@ -37,6 +46,7 @@ class Attachment:
         self._exec = found
         self._since = since
         self._claims = claims
+        self._leave = socket.wire.asked_to_leave()
         self._next = 0
         self._input = _Input(found)
         self._controls: list[float] = []
@@ -56,6 +66,8 @@ class Attachment:
     async def _give_output(self) -> None:
         with suppress(PeerGone):
             await self._give_all()
+            # It closes, and `_take_messages` answers that, or it is cut off.
+            await first_of((self._socket.wire.gone,), None)
         # It has left. Its last message may still be on its way in, for a moment.
         await asyncio.sleep(_LEFT_BEHIND_S)
         raise Closing(CloseCode.NORMAL, "")
@@ -64,22 +76,28 @@ class Attachment:
         gone = self._socket.wire.gone
         # Read as late as this: in a flood, the oldest byte of a moment ago is overwritten.
         self._next = self._exec.ring.first_offset if self._since is None else self._since
+        self._check_kept()  # again: the call was checked before the protocol was changed
         with output.reading(self._exec.transcript, self._next, claims=self._claims) as reader:
             first = {"type": "attached", "exec": self._exec.to_wire(), "next_offset": self._next}
             await self._socket.send_text(json.dumps(first))
             await self._give_from_here(reader, gone)
+        if self._leave.done():
+            await self._socket.send_text(LEAVE)
 
     async def _give_from_here(self, reader: output.ReadProgress, gone: asyncio.Future[None]) -> None:
-        while not gone.done():
+        while not gone.done() and not self._leave.done():
             # In this order: output that comes between the two lines belongs before the last message.
             ended = not self._exec.running
-            if self._next < self._exec.ring.first_offset:
-                raise Closing(CloseCode.OUTPUT_GONE, first_offset_reason(self._exec.ring.first_offset))
+            self._check_kept()
             if not await self._give_some(reader):
                 if ended:
                     await self._socket.send_text(json.dumps({"type": "exit", **self._exec.end_to_wire()}))
                     raise Closing(CloseCode.NORMAL, "")
-                await self._exec.news.wait(gone)
+                await self._exec.news.wait(gone, ending=self._leave)
+
+    def _check_kept(self) -> None:
+        if self._next < self._exec.ring.first_offset:
+            raise Closing(CloseCode.OUTPUT_GONE, first_offset_reason(self._exec.ring.first_offset))
 
     async def _give_some(self, reader: output.ReadProgress) -> bool:
         pieces = list(self._exec.ring.read(self._next, _FRAME_BYTES))
@@ -88,8 +106,8 @@ class Attachment:
             reader.earn(run[-1].end - self._next)
             self._next = run[-1].end
             with reader.while_giving(self._next):
-                while (room := self._socket.wire.room) is not None:
-                    await first_of((room,), None)
+                while (room := self._socket.wire.room) is not None and not self._leave.done():
+                    await first_of((room, self._leave), None)
         if not pieces:
             reader.renew()
         return bool(pieces)
@@ -98,7 +116,8 @@ class Attachment:
         with suppress(PeerGone):  # when the peer that a pong is for has left
             await self._take_all()
         await self._input.wait_taken()
-        raise Closing(CloseCode.NORMAL, "")
+        # The peer that was asked to leave learns by the code that the program has all of its input.
+        raise Closing(CloseCode.SERVICE_RESTART if self._leave.done() else CloseCode.NORMAL, "")
 
     async def _take_all(self) -> None:
         async for message in self._socket.messages():

@@ -16,13 +16,13 @@ from ship.execs.request import ExecRequest
 from ship.execs.ring import Piece, Stream
 from ship.execs.transcript import Transcript
 from ship.files.sandbox_paths import Everywhere
-from ship.process import trees
+from ship.process import table, trees
 from ship.process.accounts import Accounts
 from ship.process.identity import Identity, find_shell
 from ship.process.init import Nursery, Program
 from ship.process.pipes import Pipes
 from ship.process.ptys import Pty
-from ship.waiting import Bell, DisconnectTimer, Timer
+from ship.waiting import Bell, DisconnectTimer, Interruption, Timer
 from ship.wire import printable, rfc3339
 
 State = Literal["running", "exited", "killed"]
@@ -53,6 +53,7 @@ class ProcessContext:
     environment: Mapping[str, str]
     accounts: Accounts
     local: bool
+    interruption: Interruption
 
 
 class Exec:
@@ -84,7 +85,7 @@ class Exec:
         self.group: int | None = None
         self._size = (order.rows, order.cols)
         self.tty = order.tty
-        self._watch = DisconnectTimer(order.max_run_after_disconnect_s, self._end_soon)
+        self._watch = DisconnectTimer(order.max_run_after_disconnect_s, self._end_soon, context.interruption)
         self._identities = tuple(dict.fromkeys((*context.identities, order.identity)))
         self._started = asyncio.Event()
         self._dead = asyncio.Event()
@@ -150,6 +151,10 @@ class Exec:
         finally:
             self._started.set()
 
+    async def wait_started(self) -> None:
+        """Return once it has its process, or has none to wait for."""
+        await self._started.wait()
+
     async def wait_end(self, gone: asyncio.Future[None], timeout_s: float, *, or_stuck: bool = False) -> None:
         """Return at its end, when `gone`, or after `timeout_s`; `or_stuck`: when it awaits its reader too."""
         until = time.monotonic() + timeout_s
@@ -182,8 +187,12 @@ class Exec:
 
     def resize(self, rows: int, cols: int) -> None:
         """Give its terminal another size. Raises Conflict when it has none, or has ended."""
-        self._living_stdio().resize(rows, cols)
+        stdio = self._living_stdio()
+        stdio.resize(rows, cols)
         self._size = (rows, cols)
+        if not stdio.foreground():
+            # gVisor does not say which group is in front, and sends no SIGWINCH to it.
+            trees.send(table.in_session(self._leader()), signal.SIGWINCH)
 
     def watched(self) -> AbstractContextManager[None]:
         """Within, someone is attached, follows or waits, so that the exec is not ended for want of that."""
@@ -194,7 +203,7 @@ class Exec:
         It ends an ended exec's background processes too, and goes on when the caller is cancelled. Raises
         InternalError when the kernel does not end a process.
         """
-        await self._started.wait()
+        await self.wait_started()
         if not await asyncio.shield(self._end_within(grace_s)):
             raise InternalError(f"processes of {self.id} survive SIGKILL; stop the sandbox")
 
@@ -227,7 +236,7 @@ class Exec:
 
     def _living_stdio(self) -> Pipes | Pty:
         if not self.running or self._stdio is None:
-            raise Conflict(f"exec {self.id} {'is starting' if self.running else 'has ended'}")
+            raise Conflict(f"exec {self.id} has ended")
         return self._stdio
 
     def _leader(self) -> int:
@@ -355,6 +364,13 @@ class Execs:
         if found is None:
             raise NotFound(f"there is no exec {printable(exec_id)}, or it ended long ago")
         return found
+
+    async def begun(self, exec_id: str) -> Exec:
+        """One that has its process: what is asked of an exec that is starting waits for that. Raises
+        NotFound, also for one that could not be started.
+        """
+        await self.get(exec_id).wait_started()
+        return self.get(exec_id)
 
     def list(self) -> list[Exec]:
         """All, oldest first."""

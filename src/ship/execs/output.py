@@ -65,24 +65,28 @@ def claims(request: Request) -> bool:
 async def lines(
     request: Request, found: OutputSource, since: int, reader: ReadProgress
 ) -> AsyncGenerator[bytes]:
-    """The lines from offset `since` on, which must be there; with `follow` until the end, or it leaves."""
+    """The lines from offset `since` on, which must be there; with `follow` until the end, or it leaves,
+    and else up to the newest byte of now: a reader that the program waits for would never be through.
+    """
     ring = found.transcript.ring
+    follow = request.flag("follow")
+    until = ring.next_offset
     while True:
         # In this order: output that comes between the two lines belongs before the last line.
         ended = not found.running
         if since < ring.first_offset:
             yield _output_gone(ring.first_offset)
             return
-        pieces = list(ring.read(since, _READ_BYTES))
+        pieces = list(ring.read(since, _READ_BYTES if follow else min(_READ_BYTES, until - since)))
         if pieces:
             reader.earn(pieces[-1].end - since)
             since = pieces[-1].end
             with reader.while_giving(since):
                 yield b"".join(each for piece in pieces for each in _lines(piece))
-        elif ended:
+        elif ended and since == ring.next_offset:
             yield line(found.end_to_wire())
             return
-        elif not request.flag("follow") or request.gone.done():
+        elif not follow or request.gone.done():
             return
         else:
             reader.renew()

@@ -5,6 +5,7 @@ follows a silent one, needs to know it.
 """
 
 import asyncio
+import os
 import select
 import socket
 from collections.abc import Callable, Coroutine
@@ -22,7 +23,9 @@ class PeerGone(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """A connection and its serving task. `gone` is done once the peer has closed, or stopped sending."""
+    """A connection and its serving task. `gone` is done once the peer has closed, or stopped sending, and
+    `lost` once our own end is closed.
+    """
 
     def __init__(self, serve: Callable[["Connection"], Coroutine[Any, Any, None]]) -> None:
         self._serve = serve
@@ -33,10 +36,11 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._lost = False
+        self.lost: asyncio.Future[None] = self._loop.create_future()
         self._ended = False
         """Nothing more comes. `gone` may be known before, while what the peer has sent is still unread."""
         self._look = Timer()
+        self._leave: asyncio.Future[None] | None = None
         self.is_trusted = False
         """Whether a request with the right token has come."""
 
@@ -60,9 +64,9 @@ class Connection(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = self._ended = True
+        self._ended = True
         self._look.cancel()
-        for future in (self.gone, self._arrival, self._room):
+        for future in (self.lost, self.gone, self._arrival, self._room):
             wake(future)
 
     def pause_writing(self) -> None:
@@ -86,7 +90,7 @@ class Connection(asyncio.Protocol):
         received = bytes(self._received)
         self._received.clear()
         self._look.cancel()
-        if not self._lost:
+        if not self.lost.done():
             self.transport.resume_reading()
         return received
 
@@ -110,12 +114,41 @@ class Connection(asyncio.Protocol):
             await asyncio.wait({self._room})
             self._check_not_lost()
 
+    def asked_to_leave(self) -> asyncio.Future[None]:
+        """Done once Ship asks for the end of the connection, which its server and its peer agree on then."""
+        if self._leave is None:
+            self._leave = self._loop.create_future()
+        return self._leave
+
+    def ask_to_leave(self) -> bool:
+        """Ask for that; False when its server does not look."""
+        wake(self._leave)
+        return self._leave is not None
+
     def close(self) -> None:
         """Send the unsent bytes, then close."""
         self.transport.close()
 
     def abort(self) -> None:
-        self.transport.abort()
+        """Close at once, and drop what is unsent."""
+        if not self.lost.done():  # asyncio's own fails for one that was closed and has sent all since
+            self.transport.abort()
+
+    @property
+    def descriptor(self) -> int:
+        """The number of its open file; valid until it is `lost`. Raises PeerGone before it is made."""
+        peer: socket.socket = self.transport.get_extra_info("socket")
+        return peer.fileno()
+
+    def borrow(self) -> socket.socket:
+        """Read no more here, and return a duplicate, for messages with descriptors in them: a plain read
+        drops those. The caller closes it. Raises PeerGone or OSError.
+        """
+        self._check_not_lost()
+        self.transport.pause_reading()
+        borrowed = socket.socket(fileno=os.dup(self.descriptor))
+        borrowed.setblocking(False)
+        return borrowed
 
     async def wait_closed(self) -> None:
         """Return when the serving task is over."""
@@ -127,9 +160,8 @@ class Connection(asyncio.Protocol):
         self._look.set(_LOOK_S, self._look_for_peer)
 
     def _look_for_peer(self) -> None:
-        peer: socket.socket = self.transport.get_extra_info("socket")
         asked = select.poll()
-        asked.register(peer.fileno(), select.POLLRDHUP)
+        asked.register(self.descriptor, select.POLLRDHUP)
         if asked.poll(0):
             wake(self.gone)
         else:
@@ -144,5 +176,5 @@ class Connection(asyncio.Protocol):
             self._arrival = None
 
     def _check_not_lost(self) -> None:
-        if self._lost:
+        if self.lost.done():
             raise PeerGone

@@ -89,6 +89,11 @@ class Request:
         return self.flag("follow") or feeds or "wait" in self.query or self.protocol is not None
 
     @property
+    def may_break(self) -> bool:
+        """Whether its client may lose the answer and ask again: its end changes nothing."""
+        return self.stays and not self.flag("attached") and self.segments[-1:] != ("stdin",)
+
+    @property
     def gone(self) -> asyncio.Future[None]:
         """Done once the client has closed, or stopped sending."""
         return self.talk.wire.gone
@@ -132,6 +137,10 @@ class Conversation:
         self.wire = wire
         self._session = session  # None: clients of this listener must not learn it
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+
+    def sign_as(self, session: str) -> None:
+        """Have the answers from now on carry that X-Ship-Session."""
+        self._session = session
 
     async def next_request(self) -> Request | None:
         """The next request; None at the end. Raises BadRequest, PayloadTooLarge, TimeoutError or PeerGone."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ship import log
 from ship.errors import Conflict, Forbidden, InternalError, PayloadTooLarge, ShipError
@@ -20,6 +20,8 @@ from ship.http.conversation import (
 from ship_protocol import session_proof
 
 _CLOSING_S = 1.0
+TURNS = 8
+"""Turns of the event loop until a connection that it has accepted is served."""
 
 
 class Door:
@@ -30,11 +32,18 @@ class Door:
     ) -> None:
         self._answer = answer
         self._limit = limit
-        self._bearer = None if token is None else f"Bearer {token}".encode()
-        self._session = None if token is None else session_proof(token)
+        self._bearer: bytes | None = None
+        self._session: str | None = None
+        if token is not None:
+            self.change_token(token)
         self._welcome = welcome
         self._open: set[Connection] = set()
+        self._kept: set[Connection] = set()
+        """Those whose file is open: one that is served no more may have bytes left to send."""
         self._busy: set[Connection] = set()
+        self._bound: set[Connection] = set()
+        """Those of the busy ones whose client cannot ask again; see `Request.may_break`."""
+        self._answered = asyncio.Event()
         self._closing = False
 
     def accept(self) -> Connection:
@@ -51,11 +60,26 @@ class Door:
             wire.abort()
         await self._wait_closed()  # unfinished work is undone: an upload removes its temporary file
 
+    def others(self, wire: Connection) -> list[Connection]:
+        """Every connection but `wire` whose file is open, also one that only has bytes left to send."""
+        return [other for other in self._kept if other is not wire and not other.lost.done()]
+
+    async def wait_answered(self, wire: Connection) -> None:
+        """Return once no request is under way but those that may break, and that of `wire`."""
+        while self._bound - {wire}:
+            self._answered.clear()
+            await self._answered.wait()
+
+    def change_token(self, token: str) -> str:
+        """Serve requests with `token` alone from now on; the proof that answers carry then. The answer to a
+        request that has been let in carries the one before, unless its conversation is told.
+        """
+        self._bearer = f"Bearer {token}".encode()
+        self._session = session_proof(token)
+        return self._session
+
     async def _wait_closed(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSING_S):
-                for wire in list(self._open):
-                    await wire.wait_closed()
+        await wait_closed(set(self._open))
 
     async def serve(self, wire: Connection) -> None:
         """Serve a connection to its end."""
@@ -63,6 +87,8 @@ class Door:
             wire.abort()
             return
         self._open.add(wire)
+        self._kept.add(wire)
+        wire.lost.add_done_callback(lambda _lost: self._kept.discard(wire))
         try:
             await self._converse(Conversation(wire, self._session))
         except (PeerGone, TimeoutError):
@@ -71,8 +97,13 @@ class Door:
             wire.abort()
         finally:
             self._open.discard(wire)
-            self._busy.discard(wire)
+            self._rest(wire)
             wire.close()
+
+    def _rest(self, wire: Connection) -> None:
+        self._busy.discard(wire)
+        self._bound.discard(wire)
+        self._answered.set()
 
     async def _converse(self, talk: Conversation) -> None:
         if not self._welcome(talk.wire):
@@ -81,9 +112,11 @@ class Door:
         try:
             while (request := await talk.next_request()) is not None:
                 self._busy.add(talk.wire)
+                if not request.may_break:
+                    self._bound.add(talk.wire)
                 if not await self._reply(talk, request) or self._closing:
                     return
-                self._busy.discard(talk.wire)
+                self._rest(talk.wire)
         except (BadRequest, PayloadTooLarge) as error:
             await talk.refuse(error, signed=False)  # any client may have sent that
 
@@ -124,6 +157,14 @@ class Door:
         if self._bearer is None:
             return True
         return request.authorization is not None and hmac.compare_digest(request.authorization, self._bearer)
+
+
+async def wait_closed(wires: Iterable[Connection]) -> None:
+    """Return when nothing serves these any more, or after a second. They have been closed or aborted."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSING_S):
+            for wire in wires:
+                await wire.wait_closed()
 
 
 async def _switch(talk: Conversation, answer: ProtocolSwitch) -> None:

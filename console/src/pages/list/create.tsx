@@ -7,6 +7,7 @@ import { useNavigate, useSearchParams } from "react-router";
 import { bay, said } from "@/bay";
 import { useWords } from "@/lib/words";
 import { keys, put } from "@/live";
+import { profilesQuery } from "@/profiles";
 import { Button } from "@/ui/button";
 import { Dialog } from "@/ui/dialog";
 import { Check, Field, Input, Select, TextArea } from "@/ui/fields";
@@ -38,7 +39,7 @@ export default function CreateDialog({ onClose }: { onClose(): void }): ReactNod
   const [source, setSource] = useState<Source>(SOURCES.find((one) => query.has(one)) ?? "profile");
   const [problem, setProblem] = useState<string>("");
   const [busy, setBusy] = useState(false);
-  const profiles = useQuery({ queryKey: keys.nouns("profiles"), queryFn: () => bay.profiles() });
+  const profiles = useQuery(profilesQuery);
   const templates = useQuery({
     queryKey: keys.nouns("templates"),
     queryFn: async () => Array.fromAsync(bay.templates.list()),

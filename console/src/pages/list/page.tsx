@@ -19,7 +19,7 @@ import { listWords } from "./words";
 
 const CreateDialog = lazy(() => import("./create"));
 
-const STATES: Shown[] = ["running", "warm", "cold", "warming", "failed", "expired"];
+const STATES: Shown[] = ["running", "warm", "hibernated", "cold", "warming", "failed", "expired"];
 const ROW_PX = 56;
 const OVERSCAN = 12;
 

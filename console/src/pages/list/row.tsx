@@ -1,10 +1,11 @@
 import type { Sandbox } from "bay-sandbox";
-import { EllipsisVertical, Pause, Play, Square, Trash2 } from "lucide-react";
+import { EllipsisVertical, Moon, Pause, Play, Square, Trash2 } from "lucide-react";
 import { memo, type ReactNode } from "react";
 import { Link } from "react-router";
 import { useWords } from "@/lib/words";
 import { shortRef } from "@/pages/images/query";
-import { type Acts, actsOf, called } from "@/sandboxes";
+import { useSavesMemory } from "@/profiles";
+import { type Acts, actsOf, called, startWord } from "@/sandboxes";
 import { IconButton } from "@/ui/button";
 import { cx } from "@/ui/class_names";
 import { Menu } from "@/ui/menu";
@@ -97,7 +98,8 @@ export const Row = memo(
 
 function RowMenu({ box, acts, leaving }: { box: Sandbox; acts: Acts; leaving: boolean }): ReactNode {
   const say = useWords(listWords);
-  const may = actsOf(box);
+  const saves = useSavesMemory(box);
+  const may = actsOf(box, saves);
   return (
     <Menu
       label={say("actsOf", { name: called(box) })}
@@ -108,7 +110,7 @@ function RowMenu({ box, acts, leaving }: { box: Sandbox; acts: Acts; leaving: bo
       }
       items={[
         {
-          label: box.compute === "warm" ? say("resume") : say("start"),
+          label: say(startWord(box)),
           icon: <Play aria-hidden />,
           disabled: !may.start,
           onSelect: () => void acts.do("start", [box]),
@@ -118,6 +120,12 @@ function RowMenu({ box, acts, leaving }: { box: Sandbox; acts: Acts; leaving: bo
           icon: <Pause aria-hidden />,
           disabled: !may.pause,
           onSelect: () => void acts.do("pause", [box]),
+        },
+        saves && {
+          label: say("hibernate"),
+          icon: <Moon aria-hidden />,
+          disabled: !may.hibernate,
+          onSelect: () => void acts.do("hibernate", [box]),
         },
         {
           label: say("stop"),

@@ -2,24 +2,26 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { NotFound, type Sandbox } from "bay-sandbox";
-import { ArrowLeft, Box, GitFork, Pause, Play, Square, TimerOff, Trash2 } from "lucide-react";
-import { type ReactNode, Suspense, useState } from "react";
+import { ArrowLeft, Box, GitFork, Moon, Pause, Play, Square, TimerOff, Trash2 } from "lucide-react";
+import { lazy, type ReactNode, Suspense, useState } from "react";
 import { Link, NavLink, useNavigate, useParams } from "react-router";
-import { bay } from "@/bay";
 import { useWords } from "@/lib/words";
 import { pageWords } from "@/pages/words";
-import { type Act, actsOf, called, sandboxQuery, useActs, useLeaving } from "@/sandboxes";
+import { useSavesMemory } from "@/profiles";
+import { type Act, actsOf, called, sandboxQuery, startWord, useActs, useLeaving } from "@/sandboxes";
 import { mayWrite, useMe } from "@/sign_in";
 import { Boundary } from "@/ui/boundary";
 import { Button, IconButton } from "@/ui/button";
 import { cx } from "@/ui/class_names";
 import { StateBadge, shownState } from "@/ui/state_badge";
 import { Empty, Failed, Loading } from "@/ui/states";
-import { tell, tellError } from "@/ui/toasts";
+import { tellError } from "@/ui/toasts";
 import { listWords } from "../list/words";
 import { NoPage } from "../no_page";
 import { TABS } from "./tabs";
 import { sandboxWords } from "./words";
+
+const ForkDialog = lazy(() => import("./checkpoints/fork"));
 
 /** The tabs that have something to show of a sandbox past its time: all others need what runs no more. */
 const OF_EXPIRED = ["overview", "events"];
@@ -101,8 +103,9 @@ function Buttons({ box }: { box: Sandbox }): ReactNode {
   const go = useNavigate();
   const leaving = useLeaving().has(box.id);
   const [busy, setBusy] = useState<string | null>(null);
+  const [isForking, setForking] = useState(false);
+  const may = actsOf(box, useSavesMemory(box));
   if (!mayWrite(me)) return null;
-  const may = actsOf(box);
   const run = async (name: string, work: () => Promise<unknown>): Promise<void> => {
     setBusy(name);
     try {
@@ -117,12 +120,6 @@ function Buttons({ box }: { box: Sandbox }): ReactNode {
     (name: Act): (() => void) =>
     () =>
       void run(name, () => acts.do(name, [box]));
-  const fork = async (): Promise<void> => {
-    const [copy] = await (await bay.sandboxes.get(box.id)).fork();
-    if (copy === undefined) return;
-    tell(sayHere("forked", { name: copy.name ?? copy.id }));
-    await go(`/console/sandboxes/${copy.name ?? copy.id}`);
-  };
   const remove = (): void => {
     acts.remove([box]);
     void go("/console/sandboxes");
@@ -132,12 +129,17 @@ function Buttons({ box }: { box: Sandbox }): ReactNode {
       <legend className="sr-only">{sayPages("acts")}</legend>
       {may.start ? (
         <Button icon={<Play aria-hidden />} kind="primary" busy={busy === "start"} onClick={act("start")}>
-          {box.compute === "warm" ? say("resume") : say("start")}
+          {say(startWord(box))}
         </Button>
       ) : null}
       {may.pause ? (
         <Button icon={<Pause aria-hidden />} busy={busy === "pause"} onClick={act("pause")}>
           {say("pause")}
+        </Button>
+      ) : null}
+      {may.hibernate ? (
+        <Button icon={<Moon aria-hidden />} busy={busy === "hibernate"} onClick={act("hibernate")}>
+          <span className="max-sm:sr-only">{say("hibernate")}</span>
         </Button>
       ) : null}
       {may.stop ? (
@@ -146,18 +148,18 @@ function Buttons({ box }: { box: Sandbox }): ReactNode {
         </Button>
       ) : null}
       {box.status === "expired" ? null : (
-        <Button
-          icon={<GitFork aria-hidden />}
-          busy={busy === "fork"}
-          title={sayHere("forkAbout")}
-          onClick={() => void run("fork", fork)}
-        >
+        <Button icon={<GitFork aria-hidden />} title={sayHere("forkAbout")} onClick={() => setForking(true)}>
           <span className="max-sm:sr-only">{sayHere("fork")}</span>
         </Button>
       )}
       <IconButton label={say("delete")} onClick={remove}>
         <Trash2 aria-hidden />
       </IconButton>
+      {isForking ? (
+        <Suspense>
+          <ForkDialog box={box} one={null} onClose={() => setForking(false)} />
+        </Suspense>
+      ) : null}
     </fieldset>
   );
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 import typer
 
 from bay import durations
-from bay.cli.commands.host import host, settings
+from bay.cli.commands.host import host, prepare_restart, settings
 from bay.cli.output import note, print_columns, print_json, print_line, print_list, printable
 from bay.cli.state import JsonOption, connect, load
 from bay.cli.tree import Tree
@@ -22,6 +22,7 @@ admin = Tree(help="Commands for operators.")
 cargo = Tree(help="Check the storage of all sandboxes.")
 admin.add_typer(cargo, name="cargo")
 admin.command()(host)
+admin.command("prepare-restart")(prepare_restart)
 admin.command()(settings)
 
 TASKS = ("idle_session", "expired_sandbox", "orphan_cargo", "orphan_container")

@@ -1,4 +1,4 @@
-"""The commands `checkpoint` and `fork`: earlier states of a sandbox's files."""
+"""The commands `checkpoint` and `fork`: earlier states of a sandbox's files, and of what ran in it."""
 
 import sys
 from datetime import datetime
@@ -14,6 +14,7 @@ from bay.cli.progress import Bar
 from bay.cli.state import JsonOption, connect, connect_box, duration_option
 from bay.cli.tree import Tree
 from bay.clock import utc_now
+from bay.errors import InvalidArgument
 from bay.models import CheckpointPolicy
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ def create(
     name: NameArgument,
     label: LabelOption = None,
     comment: CommentOption = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Also save what runs, with its memory.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a checkpoint of a sandbox's files and print its id. Processes continue."""
     with connect_box(ctx, name) as box:
-        made = box.checkpoint(label, comment)
+        made = box.checkpoint(label, comment, memory=memory)
     print_json(made) if as_json else print_line(made.id)
 
 
@@ -49,12 +51,17 @@ def policy(
     before_stop: Annotated[
         bool, typer.Option("--before-stop", help="Make one whenever compute has stopped.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also save what runs then, with its memory.")
+    ] = False,
     keep_last: Annotated[int, typer.Option(help="Number of automatic checkpoints to keep.")] = 10,
     off: Annotated[bool, typer.Option("--off", help="Turn automatic checkpoints off.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Set the policy of automatic checkpoints of a sandbox; without options, show it."""
-    wanted = CheckpointPolicy(every=every, keep_last=keep_last, before_stop=before_stop)
+    if memory and every is None:
+        raise InvalidArgument("--memory needs --every: once compute has stopped there is no memory to save")
+    wanted = CheckpointPolicy(every=every, keep_last=keep_last, before_stop=before_stop, memory=memory)
     with connect_box(ctx, name) as box:
         if off or every is not None or before_stop:
             box.update(checkpoint_policy=None if off else wanted)
@@ -73,17 +80,26 @@ def ls(
     with connect_box(ctx, name) as box:
         found = box.checkpoints()
     row = partial(_row, found, _line(found), utc_now())
-    heads = ("NOW", "ID", "NAME", "AGE", "SIZE", "EXCLUSIVE", "AUTO", "FROM", "COMMENT")
+    heads = ("NOW", "ID", "NAME", "AGE", "SIZE", "EXCLUSIVE", "MEMORY", "AUTO", "FROM", "COMMENT")
     print_list(found, as_json, heads, row, quiet=attrgetter("id") if quiet else None)
 
 
 @checkpoint.command("restore")
 def restore(
-    ctx: typer.Context, name: NameArgument, kept: CheckpointArgument, as_json: JsonOption = False
+    ctx: typer.Context,
+    name: NameArgument,
+    kept: CheckpointArgument,
+    memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--memory/--no-memory", help="Go on with what ran then; default: if the checkpoint has it."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Restore the files of a checkpoint, also of another sandbox's. All processes end."""
+    """Restore a checkpoint, also another sandbox's. All processes end; with memory those of then go on."""
     with connect_box(ctx, name) as box:
-        info = box.restore(kept)
+        info = box.restore(kept, memory=memory)
     if as_json:
         print_json(info)
 
@@ -220,6 +236,9 @@ def fork(
     new_name: Annotated[
         str | None, typer.Option("--name", help="Its name; several get NAME-1, NAME-2 and so on.")
     ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Each goes on with what runs, or ran at the checkpoint.")
+    ] = False,
     ttl: Annotated[
         int | None, duration_option("Its lifetime, such as 10m; 0 is no limit; default: the profile's.")
     ] = None,
@@ -227,7 +246,7 @@ def fork(
 ) -> None:
     """Make new sandboxes with copies of another's files and print their ids."""
     with connect_box(ctx, name) as box:
-        made = box.fork(count, kept, new_name, ttl=ttl)
+        made = box.fork(count, kept, new_name, memory=memory, ttl=ttl)
     for fork_ in made:
         print_json(fork_.info) if as_json else print_line(fork_.id)
 
@@ -251,6 +270,7 @@ def _row(found: "list[Checkpoint]", line: set[str], now: datetime, kept: "Checkp
         age(kept.created_at, now),
         amount(kept.size_bytes),
         amount(kept.exclusive_bytes),
+        amount(kept.memory_bytes) if kept.kind == "memory" else "no",
         "yes" if kept.auto else "no",
         "-" if kept.parent_id is None else names.get(kept.parent_id, kept.parent_id),
         kept.comment or "",
@@ -274,7 +294,8 @@ def _policy_words(found: CheckpointPolicy | None) -> str:
         return "none are made by themselves"
     when = [f"every {found.every} s"] if found.every else []
     when += ["before each stop"] if found.before_stop else []
-    return f"{' and '.join(when)}; the newest {found.keep_last} are kept"
+    also = ", with memory" if found.memory else ""
+    return f"{' and '.join(when)}{also}; the newest {found.keep_last} are kept"
 
 
 def _change_words(change: "FileChange") -> str:

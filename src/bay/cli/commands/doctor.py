@@ -1,10 +1,11 @@
-"""The command `doctor`: it looks at this machine, or at a cluster, and mends a machine on demand."""
+"""The command `doctor`: it looks at this machine or a cluster, mends a machine, and tries an OCI runtime."""
 
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol, cast
 
@@ -12,6 +13,7 @@ import typer
 
 from bay.cli.output import note, print_columns, print_json, print_line
 from bay.cli.state import JsonOption, load
+from bay.errors import InvalidArgument
 
 
 class DoctorCheck(Protocol):
@@ -24,6 +26,28 @@ class DoctorCheck(Protocol):
     found: str
     fix: str
     numbers: Mapping[str, int]
+
+
+class DoctorRuntimeTest(Protocol):
+    """One test of an OCI runtime; `state` is `passed`, `failed` or `skipped`."""
+
+    test: str
+    state: str
+    found: str
+    details: str
+
+
+class DoctorRuntimeTrial(Protocol):
+    """An OCI runtime to be tried, and the setting that names it."""
+
+    program: str
+    version: str
+    isolation: str
+    setting: str
+
+    def run(self) -> Iterator[DoctorRuntimeTest]:
+        """Each test as it ends."""
+        ...
 
 
 class DoctorRepair(Protocol):
@@ -57,10 +81,18 @@ def doctor(
     kubeconfig: Annotated[
         Path | None, typer.Option(help="For a cluster: look with this account, not with Bay's.")
     ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Try this OCI runtime, a path or a name, as root; half a minute.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Check whether this machine can run sandboxes, or the cluster, and say how to fix each problem."""
     given = load("bay.server.settings", "read")(config, data_dir=data_dir)
+    if runtime is not None:
+        if fix or kubernetes:
+            raise InvalidArgument("--runtime goes alone: it mends nothing, and looks at this machine")
+        trial = load("bay.server.offline.runtime_trial", "trial_of")(given, runtime)
+        return _try(cast("DoctorRuntimeTrial", trial), as_json=as_json)
     of_cluster = load("bay.server.offline.doctor", "is_of_cluster")(given, canaries=kubernetes)
     if kubernetes:
         note("pods are started that try the cluster; this takes about a minute, and removes them again")
@@ -91,6 +123,27 @@ def doctor(
     if not _run(repairs.commands):
         return 1
     return _report(look(), as_json=False)
+
+
+def _try(trial: DoctorRuntimeTrial, *, as_json: bool) -> int:
+    """A line for each test as it ends; 1 when one has failed."""
+    note(f"{trial.program} is {trial.version}; each test starts sandboxes with isolation {trial.isolation}")
+    count = Counter[str]()
+    for test in trial.run():
+        count[test.state] += 1
+        if as_json:
+            print_json({name: getattr(test, name) for name in DoctorRuntimeTest.__annotations__})
+        else:
+            print_line(f"{test.state}  {test.test}" + (f": {test.found}" if test.found else ""))
+    if count["failed"]:
+        rest = "" if count["passed"] else ", and no session starts, so the rest was not tried"
+        note(f"{count['failed']} failed{rest}; Bay should not use {trial.program} here")
+        return 1
+    note(
+        f"{count['passed']} passed, {count['skipped']} do not apply here; "
+        f"{trial.setting}={trial.program} has Bay use it"
+    )
+    return 0
 
 
 def _report(found: Sequence[DoctorCheck], *, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""The commands `admin host` and `admin settings`: the host of a Bay in numbers, and its settings in force."""
+"""The commands `host`, `prepare-restart` and `settings` of `admin`: a Bay's host, and its settings."""
 
 import json
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bay.cli.output import age, amount, dash, print_fields, print_json, print_list
+from bay.cli.output import age, amount, dash, note, print_columns, print_fields, print_json, print_list
 from bay.cli.state import JsonOption, connect
 from bay.clock import utc_now
 
 if TYPE_CHECKING:
-    from bay.models import HostOverview, HostStorage, SettingInForce, StartTimes
+    from bay.models import HostOverview, HostStorage, PreparedSandbox, SettingInForce, StartTimes
 
 
 def host(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -22,6 +22,19 @@ def host(ctx: typer.Context, as_json: JsonOption = False) -> None:
         print_json(found)
     else:
         print_fields(_fields(found))
+
+
+def prepare_restart(ctx: typer.Context, as_json: JsonOption = False) -> int:
+    """Hibernate all sandboxes that may, so that their memory outlives a restart of the host, and list all."""
+    with connect(ctx) as client:
+        found = client.admin.prepare_restart()
+    if as_json:
+        print_json(found)
+    else:
+        heads = ("SANDBOX", "NAME", "OWNER", "COMPUTE", "MEMORY", "SIZE", "REASON")
+        print_columns(heads, map(_prepared_row, found.items))
+        note(f"{found.kept} kept, {found.refused} refused, {found.left} left; stop Bay and restart the host")
+    return 1 if found.refused else 0
 
 
 def settings(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -71,6 +84,11 @@ def _starts(found: "StartTimes") -> str:
             bound = "longer than all bounds" if bucket.le_s is None else f"within {bucket.le_s:g} s"
             return f"{found.count}, {found.sum_s / found.count:.3f} s on average, 95 % {bound}"
     return str(found.count)
+
+
+def _prepared_row(one: "PreparedSandbox") -> tuple[str, ...]:
+    size = "-" if one.memory_bytes is None else amount(one.memory_bytes)
+    return (one.sandbox_id, dash(one.name), one.owner, one.compute, one.memory, size, dash(one.reason))
 
 
 def _setting_row(setting: "SettingInForce") -> tuple[str, ...]:

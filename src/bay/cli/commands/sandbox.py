@@ -1,4 +1,4 @@
-"""The commands `create ls get update start pause resume stop rm`: the life of sandboxes."""
+"""The commands `create ls get update start pause hibernate resume stop rm`: the life of sandboxes."""
 
 from functools import partial
 from operator import attrgetter
@@ -59,7 +59,8 @@ TemplateOption = Annotated[
     typer.Option(metavar="TEMPLATE", help="Name, name:tag or id of a template to start from."),
 ]
 IsolationOption = Annotated[
-    str | None, typer.Option(metavar="KIND", help="Isolation, instead of the profile's: container.")
+    str | None,
+    typer.Option(metavar="KIND", help="Isolation, instead of the profile's: one of `bay capabilities`."),
 ]
 
 
@@ -168,7 +169,7 @@ def ls(
         str | None, typer.Option(help="Only with this status: idle, starting, ready, failed or expired.")
     ] = None,
     compute: Annotated[
-        str | None, typer.Option(help="Only with this compute: cold, warming, warm or running.")
+        str | None, typer.Option(help="Only with this compute: cold, hibernated, warming, warm or running.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Only of this profile.")] = None,
     name_prefix: Annotated[str | None, typer.Option(help="Only with this prefix of the name.")] = None,
@@ -279,6 +280,11 @@ def start(
 def pause(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
     """Freeze sandboxes in memory; the next call wakes them."""
     return _each(ctx, names, lambda box: _done(box.pause(), as_json))
+
+
+def hibernate(ctx: typer.Context, names: NamesArgument, as_json: JsonOption = False) -> int:
+    """Write the memory of sandboxes to disk; the next call brings them back."""
+    return _each(ctx, names, lambda box: _done(box.hibernate(), as_json))
 
 
 def resume(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bay.client._async.http import AsyncNoun
 from bay.client._calls import Call, given
-from bay.client._waits import COLLECT_S
+from bay.client._waits import COLLECT_S, PREPARE_S
 from bay.models import (
     GarbageRun,
     GarbageState,
@@ -12,6 +12,7 @@ from bay.models import (
     HostOverview,
     PoolState,
     ReplicaState,
+    RestartPreparation,
     SettingInForce,
 )
 
@@ -22,6 +23,16 @@ class AsyncAdmin(AsyncNoun):
     async def host(self) -> HostOverview:
         """The host of the Bay that answers: its load, memory and storage, and the sandboxes of all owners."""
         return await self._http.one(HostOverview, Call.get("/v1/admin/host"))
+
+    async def prepare_restart(self) -> RestartPreparation:
+        """Have the memory of all sandboxes that may hibernate outlive a planned restart of the host.
+
+        Hibernates them, running or frozen, and answers with every sandbox that has compute when all is on
+        disk. It stops none, and holds no caller off: one that is called afterwards runs again, and another
+        call of this hibernates it again. Stop Bay and restart the host next.
+        """
+        call = Call("POST", "/v1/admin/host/prepare_restart", safe=True, wait_s=PREPARE_S)
+        return await self._http.one(RestartPreparation, call)
 
     async def settings(self) -> list[SettingInForce]:
         """The settings in force and where each comes from; of a secret only whether it is set."""

@@ -252,6 +252,15 @@ class AsyncBox(AsyncCheckpoints, AsyncHistory):
         """
         return await self._ask(Call("POST", self._path("pause"), safe=True))
 
+    async def hibernate(self) -> Sandbox:
+        """Write its memory to disk with all that runs in it; answers once that is done. Again is no error.
+
+        Any call that needs compute brings it back; connections of its programs are closed by then. Raises
+        Conflict when it has no compute, while calls are under way in it, or when something in it cannot be
+        saved, and CapabilityNotSupported where its profile or the server cannot.
+        """
+        return await self._ask(Call("POST", self._path("hibernate"), safe=True))
+
     async def resume(self, wait: float | None = None) -> Sandbox:
         """Let it run again, and wait up to `wait` seconds (60) until it does. One that is cold is started."""
         params = {} if wait is None else {"wait": wait}
@@ -269,14 +278,18 @@ class AsyncBox(AsyncCheckpoints, AsyncHistory):
         """
         return await self._ask(Call("PATCH", self._path(), body=update_body(options), safe=True))
 
-    async def restore(self, checkpoint: str | Checkpoint) -> Sandbox:
+    async def restore(self, checkpoint: str | Checkpoint, *, memory: bool | None = None) -> Sandbox:
         """Put the files back as they were; the present ones are gone unless a checkpoint has them.
 
         Sets and returns `info`. A checkpoint of another sandbox of yours will do as well, such as of a fork,
-        but by its id. Commands that run end. Raises Conflict while another restore is under way. One that
-        fails leaves the present files.
+        but by its id. Commands that run end. Of a checkpoint with memory, programs then go on as they were;
+        `memory=False` restores its files alone, and `memory=True` refuses a checkpoint without memory.
+
+        Raises Conflict while another restore is under way, and when the memory cannot be used. One that fails
+        leaves the present files.
         """
-        return await self._ask(Call("POST", self._of(checkpoint, "restore"), wait_s=COPY_S))
+        body = None if memory is None else {"memory": memory}
+        return await self._ask(Call("POST", self._of(checkpoint, "restore"), body=body, wait_s=COPY_S))
 
     async def fork(
         self,
@@ -284,15 +297,21 @@ class AsyncBox(AsyncCheckpoints, AsyncHistory):
         checkpoint: str | Checkpoint | None = None,
         name: str | None = None,
         *,
+        memory: bool = False,
         ttl: int | str | None = None,
     ) -> "AsyncBoxes":
         """New sandboxes with files of their own that begin as those of a checkpoint, or as they are now.
+
+        With `memory` each goes on with what runs in this one, or ran at the checkpoint: kernels have their
+        variables, and execs their ids. This one goes on too. Raises Conflict for a checkpoint without memory,
+        and as `checkpoint` with memory does.
 
         With a `count` above 1 they are named ``NAME-1``, ``NAME-2`` and so on. They live on when this one is
         deleted, for `ttl` seconds, or text such as ``"10m"`` (0 is for ever, None as the profile says). Used
         with `with`, the list deletes them all at the end of the block.
         """
-        fields = given(count=count, checkpoint=checkpoint and ref(checkpoint), name=name, ttl=ttl)
+        source = checkpoint and ref(checkpoint)
+        fields = given(count=count, checkpoint=source, name=name, memory=memory or None, ttl=ttl)
         made = await self._http.all(Sandbox, Call.once(self._path("fork"), fields, wait_s=COPY_S))
         return AsyncBoxes(AsyncBox(self._http, info) for info in made)
 

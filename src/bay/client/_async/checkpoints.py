@@ -1,4 +1,4 @@
-"""Checkpoints of a sandbox: copies of its files at one moment."""
+"""Checkpoints of a sandbox: copies of its files at one moment, or also of the memory of what runs in it."""
 
 from collections.abc import AsyncIterator
 from os import PathLike
@@ -16,13 +16,20 @@ from bay.models import Checkpoint, FileChange, RemoteCheckpoint
 class AsyncCheckpoints(AsyncSandboxNoun):
     """The checkpoints of one sandbox. Each is called by its id or its name. None of this starts compute."""
 
-    async def checkpoint(self, name: str | None = None, comment: str | None = None) -> Checkpoint:
+    async def checkpoint(
+        self, name: str | None = None, comment: str | None = None, *, memory: bool = False
+    ) -> Checkpoint:
         """Make a checkpoint of the present files. Programs go on; they are frozen only for that moment.
 
+        With `memory` it also has what runs: programs with their variables and open files, as they are at that
+        moment. Connections to the sandbox stay.
+
         Sent again by itself when the connection fails: one call makes one checkpoint. Raises Conflict when
-        another checkpoint of this sandbox has the name, StorageFull when there is no room.
+        another checkpoint of this sandbox has the name, or when there is no memory to save or something in it
+        cannot be saved; StorageFull when there is no room; CapabilityNotSupported where the sandbox's profile
+        or the server saves no memory.
         """
-        fields = given(name=name, comment=comment)
+        fields = given(name=name, comment=comment, memory=memory or None)
         return await self._http.one(Checkpoint, Call.once(self._path("checkpoints"), fields, wait_s=COPY_S))
 
     async def checkpoints(self, auto: bool | None = None) -> list[Checkpoint]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bay.client._calls import Call, given
 from bay.client._sync.http import Noun
-from bay.client._waits import COLLECT_S
+from bay.client._waits import COLLECT_S, PREPARE_S
 from bay.models import (
     GarbageRun,
     GarbageState,
@@ -14,6 +14,7 @@ from bay.models import (
     HostOverview,
     PoolState,
     ReplicaState,
+    RestartPreparation,
     SettingInForce,
 )
 
@@ -24,6 +25,16 @@ class Admin(Noun):
     def host(self) -> HostOverview:
         """The host of the Bay that answers: its load, memory and storage, and the sandboxes of all owners."""
         return self._http.one(HostOverview, Call.get("/v1/admin/host"))
+
+    def prepare_restart(self) -> RestartPreparation:
+        """Have the memory of all sandboxes that may hibernate outlive a planned restart of the host.
+
+        Hibernates them, running or frozen, and answers with every sandbox that has compute when all is on
+        disk. It stops none, and holds no caller off: one that is called afterwards runs again, and another
+        call of this hibernates it again. Stop Bay and restart the host next.
+        """
+        call = Call("POST", "/v1/admin/host/prepare_restart", safe=True, wait_s=PREPARE_S)
+        return self._http.one(RestartPreparation, call)
 
     def settings(self) -> list[SettingInForce]:
         """The settings in force and where each comes from; of a secret only whether it is set."""

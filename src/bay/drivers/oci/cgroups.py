@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -19,6 +20,7 @@ FREEZE_S = 5.0
 _REMOVE_S = 5.0
 _LOOK_AGAIN_S = 0.001
 _ROUNDS_BEFORE_A_THAW = 20
+_FREEZERS = ("freezer.state", "cgroup.freeze")  # of version 1 first: a hybrid host has both
 _THAWED = (("freezer.state", "THAWED"), ("cgroup.freeze", "0"))
 
 
@@ -81,10 +83,23 @@ def kill(cgroup: str, timeout_s: float = 10.0) -> bool:
     thaw(cgroup)  # version 1 delivers no signal to a frozen process, not even this one
     for directory in directories(cgroup):
         # A fork may slip in between reading and killing; each round leaves fewer parents.
-        while pids := _processes(directory):
+        while pids := processes_in(directory):
             if not kill_and_wait(pids, deadline - time.monotonic()):
                 return False
     return True
+
+
+def processes(cgroup: str) -> list[int]:
+    """The processes in `cgroup`, in any hierarchy."""
+    return sorted({pid for directory in directories(cgroup) for pid in processes_in(directory)})
+
+
+def was_short_of_memory(cgroup: str, mount: Path = MOUNT) -> bool:
+    """Whether the kernel has killed a process of `cgroup` because it may have no more memory."""
+    files = ("memory.oom_control", "memory.events")  # of version 1 first
+    texts = (_read(place / name) or "" for place in directories(cgroup, mount) for name in files)
+    counts = (line.split()[1] for text in texts for line in text.splitlines() if line.startswith("oom_kill "))
+    return any(count != "0" for count in counts)
 
 
 def join(cgroup: str, pid: int, *, like: int) -> None:
@@ -100,6 +115,41 @@ def join(cgroup: str, pid: int, *, like: int) -> None:
 
 def _groups_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text()
+
+
+def freezer(cgroup: str, mount: Path = MOUNT) -> Path:
+    """The directory by which `freeze` freezes `cgroup`. Raises OSError where there is none."""
+    groups = directories(cgroup, mount)
+    for name in _FREEZERS:
+        for group in groups:
+            if (group / name).exists():
+                return group
+    raise OSError(errno.ENOTSUP, f"the control group {cgroup} has no freezer")
+
+
+def freeze_for_tracer(cgroup: str, timeout_s: float = FREEZE_S, mount: Path = MOUNT) -> Path:
+    """Have the frozen `cgroup` be frozen so that a tracer can attach to each process, and return by which
+    directory. A process that was stopped by a signal and is then frozen by version 1 lets none attach, so
+    version 2 takes over where the host has it. Blocks; raises OSError.
+    """
+    for group in directories(cgroup, mount):
+        if (group / "cgroup.freeze").exists() and processes_in(group):
+            (group / "cgroup.freeze").write_text("1")
+            for file in (one / "freezer.state" for one in directories(cgroup, mount)):
+                if file.exists():
+                    file.write_text("THAWED")  # no process comes further than to the other freezer
+            _freeze_2(group, time.monotonic() + timeout_s)
+            return group
+    return freezer(cgroup, mount)
+
+
+def kill_frozen(cgroup: str) -> bool:
+    """As `kill`, with no instruction of a frozen process run before its end."""
+    for directory in directories(cgroup):
+        for pid in processes_in(directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # delivered with the thaw
+    return kill(cgroup)
 
 
 def remove(cgroup: str, mount: Path = MOUNT) -> None:
@@ -136,7 +186,8 @@ def _rmdir(directory: str) -> None:
             time.sleep(0.002)
 
 
-def _processes(directory: Path) -> list[int]:
+def processes_in(directory: Path) -> list[int]:
+    """The processes in the control group at `directory`, and in those below it."""
     found: list[int] = []
     for parent, _, _ in os.walk(directory):
         found += [int(pid) for pid in (_read(Path(parent, "cgroup.procs")) or "").split() if pid != "0"]
@@ -144,15 +195,10 @@ def _processes(directory: Path) -> list[int]:
 
 
 def _freeze(cgroup: str, deadline: float, mount: Path) -> None:
-    """By the freezer of version 1 where there is one: a hybrid host has both, and one is enough."""
-    groups = directories(cgroup, mount)
-    freezers = (("freezer.state", _freeze_1), ("cgroup.freeze", _freeze_2))
-    usable = [(by, group) for name, by in freezers for group in groups if (group / name).exists()]
-    if usable:
-        by, group = usable[0]
-        by(group, deadline)
-    elif groups:
-        raise OSError(errno.ENOTSUP, f"the control group {cgroup} has no freezer")
+    if not directories(cgroup, mount):
+        return
+    group = freezer(cgroup, mount)
+    (_freeze_1 if (group / "freezer.state").exists() else _freeze_2)(group, deadline)
 
 
 def _freeze_1(directory: Path, deadline: float) -> None:

@@ -170,7 +170,7 @@ def _fill(skeleton: Path, sources: Sources, written: Mapping[str, str]) -> None:
     (skeleton / "etc/mtab").symlink_to("../proc/self/mounts")
     (skeleton / "var/run").symlink_to("../run")
     for above, place, names in sources:
-        for source in _wanted(above, names):
+        for source in map(Path, _wanted(above, names)):
             _copy(source, skeleton / place / source.relative_to(above))
     for name, text in written.items():
         (skeleton / name).write_text(text)
@@ -184,12 +184,17 @@ def _copy_link(source: Path, target: Path) -> None:
         raise OSError(f"{source} is not a link into /usr: the image `host` needs a host with a merged /usr")
 
 
-def _wanted(above: Path, names: tuple[str, ...]) -> Iterator[Path]:
+def _wanted(above: Path, names: tuple[str, ...]) -> Iterator[str]:
+    """Thousands of paths, at each start of Bay: a `Path` of each would take most of the time."""
     for name in names:
-        top = above / name
+        top = os.path.join(above, name)
         yield top
-        if top.is_dir() and not top.is_symlink():
-            yield from sorted(top.rglob("*"))
+        if os.path.islink(top):
+            continue
+        for directory, below, files in os.walk(top):
+            below.sort()
+            for one in sorted((*below, *files)):
+                yield os.path.join(directory, one)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -217,7 +222,7 @@ def _fingerprint(sources: Sources, written: Mapping[str, str], links: Mapping[st
     digest = hashlib.sha256(repr((_DIRECTORIES, written, links, _USR_LINKS)).encode())
     for path in (path for above, _, names in sources for path in _wanted(above, names)):
         try:
-            info = path.lstat()
+            info = os.lstat(path)
         except FileNotFoundError:
             continue
         digest.update(f"{path} {info.st_mode} {info.st_size} {info.st_mtime_ns}\n".encode())

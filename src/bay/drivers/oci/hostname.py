@@ -1,4 +1,4 @@
-"""The hostname of a session: the name of its UTS namespace, and two files in its /etc.
+"""The hostname of a session, the name of its UTS namespace, and three files in its /etc.
 
 The files are the sandbox's own: they are opened without following a link, and only small regular ones are
 written. All here blocks, raises OSError, and leaves the thread in the session's namespaces: it must end.
@@ -10,12 +10,18 @@ import re
 import socket
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
 from bay.linux import mounts
 from bay.linux.processes import closing_fd
+from bay.network import sentry_link
+from bay.network.manager import RESOLVER
 
 DEFAULT = "sandbox"
 _HOSTS = re.compile(r"^127\.0\.0\.1 localhost sandbox(?: [a-z0-9-]+)?$", re.MULTILINE)
+_RESOLVERS = re.compile(
+    rf"^nameserver (?:{re.escape(RESOLVER)}|{re.escape(sentry_link.RESOLVER)})$", re.MULTILINE
+)
 _LARGEST = 1 << 16
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -29,16 +35,19 @@ def rename(pidfd: int, name: str, id_base: int) -> None:
     write_down(name, id_base)
 
 
-def write_down(name: str, id_base: int) -> None:
-    """Write `name` to the files in /etc of the session, where the thread is; a full layer stays as it is."""
+def write_down(name: str, id_base: int, top: str | Path = "/", resolver: str = RESOLVER) -> None:
+    """Write `name` to the files in /etc of the session, whose root is `top`; a full layer stays as it is.
+    A sandbox whose files were in another isolation before gets the `resolver` of this one.
+    """
     with (
         contextlib.suppress(OSError),
         mounts.acting_as(id_base, id_base),
-        closing_fd(mounts.open_directory("/")) as root,
+        closing_fd(mounts.open_directory(top)) as root,
         closing_fd(mounts.open_beneath(root, "etc")) as etc,
     ):
         _change(etc, "hostname", lambda _: f"{name}\n")
         _change(etc, "hosts", lambda text: _HOSTS.sub(_line_of(name), text))
+        _change(etc, "resolv.conf", lambda text: _RESOLVERS.sub(f"nameserver {resolver}", text))
 
 
 def _line_of(name: str) -> str:

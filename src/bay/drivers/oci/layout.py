@@ -11,6 +11,8 @@ from bay.drivers.oci.spec import SOCKET_NAME
 from bay.errors import InvalidArgument
 from bay.linux.processes import boot_id
 
+_KEPT = ".checkpoints"
+"""Among the directories of sessions, with a name that no session has."""
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -23,11 +25,23 @@ class SessionPlaces:
     run: Path
     former: Path
     """Where a Bay without `layers` had `data`."""
+    memory: Path
+    """Where its memory is while it hibernates, on disk."""
 
     @property
     def bundle(self) -> Path:
         """The bundle that runc starts from; removed after the start."""
         return self.run / "bundle"
+
+    @property
+    def sandbox_state(self) -> Path:
+        """Where runsc keeps the state of a session that it runs."""
+        return self.run / "runsc"
+
+    @property
+    def saving(self) -> Path:
+        """There while its memory is being saved, and after a Bay was killed meanwhile."""
+        return self.run / "saving"
 
     @property
     def socket_dir(self) -> Path:
@@ -63,13 +77,22 @@ class SessionPlaces:
     def make(self, sandbox_id: str, layer_bytes: int | None) -> None:
         """Make both directories, labelled with their sandbox; `data` holds `layer_bytes`, where limited."""
         layers.make(self.data, layer_bytes)
+        _label(self.data, sandbox_id)
+        self.make_run(sandbox_id)
+
+    def make_from(self, kept: Path, sandbox_id: str, layer_bytes: int | None) -> None:
+        """Make `data` alone, as a copy of the layers `kept`."""
+        layers.copy(kept, self.data, layer_bytes)
+        _label(self.data, sandbox_id)
+
+    def make_run(self, sandbox_id: str) -> None:
+        """Make `run` alone, of a session whose layers are there."""
         self.run.mkdir(mode=0o700)
-        for directory in (self.data, self.run):
-            (directory / "owner.json").write_text(json.dumps({"sandbox_id": sandbox_id}))
+        _label(self.run, sandbox_id)
 
     def exist(self) -> bool:
         """Whether there is anything of the session."""
-        return any(path.exists() for path in (self.data, self.run, self.former))
+        return any(path.exists() for path in (self.data, self.run, self.former, self.memory))
 
     def sandbox_id(self) -> str | None:
         """The sandbox that `make` noted, or None when neither directory has it."""
@@ -103,6 +126,16 @@ class Layout:
         return self.run_dir / "runc"
 
     @property
+    def memories(self) -> Path:
+        """The memory of sessions that hibernate."""
+        return self.root / "memory"
+
+    @property
+    def trial(self) -> Path:
+        """The workspace of the session that is saved as a trial; a Bay that is killed meanwhile leaves it."""
+        return self.run_dir / "trial"
+
+    @property
     def images(self) -> Path:
         """Read-only root file systems."""
         return self.cache / "images"
@@ -117,6 +150,7 @@ class Layout:
         # Files made inside carry inside ids: a set-uid one would be root's, so no host user may get near.
         _make(self.root, 0o700)
         _make(self.layers, 0o700)
+        _make(self.memories, 0o700)
         # The session's own root passes through here to reach its mounts, and may do nothing else.
         _make(self.run_dir, 0o711)
         _make(self.stage, 0o711)
@@ -140,17 +174,36 @@ class Layout:
             data=self.layers / session_id,
             run=self.run_dir / "sessions" / session_id,
             former=self.root / "sessions" / session_id,
+            memory=self.memories / session_id,
         )
+
+    def checkpoint(self, checkpoint_id: str) -> tuple[Path, Path]:
+        """Where the memory of a checkpoint is, and where its layers. Raises InvalidArgument for an id that
+        could be a path.
+        """
+        if not is_session_id(checkpoint_id):
+            raise InvalidArgument(f"{checkpoint_id!r} is not a checkpoint id")
+        return self.memories / _KEPT / checkpoint_id, self.layers / _KEPT / checkpoint_id
+
+    def checkpoint_ids(self) -> set[str]:
+        """The checkpoints that have a directory, in either place."""
+        parents = (self.memories / _KEPT, self.layers / _KEPT)
+        return {name.lstrip(".") for parent in parents if parent.is_dir() for name in os.listdir(parent)}
 
     def session_ids(self) -> set[str]:
         """The sessions that have a directory, in either place, or a state of runc."""
-        parents = (self.layers, self.root / "sessions", self.run_dir / "sessions", self.runc_root)
+        former = self.root / "sessions"
+        parents = (self.layers, self.memories, former, self.run_dir / "sessions", self.runc_root)
         return {name for parent in parents if parent.is_dir() for name in os.listdir(parent)}
 
 
 def is_session_id(text: str) -> bool:
     """Whether `text` may name a session: something else that lies among the sessions is not one."""
     return _SESSION_ID.fullmatch(text) is not None
+
+
+def _label(directory: Path, sandbox_id: str) -> None:
+    (directory / "owner.json").write_text(json.dumps({"sandbox_id": sandbox_id}))
 
 
 def _make(directory: Path, mode: int) -> None:

@@ -21,11 +21,13 @@ from bay.drivers.oci import netns
 from bay.drivers.oci.cgroups import MOUNT
 from bay.drivers.oci.host_image import USR
 from bay.drivers.oci.rootfs import Layer, Rootfs, assemble, prepare_writable
-from bay.drivers.oci.runc import is_patched, runc_version
+from bay.drivers.oci.runc import RUNC, is_patched, runtime_version
+from bay.drivers.oci.runsc import ISOLATION, RUNSC, trial, trial_with_network
 from bay.drivers.oci.seccomp import profile
 from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import USER_LIMITS, user_namespace
 from bay.linux import btrfs, mounts
+from bay.linux.directories import nearest_directory
 from bay.linux.libseccomp import compile_profile
 from bay.linux.overlays import LAYER_NAMES, LayerNames
 from bay.linux.processes import closing_fd
@@ -43,21 +45,31 @@ _LAYERS_FOUND: dict[LayerNames, str] = {
     "text": "works; all layers are named in one page of text (before Linux 6.8)",
 }
 _ID_BASE = 1_879_048_192
+FIXES_OF_MEMORY = {
+    "container": "install CRIU 4.2 or newer (Debian: apt install criu), or name it with BAY_CRIU; 4.1 cannot save a "
+    "TCP socket on Linux 6.16 and newer: docs/memory.md has the way out",
+    ISOLATION: "name another runsc with BAY_RUNSC; 20240729 is known to work",
+}
+"""By isolation."""
 _OLDEST_RUNC = (1, 1, 12)  # CVE-2024-21626: a descriptor of the host's that leaks into the container
 # CVE-2025-31133, -52565 and -52881: writes through masked paths, /dev/console and redirected /proc.
-_FIXED_RUNC = {(1, 2): 8, (1, 3): 3}
+_FIXED_RUNC: dict[tuple[int, ...], int] = {(1, 2): 8, (1, 3): 3}
 
 
-def checks(runc: str = "runc", *, scratch: Path | None = None, id_base: int = _ID_BASE) -> list[HostCheck]:
+def checks(
+    runc: str = "runc", *, runsc: str | None = None, scratch: Path | None = None, id_base: int = _ID_BASE
+) -> list[HostCheck]:
     """All checks, in the order in which to mend them. Blocks for about a second and leaves nothing behind.
+    With `runsc` a sandbox of gVisor is started.
     `scratch` is where the sessions' layers will be, or will be made (default: the system's directory).
     Without root that is the only finding: other checks may then fail for want of it.
     """
     if not _root().ok:
         return [_root()]
     if scratch is not None:
-        scratch = next(path for path in (scratch, *scratch.absolute().parents) if path.is_dir())
-    return [*requirements(runc, scratch, id_base), *_limits(), *_extras(scratch), *_network()]
+        scratch = nearest_directory(scratch)
+    found = [*requirements(runc, scratch, id_base), *_limits(), *_extras(scratch), *_network()]
+    return found if runsc is None else [*found, *_gvisor(runsc, id_base)]
 
 
 def requirements(runc: str, scratch: Path | None, id_base: int = _ID_BASE) -> list[HostCheck]:
@@ -70,15 +82,24 @@ def _root() -> HostCheck:
 
 
 def _runc(binary: str) -> list[HostCheck]:
-    version = runc_version(binary)
+    version = runtime_version(binary)
     fix = "install runc 1.1.12 or newer (Debian: apt install runc), or name it with BAY_RUNC"
     if version is None:
         return [HostCheck("runc", False, True, f"{binary} does not run", fix)]
-    text = f"{binary} is {'.'.join(map(str, version))}"
-    fit = version >= _OLDEST_RUNC or (version >= (1, 1, 0) and is_patched(binary))
+    text = f"{binary} is {version.name} {version.text}"
+    if version.name == RUNSC:
+        return [HostCheck("runc", False, True, text, f"{fix}; name {binary} with BAY_RUNSC")]
+    if version.name != RUNC:
+        about = f"`bay doctor --runtime {binary}` tries it on this host; no list of its CVEs is known here"
+        other = HostCheck(
+            "runtime", False, False, f"{text}, and Bay's own tests run with runc", about, risk=True
+        )
+        return [HostCheck("runc", True, True, text, fix), other]
+    numbers = version.numbers
+    fit = numbers >= _OLDEST_RUNC or (numbers >= (1, 1, 0) and is_patched(binary))
     known = HostCheck(
         "runc-cves",
-        version[:2] >= (1, 4) or version[2] >= _FIXED_RUNC.get(version[:2], 1 << 30),
+        numbers[:2] >= (1, 4) or numbers >= (*numbers[:2], _FIXED_RUNC.get(numbers[:2], 1 << 30)),
         False,
         f"{text}; CVE-2025-31133 and its siblings are fixed in 1.2.8 and 1.3.3",
         "upgrade runc; until then: Bay mounts /dev and /proc itself and never from a tenant's files, which these need",
@@ -178,6 +199,17 @@ def _extras(scratch: Path | None) -> list[HostCheck]:
         ),
         HostCheck("kvm", kvm, False, "usable" if kvm else "none", virtual),
     ]
+
+
+def _gvisor(binary: str, id_base: int) -> Iterator[HostCheck]:
+    fix = (
+        f"install gVisor (Debian: apt install runsc), or name its runtime with BAY_RUNSC, until `{binary} do true` works "
+        "as root; until then no profile may ask for isolation `gvisor`"
+    )
+    yield (alone := _tried("gvisor", lambda: trial(binary, id_base), fix, required=False))
+    if alone.ok:
+        fix = "see the row `network`; until then a profile with isolation `gvisor` has no network"
+        yield _tried("gvisor-network", lambda: trial_with_network(binary, id_base), fix, required=False)
 
 
 def _closed_files() -> HostCheck:

@@ -20,6 +20,9 @@ from bay.linux import mounts, overlays, remove_tree
 from bay.linux.overlays import LayerNames
 from bay.linux.processes import closing_fd
 
+EMPTY_MASK = "mask"
+"""The name of the empty directory that hides directories of /proc."""
+
 _PRIVATE = mounts.NOSUID | mounts.NODEV
 _DEVICES = {
     "null": (1, 3),
@@ -34,8 +37,9 @@ _DEVICES = {
 @dataclass(frozen=True, slots=True)
 class Layer:
     """An overlay at `target`: the directories `lower`, topmost first, and `writable`, which holds `upper` and
-    `work`. A `lasting` layer's `upper` outlives the session, and is mounted by the next one. No lower layer
-    that is `foreign` may point into another: a stranger made it.
+    `work`. A `lasting` layer's `upper` outlives the session, and is mounted by the next one. One that is
+    `kept` is mounted again by the same session. No lower layer that is `foreign` may point into another: a
+    stranger made it.
     """
 
     target: str
@@ -43,6 +47,7 @@ class Layer:
     writable: Path
     lasting: bool = False
     foreign: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +88,12 @@ def prepare_writable(rootfs: Rootfs) -> None:
 
 def _prepare(layer: Layer) -> None:
     upper, work = layer.writable / "upper", layer.writable / "work"
-    if layer.lasting:
+    is_used = layer.lasting or layer.kept
+    if is_used:
         overlay_checks.check(layer.writable)
         if os.path.lexists(work):  # the half-copied layer of an earlier session
             remove_tree.remove_now(work)
-    if not (layer.lasting and upper.is_dir()):
+    if not (is_used and upper.is_dir()):
         upper.mkdir(parents=True)
         upper.chmod(0o755)  # the merged directory shows the owner and mode of `upper`
     work.mkdir()
@@ -97,16 +103,41 @@ def assemble(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> Path:
     """Mount `rootfs` and return where; the thread is alone in its mount namespace and fs attributes.
     `stage` is an empty directory that the session's root may pass through. Blocks; raises OSError.
     """
+    _begin(stage)
+    # An overlay works with the ids of its mounter, and on an id-mapped layer the host's root is unmapped.
+    with mounts.acting_as(id_base, id_base):
+        _mount_root(rootfs, userns)
+    return stage / "root"
+
+
+def assemble_apart(rootfs: Rootfs, stage: Path, userns: int, id_base: int) -> dict[str, Path]:
+    """The same with each mount beside the root, for CRIU to put into their places: where, by their targets.
+    `/` is among them, and the two that a restore needs beside: `EMPTY_MASK`, and the device nodes.
+    """
+    _begin(stage)
+    places: dict[str, Path] = {"/": stage / "root", EMPTY_MASK: stage / "empty"}
+    Path("empty").mkdir(mode=0o555)
+    # Read-only itself: CRIU makes several mounts of it, and gives their attributes to the first alone.
+    _attach_at(_bound(Bind(EMPTY_MASK, Path("empty"), mounts.RDONLY), userns), "empty")
+    with mounts.acting_as(id_base, id_base):
+        first, *rest = rootfs.layers
+        _attach_at(_overlay(0, first, userns, rootfs.names), "root")
+        parts = [(layer.target, _overlay(n, layer, userns, rootfs.names)) for n, layer in enumerate(rest, 1)]
+        parts += [(bind.target, _bind(bind, userns)) for bind in rootfs.binds]
+        for number, (target, mount) in enumerate(parts):
+            Path(f"part{number}").mkdir()
+            _attach_at(mount, f"part{number}")
+            places[target] = stage / f"part{number}"
+    return {**places, **{f"/dev/{name}": Path("/dev", name) for name in _DEVICES}}
+
+
+def _begin(stage: Path) -> None:
     mounts.make_all_private()
     scratch = mounts.new_mount("tmpfs", [("size", "64k"), ("mode", "0711")])
     _attach_at(scratch, stage)
     os.chdir(stage)  # this thread's alone; so that the mount table inside shows short relative names
     Path("root").mkdir(mode=0o755)
     _make_devices()
-    # An overlay works with the ids of its mounter, and on an id-mapped layer the host's root is unmapped.
-    with mounts.acting_as(id_base, id_base):
-        _mount_root(rootfs, userns)
-    return stage / "root"
 
 
 def _make_devices() -> None:
@@ -128,7 +159,7 @@ def _mount_root(rootfs: Rootfs, userns: int) -> None:
         for number, layer in enumerate(rest, 1):
             _attach_beneath(_overlay(number, layer, userns, rootfs.names), root, layer.target)
         for bind in rootfs.binds:
-            mount = _with_own_inodes(bind, userns) if bind.own_inodes else _bound(bind, userns)
+            mount = _bind(bind, userns)
             if bind.made:
                 with _refused_in_words(mount, bind.target):
                     _make_beneath(root, bind.target)
@@ -150,6 +181,10 @@ def _options(layer: Layer) -> list[tuple[str, str]]:
     # one. One that does not has no need of the disk: no fsync is passed on.
     pointless = [("redirect_dir", "nofollow")] if layer.lasting or layer.foreign else []
     return pointless if layer.lasting else [*pointless, ("volatile", "")]
+
+
+def _bind(bind: Bind, userns: int) -> int:
+    return _with_own_inodes(bind, userns) if bind.own_inodes else _bound(bind, userns)
 
 
 def _bound(bind: Bind, userns: int) -> int:

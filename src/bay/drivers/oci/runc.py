@@ -1,4 +1,4 @@
-"""Runs the command line of runc, and turns its failures into Bay's errors."""
+"""Runs the command line of runc, which other runtimes have too, and turns its failures into Bay's errors."""
 
 import json
 import re
@@ -6,15 +6,17 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bay.drivers.oci.rlimits import limited
 from bay.drivers.oci.sealed_copy import SealedCopy
 from bay.drivers.start_output import StartOutput
 from bay.errors import DriverUnavailable
-from bay.linux.processes import has_ended, kill_tree
+from bay.linux.processes import bare_environment, has_ended, kill_tree
 
 ANSWER_S = 20.0
+RUNC = "runc"
+"""The name that runc says its version with; other runtimes of its command line have their own."""
 _VERSION_S = 10.0
 _END_S = 5.0
 
@@ -74,9 +76,7 @@ class Runc:
         try:
             path = self.copy.path()
             process = (
-                self._spawn([path, *arguments], output, lock)
-                if create is None
-                else create([path, *arguments])
+                self.spawn([path, *arguments], output, lock) if create is None else create([path, *arguments])
             )
         except OSError as error:
             remedy = "install runc" if isinstance(error, FileNotFoundError) else "see `bay doctor`"
@@ -101,9 +101,18 @@ class Runc:
             why = _last_error(log) or f"it logged no error{output.said()}"
             raise DriverUnavailable(f"{self.binary} could not start the container: {why}")
 
-    def _spawn(self, command: list[str], output: StartOutput, lock: int) -> "_Child":
-        null, writer = subprocess.DEVNULL, output.writer
-        return _Child(limited(command), stdin=null, stdout=writer, stderr=writer, pass_fds=[lock], cwd="/")
+    def spawn(self, command: list[str], output: StartOutput, lock: int) -> RuncProcess:
+        """Start a command of runc's as Bay's own child. Raises OSError."""
+        null, writer, environment = subprocess.DEVNULL, output.writer, bare_environment()
+        return _Child(
+            limited(command),
+            stdin=null,
+            stdout=writer,
+            stderr=writer,
+            pass_fds=[lock],
+            cwd="/",
+            env=environment,
+        )
 
     def state(self, container: str) -> Path:
         """The directory of runc's state of `container`."""
@@ -120,10 +129,23 @@ class _Child(subprocess.Popen[bytes]):
         return self.wait(_END_S)
 
 
-def runc_version(binary: str) -> tuple[int, int, int] | None:
-    """The version that `binary` prints; None when it fails, hangs or prints no version. Blocks."""
-    found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", _asked_for_version(binary))
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+class RuntimeVersion(NamedTuple):
+    """Of an OCI runtime, as it says itself: `1.1.15+ds1` of `runc`, `release-20240729.0` of `runsc`."""
+
+    name: str
+    text: str
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers that the text begins with."""
+        found = re.match(r"\d+(?:\.\d+)*", self.text)
+        return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def runtime_version(binary: str) -> RuntimeVersion | None:
+    """The version that `binary` prints; None when it fails, hangs or prints none as runc does. Blocks."""
+    found = re.search(r"^(\w+) version:? ((?:release-)?\d\S*)", _asked_for_version(binary), re.MULTILINE)
+    return RuntimeVersion(found[1], found[2]) if found else None
 
 
 def is_patched(binary: str) -> bool:
@@ -148,9 +170,9 @@ def _answer(process: subprocess.Popen[str]) -> str:
         return ""
 
 
-def reads_mappings(version: tuple[int, int, int] | None) -> bool:
-    """Whether it reads a user namespace's id mapping: older ones need it in the spec, newer refuse it."""
-    return version is None or version >= (1, 1, 10)
+def reads_mappings(version: RuntimeVersion | None) -> bool:
+    """Whether it reads a user namespace's id mapping: older runcs need it in the spec, newer refuse it."""
+    return version is None or version.name != RUNC or version.numbers >= (1, 1, 10)
 
 
 def _last_error(log: Path) -> str | None:

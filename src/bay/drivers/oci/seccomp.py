@@ -73,6 +73,12 @@ _MFD_NOEXEC_SEAL, _MFD_EXEC = 0x8, 0x10
 NEW_NAMESPACES = 0x7E02_0000
 _CLONE_NEWTIME = 0x80
 
+_NEW_USER = 0x1000_0000
+
+# Of ptrace: the two requests that set options, and the option to answer for filtered calls.
+_SETS_OPTIONS = (0x4200, 0x4206)
+_TRACE_SECCOMP = 0x80
+
 # The type byte of btrfs ioctls: unprivileged, they escape quotas and lock a workspace against deletion.
 _BTRFS_IOCTL = 0x94
 FICLONE, FICLONERANGE, FIDEDUPERANGE = 0x4004_9409, 0x4020_940D, 0xC018_9436
@@ -98,6 +104,27 @@ def profile(machine: str) -> dict[str, Any]:
             *_ioctls(),
             *_fcntls(),
             *(_when("personality", _equal(0, value)) for value in _PERSONALITIES),
+        ],
+    }
+
+
+def profile_in_gvisor(machine: str) -> dict[str, Any]:
+    """The same for gVisor, whose kernel answers for itself: it refuses user namespaces alone.
+
+    gVisor takes the capabilities of a program in a user namespace of its own for rights over the sandbox's
+    network: it would read and send any packets there, and take addresses and devices away.
+    """
+    new, tracing = _masked(0, _NEW_USER, _NEW_USER), _masked(3, _TRACE_SECCOMP, _TRACE_SECCOMP)
+    return {
+        "defaultAction": _ALLOW,
+        "architectures": [_ARCHITECTURES[machine]],
+        "syscalls": [
+            _answer("clone", _EPERM, new),
+            _answer("unshare", _EPERM, new),
+            # Its flags are behind a pointer, and glibc falls back to clone at ENOSYS. For runsc each error
+            # is EPERM, but ENOSYS where a tracer has to answer and is not there. So none may be that tracer.
+            {"names": ["clone3"], "action": "SCMP_ACT_TRACE"},
+            *(_answer("ptrace", _EPERM, _equal(0, request), tracing) for request in _SETS_OPTIONS),
         ],
     }
 

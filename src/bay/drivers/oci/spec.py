@@ -5,7 +5,7 @@ namespace is the one runc runs in, and nothing here names a path that a caller c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ CAPABILITIES = {  # and their numbers: see capability.h
     "CAP_SYS_CHROOT": 18,
 }
 
+# Of CRIU, its helpers and the place holder.
+_RESTORING_BYTES, _RESTORING_PROCESSES = 64 << 20, 16
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -101,6 +103,27 @@ def build(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
             "seccomp": place.seccomp,
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READ_ONLY),
+        },
+    }
+
+
+def build_place_holder(spec: SessionSpec, place: RuntimePlacement) -> dict[str, Any]:
+    """The contents of `config.json` of a container that is created and never started: runc makes the control
+    groups for it, with all limits, and CRIU's processes join them. Its root has `proc` and `wait`.
+
+    There is room for these, which they must have beside those of a session at its limits.
+    """
+    given = spec.resources
+    roomy = replace(given, memory=given.memory + _RESTORING_BYTES, pids=given.pids + _RESTORING_PROCESSES)
+    return {
+        "ociVersion": "1.0.2",
+        "root": {"path": str(place.rootfs), "readonly": False},
+        "process": {**_process(spec, place), "args": ["/wait"], "env": []},
+        "mounts": [_mount("/proc", "proc", "nosuid", "noexec", "nodev")],
+        "linux": {
+            **_namespaces(place),
+            "cgroupsPath": place.cgroup,
+            "resources": _resources(roomy, place.huge_pages),
         },
     }
 

@@ -7,16 +7,19 @@ sandbox could use up the accounts of every other and of the host's root. The hel
 the namespace, and sets its limits before a program of the sandbox runs there.
 """
 
+import errno
 import os
 import select
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bay.linux.processes import closing_fd
 
 IDS = 65_536
+_ALL_IDS = 2**32 - 1
+_LIMIT_S = 5.0
 
 USER_LIMITS = {
     "max_fanotify_groups": 0,
@@ -48,8 +51,45 @@ def user_namespace(id_base: int, timeout_s: float = 5.0) -> Generator[int]:
 
 
 @contextmanager
-def _helper(owner: int) -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
-    command = [*_becoming(owner), "unshare", "--user", "--keep-caps", "--", "sh", "-c", _SCRIPT]
+def owned_namespace(owner: int, timeout_s: float = 5.0) -> Generator[int]:
+    """A descriptor of a new user namespace of `owner` in which every id is itself; it has no limits yet.
+
+    Blocks; raises OSError or TimeoutError.
+    """
+    with _helper(owner, "echo made; read -r go") as (helper, said, _go):
+        _expect(said, b"made\n", timeout_s)
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{helper.pid}/{name}").write_text(f"0 0 {_ALL_IDS}\n")
+        namespace = os.open(f"/proc/{helper.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    with closing_fd(namespace):
+        yield namespace
+
+
+def limit(pid: int, **other: int) -> None:
+    """Write the limits of a session, with `other` ones in their place, into the user namespace of the process
+    `pid`. Blocks; raises OSError. A process that has lost its namespace's rights cannot do it by itself.
+    """
+    settings = "; ".join(
+        f"[ ! -e {name} ] || echo {value} > {name}" for name, value in {**USER_LIMITS, **other}.items()
+    )
+    script = f"set -e; cd /proc/sys/user; {settings}"
+    command = ["nsenter", "--target", str(pid), "--user", "--", "sh", "-c", script]
+    try:
+        ran = subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(
+            f"the limits of a user namespace were not written within {_LIMIT_S:g} s"
+        ) from error
+    if ran.returncode:
+        raise OSError(
+            errno.EPERM, f"the limits of a user namespace: {ran.stderr.decode(errors='replace').strip()}"
+        )
+
+
+@contextmanager
+def _helper(owner: int, script: str = _SCRIPT) -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
+    making = ["unshare", "--user", "--keep-caps", "--", "sh", "-c", script]
+    command = [*as_owner(owner, ("sys_admin",)), *making]
     said, its_said = os.pipe2(os.O_CLOEXEC)
     its_go, go = os.pipe2(os.O_CLOEXEC)
     try:
@@ -66,10 +106,12 @@ def _helper(owner: int) -> Generator[tuple[subprocess.Popen[bytes], int, int]]:
                 os.close(fd)
 
 
-def _becoming(owner: int) -> list[str]:
-    # Some hosts let only CAP_SYS_ADMIN make user namespaces, so it is kept until `unshare` leaves it behind.
+def as_owner(owner: int, capabilities: Sequence[str]) -> list[str]:
+    """The beginning of a command line that runs the rest as the id `owner`, with these capabilities alone."""
+    # To make a user namespace takes CAP_SYS_ADMIN on some hosts; `unshare` leaves it behind.
     ids = ["--reuid", str(owner), "--regid", str(owner), "--clear-groups"]
-    return ["setpriv", *ids, "--inh-caps", "+sys_admin", "--ambient-caps", "+sys_admin", "--"]
+    kept = ",".join(f"+{name}" for name in capabilities)
+    return ["setpriv", *ids, "--inh-caps", kept, "--ambient-caps", kept, "--"]
 
 
 def write_maps(pid: int, id_base: int) -> None:

@@ -25,7 +25,7 @@ from bay.drivers.oci.userns import USER_LIMITS, write_maps
 from bay.errors import DriverUnavailable, SandboxNotReady
 from bay.linux import mounts
 from bay.linux.libseccomp import compile_profile
-from bay.linux.processes import closing_fd, ends_within, start_time
+from bay.linux.processes import bare_environment, closing_fd, ends_within, start_time
 
 T = TypeVar("T")
 
@@ -298,7 +298,7 @@ class _ZygoteProcess:
 
     def run(self, command: list[str], descriptors: list[int]) -> ReapedCommand:
         """See `Zygote.run`. Raises _Lost, DriverUnavailable, OSError."""
-        request = {"command": command, "environment": {"PATH": os.environ.get("PATH", os.defpath)}}
+        request = {"command": command, "environment": bare_environment()}
         with self._asked(request, descriptors) as channel:
             _expect(channel, "ready")
             channel.send(b"go")

@@ -101,12 +101,16 @@ class ForkArguments(Arguments):
     name: str | None = None
     count: int = Field(1, ge=1, le=20)
     checkpoint: str | None = None
+    memory: bool = False
 
 
-@TOOLBOX.add("Create sandboxes whose files begin as this one's now, or as a checkpoint's.")
+@TOOLBOX.add(
+    "Create sandboxes whose files begin as this one's now, or as a checkpoint's. With `memory` they go on with "
+    "what runs as well."
+)
 async def fork_sandbox(call: ToolCall, given: ForkArguments) -> ToolAnswer:
     box = await call.agent.existing(given.sandbox)
-    made = await box.fork(given.count, given.checkpoint, given.name)
+    made = await box.fork(given.count, given.checkpoint, given.name, memory=given.memory)
     names = [one.name or one.id for one in made]
     return ToolAnswer("\n".join(map(_line, made)), {"sandboxes": names})
 
@@ -116,12 +120,13 @@ class CheckpointArguments(Arguments):
 
     name: str | None = None
     comment: str | None = None
+    memory: bool = False
 
 
-@TOOLBOX.add("Keep the files as they are now, to restore or fork later.")
+@TOOLBOX.add("Keep the files as they are now, to restore or fork later. With `memory` what runs as well.")
 async def checkpoint(call: ToolCall, given: CheckpointArguments) -> ToolAnswer:
     box = await call.agent.existing(given.sandbox)
-    made = await box.checkpoint(given.name, given.comment)
+    made = await box.checkpoint(given.name, given.comment, memory=given.memory)
     return ToolAnswer(
         f"[checkpoint {made.name or made.id}]", {"checkpoint": made.name or made.id, "id": made.id}
     )
@@ -131,14 +136,17 @@ class RestoreArguments(Arguments):
     """Arguments of `restore`."""
 
     checkpoint: str
+    memory: bool | None = None
 
 
 @TOOLBOX.add(
-    "Put the files back as a checkpoint has them. Present files are lost, commands end.", destroys=True
+    "Put the files back as a checkpoint has them. Present files are lost, commands end; those of a checkpoint "
+    "with memory go on, unless `memory` is false.",
+    destroys=True,
 )
 async def restore(call: ToolCall, given: RestoreArguments) -> ToolAnswer:
     box = await call.agent.existing(given.sandbox)
-    await box.restore(given.checkpoint)
+    await box.restore(given.checkpoint, memory=given.memory)
     return ToolAnswer(f"[restored {given.checkpoint}]", {"restored": given.checkpoint})
 
 

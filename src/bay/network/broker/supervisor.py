@@ -30,13 +30,11 @@ from bay.models import BrokerRefusal, HeaderInjection, NetworkPolicy
 from bay.network import domains
 from bay.network.broker.authority import Authority, open_authority
 from bay.network.broker.control import LINE_BYTES, REASONS
+from bay.network.dns.sandbox_resolver import BROKER
 from bay.network.reserved_ranges import Address
 from bay.network.slots import NetworkSlot
 
 log = structlog.get_logger("bay.network.broker")
-
-BROKER = "127.0.0.54"
-"""Where names with headers lead in a sandbox: an address of its own loopback, at which its broker listens."""
 
 FIRST_UID = 1_878_982_656
 """The user of the broker of slot 0: the block below the default range of sandboxes' ids."""

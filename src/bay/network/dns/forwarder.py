@@ -20,7 +20,7 @@ from bay.models import RefusedName
 from bay.network.dns.limits import DnsLimits
 from bay.network.dns.log import Counts
 from bay.network.dns.names import ForwarderContext, Opener
-from bay.network.dns.sandbox_resolver import SandboxResolver
+from bay.network.dns.sandbox_resolver import BROKER, SandboxResolver
 from bay.network.dns.sockets import Sockets
 from bay.network.dns.upstream import Upstream, UpstreamResolver, resolver
 from bay.network.policy import CompiledPolicy
@@ -55,11 +55,20 @@ class Forwarder:
         """Stop serving everybody."""
         await asyncio.gather(*map(self.stop, list(self._served)))
 
-    async def listen(self, key: int, udp: socket.socket, tcp: socket.socket, plan: CompiledPolicy) -> None:
-        """Serve a sandbox on its two sockets, which this then owns; a served one keeps its cache."""
+    async def listen(
+        self,
+        key: int,
+        udp: socket.socket,
+        tcp: socket.socket,
+        plan: CompiledPolicy,
+        broker: str = BROKER,
+    ) -> None:
+        """Serve a sandbox on its two sockets, which this then owns; a served one keeps its cache.
+        `broker` is the address at which its programs find its broker.
+        """
         before = self._served.pop(key, None)
         if before is None:
-            resolver = SandboxResolver(key, plan, self._around)
+            resolver = SandboxResolver(key, plan, self._around, broker)
         else:
             await before.aclose()
             resolver = before.resolver

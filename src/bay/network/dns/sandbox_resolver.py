@@ -1,7 +1,7 @@
 """The resolver of one sandbox: a cached answer is sent at once, else each name and type has one task."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -34,8 +34,8 @@ _KINDS = frozenset((*ADDRESSES, *_HINTS, *_OTHERS))
 _REVERSE = (".in-addr.arpa", ".ip6.arpa")
 _LOOPBACK = {wire.A: (bytes([127, 0, 0, 1]),), wire.AAAA: (bytes(15) + b"\1",)}
 _LOOPBACK_TTL_S = 3600
-_BROKER = {wire.A: (bytes([127, 0, 0, 54]),)}
-"""Where the broker listens in the sandbox."""
+BROKER = "127.0.0.54"
+"""Where the broker listens in a sandbox."""
 _BROKER_TTL_S = 30
 _FLOOD = "*"
 """Stands for all names past the rate: a flood of them would push everything else out of the log."""
@@ -77,8 +77,11 @@ class NameLookup:
 class SandboxResolver:
     """One sandbox's resolver, all on the event loop: code without an await is not interrupted."""
 
-    def __init__(self, key: int, plan: CompiledPolicy, around: ForwarderContext) -> None:
+    def __init__(
+        self, key: int, plan: CompiledPolicy, around: ForwarderContext, broker: str = BROKER
+    ) -> None:
         self._key, self._around = key, around
+        self._broker = {wire.A: (ip_address(broker).packed,)}
         self._budget = Budget(around.limits, around.now)
         self.log = QueryLog(around.limits.refused_names, around.clock, around.meters)
         self.names = SandboxNames(key, plan, self._budget, around)
@@ -136,7 +139,7 @@ class SandboxResolver:
         elif question.qclass != wire.IN:
             self._refuse(asker, text, "type", None)
         elif f".{text}".endswith(".localhost"):  # the sandbox itself (RFC 6761, section 6.3)
-            self._say(asker, text, _loopback(question), None, _LOOPBACK_TTL_S)
+            self._say(asker, text, _fixed(question, _LOOPBACK), None, _LOOPBACK_TTL_S)
         else:
             self._judge_name(asker, text, self.names.plan.name(text))
 
@@ -146,7 +149,7 @@ class SandboxResolver:
         if (reason := self._objection(asked, verdict)) is not None:
             self._refuse(asker, text, reason, verdict.rule)
         elif self._is_brokered(question, text):
-            self._say(asker, text, _at_broker(question), verdict.rule, _BROKER_TTL_S)
+            self._say(asker, text, _fixed(question, self._broker), verdict.rule, _BROKER_TTL_S)
         elif question.type in _HINTS or (question.type == wire.AAAA and not self._around.ipv6):
             self._say(asker, text, CachedAnswer(), verdict.rule)
         elif not self._may_leave(asked, verdict):
@@ -272,13 +275,8 @@ def _kind(question: Question) -> str:
     return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(question.type))
 
 
-def _at_broker(question: Question) -> CachedAnswer:
-    data = _BROKER.get(question.type, ())
-    return CachedAnswer(records=wire.answer_records(question.name, (), question.type, data))
-
-
-def _loopback(question: Question) -> CachedAnswer:
-    data = _LOOPBACK.get(question.type, ())
+def _fixed(question: Question, addresses: Mapping[int, tuple[bytes, ...]]) -> CachedAnswer:
+    data = addresses.get(question.type, ())
     return CachedAnswer(records=wire.answer_records(question.name, (), question.type, data))
 
 

@@ -11,6 +11,7 @@ import structlog
 
 from bay.cargo.base import CargoStore, CheckpointStore, KindsOfCheckpoints
 from bay.clock import Clock
+from bay.drivers.base import Driver, SavesMemory
 from bay.errors import BayError
 from bay.server.sessions.waker import Holds
 from bay.store import checkpoints, metadata
@@ -35,6 +36,7 @@ class CheckpointGarbage:
         *,
         store: Store,
         cargo: CargoStore,
+        driver: Driver,
         clock: Clock,
         holds: Holds,
         poked: asyncio.Event,
@@ -43,6 +45,7 @@ class CheckpointGarbage:
         self._grace = timedelta(0) if is_alone else _GRACE
         self._store = store
         self._cargo = cargo if isinstance(cargo, CheckpointStore) else None
+        self._memories = driver if isinstance(driver, SavesMemory) else None
         self._clock = clock
         self._holds = holds
         self._poked = poked
@@ -60,6 +63,7 @@ class CheckpointGarbage:
         async with self._store.read() as db:
             ready = await checkpoints.ids_in(db, "ready")
         there = await self._cargo.list_checkpoints()
+        saved = set[str]() if self._memories is None else await self._memories.list_memories()
         seen = self._cargo.seen_kinds if isinstance(self._cargo, KindsOfCheckpoints) else frozenset[str]()
         async with self._store.write() as db:
             await checkpoints.hide_forgotten(db, now, now - self._grace)
@@ -67,9 +71,9 @@ class CheckpointGarbage:
             lost = (ready & known) - there
             if not (unseen := await _unseen_kinds(db, seen)):
                 await checkpoints.hide(db, sorted(lost), now)
-        for checkpoint_id in there - known:
+        for checkpoint_id in (there | saved) - known:
             try:
-                await self._cargo.remove_checkpoint(checkpoint_id)
+                await self._remove_files(self._cargo, checkpoint_id)
             except BayError as error:  # the next start tries again
                 log.warning("checkpoint.stays", id=checkpoint_id, error=error.message)
         if lost and unseen:
@@ -107,12 +111,17 @@ class CheckpointGarbage:
 
     async def _remove(self, cargo: CheckpointStore, checkpoint_id: str) -> None:
         try:
-            await cargo.remove_checkpoint(checkpoint_id)
+            await self._remove_files(cargo, checkpoint_id)
         except (BayError, OSError) as error:
             log.warning("checkpoint.stays", id=checkpoint_id, error=str(error))
             return
         async with self._store.write() as db:
             await checkpoints.change(db, checkpoint_id, state="gone")
+
+    async def _remove_files(self, cargo: CheckpointStore, checkpoint_id: str) -> None:
+        if self._memories is not None:
+            await self._memories.remove_memory(checkpoint_id)
+        await cargo.remove_checkpoint(checkpoint_id)
 
 
 async def _unseen_kinds(db: StoreConnection, seen: frozenset[str]) -> set[str]:

@@ -1,9 +1,10 @@
 """The checkpoint policy of a sandbox: which checkpoints are due, and the rows that ask for them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from bay.clock import Clock
+from bay.errors import QuotaExceeded
 from bay.ids import new_id
 from bay.models import CheckpointPolicy
 from bay.store import checkpoints, sandboxes, sessions
@@ -26,11 +27,12 @@ def next_at(policy: CheckpointPolicy | None, now: datetime) -> datetime | None:
 
 def asked(
     sandbox: SandboxRecord, now: datetime, *, auto: bool = False, hidden: bool = False,
-    name: str | None = None, comment: str | None = None,
+    name: str | None = None, comment: str | None = None, memory: bool = False,
 ) -> CheckpointRecord:  # fmt: skip
-    """The row of a checkpoint of `sandbox` that the reconciler makes next."""
+    """The row of a checkpoint of `sandbox`, with its `memory` or without, that the reconciler makes next."""
     return CheckpointRecord(
         id=new_id("ckpt"), owner=sandbox.owner, sandbox_id=sandbox.id, name=name, comment=comment, auto=auto, hidden=hidden,
+        kind="memory" if memory else "files",
         persist=sandbox.persist, image=sandbox.image, image_id=sandbox.image_id, parent_id=sandbox.checkpoint_id, created_at=now,
     )  # fmt: skip
 
@@ -42,9 +44,17 @@ async def before_stop(db: StoreConnection, sandbox_id: str, now: datetime) -> No
         await checkpoints.add(db, asked(sandbox, now, auto=True))
 
 
-async def ask(store: Store, clock: Clock, poke: Callable[[str], None]) -> None:
+async def ask(
+    store: Store,
+    clock: Clock,
+    poke: Callable[[str], None],
+    can_save: Callable[[SandboxRecord], bool],
+    admit_memory: Callable[[StoreConnection, SandboxRecord], Awaitable[None]],
+) -> None:
     """Have the reconciler make the checkpoints that are due, but none of a sandbox unused since its last. Of
-    many those that have been due for longest come first; the others stay due.
+    many those that have been due for longest come first; the others stay due. `can_save` says of which the
+    memory is saved, where the policy wants that. Beyond a quota, for which `admit_memory` raises
+    QuotaExceeded, it is of files alone.
     """
     async with store.read() as db:
         if not await sandboxes.due_checkpoints(db, clock(), 1) or await checkpoints.making(db) >= _AT_ONCE:
@@ -59,10 +69,25 @@ async def ask(store: Store, clock: Clock, poke: Callable[[str], None]) -> None:
                 break
             if _is_free(sandbox) and await _may_have_changed(db, sandbox):
                 asking.append(sandbox)
-                await checkpoints.add(db, asked(sandbox, now, auto=True))
+                memory = _with_memory(sandbox, can_save) and await _is_admitted(admit_memory(db, sandbox))
+                await checkpoints.add(db, asked(sandbox, now, auto=True, memory=memory))
             await sandboxes.change(db, sandbox.id, checkpoint_at=next_at(sandbox.checkpoint_policy, now))
     for sandbox in asking:
         poke(sandbox.id)
+
+
+def _with_memory(sandbox: SandboxRecord, can_save: Callable[[SandboxRecord], bool]) -> bool:
+    policy, session = sandbox.checkpoint_policy, sandbox.session
+    lives = session is not None and session.phase in ("running", "paused", "hibernated")
+    return policy is not None and policy.memory and lives and can_save(sandbox)
+
+
+async def _is_admitted(admission: Awaitable[None]) -> bool:
+    try:
+        await admission
+    except QuotaExceeded:
+        return False
+    return True
 
 
 def _is_free(sandbox: SandboxRecord) -> bool:
@@ -78,7 +103,7 @@ async def _may_have_changed(db: StoreConnection, sandbox: SandboxRecord) -> bool
     if sandbox.session is None:
         ended = await sessions.last_end(db, sandbox.id)
         return ended is not None and ended > newest
-    if sandbox.session.phase != "paused":
+    if sandbox.session.phase not in ("paused", "hibernated"):
         return True
     # Calls push the clock of activity only so often (see `Waker.touch`).
     active, slack = sandbox.last_active_at, timedelta(seconds=max(30.0, 0.05 * (sandbox.idle_timeout or 0)))

@@ -72,14 +72,16 @@ class CheckpointRequests:
             raise _taken(sandbox, name)
 
     @asynccontextmanager
-    async def origin(self, sandbox: SandboxRecord, ref: str | None) -> AsyncGenerator[CheckpointRecord, None]:
-        """A checkpoint of `sandbox` by id or name; for None a temporary one of now, kept while in use.
-        Raises NotFound, or as `make` does.
+    async def origin(
+        self, sandbox: SandboxRecord, ref: str | None, *, memory: bool = False
+    ) -> AsyncGenerator[CheckpointRecord, None]:
+        """A checkpoint of `sandbox` by id or name; for None a temporary one of now, with its `memory` or
+        without, kept while in use. Raises NotFound, or as `make` does.
         """
         if ref is not None:
             yield await self.find(sandbox, ref)
             return
-        wanted = policy.asked(sandbox, self._clock(), hidden=True)
+        wanted = policy.asked(sandbox, self._clock(), hidden=True, memory=memory)
         try:
             yield await self.make(sandbox, wanted)
         finally:  # also when its request broke off: it is still made then, and removed
@@ -145,11 +147,14 @@ class CheckpointRequests:
             )
         return found[0]
 
-    async def restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> None:
-        """Put the checkpoint back; returns when it is, with compute on its way if the sandbox had some.
+    async def restore(
+        self, sandbox: SandboxRecord, checkpoint: CheckpointRecord, *, memory: bool = False
+    ) -> None:
+        """Put the checkpoint back; returns when it is, with compute on its way if the sandbox had some. With
+        `memory` its next session begins with that of the checkpoint.
         Raises what it failed with, after which all is as before, and Conflict while another restore runs.
         """
-        number = await self._ask_restore(sandbox, checkpoint)
+        number = await self._ask_restore(sandbox, checkpoint, memory=memory)
         self._waker.poke(sandbox.id)
         settled = await self._waker.wait_until(sandbox.id, lambda r: _is_over(r, number), _MAKE_S)
         if settled is None:
@@ -168,7 +173,9 @@ class CheckpointRequests:
         if settled.deleted_at is not None:
             raise NotFound(f"sandbox {sandbox.id} was deleted while it was restored")
 
-    async def _ask_restore(self, sandbox: SandboxRecord, checkpoint: CheckpointRecord) -> int:
+    async def _ask_restore(
+        self, sandbox: SandboxRecord, checkpoint: CheckpointRecord, *, memory: bool
+    ) -> int:
         """Write the request; the number of the restore to wait for."""
         async with self._store.write() as db:
             present = await sandboxes.get(db, sandbox.id) or sandbox
@@ -181,7 +188,9 @@ class CheckpointRequests:
             if await checkpoints.find_owned(db, sandbox.owner, checkpoint.id) is None:
                 raise Conflict(f"checkpoint {checkpoint.id} was deleted during the restore")
             number = present.restore_number + 1
-            await sandboxes.change(db, sandbox.id, restore_id=checkpoint.id, restore_number=number)
+            await sandboxes.change(
+                db, sandbox.id, restore_id=checkpoint.id, restore_number=number, restore_memory=memory
+            )
             return number
 
 

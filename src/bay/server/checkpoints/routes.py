@@ -33,10 +33,19 @@ Comment = Annotated[str | None, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 
 
 class CreateCheckpoint(Body):
-    """The optional name and comment of a checkpoint."""
+    """The optional name and comment of a checkpoint, and whether it has memory."""
 
     name: Name = None
     comment: Comment = None
+    memory: Annotated[bool, Field(description="Save what runs as well, with its memory")] = False
+
+
+class RestoreCheckpoint(Body):
+    """Whether memory comes back as well."""
+
+    memory: Annotated[
+        bool | None, Field(description="Go on with what ran then; default: if the checkpoint has it")
+    ] = None
 
 
 class PullCheckpoint(Body):
@@ -63,7 +72,7 @@ async def create_checkpoint(
     body: CreateCheckpoint | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> WireResponse:
-    """Make a checkpoint of the present files; processes freeze for that moment and continue."""
+    """Make a checkpoint of the present files, or also of what runs, which freezes for a moment."""
     new = NewCheckpoint(**(body or CreateCheckpoint()).model_dump())
     return WireResponse(await checkpoints.create(caller, sandbox_id, new, idempotency_key), 201)
 
@@ -161,10 +170,17 @@ async def delete_checkpoint(
 
 @router.post("/checkpoints/{checkpoint_id}/restore", response_model=Sandbox)
 async def restore_checkpoint(
-    caller: Writer, checkpoints: CheckpointsDep, sandbox_id: str, checkpoint_id: str
+    caller: Writer,
+    checkpoints: CheckpointsDep,
+    sandbox_id: str,
+    checkpoint_id: str,
+    body: RestoreCheckpoint | None = None,
 ) -> WireResponse:
-    """Restore the files; processes end, and compute starts again if there was some."""
-    return WireResponse(await checkpoints.restore(caller, sandbox_id, checkpoint_id))
+    """Restore the files; processes end, and compute starts again if there was some, with the checkpoint's
+    memory if it has that.
+    """
+    memory = None if body is None else body.memory
+    return WireResponse(await checkpoints.restore(caller, sandbox_id, checkpoint_id, memory=memory))
 
 
 @router.post("/checkpoints/{checkpoint_id}/push", status_code=201, response_model=RemoteCheckpoint)

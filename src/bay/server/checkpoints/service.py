@@ -21,6 +21,8 @@ from bay.models import Checkpoint, FileChange, Sandbox, to_wire
 from bay.server.checkpoints import policy
 from bay.server.checkpoints.pushing import facts_of
 from bay.server.checkpoints.requests import CheckpointRequests
+from bay.server.sessions.core import Core
+from bay.server.sessions.memory import check_can_restore, check_can_save
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.waker import Holds, Waker
 from bay.server.web import idempotency
@@ -45,12 +47,14 @@ class NewCheckpoint:
 
     name: str | None = None
     comment: str | None = None
+    memory: bool = False
 
 
 @dataclass(eq=False, kw_only=True)
 class Checkpoints:
     """The service behind `…/checkpoints`. None of it needs compute, and only a restore changes what runs."""
 
+    core: Core
     store: Store
     waker: Waker
     snapshots: CheckpointRequests
@@ -65,15 +69,22 @@ class Checkpoints:
     async def create(
         self, caller: Caller, ref: str, new: NewCheckpoint, idempotency_key: str | None
     ) -> Checkpoint:
-        """A checkpoint of the files as they are now. Raises Conflict when its name is taken, StorageFull, and
-        CapabilityNotSupported where the cargo backend has no checkpoints.
+        """A checkpoint of the files as they are now, or also of the memory. Raises Conflict when its name is
+        taken, or the memory cannot be saved, StorageFull, QuotaExceeded for memory, and
+        CapabilityNotSupported where the cargo backend has no checkpoints, or the sandbox no memory that can
+        be saved.
         """
         sandbox = await self._find(caller, ref)
         checkpoint_store(self.cargo)
         _check(new)
         call = f"POST /v1/sandboxes/{sandbox.id}/checkpoints"
         request = idempotency.request(caller, idempotency_key, call, to_wire(new))
-        wanted = policy.asked(sandbox, self.clock(), name=new.name, comment=new.comment)
+        if new.memory:
+            async with self.store.write() as db:
+                if request is None or await request.earlier(db) is None:
+                    check_can_save(self.core, sandbox)
+                    await self.quotas.admit_files(db, caller)
+        wanted = policy.asked(sandbox, self.clock(), name=new.name, comment=new.comment, memory=new.memory)
         made = await self.snapshots.make(sandbox, wanted, request)
         return _view(made, (await self.waker.find(caller, sandbox.id)).checkpoint_id)
 
@@ -161,14 +172,22 @@ class Checkpoints:
         audit.about(found.id)
         self.discard()
 
-    async def restore(self, caller: Caller, ref: str, checkpoint: str | int) -> Sandbox:
-        """Restore one of the caller's checkpoints. Programs end, and compute that was there starts again.
+    async def restore(
+        self, caller: Caller, ref: str, checkpoint: str | int, *, memory: bool | None = None
+    ) -> Sandbox:
+        """Restore one of the caller's checkpoints. Programs end, and compute that was there starts again:
+        with `memory`, or if the checkpoint has some and None is given, as it was then.
         When it fails all is as before. Raises Conflict while another restore is under way, and when the cargo
         is in use in another sandbox, and CapabilityNotSupported where the cargo backend has no checkpoints.
         """
         sandbox = await self._find(caller, ref)
         checkpoint_store(self.cargo)
-        await self.snapshots.restore(sandbox, await self.snapshots.restorable(sandbox, checkpoint))
+        found = await self.snapshots.restorable(sandbox, checkpoint)
+        if memory is None:
+            memory = found.kind == "memory"
+        if memory:
+            await check_can_restore(self.core, sandbox, found)
+        await self.snapshots.restore(sandbox, found, memory=memory)
         return self.view(await self.waker.find(caller, sandbox.id))
 
     @asynccontextmanager
@@ -273,6 +292,7 @@ def _view(record: CheckpointRecord, current: str | None) -> Checkpoint:
         id=record.id, sandbox_id=record.sandbox_id, number=record.number or 0, name=record.name, comment=record.comment,
         created_at=record.created_at, kind=record.kind, auto=record.auto, parent_id=record.parent_id,
         current=record.id == current, persist=record.persist, size_bytes=record.size_bytes,
+        memory_bytes=record.memory_bytes,
         exclusive_bytes=record.exclusive_bytes, inodes=record.inodes, measured_at=record.measured_at,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ Each may be repeated after a crash: the row says what is wanted until it is done
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
@@ -19,12 +19,13 @@ from bay.cargo.base import (
     checkpoint_store,
 )
 from bay.clock import Clock
-from bay.drivers.base import Driver, Handle, freezer
+from bay.drivers.base import Driver, Handle, MemoryNotSaved, SavesMemory, freezer
 from bay.errors import BayError, Conflict, DatabaseUnavailable, NotFound, SandboxExpired
 from bay.models import to_wire
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.rows import handle_of, peer_of
 from bay.server.ship.carriers import session_files
+from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.store import cargos, checkpoints, claims, events, sandboxes
 from bay.store.connection import StoreConnection
@@ -57,6 +58,7 @@ class StorageSteps:
         clock: Clock,
         notifier: Notifier,
         discard: Callable[[], None],
+        ship: ShipClient,
         files_of: Callable[[Peer], AbstractAsyncContextManager[PackedFiles]] = session_files,
     ) -> None:
         self._store = store
@@ -64,6 +66,7 @@ class StorageSteps:
         self._cargo = cargo
         self._clock = clock
         self._notifier = notifier
+        self._ship = ship
         self._files_of = files_of
         self.discard = discard
         self.request_probe: Callable[[str], None] = lambda _sandbox_id: None
@@ -108,7 +111,7 @@ class StorageSteps:
             return
         try:
             await self.make_cargo(sandbox.cargo_id)
-            now = await self._copy(sandbox, checkpoint_id)
+            now, saved = await self._copy_all(sandbox, checkpoint_id)
             if isinstance(self._cargo, CheckpointsInTwoSteps):
                 await self._cargo.complete(checkpoint_id)
         except DatabaseUnavailable:
@@ -117,7 +120,7 @@ class StorageSteps:
             await self.give_up_checkpoint(sandbox, checkpoint_id, error)
             return
         async with self._store.write() as db:
-            await self._made(db, sandbox, checkpoint_id, now)
+            await self._made(db, sandbox, checkpoint_id, now, saved)
         self.discard()
         log.info("checkpoint.made", id=checkpoint_id, sandbox=sandbox.id)
 
@@ -136,6 +139,57 @@ class StorageSteps:
         if (other := await found()) is None:
             return True
         return await self._notifier.wait_for(other, is_made, _TURN_LOOK_S) or False
+
+    async def _copy_all(
+        self, sandbox: SandboxRecord, checkpoint_id: str
+    ) -> tuple[datetime, dict[str, str | int]]:
+        """Copy the files and, where that is asked for, save the memory; the moment of it, and the columns
+        that say what was saved.
+        """
+        async with self._store.read() as db:
+            record = await _known(db, checkpoint_id)
+        if record.kind == "files":
+            return await self._copy(sandbox, checkpoint_id), {}
+        try:
+            now, size = await self._copy_with_memory(sandbox, checkpoint_id)
+        except BayError as error:
+            if not record.auto or isinstance(error, DatabaseUnavailable):
+                raise
+            log.warning("checkpoint.without_memory", id=checkpoint_id, reason=error.message)
+            await self._begin_again(sandbox, checkpoint_id)
+            return await self._copy(sandbox, checkpoint_id), {"kind": "files"}
+        return now, {"memory_bytes": size}
+
+    async def _copy_with_memory(self, sandbox: SandboxRecord, checkpoint_id: str) -> tuple[datetime, int]:
+        """The moment of the copy, and the bytes of the memory. A crash may have left files of an earlier
+        moment, which go first.
+        """
+        store, session = checkpoint_store(self._cargo), sandbox.session
+        if session is None or session.handle is None or not isinstance(self._driver, SavesMemory):
+            raise MemoryNotSaved(f"sandbox {sandbox.id} has no compute any more, so it has no memory to save")
+        await self._begin_again(sandbox, checkpoint_id)
+        moment = self._clock()
+
+        async def copy_files() -> None:
+            nonlocal moment
+            moment = self._clock()
+            await store.checkpoint(sandbox.cargo_id, checkpoint_id)
+
+        handle = handle_of(session)
+        async with self._ship.without_new(session.id):
+            try:
+                size = await self._driver.save_memory(handle, session.token, checkpoint_id, copy_files)
+            except BayError:
+                if session.phase == "running":
+                    self.request_probe(sandbox.id)
+                raise
+        return moment, size
+
+    async def _begin_again(self, sandbox: SandboxRecord, checkpoint_id: str) -> None:
+        """Remove what a copy that was not completed has left: its files are of another moment."""
+        store = checkpoint_store(self._cargo)
+        await store.remove_checkpoint(checkpoint_id)
+        await store.settle(sandbox.cargo_id)
 
     async def _copy(self, sandbox: SandboxRecord, checkpoint_id: str) -> datetime:
         """Copy the files as they are at some moment, which this gives."""
@@ -176,7 +230,11 @@ class StorageSteps:
             await self.give_up_restore(sandbox, error)
             return
         async with self._store.write() as db:
-            await sandboxes.change(db, sandbox.id, restore_id=None, checkpoint_id=checkpoint_id)
+            present = await sandboxes.get(db, sandbox.id) or sandbox
+            memory_id = checkpoint_id if present.restore_memory else None
+            await sandboxes.change(
+                db, sandbox.id, restore_id=None, checkpoint_id=checkpoint_id, memory_id=memory_id
+            )
             await events.add(db, sandbox, "sandbox.restored", self._clock(), checkpoint_id=checkpoint_id)
             db.tally(lambda meters: meters.restores.labels("done").inc())
         self.discard()
@@ -247,12 +305,17 @@ class StorageSteps:
             self.request_probe(sandbox.id)
 
     async def _made(
-        self, db: StoreConnection, sandbox: SandboxRecord, checkpoint_id: str, now: datetime
+        self,
+        db: StoreConnection,
+        sandbox: SandboxRecord,
+        checkpoint_id: str,
+        now: datetime,
+        saved: Mapping[str, str | int],
     ) -> None:
         record = await _known(db, checkpoint_id)
         present = await sandboxes.get(db, sandbox.id) or sandbox
         await checkpoints.change(
-            db, checkpoint_id, state="ready", created_at=now, parent_id=present.checkpoint_id
+            db, checkpoint_id, state="ready", created_at=now, parent_id=present.checkpoint_id, **saved
         )
         db.tally(lambda meters: meters.checkpoints.labels("made").inc())
         if record.hidden:

@@ -39,7 +39,9 @@ class Located:
 
 
 class ExecLocator:
-    """Finds execs for their owners. Never starts compute for one whose session is over."""
+    """Finds execs for their owners. Never starts compute for one whose session is over, unless the next
+    session begins with a memory that may have it.
+    """
 
     def __init__(self, *, store: Store, deferred: DeferredWrites, waker: Waker) -> None:
         self._store = store
@@ -53,6 +55,9 @@ class ExecLocator:
         """The exec, kept awake in the block; a frozen sandbox is asked with `thaw` only. Raises NotFound."""
         async with self._waker.holding(caller, ref, follower=follower) as sandbox:
             item, session_id = await self._row(sandbox, exec_id)
+            if thaw and sandbox.memory_id is not None and _is_over(session_id, sandbox):
+                async with self._waker.reach(sandbox) as (sandbox, _):
+                    item, session_id = await self._row(sandbox, exec_id)
             async with self._waker.reach_session(sandbox, session_id, thaw=thaw) as peer:
                 yield Located(sandbox.id, item, peer)
 
@@ -68,5 +73,9 @@ class ExecLocator:
 
 def as_it_is(item: Exec, session_id: str, sandbox: SandboxRecord) -> Exec:
     """The exec; lost, and its row marked as a session's end would have, when its session is over."""
-    over = sandbox.session is None or sandbox.session.id != session_id
-    return replace(item, state="lost") if over and item.state == "running" else item
+    over = _is_over(session_id, sandbox) and item.state == "running"
+    return replace(item, state="lost") if over else item
+
+
+def _is_over(session_id: str, sandbox: SandboxRecord) -> bool:
+    return sandbox.session is None or sandbox.session.id != session_id

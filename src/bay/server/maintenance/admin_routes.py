@@ -2,9 +2,18 @@
 
 from typing import Annotated
 
-from bay.models import GarbageRun, GarbageState, GarbageTask, HostOverview, PoolState, SettingInForce
+from bay.models import (
+    GarbageRun,
+    GarbageState,
+    GarbageTask,
+    HostOverview,
+    PoolState,
+    RestartPreparation,
+    SettingInForce,
+)
 from bay.server.maintenance.garbage_collection import TASKS, Garbage
 from bay.server.maintenance.host import HostView
+from bay.server.maintenance.planned_restart import PlannedRestart
 from bay.server.maintenance.settings_view import SettingsView
 from bay.server.sandboxes.pool import Pool
 from bay.server.web.bodies import Body, Most
@@ -15,6 +24,7 @@ router = noun_router("admin", "/v1/admin")
 
 PoolDep = Annotated[Pool, service(Pool)]
 HostDep = Annotated[HostView, service(HostView)]
+RestartDep = Annotated[PlannedRestart, service(PlannedRestart)]
 SettingsDep = Annotated[SettingsView, service(SettingsView)]
 GarbageDep = Annotated[Garbage, service(Garbage)]
 
@@ -37,6 +47,12 @@ class SettingList(Items[SettingInForce]):
 async def get_host(_caller: Admin, host: HostDep) -> WireResponse:
     """The host of the Bay that answers: load, memory, storage, and the sandboxes of all owners by state."""
     return WireResponse(await host.get())
+
+
+@router.post("/host/prepare_restart", response_model=RestartPreparation)
+async def prepare_restart(_caller: Admin, restart: RestartDep) -> WireResponse:
+    """Hibernate every sandbox that may, have all memory outlive a restart of the host, and tell of each."""
+    return WireResponse(await restart.prepare())
 
 
 @router.get("/settings", response_model=SettingList)

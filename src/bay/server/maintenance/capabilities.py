@@ -24,6 +24,7 @@ class Abilities:
             driver=driver.name,
             isolations=here.isolation,
             pause=here.pause,
+            memory=here.memory,
             checkpoints=cargo.checkpoint_kind if isinstance(cargo, CheckpointStore) else None,
             exports=isinstance(cargo, CheckpointFiles | CheckpointArchives),
             persist=here.persist,

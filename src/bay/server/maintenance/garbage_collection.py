@@ -137,7 +137,9 @@ class Garbage:
 
 
 def _is_cold(sandbox: SandboxRecord) -> bool:
-    return sandbox.session is None or sandbox.target != "stopped"
+    if sandbox.session is None or sandbox.phase == "hibernated":
+        return True
+    return sandbox.target not in ("stopped", "hibernated")
 
 
 def _counted(outcomes: list[str | None]) -> tuple[int, list[str]]:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bay import __version__
 from bay.models import Persist, Profile, to_wire
@@ -40,6 +40,9 @@ class ProfileItem(BaseModel):
     resources: dict[str, Any]
     capabilities: list[str]
     idle_timeout: int | None
+    hibernate: Annotated[
+        bool, Field(description="Whether memory of its sandboxes goes to disk, where the host can save it")
+    ]
     description: str
     persist: Persist
     disk_mb: int | None
@@ -96,6 +99,7 @@ def _item(profile: Profile, *, detail: bool) -> dict[str, Any]:
         "resources": resources,
         "capabilities": profile.capabilities,
         "idle_timeout": profile.idle_timeout,
+        "hibernate": profile.hibernate,
         "description": profile.description,
         "persist": profile.persist,
         "disk_mb": profile.disk_mb,

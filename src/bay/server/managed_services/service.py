@@ -24,7 +24,7 @@ from bay.store.records import SandboxRecord, SessionRecord
 Output = AsyncIterator[OutputChunk | OutputEnd]
 Known = list[Service]
 Specs = list[ServiceSpec]
-_FROZEN = "not known until the sandbox is thawed"
+_AT_REST = "not known until the sandbox is woken"
 
 S = TypeVar("S", Service, ServiceSpec)
 Change = Callable[[Specs], Sequence[ServiceSpec]]
@@ -214,14 +214,14 @@ class SandboxServices:
 
     async def _present(self, record: SandboxRecord) -> Known:
         specs, session = await self._specs_of(record), record.session
-        if session is None or session.phase not in ("running", "paused"):
+        if session is None or not (record.has_compute or session.phase in ("running", "paused")):
             return [ship_client.stopped(spec) for spec in specs]
         if not specs:
             return []
         report = await self.syncer.report(record.id, session.id)
         asked = await self._asked(session)
         states = report.seen if asked is None else asked
-        unknown = report.trouble or (_FROZEN if session.phase == "paused" else None)
+        unknown = report.trouble or (None if session.phase == "running" else _AT_REST)
         return [_joined(spec, states.get(spec.name), report.trouble, unknown) for spec in specs]
 
     async def _asked(self, session: SessionRecord) -> States | None:

@@ -48,7 +48,8 @@ class Networks:
         """
         record = await self.waker.find(caller, ref)
         self.waker.refuse_expired(record)
-        wanted = policy and await checked_policy(policy, self.driver.capabilities, self.private)
+        here = self.driver.capabilities.of(record.isolation)
+        wanted = policy and await checked_policy(policy, here, self.private)
         async with self.store.write() as db:
             await check_injected(db, caller.owner, wanted)
             present = await sandboxes.get(db, record.id) or record
@@ -88,7 +89,7 @@ class Networks:
 
     async def _current(self, db: StoreConnection, record: SandboxRecord) -> CurrentPolicy:
         present = await sandboxes.get(db, record.id) or record
-        own, here = await networks.get(db, record.id), self.driver.capabilities
+        own, here = await networks.get(db, record.id), self.driver.capabilities.of(present.isolation)
         profile = self.profiles.get(present.profile)
         policy = own or (profile.network_policy if profile else NetworkPolicy(mode="none"))
         return CurrentPolicy(
@@ -116,7 +117,7 @@ def check_offered(policy: NetworkPolicy, here: Capabilities) -> None:
     """Raises CapabilityNotSupported for a policy that sessions of this driver cannot have."""
     if policy.mode not in here.network:
         raise CapabilityNotSupported(
-            f"this host cannot enforce network mode {policy.mode}; `bay doctor` says why",
+            f"network mode {policy.mode} cannot be enforced here; choose {' or '.join(here.network)}, or see `bay doctor`",
             details={"capability": policy.mode, "available": list(here.network)},
         )
     if policy.rules and not here.network_rules:
@@ -180,9 +181,13 @@ async def write_policy(
 
 
 def _holds(record: SandboxRecord, version: int) -> bool:
-    """Whether no session runs by an older policy: a starting one may have read it, an ending one has it."""
+    """Whether no session runs by an older policy: a starting one may have read it, an ending one has it.
+    A hibernated one reads its policy when it is woken.
+    """
     session = record.session
-    return session is None or session.network_version == version or record.network_version != version
+    if session is None or session.phase == "hibernated":
+        return True
+    return session.network_version == version or record.network_version != version
 
 
 def _is_refused(record: SandboxRecord, before: SandboxRecord) -> bool:

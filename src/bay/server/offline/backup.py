@@ -55,7 +55,7 @@ _COMPRESSED = b"\x1f\x8b"
 # nothing is adopted.
 _STOP_EVERYTHING = """
     UPDATE sessions SET phase = 'ending', end_reason = 'restored' WHERE phase NOT IN ('ending', 'ended');
-    UPDATE sandboxes SET target = 'stopped' WHERE target IN ('running', 'paused') AND deleted_at IS NULL;
+    UPDATE sandboxes SET target = 'stopped' WHERE target IN ('running', 'paused', 'hibernated') AND deleted_at IS NULL;
     DELETE FROM facts WHERE name = 'event_id_key';
 """
 

@@ -6,8 +6,10 @@ files need not be mounted for it.
 """
 
 import asyncio
+import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +17,13 @@ from pathlib import Path
 from bay.clock import utc_now
 from bay.drivers.host_check import HostCheck
 from bay.drivers.oci import probe
+from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError, DriverUnavailable, ObjectStoreUnavailable
 from bay.images import fetch_cage
 from bay.images.fetch_probe import caged_version
 from bay.images.layer_store import LayerLimits
 from bay.images.library import ImageLimits
+from bay.linux.directories import nearest_directory
 from bay.object_store.base import ObjectMissing, ObjectStore
 from bay.server.backends import choose_cargo, cluster_checks, object_store_of
 from bay.server.database import make_database, sqlite_file
@@ -47,15 +51,51 @@ def checks(settings: Settings, *, canaries: bool = False, kubeconfig: Path | Non
             *cluster_checks(settings, canaries=canaries, kubeconfig=kubeconfig),
             *object_store(settings),
         ]
-    found = probe.checks(settings.runc, scratch=settings.data_dir, id_base=settings.id_range_start)
+    found = probe.checks(
+        settings.runc, runsc=settings.runsc, scratch=settings.data_dir, id_base=settings.id_range_start
+    )
     if not found[0].ok:  # without root the others may fail for want of it
         return found
-    return [*found, *_fetching(settings), *_images(settings), *object_store(settings)]
+    return [*found, *_memory(settings), *_fetching(settings), *_images(settings), *object_store(settings)]
 
 
 def is_of_cluster(settings: Settings, *, canaries: bool) -> bool:
     """Whether the checks are those of a cluster, and none of this machine."""
     return canaries or settings.driver == "kubernetes"
+
+
+def _memory(settings: Settings) -> Iterator[HostCheck]:
+    """Whether a sandbox can be saved with its memory and go on, where a profile asks for that."""
+    if not any(profile.hibernate for profile in settings.profiles.values()):
+        return
+    tried = asyncio.run(_tried_memory(settings))
+    for isolation, problem in tried.items():
+        name = "memory" if isolation == "container" else f"memory-{isolation}"
+        found = "a sandbox was saved and went on" if problem is None else problem
+        yield HostCheck(name, problem is None, False, found, probe.FIXES_OF_MEMORY[isolation])
+
+
+async def _tried_memory(settings: Settings) -> dict[str, str | None]:
+    """The problem of each isolation, tried by a driver of its own, beside a Bay that may run."""
+    with tempfile.TemporaryDirectory(prefix="bay-doctor-", dir="/run") as place:
+        os.chmod(place, 0o711)  # noqa: S103 - the session's own root passes through
+        driver = OciDriver(
+            root=Path(place, "root"),
+            run_dir=Path(place, "run"),
+            cache=settings.cache_dir,
+            runc=settings.runc,
+            id_range_start=settings.id_range_start,
+            fork_ships=False,
+            criu=settings.criu,
+            runsc_binary=settings.runsc,
+        )
+        try:
+            await driver.open()
+        except BayError as error:
+            return {"container": error.message}
+        await driver.aclose()
+        able = driver.capabilities.isolation
+        return {isolation: driver.memory_problems.get(isolation) for isolation in able}
 
 
 def object_store(settings: Settings) -> Iterator[HostCheck]:
@@ -94,7 +134,7 @@ def _fetching(settings: Settings) -> Iterator[HostCheck]:
         yield HostCheck("skopeo", False, False, "none", fix)
         return
     try:
-        version = caged_version(_existing(settings.data_dir), settings.id_range_start)
+        version = caged_version(nearest_directory(settings.data_dir), settings.id_range_start)
     except (OSError, DriverUnavailable) as error:
         yield HostCheck("skopeo", True, False, place, fix)
         fix = "see the lines above; until then only the image `host` and those that are here can be used"
@@ -151,10 +191,6 @@ def _limits(settings: Settings) -> HostCheck:
         owner = f"{_size(quota * MIB)} for the files of each owner"
     found = f"{_STORES[kind]}; {_size(largest)} a layer, {_size(limits.unpacked_bytes)} an image, {owner}"
     return HostCheck("image-limits", kind != "directory", False, found, fix, numbers=numbers)
-
-
-def _existing(path: Path) -> Path:
-    return next(one for one in (path, *path.absolute().parents) if one.is_dir())
 
 
 def _size(count: int) -> str:

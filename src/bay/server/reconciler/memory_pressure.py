@@ -67,6 +67,8 @@ class Pressure:
             return False
         async with self.core.store.read() as db:
             found = await sandboxes.get(db, self._going)
-        if found is None or found.session is None or found.target != "stopped":
+        session = None if found is None else found.session
+        is_cold = session is None or session.phase == "hibernated"
+        if found is None or is_cold or found.target not in ("hibernated", "stopped"):
             self._going = None
         return self._going is not None

@@ -10,7 +10,7 @@ import contextvars
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -21,6 +21,8 @@ from bay.drivers.base import (
     Exited,
     Gone,
     Handle,
+    Hibernated,
+    Hibernates,
     Hostnames,
     NetworkControl,
     Paused,
@@ -50,6 +52,7 @@ from bay.server.sessions.lifecycle import (
     ApplySizes,
     Begin,
     End,
+    Hibernate,
     Nothing,
     Pause,
     Remove,
@@ -58,6 +61,7 @@ from bay.server.sessions.lifecycle import (
     ResumeStart,
     Step,
     TakeCheckpoint,
+    WakeUp,
 )
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.rows import handle_of, peer_of
@@ -68,7 +72,7 @@ from bay.server.ship.client import ShipClient
 from bay.store import cargos, checkpoints, events, execs, networks, samples, sandboxes, services, sessions
 from bay.store.connection import StoreConnection
 from bay.store.fences import LeaseLost
-from bay.store.records import HAVING, SandboxRecord, SessionRecord
+from bay.store.records import KEEPING, SandboxRecord, SessionRecord
 
 log = structlog.get_logger("bay.reconcile")
 
@@ -311,6 +315,10 @@ class Reconciler:
             # Unknown is not dead: the row stays, and the watch tells when it does end.
             log.warning("session.unknown", id=session.id, error=error.message)
             observed = None
+        if isinstance(observed, Hibernated):
+            return await self._adopt_hibernated(sandbox, session, observed.size)
+        if observed is None and session.phase == "hibernated":
+            return False
         if isinstance(observed, Exited | Gone):
             await self._begin_to_end(sandbox, session, "exited")
             return True
@@ -326,6 +334,17 @@ class Reconciler:
             return False
         async with self._core.store.write() as db:
             await sessions.change(db, session.id, **mended)
+        return True
+
+    async def _adopt_hibernated(self, sandbox: SandboxRecord, session: SessionRecord, size: int) -> bool:
+        """A Bay that died between the save and the row left the row behind the host."""
+        if (session.phase, session.memory_bytes) == ("hibernated", size):
+            return False
+        async with self._core.store.write() as db:
+            if session.phase == "hibernated":
+                await sessions.change(db, session.id, memory_bytes=size)
+            else:
+                await self._write_hibernated(db, sandbox, session, size)
         return True
 
     async def _work(self) -> None:
@@ -483,6 +502,10 @@ class Reconciler:
                 await self._pause(sandbox, session)
             case Resume(session):
                 await self._resume(sandbox, session)
+            case Hibernate(session):
+                await self._hibernate(sandbox, session)
+            case WakeUp(session):
+                await self._wake_up(sandbox, session)
             case End(session, reason, graceful):
                 await self._end(sandbox, session, reason, graceful=graceful)
             case TakeCheckpoint(checkpoint_id) if sandbox.id in self._defects:
@@ -544,7 +567,7 @@ class Reconciler:
             until = expiry(now, sandbox.warm_timeout)
             if not await sandboxes.begin_warm(db, sandbox.id, until):
                 return  # it was wanted again meanwhile
-            await sessions.change(db, session.id, phase="paused")
+            await sessions.change(db, session.id, phase="paused", memory_refused=None)
         is_idled = lifecycle.is_idled(sandbox, now)
         if await (self._holds.any(sandbox.id) if is_idled else self._is_called(sandbox)):
             await self._unpause(sandbox, session)
@@ -576,7 +599,7 @@ class Reconciler:
             await asyncio.sleep(_SILENT_LOOK_S)
             async with self._core.store.read() as db:
                 present = await sandboxes.get(db, sandbox.id)
-            if present is None or present.target != "paused":
+            if present is None or present.target not in ("paused", "hibernated"):
                 return True
 
     async def _learn_meta(self, session: SessionRecord) -> None:
@@ -593,7 +616,7 @@ class Reconciler:
         async with self._core.store.write() as db:
             await sessions.change(db, session.id, phase="running")
             await sandboxes.change_target(
-                db, sandbox.id, old=("paused",), new="running",
+                db, sandbox.id, old=("paused", "hibernated"), new="running",
                 idle_expires_at=expiry(self._core.clock(), sandbox.idle_timeout), warm_expires_at=None,
                 paused_at=None,
             )  # fmt: skip
@@ -613,6 +636,66 @@ class Reconciler:
             await sessions.change(db, session.id, phase="running")
             await events.add(db, sandbox, "sandbox.resumed", self._core.clock(), session_id=session.id)
         self._live.feeds.thawed(session.id)
+
+    async def _hibernate(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """Write its memory to disk. No call comes meanwhile: one that is made waits for the next step.
+        Where that fails it stays frozen, or is stopped if the host wants its memory back.
+        """
+        driver, handle = self._core.driver, handle_of(session)
+        if not isinstance(driver, Hibernates):  # a Bay with another driver took it over
+            await self._not_hibernated(sandbox, session, "this host cannot save the memory of sandboxes")
+            return
+        await self._live.end(session.id)  # nobody follows a Ship that is to have no connection
+        try:
+            size = await driver.hibernate(handle, session.token)
+        except BayError as error:
+            saved = await self._saved(handle)
+            log.warning("sandbox.not_hibernated", sandbox=sandbox.id, code=error.code, error=error.message)
+            if saved is None:
+                self._live.adopt(sandbox.id, handle, peer_of(session), frozen=True)
+                await self._not_hibernated(sandbox, session, error.message)
+                return
+            size = saved.size  # remains of it on the host go with its next start or its end
+        await self._core.deferred.settle()
+        async with self._core.store.write() as db:
+            await self._write_hibernated(db, sandbox, session, size)
+        self._live.forget(session.id)
+        self._bus.tell(_OVER, [session.id])
+        log.info("sandbox.hibernated", sandbox=sandbox.id, session=session.id, bytes=size)
+
+    async def _write_hibernated(
+        self, db: StoreConnection, sandbox: SandboxRecord, session: SessionRecord, size: int
+    ) -> None:
+        await sessions.change(
+            db, session.id, phase="hibernated", memory_bytes=size, memory_refused=None, network_version=None
+        )  # fmt: skip
+        self._ship.forget(session.id)
+        await sandboxes.stop_clocks(db, sandbox.id)
+        now = self._core.clock()
+        await sandboxes.end_lifetime(db, sandbox.id, now)
+        await events.add(db, sandbox, "sandbox.hibernated", now, session_id=session.id, bytes=size)
+
+    async def _saved(self, handle: Handle) -> Hibernated | None:
+        try:
+            observed = await self._core.driver.observe(handle)
+        except BayError:  # unknown is not gone: it stays frozen in its row, and is looked at again
+            return None
+        return observed if isinstance(observed, Hibernated) else None
+
+    async def _not_hibernated(self, sandbox: SandboxRecord, session: SessionRecord, reason: str) -> None:
+        async with self._core.store.write() as db:
+            await sessions.change(db, session.id, memory_refused=reason)
+            await sandboxes.change_target(db, sandbox.id, old=("hibernated",), new="paused")
+            await events.add(
+                db, sandbox, "sandbox.not_hibernated", self._core.clock(), session_id=session.id, message=reason
+            )  # fmt: skip
+
+    async def _wake_up(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
+        """The start of a session that hibernates is one from its memory: the next step."""
+        async with self._core.store.write() as db:
+            await sessions.change(db, session.id, phase="starting")
+            await events.add(db, sandbox, "sandbox.starting", self._core.clock(), session_id=session.id)
+        self._notifier.announce(sandbox.id)
 
     async def _end(
         self, sandbox: SandboxRecord, session: SessionRecord, reason: str, *, graceful: bool
@@ -647,10 +730,16 @@ class Reconciler:
             await sandboxes.stop_clocks(db, sandbox.id)
             await sandboxes.end_lifetime(db, sandbox.id, now)
             await self._take_back(db, sandbox.id)
+            if (
+                session.handle is not None
+            ):  # else nothing of it has begun, and its memory is as good as before
+                await _forgo_memory(db, sandbox.id, session.id, now)
             await events.add(db, sandbox, "sandbox.stopped", now, session_id=session.id, reason=reason)
             db.tally(lambda meters: meters.session_ends.labels(known_label(reason, END_REASONS)).inc())
             if reason == "stopped":
                 await checkpoint_policy.before_stop(db, sandbox.id, now)
+        if sandbox.memory_id is not None:
+            self._storage_steps.discard()
         self._live.forget(session.id)
         self._bus.tell(_OVER, [session.id])
         log.info("sandbox.stopped", sandbox=sandbox.id, session=session.id, reason=reason)
@@ -684,7 +773,7 @@ class Reconciler:
             await sessions.change(db, session.id, phase="ending", end_reason=reason)
             if reason in _LOST:
                 failure = Failure(code=f"session_{reason}", message=_LOST[reason], at=self._core.clock())
-                await sandboxes.change_target(db, sandbox.id, old=HAVING, new="stopped", error=failure)
+                await sandboxes.change_target(db, sandbox.id, old=KEEPING, new="stopped", error=failure)
                 await events.add(
                     db, sandbox, f"sandbox.{reason}", self._core.clock(), session_id=session.id, message=failure.message
                 )  # fmt: skip
@@ -720,6 +809,16 @@ class Reconciler:
             await events.add(db, sandbox, "sandbox.deleted", now)
         self._storage_steps.discard()
         log.info("sandbox.deleted", sandbox=sandbox.id)
+
+
+async def _forgo_memory(db: StoreConnection, sandbox_id: str, session_id: str, now: datetime) -> None:
+    """A session that ended before it ran may have used the memory that it began with, and it is used once."""
+    present = await sandboxes.get(db, sandbox_id)
+    if present is None or present.memory_id is None:
+        return
+    await sandboxes.change(db, sandbox_id, memory_id=None)
+    reason = "its start ended before it ran; restore the checkpoint again to have its memory"
+    await events.add(db, present, "sandbox.memory_lost", now, session_id=session_id, message=reason)
 
 
 class _ProbePatience:

@@ -15,7 +15,17 @@ import structlog
 
 from bay import tracing
 from bay.cargo.base import CopiesBySessions, machine_layers
-from bay.drivers.base import Driver, Handle, ImageRoot, MountedVolume, NamedImages, SessionSpec
+from bay.drivers.base import (
+    Driver,
+    Handle,
+    Hibernated,
+    Hibernates,
+    ImageRoot,
+    MemoryLost,
+    MountedVolume,
+    NamedImages,
+    SessionSpec,
+)
 from bay.errors import (
     BY_CODE,
     BayError,
@@ -25,11 +35,11 @@ from bay.errors import (
     ImageInvalid,
     Timeout,
 )
-from bay.ids import new_id
+from bay.ids import is_id_of, new_id
 from bay.images import names
 from bay.images.accounts import OF_IMAGE, WORKSPACE
 from bay.meters import Meters, known_label
-from bay.models import Failure, Profile
+from bay.models import Exec, Failure, Profile
 from bay.server.checkpoints.storage_steps import StorageSteps
 from bay.server.reconciler.live_sessions import LiveSessions
 from bay.server.reconciler.orphans import Orphans
@@ -40,13 +50,15 @@ from bay.server.secrets.delivery import SecretDelivery
 from bay.server.sessions import lifecycle
 from bay.server.sessions.core import Core
 from bay.server.sessions.effective_policy import policy_of
+from bay.server.sessions.memory import can_hibernate
 from bay.server.sessions.notifier import Notifier
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.sizes import resources_of, sizes_of
 from bay.server.sessions.work_queue import WorkQueue
-from bay.store import cargos, events, images, sandboxes, sessions
+from bay.server.ship.client import ShipClient
+from bay.store import cargos, checkpoints, events, execs, images, sandboxes, sessions
 from bay.store.connection import StoreConnection
-from bay.store.records import HAVING, SandboxRecord, SessionRecord
+from bay.store.records import HAVING, KEEPING, SandboxRecord, SessionRecord, Target
 
 log = structlog.get_logger("bay.reconcile")
 
@@ -68,6 +80,7 @@ class Starter:
     live: LiveSessions
     orphans: Orphans
     storage_steps: StorageSteps
+    ship: ShipClient
     secrets: SecretDelivery
     notifier: Notifier
     slots: StartSlots
@@ -86,6 +99,8 @@ class Starter:
         if session is None:
             return
         self.notifier.announce(sandbox.id)
+        if _has_run_since(sandbox, session.generation - 1):
+            sandbox = replace(sandbox, memory_id=None)
         await self._run(sandbox, session)
 
     async def resume(self, sandbox: SandboxRecord, session: SessionRecord) -> None:
@@ -96,9 +111,14 @@ class Starter:
         """The start failed: write why into the row, which ends all waits; its remains are ended next."""
         tracing.fail(error.code)
         failure = Failure(code=error.code, message=error.message, at=self.core.clock())
+        kept = await self._hibernates(session)
         async with self.core.store.write() as db:
-            await sessions.change(db, session.id, phase="ending", end_reason="failed")
-            await sandboxes.change_target(db, sandbox.id, old=HAVING, new="stopped", error=failure)
+            if kept:  # nothing of it has run, so its memory is as good as before
+                await sessions.change(db, session.id, phase="hibernated")
+            else:
+                await sessions.change(db, session.id, phase="ending", end_reason="failed")
+            new: Target = "hibernated" if kept else "stopped"
+            await sandboxes.change_target(db, sandbox.id, old=KEEPING, new=new, error=failure)
             await events.add(
                 db, sandbox, "sandbox.failed", failure.at, code=error.code, message=error.message
             )
@@ -106,6 +126,26 @@ class Starter:
         log.warning(
             "sandbox.failed", sandbox=sandbox.id, session=session.id, code=error.code, error=error.message
         )
+
+    async def _hibernates(self, session: SessionRecord) -> bool:
+        if not isinstance(self.core.driver, Hibernates):
+            return False
+        try:
+            handle = Handle(driver=self.core.driver.name, session_id=session.id)
+            return isinstance(await self.core.driver.observe(handle), Hibernated)
+        except BayError:
+            return False
+
+    async def _begin_anew(self, sandbox: SandboxRecord, session: SessionRecord, error: MemoryLost) -> None:
+        """Its memory cannot be had: the session ends, and the sandbox starts again from its files."""
+        async with self.core.store.write() as db:
+            await sessions.change(db, session.id, phase="ending", end_reason="memory_lost")
+            await sandboxes.change(db, sandbox.id, memory_id=None)
+            await events.add(
+                db, sandbox, "sandbox.memory_lost", self.core.clock(), session_id=session.id, message=error.message
+            )  # fmt: skip
+        self.storage_steps.discard()  # that of a fork may have been its alone
+        log.warning("sandbox.memory_lost", sandbox=sandbox.id, session=session.id, error=error.message)
 
     async def _refuse(self, sandbox: SandboxRecord) -> None:
         """Its image could not be had: nothing begins."""
@@ -160,6 +200,12 @@ class Starter:
                 await _check_cargos(db, sandbox)
             await sessions.add(db, session)
             await sandboxes.change(db, sandbox.id, generation=session.generation)
+            if sandbox.memory_id is not None and _has_run_since(sandbox, seen):
+                await sandboxes.change(db, sandbox.id, memory_id=None)
+                reason = "its files have changed since: the database is older than they are"
+                await events.add(
+                    db, sandbox, "sandbox.memory_lost", self.core.clock(), session_id=session.id, message=reason
+                )  # fmt: skip
             await events.add(db, sandbox, "sandbox.starting", self.core.clock(), session_id=session.id)
         return session
 
@@ -170,30 +216,37 @@ class Starter:
         try:
             handle = await self._unless_unwanted(sandbox.id, self._in_turn(sandbox, session, phases))
             live = replace(session, handle=handle.to_json() if handle else None)
-            peer = peer_of(live)
+            peer, brought = peer_of(live), list[Exec]()
             if peer is not None:
                 await self.secrets.bring(replace(sandbox, session=live), peer)
+                brought = await self.ship.list_execs(peer) if sandbox.memory_id else []
         except DatabaseUnavailable:
             raise  # no fault of the start, which goes on from its last handle
+        except MemoryLost as error:
+            await self._begin_anew(sandbox, session, error)
+            return
         except BayError as error:
             await self.give_up(sandbox, session, error)
             return
-        if handle is None:
+        if handle is None or peer is None:
             self.core.meters.starts.labels("left").inc()
             return
-        if peer is not None:
-            await self.live.syncer.begin(peer)
-        ready = {"phase": "running", "handle": handle.to_json(), **held}
+        await self.live.syncer.begin(peer)
+        ready = {"phase": "running", "handle": handle.to_json(), "memory_bytes": None, **held}
         async with self.core.store.write() as db:
             now = self.core.clock()
             await sessions.change(db, session.id, started_at=now, **ready)
-            await sandboxes.change(db, sandbox.id, error=None, **_image_of(sandbox, handle))
+            if sandbox.memory_id is not None:
+                await _take_execs(db, sandbox, sandbox.memory_id, session.id, brought)
+            await sandboxes.change(db, sandbox.id, error=None, memory_id=None, **_image_of(sandbox, handle))
             if sandbox.image_id is not None:
                 await images.touch(db, sandbox.image_id, now)
             for cargo_id in sandbox.cargos:
                 await cargos.change(db, cargo_id, last_accessed_at=now)
             await events.add(db, sandbox, "sandbox.ready", self.core.clock(), session_id=session.id)
             db.tally(phases.succeed)
+        if sandbox.memory_id is not None:
+            self.storage_steps.discard()
         log.info("sandbox.started", sandbox=sandbox.id, session=session.id, driver=self.core.driver.name)
         self.live.follow(sandbox, handle, peer)
 
@@ -223,7 +276,7 @@ class Starter:
         """Whether the sandbox is to have no compute by now, or its files are put back first."""
         return (
             sandbox is None
-            or sandbox.target not in HAVING
+            or sandbox.target not in KEEPING
             or (sandbox.restore_id is not None and sandbox.checkpoint_due is None)
             or sandbox.is_expired(self.core.clock())
         )
@@ -271,7 +324,7 @@ class Starter:
                     continue
                 async with self.core.store.write() as db:
                     target = await sessions.save_handle(db, session.id, handle.to_json())
-                if target not in HAVING:
+                if target not in KEEPING:
                     return None
         if last is None or last.endpoint is None:
             raise DriverUnavailable(f"driver {self.core.driver.name} ended its start without an endpoint")
@@ -308,6 +361,8 @@ class Starter:
             home=profile.home if _has_account(profile) else None,
             users=profile.users,
             allow_root=profile.root,
+            savable=can_hibernate(self.core, sandbox),
+            memory=sandbox.memory_id,
             kernel=profile.kernel,
             env_file=profile.env_file,
             skills=profile.capabilities if profile.skills else (),
@@ -339,6 +394,23 @@ class Starter:
                 "use one that does, or one with another `user`"
             )
         return root
+
+
+async def _take_execs(
+    db: StoreConnection, sandbox: SandboxRecord, checkpoint_id: str, session_id: str, items: list[Exec]
+) -> None:
+    """The execs of the memory that it began with are its own now. Ship names them, and any program inside may
+    have written its memory: a name that Bay gives no exec is left out.
+    """
+    checkpoint = await checkpoints.get(db, checkpoint_id)
+    of = sandbox.id if checkpoint is None else checkpoint.sandbox_id
+    named = [one for one in items if is_id_of("exec", one.id)]
+    await execs.go_on_in(db, sandbox.id, session_id, named, of=of)
+
+
+def _has_run_since(sandbox: SandboxRecord, generation: int) -> bool:
+    """Whether a session of that generation is newer than what its row knows of."""
+    return generation > sandbox.generation
 
 
 def _check_image(sandbox: SandboxRecord, driver: Driver) -> None:

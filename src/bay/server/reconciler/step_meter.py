@@ -10,7 +10,9 @@ from bay.server.sessions.core import Core
 from bay.server.sessions.lifecycle import Step
 from bay.store.fences import LeaseLost
 
-END_REASONS = frozenset(("stopped", "deleted", "expired", "exited", "unreachable", "failed", "restored"))
+END_REASONS = frozenset(
+    ("stopped", "deleted", "expired", "exited", "unreachable", "failed", "restored", "memory_lost")
+)
 """Why sessions end."""
 
 

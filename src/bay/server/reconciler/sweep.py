@@ -12,6 +12,7 @@ from bay.errors import BayError
 from bay.server.kernels.ship_client import KernelClient
 from bay.server.replicas.leases import ReplicaLeases
 from bay.server.sessions.core import Core
+from bay.server.sessions.memory import can_hibernate
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.waker import Holds
 from bay.server.sessions.work_queue import WorkQueue
@@ -155,9 +156,14 @@ class Sweep:
 
 
 async def cool(core: Core, sandbox: SandboxRecord, reason: str) -> bool:
-    """Have a frozen sandbox give its memory back to the host; False when it is wanted otherwise by now."""
+    """Have a frozen sandbox give its memory back to the host, and keep it on disk where its profile says so
+    and that has not failed; False when it is wanted otherwise by now.
+    """
+    session = sandbox.session
+    kept = session is not None and session.memory_refused is None and can_hibernate(core, sandbox)
+    new: Target = "hibernated" if kept else "stopped"
     async with core.store.write() as db:
-        if not await sandboxes.change_target(db, sandbox.id, old=("paused",), new="stopped"):
+        if not await sandboxes.change_target(db, sandbox.id, old=("paused",), new=new):
             return False
         await events.add(db, sandbox, "sandbox.cooled", core.clock(), reason=reason)
         return True
@@ -169,5 +175,5 @@ async def rest(core: Core, sandbox: SandboxRecord, now: datetime, new: Target) -
         if await sandboxes.rest(db, sandbox.id, now, new):
             await events.add(db, sandbox, "sandbox.rested", now)
         present = await sandboxes.get(db, sandbox.id)  # its session may have ended since the look
-        if present is not None and present.phase in (None, "paused"):
+        if present is not None and present.phase in (None, "paused", "hibernated"):
             await sandboxes.end_lifetime(db, sandbox.id, now)

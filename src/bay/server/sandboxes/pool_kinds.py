@@ -107,6 +107,7 @@ def fingerprint_of(profile: Profile, template: TemplateRecord | None = None) -> 
         profile.id, profile.image, profile.isolation, profile.resources, profile.root, profile.kernel, profile.persist,
         profile.disk_mb, profile.network_policy, profile.user, profile.users,
         profile.home, profile.skills and profile.capabilities, profile.env_file and profile.env,
+        profile.hibernate,
     )  # fmt: skip
     if template is not None:
         own = (

@@ -97,7 +97,9 @@ def _columns(sizes: Sizes) -> dict[str, float | None]:
 
 def _is_applied(record: SandboxRecord) -> bool:
     session = record.session
-    return session is None or session.phase == "ending" or _columns(session.sizes) == _columns(record.sizes)
+    if session is None or session.phase in ("ending", "hibernated"):  # that one takes them when it is woken
+        return True
+    return _columns(session.sizes) == _columns(record.sizes)
 
 
 def _is_in_trouble(record: SandboxRecord, before: SandboxRecord) -> bool:

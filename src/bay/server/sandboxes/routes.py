@@ -69,6 +69,7 @@ class CheckpointPolicyBody(Body):
     ] = None
     keep_last: Annotated[int, Field(ge=1, le=1000)] = 10
     before_stop: Annotated[bool, Field(description="Make one whenever compute has stopped")] = False
+    memory: Annotated[bool, Field(description="Save the memory of one that has compute as well")] = False
 
     def to_noun(self) -> CheckpointPolicy:
         """The class that the services take."""
@@ -238,6 +239,9 @@ class ForkSandbox(Body):
         Field(max_length=63, description="Name of the new sandbox; several get `name-1`, `name-2` and so on"),
     ] = None
     ttl: Annotated[SecondsOrNone | None, Field(description="As at the create; default: the profile's")] = None
+    memory: Annotated[
+        bool, Field(description="Each goes on with what runs in this one, or ran at the checkpoint")
+    ] = False
 
 
 class SandboxList(PageOf[Sandbox]):
@@ -373,6 +377,12 @@ async def start_sandbox(
 async def pause_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
     """Freeze it in memory with its processes. Any call that needs compute resumes it."""
     return WireResponse(await sandboxes.pause(caller, sandbox_id))
+
+
+@router.post("/{sandbox_id}/hibernate", response_model=Sandbox)
+async def hibernate_sandbox(caller: Writer, sandboxes: SandboxesDep, sandbox_id: str) -> WireResponse:
+    """Write its memory to disk with its processes. Any call that needs compute brings them back."""
+    return WireResponse(await sandboxes.hibernate(caller, sandbox_id))
 
 
 @router.post("/{sandbox_id}/resume", response_model=Sandbox)

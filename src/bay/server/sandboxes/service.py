@@ -60,6 +60,12 @@ from bay.server.sessions import sizes
 from bay.server.sessions.core import DEFAULT_PROFILE, Core
 from bay.server.sessions.effective_policy import has_headers
 from bay.server.sessions.lifecycle import OWN_LABELS
+from bay.server.sessions.memory import (
+    check_can_fork,
+    check_can_hibernate,
+    check_can_save,
+    settle_hibernation,
+)
 from bay.server.sessions.quotas import Quotas
 from bay.server.sessions.rows import peer_of
 from bay.server.sessions.sizes import PROFILES_OWN
@@ -69,10 +75,11 @@ from bay.server.ship.client import ShipClient
 from bay.server.templates.services import MAIN, template_services
 from bay.server.web import idempotency
 from bay.server.web.auth import Caller
-from bay.store import audit, cargos, events, networks, sandboxes, secrets, services, templates
+from bay.store import audit, cargos, events, networks, sandboxes, secrets, services, sessions, templates
 from bay.store.connection import StoreConnection
 from bay.store.records import (
     HAVING,
+    KEEPING,
     CheckpointRecord,
     Claim,
     Filters,
@@ -113,6 +120,8 @@ class NewSandbox:
     warm_timeout: int | None = None
     from_checkpoint: str | None = None
     """Id of a checkpoint, of any sandbox of the same owner, whose files it begins with."""
+    memory: bool = False
+    """Whether it begins with the memory of `from_checkpoint`, too."""
     checkpoint_policy: CheckpointPolicy | None = None
     network_policy: NetworkPolicy | None = None
     url: PortSettings | None = None
@@ -134,6 +143,8 @@ class Forks:
     """Seconds that they live; 0 is for ever, and None the profile's."""
     labels: dict[str, str] = field(default_factory=dict[str, str])
     """Labels beside those of the source, of which Bay's own are not inherited."""
+    memory: bool = False
+    """Whether each goes on with the processes of the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +205,8 @@ class Sandboxes:
         kept = rules.checked(new.services, root=profile.root)
         new = replace(new, services=kept, sizes=sizes.checked(new.sizes, profile))
         if new.network_policy is not None:
-            wanted = await checked_policy(new.network_policy, self.core.driver.capabilities, self.private)
+            able = self.core.driver.capabilities.of(new.isolation or profile.isolation)
+            wanted = await checked_policy(new.network_policy, able, self.private)
             new = replace(new, network_policy=wanted)
         if isinstance(here := self.core.driver.capabilities.other_images, NamedImages):
             new = replace(new, image=named.checked(new.image, new.pull, profile, here))
@@ -256,7 +268,13 @@ class Sandboxes:
         if (claim := await self._claim_of(request)) is not None:
             return _forks_of(claim)
         await self.core.cargo.check_room("a fork")
-        async with self.snapshots.origin(record, forks.checkpoint) as origin:
+        if forks.memory and forks.checkpoint is None:
+            check_can_save(self.core, record)
+            async with self.core.store.read() as db:
+                await self.quotas.admit_files(db, caller)  # its memory is written before the rows
+        async with self.snapshots.origin(record, forks.checkpoint, memory=forks.memory) as origin:
+            if forks.memory:
+                await check_can_fork(self.core, record, origin, volumes.of_fork(record.volumes))
             made = await self._fork_from(caller, record, origin, forks, names, request)
         for sandbox in made:
             self.waker.poke(sandbox.id)
@@ -293,7 +311,7 @@ class Sandboxes:
         record = await self.waker.find(caller, ref)
         async with self.core.store.write() as db:
             await sandboxes.change_target(
-                db, record.id, old=HAVING, new="stopped", error=KEEP, idle_expires_at=None
+                db, record.id, old=KEEPING, new="stopped", error=KEEP, idle_expires_at=None
             )
         await self._settle(record, lambda r: r.session is None or r.target != "stopped")
 
@@ -329,6 +347,26 @@ class Sandboxes:
         if not is_frozen(present) and await self.waker.is_called(record.id):
             raise Conflict(f"calls to sandbox {record.id} are in progress; wait for them, or stop it")
         return self.view(present)
+
+    async def hibernate(self, caller: Caller, ref: str) -> Sandbox:
+        """Write its memory to disk, with all that runs in it; returns when that is done. Idempotent.
+
+        Raises Conflict while calls are under way, without compute, and where something in it cannot be saved:
+        it is frozen then.
+        """
+        record = await self.waker.find(caller, ref)
+        self.waker.refuse_expired(record)
+        check_can_hibernate(self.core, record)
+        if record.target not in KEEPING or record.session is None:
+            raise Conflict(f"sandbox {record.id} is cold already; there is no memory to save")
+        async with self.core.store.write() as db:
+            await sessions.change(db, record.session.id, memory_refused=None)
+            await sandboxes.change_target(
+                db, record.id, old=HAVING, new="hibernated", error=KEEP, idle_expires_at=None
+            )
+            await sandboxes.mark_paused(db, record.id, self.core.clock(), for_good=False)
+        await settle_hibernation(self.waker, record)
+        return self.view(await self.waker.find(caller, record.id))
 
     async def _live_on(self, before: SandboxRecord) -> SandboxRecord:
         """It was not paused: its lifetime ends as before, unless it was set anew meanwhile."""
@@ -466,7 +504,7 @@ class Sandboxes:
                 network = await networks.get(db, source.id)
                 kept = tuple(await services.all_of(db, source.id))
                 like = _like(source, None, origin.id, network, kept)
-                like = replace(like, ttl=forks.ttl, labels=like.labels | forks.labels)
+                like = replace(like, ttl=forks.ttl, labels=like.labels | forks.labels, memory=forks.memory)
                 likes = [replace(like, name=name) for name in names]
                 made = [await self._insert(db, caller, like, profile, None, waits=True) for like in likes]
                 if request is not None:
@@ -533,6 +571,8 @@ class Sandboxes:
                 "the driver cannot pause sandboxes; stop it instead",
                 details={"capability": "pause", "available": []},
             )
+        if record.target == "hibernated" and not cold_too:
+            raise Conflict(f"sandbox {record.id} hibernates already; resume it first")
         if record.target not in HAVING and not cold_too:
             raise Conflict(f"sandbox {record.id} is cold already; there is nothing to pause")
 
@@ -605,6 +645,7 @@ class Sandboxes:
         record = replace(record, host=host, target="running" if starts else "stopped")
         if origin:  # one that was made for a fork of the present is hidden
             record = replace(record, checkpoint_id=origin.parent_id if origin.hidden else origin.id)
+            record = replace(record, memory_id=origin.id if new.memory else None)
         await sandboxes.add(db, record)
         if new.network_policy is not None:
             await networks.put(db, record.id, new.network_policy)
@@ -822,7 +863,7 @@ def _late(record: SandboxRecord) -> Timeout:
 def _check_offered(what: str, wanted: str, offered: tuple[str, ...]) -> None:
     if wanted not in offered:
         raise BadRequest(
-            f"{what} {wanted} is not available here; there is {' or '.join(offered)}",
+            f"{what} {wanted} is not available here; there is {' or '.join(offered)}. `bay doctor` says why",
             details={"available": list(offered)},
         )
 

@@ -18,7 +18,7 @@ async def policy_of(
     """The effective policy of the sandbox's sessions with a driver that has the capabilities `here`."""
     own = await networks.get(db, sandbox.id) if sandbox.network_mode is not None else None
     wanted = own or (profile.network_policy if profile else NOTHING)
-    return wanted if _stands(wanted.mode, here) else NOTHING
+    return wanted if _stands(wanted.mode, here.of(sandbox.isolation)) else NOTHING
 
 
 def has_headers(policy: NetworkPolicy | None) -> bool:
@@ -38,7 +38,7 @@ def mode_of(sandbox: SandboxRecord, profile: Profile | None, here: Capabilities)
     if sandbox.session is not None and (held := (sandbox.session.handle or {}).get("network")):
         return held
     wanted = sandbox.network_mode or (profile.network_policy.mode if profile else "none")
-    return wanted if _stands(wanted, here) else "none"
+    return wanted if _stands(wanted, here.of(sandbox.isolation)) else "none"
 
 
 def _stands(mode: NetworkMode, here: Capabilities) -> bool:

@@ -50,6 +50,20 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Hibernate:
+    """The session is frozen, and its memory should go to disk."""
+
+    session: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """The session's memory is on disk, and it should run."""
+
+    session: SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyNetworkPolicy:
     """The session's network is not known to be held to the policy that the row has."""
 
@@ -104,6 +118,8 @@ Step = (
     | ApplySizes
     | Pause
     | Resume
+    | Hibernate
+    | WakeUp
     | End
     | TakeCheckpoint
     | Restore
@@ -115,7 +131,7 @@ Step = (
 def is_idled(sandbox: SandboxRecord, now: datetime) -> bool:
     """Whether its compute is being taken for want of activity, and not because its owner said so."""
     clock = sandbox.idle_expires_at
-    return sandbox.target in ("paused", "stopped") and clock is not None and clock <= now
+    return sandbox.target in ("paused", "hibernated", "stopped") and clock is not None and clock <= now
 
 
 def hostname_of(sandbox: SandboxRecord) -> str:
@@ -132,7 +148,7 @@ def status_of(sandbox: SandboxRecord, now: datetime) -> Status:
         return "starting"
     if phase is None or sandbox.target not in HAVING:
         return "failed" if sandbox.error else "idle"
-    if phase in ("starting", "ending"):
+    if phase in ("starting", "ending", "hibernated"):
         return "starting"
     return "ready" if sandbox.is_called else "idle"
 
@@ -148,6 +164,8 @@ def compute_of(sandbox: SandboxRecord) -> Compute:
             return "warm"
         case "running":
             return "running"
+        case "hibernated":
+            return "hibernated"
         case _:
             return "cold"
 
@@ -199,18 +217,23 @@ def _step_with_session(
         return step
     if sandbox.target == "stopped":
         return End(session, "stopped", graceful=session.phase in ("running", "paused"))
-    if session.phase != "starting" and session.network_version != sandbox.network_version:
+    lives = session.phase in ("running", "paused")
+    if lives and session.network_version != sandbox.network_version:
         return ApplyNetworkPolicy(session)
     wanted = (sandbox.cpus, sandbox.memory_mb, sandbox.pids)
-    if session.phase != "starting" and (session.cpus, session.memory_mb, session.pids) != wanted:
+    if lives and (session.cpus, session.memory_mb, session.pids) != wanted:
         return ApplySizes(session)
     match session.phase, sandbox.target:
         case "starting", _:
             return ResumeStart(session)
-        case "running", "paused":
+        case "running", "paused" | "hibernated":
             return Pause(session)
         case "paused", "running":
             return Resume(session)
+        case "paused", "hibernated":
+            return Hibernate(session)
+        case "hibernated", "running" | "paused":
+            return WakeUp(session)
         case _:
             return Nothing()
 

@@ -124,6 +124,13 @@ class Quotas:
         for bound in self._bounds(caller.owner, caller.key_id):
             await self._check_disk(db, bound)
 
+    async def admit_memory(self, db: StoreConnection, sandbox: SandboxRecord) -> None:
+        """Let an automatic checkpoint keep the memory of the sandbox, which the limit of its files does not
+        bound. Raises QuotaExceeded.
+        """
+        for bound in self._bounds(sandbox.owner, sandbox.key_id):
+            await self._check_disk(db, bound)
+
     async def admit_pull(self, db: StoreConnection, owner: str, own_bytes: int) -> None:
         """Let a pull that the owner asked for begin: others may have ended since. `own_bytes` of its archive
         count already. Raises QuotaExceeded.
@@ -156,7 +163,7 @@ class Quotas:
             if present is None or _is_counted(present):
                 return
             need = _compute(self._resources(present.profile, present.sizes))
-            if present.session is not None:  # frozen, which holds the memory already
+            if present.phase not in (None, "hibernated"):  # frozen, which holds the memory already
                 need = replace(need, memory_mb=0)
             await self._check_present(db, bound, self._clock(), need, besides=present.id)
 
@@ -232,7 +239,7 @@ def _compute(resources: Resources) -> _Need:
 
 
 def _holds_memory(sandbox: SandboxRecord) -> bool:
-    return sandbox.session is not None or _is_counted(sandbox)
+    return sandbox.phase not in (None, "hibernated") or _is_counted(sandbox)
 
 
 def _plain(number: float) -> str:

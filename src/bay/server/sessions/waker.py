@@ -248,11 +248,13 @@ class Waker:
     async def reach_session(
         self, sandbox: SandboxRecord, session_id: str, *, thaw: bool
     ) -> AsyncGenerator[Peer | None]:
-        """The Ship of that session of a held sandbox; None when over, or frozen and not to be thawed."""
+        """The Ship of that session of a held sandbox; None when over, or frozen or hibernated and not to be
+        woken. One whose memory does not come back is over.
+        """
         session = sandbox.session if sandbox.session and sandbox.session.id == session_id else None
-        if session is None or session.phase not in ("running", "paused"):
+        if session is None:
             yield None
-        elif thaw and sandbox.target in HAVING:
+        elif thaw and sandbox.has_compute:
             async with self.reach(sandbox) as (_, peer):
                 yield peer if peer.session_id == session_id else None
         else:
@@ -347,7 +349,7 @@ class Waker:
         async with self._store.write() as db:
             await self._quotas.admit_running(db, sandbox)
             moved = await sandboxes.change_target(
-                db, sandbox.id, old=("stopped", "paused"), new="running", **clocks
+                db, sandbox.id, old=("stopped", "paused", "hibernated"), new="running", **clocks
             )
             if not moved:
                 await sandboxes.change(db, sandbox.id, error=None, **clocks)

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -22,6 +22,7 @@ from bay.meters import Meters
 from bay.models import Exec, OutputChunk, Process
 from bay.server.ship.answers import (
     MAX_PIECES,
+    AttachReply,
     Chunk,
     FeedLine,
     M,
@@ -37,7 +38,7 @@ from bay.server.ship.answers import (
     refusal,
 )
 from bay.server.ship.connection import Head, Peer, Wire
-from bay.server.ship.websocket import Attachment, ShipWebSocket
+from bay.server.ship.websocket import Attachment, ShipWebSocket, read_attached
 from bay.token_bucket import TokenBucket
 from bay.tracing import Tracing
 from ship_protocol import RING_BYTES, Feature
@@ -58,6 +59,24 @@ _DEADLINE_S = 15.0
 _META_S = 2.0
 _PROBE_BYTES = 1024
 _TRANSFER_DEADLINE_S = 3600.0
+
+
+class BrokenConnection(ShipError):
+    """The connection ended in the middle of a call."""
+
+
+class SaveCount:
+    """The saves of a session's memory, each of which may end the connections to it once."""
+
+    def __init__(self, counts: Mapping[str, int], session_id: str) -> None:
+        self._counts = counts
+        self._session_id = session_id
+        self._seen = counts.get(session_id)
+
+    def is_new(self) -> bool:
+        """Whether one has begun since this was made or asked."""
+        before, self._seen = self._seen, self._counts.get(self._session_id)
+        return self._seen != before
 
 
 class ShipClient:
@@ -86,6 +105,10 @@ class ShipClient:
         self._busy: dict[str, list[float]] = {}
         """When each call that is under way began (monotonic), by session."""
         self._metas: dict[str, ShipMeta] = {}
+        self._held: dict[str, asyncio.Event] = {}
+        """Sessions that no call is sent to now; the event says that one may be."""
+        self._holds: dict[str, int] = {}
+        """How often that was so, by session."""
 
     def busy(self, session_id: str, for_s: float = 0.0) -> bool:
         """Whether a call to that session is under way, for `for_s` seconds or longer."""
@@ -95,6 +118,19 @@ class ShipClient:
     def long_busy(self, for_s: float) -> list[str]:
         """The sessions a call to which has been under way for `for_s` seconds or longer."""
         return [session_id for session_id in self._busy if self.busy(session_id, for_s)]
+
+    @asynccontextmanager
+    async def without_new(self, session_id: str) -> AsyncGenerator[None]:
+        """Send no call to the session in the block: who wants to waits. Those under way go on, as far
+        as their connections do.
+        """
+        opened = self._held[session_id] = asyncio.Event()
+        self._holds[session_id] = self._holds.get(session_id, 0) + 1
+        try:
+            yield
+        finally:
+            del self._held[session_id]
+            opened.set()
 
     def close_stale(self) -> None:
         """Close the connections that were idle for longer than any call would use them; called now and then.
@@ -113,6 +149,7 @@ class ShipClient:
     def forget(self, session_id: str) -> None:
         """Drop the idle connections to a session that is over, and what is known of it."""
         self._metas.pop(session_id, None)
+        self._holds.pop(session_id, None)
         for _since, wire in self._idle.pop(session_id, []):
             wire.close()
 
@@ -122,7 +159,11 @@ class ShipClient:
             self.forget(session_id)
 
     async def meta(self, peer: Peer) -> ShipMeta:
-        """Ship's description of itself. A short deadline: a view of the sandbox waits for it."""
+        """Ship's description of itself. A short deadline: a view of the sandbox waits for it, and for no save
+        of its memory, in which the last one is given.
+        """
+        if peer.session_id in self._held and (known := self._metas.get(peer.session_id)):
+            return known
         return await self._describe(peer, min(_META_S, self._deadline_s))
 
     async def require(self, peer: Peer, *features: Feature) -> None:
@@ -163,11 +204,29 @@ class ShipClient:
         """Start an exec; with `wait_s` return when it ended or the seconds are over, with its output. One
         that waits for a reader is returned, too, once it stands still for want of that.
         """
-        return await self._call_exec(peer, exec_id, "POST", "/execs", body, wait_s, chunks=chunks)
+        saves, ends = self._saves(peer), time.monotonic() + (wait_s or 0)
+        try:
+            return await self._call_exec(peer, exec_id, "POST", "/execs", body, wait_s, chunks=chunks)
+        except BrokenConnection as broken:
+            if wait_s is None or not saves.is_new():
+                raise
+            try:
+                return await self.get_exec(peer, exec_id, max(0.0, ends - time.monotonic()), chunks=chunks)
+            except NotFound:
+                raise broken from None
 
     async def get_exec(self, peer: Peer, exec_id: str, wait_s: float | None, *, chunks: bool = False) -> Exec:
         """The exec as it stands; with `wait_s` when it ended or the seconds are over, with its output."""
-        return await self._call_exec(peer, exec_id, "GET", f"/execs/{exec_id}", None, wait_s, chunks=chunks)
+        saves, ends = self._saves(peer), time.monotonic() + (wait_s or 0)
+        while True:
+            left_s = None if wait_s is None else max(0.0, ends - time.monotonic())
+            try:
+                path = f"/execs/{exec_id}"
+                return await self._call_exec(peer, exec_id, "GET", path, None, left_s, chunks=chunks)
+            except BrokenConnection:
+                # A save in gVisor ends the connections of whoever waits.
+                if not saves.is_new():
+                    raise
 
     async def list_execs(self, peer: Peer) -> list[Exec]:
         """Every exec that Ship still knows of."""
@@ -191,11 +250,18 @@ class ShipClient:
         self, peer: Peer, path: str, since: int, follow: bool, *, claims: bool = False
     ) -> AsyncGenerator[AsyncIterator[OutputChunk | OutputEnd]]:
         """The same of whatever Ship keeps the output of, by the path of that."""
-        query = {"since": since, "follow": _flag(follow), "wait_for_reader": _flag(claims)}
-        async with self.open(peer, "GET", path, query) as (wire, _):
-            if follow:
-                wire.set_deadline(None)  # a command may be silent for days
-            yield _parse_output(wire.body(), since)
+        async with AsyncExitStack() as line:
+            saves = self._saves(peer)
+
+            async def ask(since: int) -> AsyncGenerator[OutputChunk | OutputEnd, None]:
+                await line.aclose()
+                query = {"since": since, "follow": _flag(follow), "wait_for_reader": _flag(claims)}
+                wire, _ = await line.enter_async_context(self.open(peer, "GET", path, query))
+                if follow:
+                    wire.set_deadline(None)  # a command may be silent for days
+                return _parse_output(wire.body(), since)
+
+            yield _asked_again(await ask(since), since, ask, saves)
 
     @asynccontextmanager
     async def attach(
@@ -205,13 +271,35 @@ class ShipClient:
         `claims` this is the reader that the exec waits for. Raises OutputGone or BadRequest for an offset
         that is not there, NotFound for an unknown exec.
         """
+        async with AsyncExitStack() as line:
+            saves = self._saves(peer)
+
+            async def connect(since: int | None) -> tuple[ShipWebSocket, AttachReply]:
+                opened = self._attached_socket(peer, exec_id, since, claims=claims)
+                return await line.enter_async_context(opened)
+
+            async def connect_again(offset: int) -> ShipWebSocket:
+                if not saves.is_new():
+                    raise ShipError("the sandbox's runtime ended its connections, as a hibernation does")
+                await line.aclose()
+                socket, attached = await connect(offset)
+                if attached.next_offset != offset:
+                    raise ShipError("the sandbox's runtime attached at another offset")
+                return socket
+
+            yield Attachment(*await connect(since), connect_again)
+
+    @asynccontextmanager
+    async def _attached_socket(
+        self, peer: Peer, exec_id: str, since: int | None, *, claims: bool
+    ) -> AsyncGenerator[tuple[ShipWebSocket, AttachReply]]:
         query = ({} if since is None else {"since": since}) | ({"wait_for_reader": "true"} if claims else {})
         path = f"/execs/{exec_id}/attach" + (f"?{urlencode(query)}" if query else "")
         async with self.open_socket(peer, path) as (wire, socket):
             with _translated(f"GET {path}", self._deadline_s):
-                attachment = await Attachment.begin(socket, exec_id)
+                attached = await read_attached(socket, exec_id)
             wire.set_deadline(None)  # a command may be silent for days
-            yield attachment
+            yield socket, attached
 
     @asynccontextmanager
     async def open_socket(self, peer: Peer, target: str) -> AsyncGenerator[tuple[Wire, ShipWebSocket], None]:
@@ -374,6 +462,9 @@ class ShipClient:
             finally:
                 self._keep_or_close(peer.session_id, wire)
 
+    def _saves(self, peer: Peer) -> SaveCount:
+        return SaveCount(self._holds, peer.session_id)
+
     def _traced(self, method: str, path: str) -> AbstractContextManager[None]:
         kind = path.split("/", 2)[1]
         return self._tracing.call(f"ship {kind}", {"http.request.method": method, "url.path": path})
@@ -390,6 +481,8 @@ class ShipClient:
                 del self._busy[session_id]
 
     async def _connect(self, peer: Peer) -> Wire:
+        while (held := self._held.get(peer.session_id)) is not None:
+            await held.wait()
         return self._take_idle(peer.session_id) or await Wire.open(peer)
 
     def _take_idle(self, session_id: str) -> Wire | None:
@@ -420,7 +513,27 @@ def _translated(call: str, deadline_s: float) -> Generator[None]:
     except TimeoutError as error:
         raise Timeout(f"the sandbox's runtime did not finish {call} in {deadline_s:g} s") from error
     except OSError as error:
-        raise ShipError("the connection to the sandbox's runtime broke") from error
+        raise BrokenConnection("the connection to the sandbox's runtime broke") from error
+
+
+async def _asked_again(
+    items: AsyncIterator[OutputChunk | OutputEnd],
+    since: int,
+    ask: Callable[[int], Awaitable[AsyncIterator[OutputChunk | OutputEnd]]],
+    saves: SaveCount,
+) -> AsyncGenerator[OutputChunk | OutputEnd, None]:
+    """The output from byte `since` on, asked for again at the next byte when a save in gVisor cut it off."""
+    while True:
+        try:
+            async for item in items:
+                if isinstance(item, OutputChunk):
+                    since = item.offset + len(item.data)
+                yield item
+            return
+        except BrokenConnection:
+            if not saves.is_new():
+                raise
+        items = await ask(since)
 
 
 async def _parse_output(
@@ -455,7 +568,7 @@ async def _unbroken(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes
         async for chunk in chunks:
             yield chunk
     except ConnectionError as error:
-        raise ShipError("the connection to the sandbox's runtime broke") from error
+        raise BrokenConnection("the connection to the sandbox's runtime broke") from error
 
 
 async def paced(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -20,7 +20,7 @@ from bay.errors import BadRequest, BayError, Conflict, OutputGone, PayloadTooLar
 from bay.server.ship.answers import AttachReply, Exit, OutputEnd, parse
 from bay.server.ship.connection import Wire
 from bay.token_bucket import TokenBucket
-from ship_protocol import FRAGMENTS, MESSAGE_BYTES, STDERR, STDOUT, CloseCode, first_offset_in
+from ship_protocol import FRAGMENTS, LEAVE, MESSAGE_BYTES, STDERR, STDOUT, CloseCode, first_offset_in
 
 _SLICE_BYTES = 16 * 1024  # parsed without a pause: it may be thousands of tiny frames
 _TURN = 64  # frames that are handed out before others get a turn
@@ -87,6 +87,11 @@ class ClientWebSocket(ABC):
             self._protocol.send_text(message.encode())
         else:
             self._protocol.send_binary(message)
+        await self._flush()
+
+    async def send_close(self) -> None:
+        """Begin to close it: what was sent before arrives before that. `receive` goes on. Raises OSError."""
+        self._protocol.send_close(CloseCode.NORMAL)
         await self._flush()
 
     @abstractmethod
@@ -161,6 +166,11 @@ class ShipWebSocket(ClientWebSocket):
         with _broken():
             await super().send(message)
 
+    async def send_close(self) -> None:
+        """Begin to close it. Raises ShipError when Ship broke off."""
+        with _broken():
+            await super().send_close()
+
     def _failed(self) -> NoReturn:
         if isinstance(self._protocol.parser_exc, PayloadTooBig):
             raise ShipError(f"the sandbox's runtime sent a message of more than {MESSAGE_BYTES} bytes")
@@ -175,23 +185,22 @@ class ShipWebSocket(ClientWebSocket):
 
 
 class Attachment:
-    """Bay's attachment to an exec, its output and its input. `frames` begin at byte `next_offset`."""
+    """Bay's attachment to an exec, its output and its input. `frames` begin at byte `next_offset`.
 
-    def __init__(self, socket: ShipWebSocket, attached: AttachReply) -> None:
+    Ship asks it to leave for a save in gVisor. It closes its connection then, Ship says that the program has
+    all of its input, and `connect` attaches again at the next byte. Its caller notices nothing.
+    """
+
+    def __init__(
+        self, socket: ShipWebSocket, attached: AttachReply, connect: Callable[[int], Awaitable[ShipWebSocket]]
+    ) -> None:
         self.exec = attached.exec.to_exec()
         self.next_offset = attached.next_offset
         self._socket = socket
-
-    @classmethod
-    async def begin(cls, socket: ShipWebSocket, exec_id: str) -> "Attachment":
-        """Read the first message. Raises ShipError when it is none, or of another exec."""
-        first = await socket.receive()
-        if not isinstance(first, str):
-            raise ShipError("the sandbox's runtime did not name the exec it attached to")
-        attached = parse(AttachReply, first.encode())
-        if attached.exec.id != exec_id:
-            raise ShipError("the sandbox's runtime attached to another exec")
-        return cls(socket, attached)
+        self._connect = connect
+        self._takes_input = asyncio.Event()
+        self._takes_input.set()
+        self._is_broken = False
 
     async def frames(self) -> AsyncGenerator[bytes | OutputEnd, None]:
         """Binary frames as they come, marker included, and an OutputEnd at last. One task may read. A frozen
@@ -199,21 +208,69 @@ class Attachment:
         behind the ring, and for input: Conflict when stdin is closed, BadRequest, PayloadTooLarge or
         QuotaExceeded when Ship refused it. The process lives on.
         """
-        while isinstance(message := await self._socket.receive(), bytes):
-            if message[:1] not in (STDOUT, STDERR):
+        offset = self.next_offset
+        while True:
+            message = await self._socket.receive()
+            if isinstance(message, Closed):
+                raise _refusal_of(message)
+            if message == LEAVE:
+                await self._attach_again(offset)
+            elif isinstance(message, str):
+                yield parse(Exit, message.encode()).to_end()
+                return
+            elif message[:1] in (STDOUT, STDERR):
+                offset += len(message) - 1
+                yield message
+            else:
                 raise ShipError("the sandbox's runtime sent a frame of an unknown kind")
-            yield message
-        if isinstance(message, Closed):
-            raise _refusal_of(message)
-        yield parse(Exit, message.encode()).to_end()
 
     async def send(self, frame: bytes) -> None:
-        """Send one binary frame, marker included; returns when there is room for more. Raises ShipError."""
-        await self._socket.send(frame)
+        """Send one binary frame, marker included; returns when there is room for more. It waits for `frames`
+        while these attach again. Raises ShipError.
+        """
+        await (await self._open_socket()).send(frame)
 
     async def send_json(self, message: Mapping[str, Any]) -> None:
         """Send a control message, as `send` does."""
-        await self._socket.send(json.dumps(message))
+        await (await self._open_socket()).send(json.dumps(message))
+
+    async def _open_socket(self) -> ShipWebSocket:
+        while not self._takes_input.is_set():  # it may be cleared again before a waiter has its turn
+            await self._takes_input.wait()
+        if self._is_broken:
+            raise ShipError("the connection to the sandbox's runtime broke")
+        return self._socket
+
+    async def _attach_again(self, offset: int) -> None:
+        """Nothing is sent from before the close until there is another connection."""
+        self._takes_input.clear()
+        self._is_broken = True
+        try:
+            await self._socket.send_close()
+            closed = await self._socket.receive()
+            if not isinstance(closed, Closed):
+                raise ShipError("the sandbox's runtime went on after it had asked to leave")
+            if closed.code != CloseCode.SERVICE_RESTART:
+                raise _refusal_of(closed)
+            self._socket = await self._connect(offset)
+            self._is_broken = False
+        finally:
+            self._takes_input.set()
+
+
+async def read_attached(socket: ShipWebSocket, exec_id: str) -> AttachReply:
+    """The first message of an attachment. Raises ShipError when it is none, or of another exec, and
+    OutputGone when the ring has let go of the first byte since the call was checked.
+    """
+    first = await socket.receive()
+    if isinstance(first, Closed) and first.code == CloseCode.OUTPUT_GONE:
+        raise _refusal_of(first)
+    if not isinstance(first, str):
+        raise ShipError("the sandbox's runtime did not name the exec it attached to")
+    attached = parse(AttachReply, first.encode())
+    if attached.exec.id != exec_id:
+        raise ShipError("the sandbox's runtime attached to another exec")
+    return attached
 
 
 def _refusal_of(closed: Closed) -> BayError:

@@ -13,6 +13,7 @@ test("each state has its share of all, also those that no sandbox is in", () => 
     ["running", 3, 0.75],
     ["warming", 0, 0],
     ["warm", 0, 0],
+    ["hibernated", 0, 0],
     ["cold", 1, 0.25],
   ]);
   expect(sharesOf({ total: 0, by_status: {}, by_compute: {}, pooled: 0, sessions: 0 })[0]?.part).toBe(0);

@@ -1,7 +1,7 @@
 import type { HostOverview } from "bay-sandbox";
 
 /** In the order of the bar: what costs most is first. */
-export const COMPUTES = ["running", "warming", "warm", "cold"] as const;
+export const COMPUTES = ["running", "warming", "warm", "hibernated", "cold"] as const;
 export type Compute = (typeof COMPUTES)[number];
 
 export interface Share {

@@ -11,6 +11,7 @@ const COLOURS: Record<Compute, string> = {
   running: "bg-good",
   warming: "bg-warn",
   warm: "bg-accent",
+  hibernated: "bg-accent-soft",
   cold: "bg-strong-line",
 };
 

@@ -7,6 +7,7 @@ import { bay, said } from "@/bay";
 import { duration } from "@/lib/format";
 import { type Say, useWords } from "@/lib/words";
 import { put } from "@/live";
+import { useSavesMemory } from "@/profiles";
 import { Button } from "@/ui/button";
 import { Check, Field, Input, Select } from "@/ui/fields";
 import { Panel } from "@/ui/panel";
@@ -31,6 +32,7 @@ export function Policy({ box, mayChange }: { box: Sandbox; mayChange: boolean })
   const [isBusy, setBusy] = useState(false);
   const [problem, setProblem] = useState("");
   const policy = box.checkpoint_policy;
+  const offersMemory = useSavesMemory(box) || policy?.memory === true;
   const every = policy?.every ?? null;
 
   const submit = async (event: FormEvent<HTMLFormElement>): Promise<void> => {
@@ -41,7 +43,9 @@ export function Policy({ box, mayChange }: { box: Sandbox; mayChange: boolean })
     setBusy(true);
     setProblem("");
     try {
-      const wanted = { every: seconds || null, keep_last: Number(given.get("keep")), before_stop: before };
+      const keep = Number(given.get("keep"));
+      const memory = given.has("memory");
+      const wanted = { every: seconds || null, keep_last: keep, before_stop: before, memory };
       const checkpointPolicy = seconds || before ? wanted : null;
       put(cache, await (await bay.sandboxes.get(box.id)).update({ checkpointPolicy }));
       setOpen(false);
@@ -86,6 +90,9 @@ export function Policy({ box, mayChange }: { box: Sandbox; mayChange: boolean })
             )}
           </Field>
           <Check name="before_stop" label={say("beforeStop")} defaultChecked={policy?.before_stop ?? false} />
+          {offersMemory ? (
+            <Check name="memory" label={say("policyMemory")} defaultChecked={policy?.memory ?? false} />
+          ) : null}
           <div className="flex justify-end gap-2">
             <Button onClick={() => setOpen(false)}>{sayShared("cancel")}</Button>
             <Button kind="primary" type="submit" busy={isBusy}>
@@ -94,7 +101,9 @@ export function Policy({ box, mayChange }: { box: Sandbox; mayChange: boolean })
           </div>
         </form>
       ) : (
-        <p className="px-4 py-3 text-sm text-muted">{shown(policy, say)}</p>
+        <p className="px-4 py-3 text-sm text-muted">
+          {shown(policy, say)} {policy?.memory ? say("policyHasMemory") : null}
+        </p>
       )}
     </Panel>
   );

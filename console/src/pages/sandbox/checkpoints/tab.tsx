@@ -20,6 +20,7 @@ import { bay } from "@/bay";
 import { bytes } from "@/lib/format";
 import { useWords } from "@/lib/words";
 import { keys } from "@/live";
+import { capabilitiesQuery } from "@/profiles";
 import { mayWrite, useMe } from "@/sign_in";
 import { Badge } from "@/ui/badge";
 import { Button, IconButton } from "@/ui/button";
@@ -29,11 +30,12 @@ import { Panel } from "@/ui/panel";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { tell, tellError } from "@/ui/toasts";
 import { Compare, type Compared } from "./compare";
-import { DeleteDialog, ForkDialog, MakeDialog, RestoreDialog } from "./dialogs";
+import { DeleteDialog, MakeDialog, RestoreDialog } from "./dialogs";
+import ForkDialog from "./fork";
 import { graphOf, NOW, pathOf } from "./graph";
 import { Policy } from "./policy";
 import { Remote } from "./remote";
-import { capabilitiesQuery, checkpointsQuery, nameOf, remoteQuery } from "./timeline";
+import { checkpointsQuery, nameOf, remoteQuery } from "./timeline";
 import { checkpointWords } from "./words";
 
 const ROW_PX = 68;
@@ -279,6 +281,9 @@ function Row({
           <span className="truncate font-medium">{name}</span>
           {one.name ? <span className="shrink-0 text-xs text-muted">#{one.number}</span> : null}
           {one.auto ? <Badge>{say("auto")}</Badge> : null}
+          {one.kind === "memory" ? (
+            <Badge>{say("memory", { size: bytes(one.memory_bytes ?? 0) })}</Badge>
+          ) : null}
           {one.comment ? <span className="min-w-0 truncate text-muted">{one.comment}</span> : null}
         </p>
         <p className="truncate text-xs text-muted">

@@ -30,11 +30,6 @@ export function remoteQuery(id: string) {
   });
 }
 
-export const capabilitiesQuery = queryOptions({
-  queryKey: keys.nouns("capabilities"),
-  queryFn: ({ signal }) => bay.capabilities({ signal }),
-});
-
 /** Its name, else its number. */
 export function nameOf(one: Pick<Checkpoint, "name" | "number">): string {
   return one.name ?? `#${one.number}`;

@@ -3,6 +3,7 @@ import { lazy, type ReactNode, Suspense } from "react";
 import { bytes, duration } from "@/lib/format";
 import { useWords } from "@/lib/words";
 import { shortRef } from "@/pages/images/query";
+import { useSavesMemory } from "@/profiles";
 import { Badge } from "@/ui/badge";
 import { Moment } from "@/ui/moment";
 import { Fact, Facts, Panel } from "@/ui/panel";
@@ -21,6 +22,7 @@ export default function Overview({ box }: { box: Sandbox }): ReactNode {
     box.disk_mb === null ? null : say("disk", { size: bytes(box.disk_mb * MIB) }),
     box.pids === null ? null : say("processes", { number: box.pids }),
   ].filter((size) => size !== null);
+  const atRest = useSavesMemory(box) ? "warmHibernates" : "warm";
   const labels = Object.entries(box.labels);
   return (
     <div className="grid gap-4 p-4">
@@ -47,7 +49,7 @@ export default function Overview({ box }: { box: Sandbox }): ReactNode {
           <Fact name={say("sizes")}>{sizes.join(" · ") || say("noLimit")}</Fact>
           <Fact name={say("network")}>{say(box.network)}</Fact>
           <Fact name={say("idle")}>{seconds(box.idle_timeout)}</Fact>
-          <Fact name={say("warm")}>{seconds(box.warm_timeout)}</Fact>
+          <Fact name={say(atRest)}>{seconds(box.warm_timeout)}</Fact>
           <Fact name={say("keeps")}>{say(box.persist)}</Fact>
           {box.url?.href ? (
             <Fact name={say("url")}>

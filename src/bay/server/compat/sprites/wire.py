@@ -31,6 +31,7 @@ _STATUS: dict[Compute, SpriteStatus] = {
     "cold": "cold",
     "warming": "cold",  # the next call waits for a start
     "warm": "warm",
+    "hibernated": "warm",
     "running": "running",
 }
 
