@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8700
-WORKERS ?= 0
+WORKERS ?= 2
 DATA_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/bay,$(HOME)/.local/share/bay)
 # Tests start hundreds of Pythons, and each would compile all it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -41,30 +41,33 @@ serve: .stamp-server ## run Bay here: HOST=, PORT=, DATA_DIR= (default /var/lib/
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: test
-test: check .stamp-images .stamp-oldest .stamp-typescript .stamp-docs .stamp-console .stamp-helm ## all checks, and all tests but those of tests/slow.txt (WORKERS=2: two files of them at a time)
-	@$(PYTEST) $$(sed -n 's|^[a-z]|--ignore=tests/&|p' tests/slow.txt)
+test: check gate-setup ## the gate: all checks, and the tests that every change passes (WORKERS=2: two files of them at a time)
+	@$(PYTEST) --part gate --timeout 60
 
-# The tests in Kubernetes wait for pods most of the time.
+# The rest, by what it needs. CONTRIBUTING says which paths need which part.
+.PHONY: test-host test-postgres test-kubernetes test-clients test-docs
+test-host: .stamp-images .stamp-helm ## tests with runc, networks, storage, cages, kills (ARGS="tests/network -k relay")
+	@$(BIN)/python -m scripts.test_parts host $(ARGS)
+
+test-postgres: .stamp-dev ## tests of replicas, and of the server with its rows in PostgreSQL (ARGS=)
+	@$(BIN)/python -m scripts.test_parts postgres $(ARGS)
+
+test-kubernetes: .stamp-helm ## tests of pods, and inside a real Kubernetes, which is built once (ARGS=)
+	@$(BIN)/python -m scripts.test_parts kubernetes $(ARGS)
+
+test-clients: test-setup ## tests with other people's clients, Node and browsers (ARGS=)
+	@$(BIN)/python -m scripts.test_parts clients $(ARGS)
+
+test-docs: test-setup ## tests that run the pages of the documentation and what is in deploy/ (ARGS=)
+	@$(BIN)/python -m scripts.test_parts docs $(ARGS)
+
 .PHONY: test-all
-test-all: check test-setup ## all checks and all tests, as CI runs them
-	@$(PYTEST)
-	@$(MAKE) -j2 --output-sync=target test-postgres test-kubernetes
+test-all: check test-setup ## all checks, the gate and every other part, and a table of what came of each
+	@$(BIN)/python -m scripts.test_parts all $(ARGS)
 
-# Those whose queries differ most; the tests of the store run on both databases anyway.
-POSTGRES_TESTS ?= $(addprefix tests/server/, test_database.py events keys maintenance skills \
-  cargos execs/test_history.py sandboxes/test_volumes.py sandboxes/test_api_sandboxes.py sessions/test_quotas.py)
-
-.PHONY: test-postgres
-test-postgres: .stamp-dev ## tests of the server with its rows in PostgreSQL, as `make test-all` runs them too (POSTGRES_TESTS=)
-	@BAY_TEST_DATABASE=postgresql $(PYTEST) $(POSTGRES_TESTS)
-
-KUBERNETES_TESTS ?= tests/kubernetes
-
-# They wait for pods most of the time. Those that stop a program of the one node, or change what all see, have the
-# mark `alone`, and the others wait for their turn meanwhile.
-.PHONY: test-kubernetes
-test-kubernetes: .stamp-dev ## tests inside a real Kubernetes, as `make test-all` runs them too; builds it once (KUBERNETES_TESTS=)
-	@scripts/kubernetes/with-cluster $(BIN)/python -m pytest -n 4 --dist load --timeout 300 $(KUBERNETES_TESTS)
+.PHONY: steady
+steady: .stamp-dev ## run tests 25 times beside two busy loops: TESTS="tests/a/test_b.py::test_c"
+	@$(BIN)/python -m scripts.steady $(TESTS)
 
 .PHONY: check
 check: .stamp-dev ## format, lint, types, generated SDK, lock files
@@ -154,12 +157,14 @@ clean: ## remove .venv, stamps, caches and build results (never a data directory
 	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .venv-docs src/bay/server/web/site src/bay/server/web/console .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: system system-tests test-setup
+.PHONY: system system-tests gate-setup test-setup
 system:
 	@scripts/setup-system.sh
 
 system-tests:
 	@scripts/setup-system.sh tests
+
+gate-setup: .stamp-helm .stamp-compat .stamp-typescript .stamp-docs .stamp-console
 
 test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs .stamp-console
 
@@ -182,9 +187,9 @@ test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .s
 	@scripts/kubernetes/helm >/dev/null || [ $$? -eq 3 ]
 	@touch $@
 
-# The client's libraries, each the oldest that it says it works with.
+# The client's libraries, each the oldest that it says it works with, and the oldest Python where this machine has it.
 .stamp-oldest: requirements/oldest.txt .stamp-dev
-	@$(BIN)/python -m venv --clear .venv-oldest
+	@python3.11 -m venv --clear .venv-oldest 2>/dev/null || $(BIN)/python -m venv --clear .venv-oldest
 	@.venv-oldest/bin/python -m pip install --quiet --require-hashes -r requirements/oldest.txt </dev/null
 	@touch $@
 
@@ -218,8 +223,8 @@ test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .s
 	@cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-.stamp-console: .stamp-console-tools scripts/build_console.py $(shell find console/src console/*.* -type f) $(wildcard clients/typescript/src/*.ts)
-	@$(BIN)/python scripts/build_console.py
+.stamp-console: .stamp-console-tools scripts/build_console.py scripts/packing.py $(shell find console/src console/*.* -type f) $(wildcard clients/typescript/src/*.ts) | .stamp-server
+	@$(BIN)/python -m scripts.build_console
 	@touch $@
 
 .stamp-frameworks: requirements/frameworks.txt requirements/swe-rex.txt requirements/server.txt pyproject.toml .stamp-dev
@@ -237,8 +242,8 @@ test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .s
 	@touch $@
 
 # Strict: a link that leads nowhere, or a page in no section, fails it.
-.stamp-docs: .stamp-docs-tools mkdocs.yml scripts/build_docs.py $(wildcard *.md docs/*.md docs/design/*.md docs/images/*.webp)
-	@$(BIN)/python scripts/build_docs.py .venv-docs/bin/mkdocs
+.stamp-docs: .stamp-docs-tools mkdocs.yml scripts/build_docs.py scripts/packing.py $(wildcard *.md docs/*.md docs/design/*.md docs/images/*.webp)
+	@$(BIN)/python -m scripts.build_docs .venv-docs/bin/mkdocs
 	@touch $@
 
 .stamp-dev: requirements/dev.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system-tests

@@ -20,7 +20,7 @@ from bay.drivers.oci.spec import TERMINALS
 from bay.drivers.oci.userns import USER_LIMITS
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 # Each takes one more of something, and raises OSError when there is no more.
 SIGNAL = """

@@ -14,7 +14,7 @@ from bay.drivers.oci import seccomp
 from bay.drivers.oci.driver import OciDriver
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 _PROBE = """
 import ctypes, mmap, os, resource, socket

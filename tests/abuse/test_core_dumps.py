@@ -14,7 +14,11 @@ import pytest
 
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = [pytest.mark.anyio, pytest.mark.abuse]  # it changes a setting of the whole host for some seconds
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.anyio,
+    pytest.mark.abuse,
+]  # it changes a setting of the whole host for some seconds
 
 _SETTING = Path("/proc/sys/kernel/core_pattern")
 _CRASH = ["sh", "-c", "ulimit -c unlimited; kill -SEGV $$"]

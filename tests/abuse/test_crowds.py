@@ -12,6 +12,8 @@ import pytest
 from server_harness import short_dir
 from serving import KEY, WAIT_S, Server, serving
 
+pytestmark = pytest.mark.host
+
 AUTH = f"Authorization: Bearer {KEY}\r\n".encode()
 HALF_A_HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\nX-"
 

@@ -9,7 +9,7 @@ import pytest
 from bay.models import Resources
 from bay.testing.driver_bench import DriverBench, host_fingerprint, run
 
-pytestmark = [pytest.mark.anyio, pytest.mark.abuse, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.abuse, pytest.mark.timeout(300)]
 
 FORK = "import os\nwhile True:\n try: os.fork()\n except OSError: pass"
 MEMORY = "held = []\nwhile True: held.append(bytearray(b'x' * (1 << 20)))"

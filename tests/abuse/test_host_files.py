@@ -10,7 +10,7 @@ import pytest
 from bay.drivers.base import Handle
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 WRITABLE = """
 import os, stat

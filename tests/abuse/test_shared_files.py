@@ -9,7 +9,7 @@ import pytest
 
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 LOCK = """
 import fcntl, os, time

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from server_harness import World, assert_error, clear, create, eventually, ships, short_dir, within, world
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 MIB = 1 << 20
 HEADERS = {"Content-Type": "multipart/form-data; boundary=limit"}

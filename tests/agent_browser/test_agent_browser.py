@@ -11,6 +11,8 @@ import httpx
 import pytest
 from client_programs import ClientHost, client_host
 
+pytestmark = pytest.mark.clients
+
 PROGRAMS = Path(__file__).parent / "node_modules" / "agent-browser" / "bin"
 PROGRAM = PROGRAMS / f"agent-browser-linux-musl-{'arm64' if platform.machine() == 'aarch64' else 'x64'}"
 PROFILE = {

@@ -9,6 +9,8 @@ import pytest
 
 from bench import compat
 
+pytestmark = pytest.mark.host
+
 CLIENTS = Path(compat.__file__).parent / "clients"
 STAND_IN = """
 from acts import Acts, serve

@@ -8,7 +8,11 @@ from bench.density import density
 from bench.figures import Figure
 from examples.own_server import own_server
 
-pytestmark = [pytest.mark.long, pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes need root")]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes need root"),
+]
 
 
 def test_a_few_idle_sandboxes_are_measured_from_their_creation_to_their_end() -> None:

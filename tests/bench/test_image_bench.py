@@ -18,7 +18,7 @@ from examples.own_server import own_server
 
 from bench import host, spending
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 HAS_TOOLS = all(map(shutil.which, ("skopeo", "docker-registry", "busybox")))
 real = pytest.mark.skipif(
     os.geteuid() != 0 or not HAS_TOOLS, reason="needs root, skopeo, docker-registry and busybox"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bench.layers import make_layer
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and mounts")
+pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and mounts")]
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])

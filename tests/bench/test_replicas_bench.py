@@ -9,7 +9,7 @@ from bench.figures import Absent, Figure, Ratio
 from bench.replicas import MOST, replicas
 from psycopg import connect
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 
 def small() -> Bench:

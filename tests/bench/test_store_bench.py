@@ -9,6 +9,8 @@ from bench.figures import Absent, Figure, Ratio
 from bench.store import store
 from psycopg import connect
 
+pytestmark = pytest.mark.host
+
 ACTS = (
     *("an event written", "an exec kept", "a sandbox found"),
     *("50 sandboxes listed", "20 events written at once"),

@@ -17,6 +17,7 @@ from bay.builds.steps import BuildConfig
 from bay.images.config import ImageConfig
 
 pytestmark = [
+    pytest.mark.host,
     pytest.mark.long,
     pytest.mark.skipif(
         shutil.which("buildah") is None or os.geteuid() != 0, reason="needs buildah, and root to run it"

@@ -12,6 +12,8 @@ from dying import lines_of, run_and_die
 from bay.ids import new_id
 from pools import BACKENDS, Backend, make, unmounted_after
 
+pytestmark = pytest.mark.host
+
 WS, FORK, THEN, NEW = new_id("ws"), new_id("ws"), new_id("ckpt"), new_id("ckpt")
 WORDS = {"then", "now"}
 

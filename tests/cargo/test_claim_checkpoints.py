@@ -37,7 +37,7 @@ from bay.object_store.s3 import S3Access, S3ObjectStore
 from bay.testing.cargo import *  # noqa: F403 - the suite is the module's functions
 from bay.testing.cargo import MIB, WorkspaceFiles, dig, facts
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 SETTINGS = ClaimSettings(install="bay1", read_write_once_pod=True)
 

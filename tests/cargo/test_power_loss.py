@@ -25,7 +25,7 @@ from bay.errors import BayError
 from bay.ids import new_id
 from pools import MIB, loops_of, make, needs_btrfs, unmounted_after
 
-pytestmark = needs_btrfs
+pytestmark = [pytest.mark.host, needs_btrfs]
 
 SHUTDOWN = 0x8004_587D
 NO_LOG_FLUSH = 2

@@ -21,7 +21,7 @@ from bay.cargo import backend_detection
 from bay.images import fetch_cage
 from pools import unmounted_after
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(300)]
 
 KEY = "bay_0123456789abcdef0123456789abcdef"
 SANDBOXES, AT_ONCE = 100, 16

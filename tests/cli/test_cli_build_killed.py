@@ -27,7 +27,7 @@ from ship_harness import eventually
 from bay.client import Client
 from bay.images import fetch_cage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 KEY = "bay_0123456789abcdef0123456789abcdef"
 PROFILES = {"python-default": {"persist": "machine", "cpus": 1, "memory_mb": 512, "pids": 64}}

@@ -23,7 +23,7 @@ from bay.client import AsyncClient, Client
 from bay.errors import InvalidArgument
 from bay.images import fetch_cage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 KEY = "bay_0123456789abcdef0123456789abcdef"
 TOKEN = "token-that-no-layer-may-have"

@@ -19,7 +19,7 @@ from bay.cargo import backend_detection
 from bay.images import fetch_cage
 from pools import unmounted_after
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 TOKEN = "token-that-no-layer-may-have"
 PROFILES = {"python-default": {"persist": "machine", "memory_mb": 256, "pids": 64}}

@@ -17,6 +17,8 @@ from bay.drivers.host_check import HostCheck
 from bay.linux import nftables
 from bay.server.offline.repairs import Repairs, plan
 
+pytestmark = pytest.mark.host
+
 DEBIAN, UBUNTU = {"ID": "debian"}, {"ID": "linuxmint", "ID_LIKE": "ubuntu debian"}
 FEDORA, ROCKY = {"ID": "fedora"}, {"ID": "rocky", "ID_LIKE": "rhel centos fedora"}
 _SYSTEM = "/usr/sbin:/usr/bin"

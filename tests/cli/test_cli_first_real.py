@@ -18,6 +18,8 @@ import pytest
 
 from bay.server import embedded
 
+pytestmark = pytest.mark.host
+
 BIN = Path(sys.executable).parent / "bay"
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534

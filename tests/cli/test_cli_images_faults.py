@@ -20,7 +20,7 @@ from bay import Client
 from bay.images import fetch_cage
 from bay.models import ContainerImage
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

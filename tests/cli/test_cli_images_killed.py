@@ -19,7 +19,7 @@ from bay import Client
 from bay.images import fetch_cage
 from bay.models import ContainerImage
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(600)]
 
 LIBRARY, STORE, PULLER = (
     "bay.images.library:HostLibrary",

@@ -18,6 +18,8 @@ from registry import Registry
 
 from bay.images import fetch_cage
 
+pytestmark = pytest.mark.host
+
 PAGE = Path(__file__).parents[2] / "docs" / "images.md"
 
 

@@ -13,6 +13,8 @@ import pytest
 import bay
 from bay.server import embedded
 
+pytestmark = pytest.mark.host
+
 BIN = Path(sys.executable).parent / "bay"
 COUNT = 1_000_000
 DIGEST = hashlib.sha256(b"".join(b"%d\n" % i for i in range(1, COUNT + 1))).hexdigest()

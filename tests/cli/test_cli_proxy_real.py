@@ -23,6 +23,8 @@ from tunnel_standin import running
 import bay
 from bay.server import embedded
 
+pytestmark = pytest.mark.host
+
 BIN = Path(sys.executable).parent / "bay"
 MEBIBYTE = 1 << 20
 

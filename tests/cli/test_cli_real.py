@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.host
+
 BIN = Path(sys.executable).parent / "bay"
 KEY = "bay_0123456789abcdef0123456789abcdef"
 

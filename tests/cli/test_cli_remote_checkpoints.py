@@ -13,6 +13,8 @@ from cli_runner import Cli, Done
 
 import bay as sdk
 
+pytestmark = pytest.mark.host
+
 PAGE = Path(__file__).parents[2] / "docs" / "object-storage.md"
 
 

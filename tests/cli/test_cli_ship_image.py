@@ -8,7 +8,11 @@ import tarfile
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+
 from bay import __version__
+
+pytestmark = pytest.mark.host
 
 BAY = Path(sys.executable).parent / "bay"
 

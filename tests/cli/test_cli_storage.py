@@ -117,10 +117,10 @@ def test_a_checkpoint_is_made_listed_restored_and_removed(bay: Cli, name: str) -
     third = bay("checkpoint", "create", name, "--name", "third").stdout.decode().strip()
     assert lines(bay("checkpoint", "restore", name, second["id"])) == []
     rows = [line.split() for line in lines(bay("checkpoint", "ls", name))]
-    assert rows[0] == ["NOW", "ID", "NAME", "AGE", "SIZE", "EXCLUSIVE", "AUTO", "FROM", "COMMENT"]
+    assert rows[0] == ["NOW", "ID", "NAME", "AGE", "SIZE", "EXCLUSIVE", "MEMORY", "AUTO", "FROM", "COMMENT"]
     assert rows[1][:3] == ["|", first, "first"]
-    assert rows[1][4:] == ["-", "-", "no", "-", "a", "try"]
-    assert [row[:3] + row[7:] for row in rows[2:]] == [
+    assert rows[1][4:] == ["-", "-", "no", "no", "-", "a", "try"]
+    assert [row[:3] + row[8:] for row in rows[2:]] == [
         ["*", second["id"], "-", "first"],
         ["-", third, "third", second["id"]],
     ]
@@ -180,6 +180,24 @@ def test_forks_and_creates_begin_with_files_of_another(bay: Cli, name: str) -> N
     assert [bay("cp", f"{box}:f", "-").stdout for box in (old, new)] == [b"one", b"one"]
 
 
+def test_memory_is_asked_for_by_an_option(bay: Cli, name: str) -> None:
+    """The server refuses it here, with the way out: none of its profiles saves memory."""
+    bay("checkpoint", "create", name, "--name", "kept")
+    for arguments in (("checkpoint", "create", name, "--memory"), ("fork", name, "--memory")):
+        done = bay(*arguments)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"hibernate" in done.stderr
+    done = bay("checkpoint", "restore", name, "kept", "--memory")
+    assert (done.returncode, b"files alone" in done.stderr) == (2, True)
+    assert lines(bay("checkpoint", "restore", name, "kept", "--no-memory")) == []
+    for arguments in ((), ("--before-stop",)):
+        done = bay("checkpoint", "policy", name, *arguments, "--memory")
+        assert (done.returncode, b"--every" in done.stderr) == (2, True)
+    assert lines(bay("checkpoint", "policy", name, "--every", "1h", "--memory")) == [
+        "every 3600 s, with memory; the newest 10 are kept"
+    ]
+
+
 def test_sizes_that_were_measured_are_in_the_lists(bay: Cli, proxy: fault_proxy.Proxy, name: str) -> None:
     identifier = objects(bay("get", name, "--json"))[0]["id"]
     bay("checkpoint", "create", name)
@@ -188,8 +206,9 @@ def test_sizes_that_were_measured_are_in_the_lists(bay: Cli, proxy: fault_proxy.
         [checkpoint] = client.sandboxes.get(name).checkpoints()
         cargo = client.cargos.get(made)
     measured = replace(
-        checkpoint, size_bytes=3 << 20, exclusive_bytes=4096, measured_at=checkpoint.created_at
-    )
+        checkpoint, size_bytes=3 << 20, exclusive_bytes=4096, measured_at=checkpoint.created_at,
+        kind="memory", memory_bytes=14 << 20,
+    )  # fmt: skip
     weighed = replace(
         cargo, used_bytes=5 << 20, used_inodes=7, charged_bytes=6 << 20, size_limit_enforced=True,
         measured_at=datetime.now(UTC),
@@ -197,7 +216,7 @@ def test_sizes_that_were_measured_are_in_the_lists(bay: Cli, proxy: fault_proxy.
     proxy.answers[f"/v1/sandboxes/{identifier}/checkpoints"] = {"items": [to_wire(measured)]}
     proxy.answers["/v1/cargos"] = {"items": [to_wire(weighed)]}
     through = Cli(proxy.url)
-    assert lines(through("checkpoint", "ls", name))[1].split()[4:6] == ["3.0M", "4.0K"]
+    assert lines(through("checkpoint", "ls", name))[1].split()[4:7] == ["3.0M", "4.0K", "14M"]
     [row] = [line.split() for line in lines(through("cargo", "ls"))[1:]]
     assert row == [made, "5.0M", "7", "6.0M", "100M", "0s", "directory", "-"]
 

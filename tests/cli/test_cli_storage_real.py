@@ -13,6 +13,8 @@ from pathlib import Path
 import forked_bay
 import pytest
 
+pytestmark = pytest.mark.host
+
 KEY = "bay_0123456789abcdef0123456789abcdef"
 
 

@@ -25,6 +25,8 @@ from bay.cargo import backend_detection
 from bay.images import fetch_cage
 from pools import unmounted_after
 
+pytestmark = [pytest.mark.host, pytest.mark.long]
+
 KEY = "bay_0123456789abcdef0123456789abcdef"
 TEMPLATES = 5
 READY = "wget -q -O /dev/null 127.0.0.1:8000"

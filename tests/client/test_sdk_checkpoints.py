@@ -42,6 +42,7 @@ CHECKPOINT: dict[str, Any] = {
     "exclusive_bytes": None,
     "inodes": None,
     "measured_at": None,
+    "memory_bytes": None,
 }
 
 
@@ -98,8 +99,21 @@ def test_forks_have_files_of_their_own(box: bay.Box, client: bay.Client) -> None
         assert made.info.checkpoint_id == kept.id
 
 
+def test_memory_is_refused_with_the_way_out_where_none_is_saved(box: bay.Box) -> None:
+    kept = box.checkpoint("kept")
+    assert (kept.kind, kept.memory_bytes) == ("files", None)
+    for ask in (lambda: box.checkpoint(memory=True), lambda: box.fork(memory=True)):
+        with pytest.raises(bay.CapabilityNotSupported, match="hibernate"):
+            ask()
+    for ask in (lambda: box.restore(kept, memory=True), lambda: box.fork(checkpoint=kept, memory=True)):
+        with pytest.raises(bay.Conflict, match="files alone"):
+            ask()
+    box.restore(kept, memory=False)
+    assert [one.id for one in box.checkpoints()] == [kept.id]
+
+
 def test_a_policy_is_given_and_taken_away(client: bay.Client) -> None:
-    policy = bay.CheckpointPolicy(every=600, before_stop=True)
+    policy = bay.CheckpointPolicy(every=600, before_stop=True, memory=True)
     with client.sandbox(checkpoint_policy=policy) as box:
         assert box.info.checkpoint_policy == policy
         assert box.update(checkpoint_policy=None).checkpoint_policy is None

@@ -1,4 +1,5 @@
-"""The client works with the oldest libraries that it says it works with; every other test has the newest.
+"""The client works with the oldest libraries that it says it works with, and with the oldest Python where the
+machine has it; every other test has the newest.
 
 Frameworks hold some of them back, and a client that insists on the newest cannot be installed beside one.
 """
@@ -15,7 +16,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 WAIT_S = 90
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.clients, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

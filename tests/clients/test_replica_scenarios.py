@@ -10,6 +10,7 @@ from replica_bays import ReplicaBays, can_run, replica_bays
 from test_scenarios import BROWSER, SCENARIOS, SDKS, Json, come_true, name_of
 
 pytestmark = [
+    pytest.mark.clients,
     pytest.mark.long,
     pytest.mark.skipif(not can_run(), reason="PostgreSQL and HAProxy are not installed"),
 ]

@@ -13,7 +13,7 @@ from cutting_proxy import CuttingProxy, cutting_proxy
 
 from bay.server.settings import ProfileSettings
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.clients, pytest.mark.long]
 
 Json = dict[str, Any]
 TABLE = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text(encoding="utf-8"))
@@ -97,6 +97,12 @@ def test_a_scenario_is_the_same_in_deno(
     live: real_bay.RealBay, deno: sdk_words.Words, proxy: CuttingProxy, scenario: Json
 ) -> None:
     come_true(live.url, deno, proxy, scenario)
+
+
+@pytest.mark.gate
+def test_the_typescript_sdk_runs_a_command(live: real_bay.RealBay, proxy: CuttingProxy) -> None:
+    with sdk_words.speaking("typescript") as words:
+        come_true(live.url, words, proxy, SCENARIOS[0])
 
 
 def come_true(url: str, words: sdk_words.Words, proxy: CuttingProxy, scenario: Json) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 import bay
 
+pytestmark = pytest.mark.clients
+
 Json = dict[str, Any]
 PROGRAM = Path(__file__).parent / "programs" / "typescript_surface.mjs"
 _COUNTED = "a caller counts the bytes of a stream as they pass"

@@ -17,7 +17,7 @@ from image_roots import busybox_root
 
 from bay.images import fetch_cage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.clients, pytest.mark.long]
 
 PROFILES = {"python-default": {}, "build": {"persist": "machine", "cpus": 1, "memory_mb": 512, "pids": 64}}
 SCENARIOS = [one for one in test_scenarios.ALL if one.get("templates")]

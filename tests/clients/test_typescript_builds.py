@@ -14,6 +14,8 @@ from bay.client._build_body import Recipe
 from bay.client._context import context_of, read_ignored
 from bay.errors import InvalidArgument
 
+pytestmark = pytest.mark.clients
+
 PROGRAMS = Path(__file__).parent / "programs"
 PATHS = (
     "a", "a.txt", "b/a.txt", "b/c/a.txt", "b/c", "c.go", "b/c.go", ".git", ".git/config", "x]y", "a-c", "bäc", "a*b",

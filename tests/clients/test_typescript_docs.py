@@ -12,6 +12,8 @@ import pytest
 
 from bay.server import embedded
 
+pytestmark = pytest.mark.clients
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "clients" / "typescript"
 BLOCK = re.compile(r"(?ms)^```ts\n(.*?)^```$")

@@ -8,6 +8,8 @@ import fault_proxy
 import pytest
 import real_bay
 
+pytestmark = pytest.mark.clients
+
 PROGRAM = Path(__file__).parent / "programs" / "typescript_faults.mjs"
 
 

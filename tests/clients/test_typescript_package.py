@@ -8,11 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scripts import generate_typescript
 
 import bay
 from bay.errors import BY_CODE
 from bay.models import CellEvent, FileEvent
+
+pytestmark = pytest.mark.clients
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "clients" / "typescript"

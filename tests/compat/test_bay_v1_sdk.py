@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from client_programs import ClientHost, client_host
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.clients, pytest.mark.long, pytest.mark.timeout(300)]
 
 PROFILE = {"user": "shipyard", "skills": True, "env_file": True, "env": {"FROM_PROFILE": "it's here"}}
 
@@ -18,6 +18,8 @@ def host() -> Iterator[ClientHost]:
         yield host
 
 
-@pytest.mark.parametrize("program", ["bay_v1_life.py", "bay_v1_skills.py"])
+@pytest.mark.parametrize(
+    "program", [pytest.param("bay_v1_life.py", marks=pytest.mark.gate), "bay_v1_skills.py"]
+)
 def test_a_program_of_the_sdk_of_bay_v1_does_its_work(host: ClientHost, program: str) -> None:
     assert host.run(program).splitlines()[-1] == "done"

@@ -3,7 +3,7 @@
 import pytest
 from client_programs import ClientHost
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.clients, pytest.mark.long]
 
 
 @pytest.mark.parametrize("program", ["e2b_commands.py", "e2b_files.py", "e2b_files.mjs"])

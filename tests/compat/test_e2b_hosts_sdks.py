@@ -7,6 +7,8 @@ import pytest
 from client_programs import ClientHost, client_host
 from tls_front import TlsFront, tls_front
 
+pytestmark = pytest.mark.clients
+
 DOMAIN = "bay.example.test"
 
 

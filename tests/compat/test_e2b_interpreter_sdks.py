@@ -3,7 +3,7 @@
 import pytest
 from client_programs import ClientHost
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.clients, pytest.mark.long]
 
 
 PROGRAMS = ["e2b_interpreter.py", "e2b_interpreter_async.py", "e2b_interpreter.mjs"]

@@ -5,7 +5,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from client_programs import PYTHON
+
+pytestmark = pytest.mark.clients
 
 PAGE = Path(__file__).parents[2] / "docs/comparison.md"
 PRINT_NAMES = """

@@ -10,7 +10,7 @@ import image_bay
 import pytest
 from cutting_proxy import CuttingProxy, cutting_proxy
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.clients, pytest.mark.long]
 
 _LONGEST_S = 60
 PROGRAMS = [

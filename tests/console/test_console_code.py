@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from scripts.build_console import BUILT, CONSOLE, FIRST_BYTES, loaded_first
 
-pytestmark = pytest.mark.skipif(not (CONSOLE / "node_modules").is_dir(), reason="needs `make console`")
+pytestmark = [
+    pytest.mark.clients,
+    pytest.mark.skipif(not (CONSOLE / "node_modules").is_dir(), reason="needs `make console`"),
+]
 
 _SOURCES = CONSOLE / "src"
 

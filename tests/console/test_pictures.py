@@ -12,7 +12,7 @@ from console_bay import host_with_runc, needs_chromium, remove_all, run_steps
 from image_files import TAR, ImageFile, Layer, digest_of
 from image_roots import DEBIAN
 
-pytestmark = [needs_chromium, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.clients, needs_chromium, pytest.mark.long, pytest.mark.timeout(1200)]
 
 STEPS_S = 1000
 """With the minutes that charts need to be lines."""

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import shared_cache
 from crash_case import WAIT_S, Place, can_run, until
 from crash_checks import clean
 from crash_host import strays
+from criu_program import CriuMissing, working_criu
 
 from bay.server import logs
 
@@ -21,6 +23,17 @@ def cache() -> Path:
     if not can_run():
         pytest.skip("the oci driver needs root and runc")
     return shared_cache.filled()
+
+
+@pytest.fixture(scope="session")
+def criu() -> Generator[str | None]:
+    """A CRIU that works here; None without one."""
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(working_criu())
+        except CriuMissing:
+            found = None
+        yield found
 
 
 @pytest.fixture

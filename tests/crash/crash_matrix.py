@@ -12,13 +12,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from crash_case import Json, can_run
 from crash_checks import Verdict
 from crash_operations import OPERATIONS
+from criu_program import CriuMissing, working_criu
 
 PROGRAM = Path(__file__).parents[1] / "support" / "killed_bay.py"
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
@@ -63,9 +64,9 @@ class Outcome:
 class Lane:
     """One case after the other, each in directories of its own."""
 
-    def __init__(self, process: asyncio.subprocess.Process, cache: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, cache: Path, criu: str | None) -> None:
         self._process = process
-        self._cache = cache
+        self._shared = {"cache": str(cache), "criu": criu}
         self._unanswered = 0
         """Orders whose answer has not been read; more than one after a cancellation."""
 
@@ -86,7 +87,8 @@ class Lane:
     async def _verdict(self, root: Path, operation: str, point: Point | None) -> Verdict:
         try:
             await self._kill(root, operation, point)
-            await self._expect(0, root, "judge", operation)
+            # Once in each row the trials of the host meet what a killed Bay has left.
+            await self._expect(0, root, "judge", operation, tries_host=point is None)
             return Verdict(**json.loads((root / "verdict").read_text()))
         except AssertionError as error:
             return Verdict(lost=[str(error)])
@@ -115,7 +117,7 @@ class Lane:
         assert ended == ending, f"{phase} ended with {ended}: {_text(root / 'log')}"
 
     async def _order(self, root: Path, phase: str, operation: str, **more: object) -> int:
-        order = {"root": str(root), "cache": str(self._cache), "phase": phase, "operation": operation, **more}
+        order = {"root": str(root), **self._shared, "phase": phase, "operation": operation, **more}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._unanswered += 1
@@ -137,14 +139,14 @@ def _text(file: Path) -> str:
 
 
 @asynccontextmanager
-async def lane(cache: Path) -> AsyncGenerator[Lane]:
+async def lane(cache: Path, criu: str | None) -> AsyncGenerator[Lane]:
     """A lane, with a process behind it that forks Bays."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(PROGRAM), stdin=pipe, stdout=pipe, limit=_LINE, start_new_session=True
     )
     try:
-        yield Lane(process, cache)
+        yield Lane(process, cache, criu)
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -225,9 +227,9 @@ def kinds(points: Iterable[Point]) -> int:
     return len({point.kind for point in points})
 
 
-async def count_kinds(operation: str, cache: Path) -> int:
+async def count_kinds(operation: str, cache: Path, criu: str | None) -> int:
     """That number by a run of its own, with a kill behind the last place alone."""
-    async with lane(cache) as one:
+    async with lane(cache, criu) as one:
         return kinds((await one.count(operation))[0])
 
 
@@ -239,13 +241,18 @@ def documented_kinds() -> dict[str, int]:
 
 
 async def run_all(
-    operations: Iterable[str], cache: Path, *, every_nth: int = 1, told: Callable[[Outcome], None]
+    operations: Iterable[str],
+    cache: Path,
+    criu: str | None,
+    *,
+    every_nth: int = 1,
+    told: Callable[[Outcome], None],
 ) -> list[Row]:
-    """Kill each of the operations."""
+    """Kill each of the operations; without `criu` none that hibernates."""
     async with AsyncExitStack() as stack:
         lanes = Lanes()
         for _ in range(LANES):
-            lanes.put_nowait(await stack.enter_async_context(lane(cache)))
+            lanes.put_nowait(await stack.enter_async_context(lane(cache, criu)))
         rows = (
             run_operation(lanes, name, told, every_nth=every_nth, offset=i)
             for i, name in enumerate(operations)
@@ -261,11 +268,13 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory(prefix="bay-cc-", dir="/tmp") as name:
-        cache = Path(name)
+    operations = arguments.operations or OPERATIONS
+    with ExitStack() as stack:
+        cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bay-cc-", dir="/tmp")))
         cache.chmod(0o711)
-        operations = arguments.operations or OPERATIONS
-        rows = asyncio.run(run_all(operations, cache, every_nth=arguments.every, told=_tell))
+        needs_criu = any(OPERATIONS[name].hibernates for name in operations)
+        criu = stack.enter_context(working_criu()) if needs_criu else None
+        rows = asyncio.run(run_all(operations, cache, criu, every_nth=arguments.every, told=_tell))
     _say(table(rows))
     if arguments.write:
         _write(table(rows))
@@ -301,7 +310,11 @@ def main() -> int:
     if not can_run():
         _say("the crash matrix needs root and runc")
         return 1
-    return _run(arguments)
+    try:
+        return _run(arguments)
+    except CriuMissing as error:
+        _say(str(error))
+        return 1
 
 
 if __name__ == "__main__":

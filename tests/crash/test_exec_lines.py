@@ -25,7 +25,7 @@ import bay
 from bay.server.backends import make_driver
 from bay.server.settings import Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 KILLS = 200
 OF_BAY, OF_CLIENT = 0.1, 0.3

@@ -21,7 +21,7 @@ from bay.drivers.oci import cgroups
 from bay.store import sandboxes
 from bay.store.records import SessionRecord
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 T = TypeVar("T")
 TRUTH_S = 5.0

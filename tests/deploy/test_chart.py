@@ -15,6 +15,8 @@ import bay
 from bay.drivers.kubernetes import driver, egress, pod
 from bay.server.settings import SettingFields, Settings, load
 
+pytestmark = pytest.mark.docs
+
 FULL: dict[str, Any] = {
     "replicas": 3,
     "image": {"repository": "registry.example.com/bay-server", "tag": "9", "pullPolicy": "Always"},
@@ -72,6 +74,7 @@ def settings_of(objects: list[dict[str, Any]], tmp_path: Path) -> Settings:
     return load(path)
 
 
+@pytest.mark.gate
 @VALUES
 def test_lint_finds_nothing(values: dict[str, Any]) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), values=values)
@@ -193,6 +196,7 @@ def test_the_egress_proxy_is_refused_where_pods_walk_around_it() -> None:
 # Settings and secrets
 
 
+@pytest.mark.gate
 def test_bay_reads_its_settings_as_they_were_given(tmp_path: Path) -> None:
     found = settings_of(rendered(FULL), tmp_path)
     assert (found.driver, found.replicas, found.start_limit) == ("kubernetes", True, 300)

@@ -17,7 +17,7 @@ from server_harness import WAIT_S, Served, clear, eventually, served, short_dir
 
 from bay.meters import Meters
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.docs, pytest.mark.anyio]
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "grafana" / "alerts.yml"

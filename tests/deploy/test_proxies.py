@@ -22,6 +22,8 @@ from serving import KEY, Server, serving
 
 import bay
 
+pytestmark = pytest.mark.docs
+
 CLIENT = "127.0.0.2"
 """The address that clients have here: loopback too, and not that of the proxy."""
 FORGED = {

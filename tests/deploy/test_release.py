@@ -18,6 +18,8 @@ import bay
 import ship
 from bay.server.web.static_site import CONSOLE, DOCS
 
+pytestmark = pytest.mark.docs
+
 ROOT = Path(__file__).parents[2]
 KIB = 1 << 10
 WHEEL_BYTES, UNPACKED_BYTES, SDK_BYTES = 4096 * KIB, 8192 * KIB, 32768 * KIB

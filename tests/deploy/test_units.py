@@ -20,6 +20,8 @@ from serving import KEY, Server, serving
 
 import bay
 
+pytestmark = pytest.mark.docs
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("bay*.*") if path.suffix in (".service", ".timer"))
 EXPOSURE = {"bay.service": 6.6, "bay-backup.service": 1.8}

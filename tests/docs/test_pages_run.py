@@ -25,7 +25,7 @@ from page_session import Session
 
 from bay.images import fetch_cage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.docs, pytest.mark.long]
 
 PAGES = sorted({block.page for block in all_blocks()})
 

@@ -13,9 +13,9 @@ from bay.drivers.fake import STEPS, FakeDriver, SessionState
 from bay.errors import DriverUnavailable
 from bay.linux.processes import kill_and_wait
 from bay.models import NetworkPolicy, Resources
-from bay.testing.driver_bench import DriverBench, host_fingerprint, run
+from bay.testing.driver_bench import TOKEN, DriverBench, host_fingerprint, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 
 def driver_of(bench: DriverBench) -> FakeDriver:
@@ -35,12 +35,19 @@ async def test_a_start_told_to_fail_at_a_step_fails_there_and_can_be_destroyed(
     assert host_fingerprint(fake) == before
 
 
+async def nothing() -> None:
+    """In place of the copy of files."""
+
+
 async def test_every_other_call_can_be_told_to_fail(fake: DriverBench) -> None:
     async with fake.session() as handle:
         calls = {
             "observe": lambda: fake.driver.observe(handle),
             "pause": lambda: driver_of(fake).pause(handle),
             "resume": lambda: driver_of(fake).resume(handle),
+            "hibernate": lambda: driver_of(fake).hibernate(handle, TOKEN),
+            "make_durable": lambda: driver_of(fake).make_durable([]),
+            "save_memory": lambda: driver_of(fake).save_memory(handle, TOKEN, "ckpt-1", nothing),
             "set_network": lambda: driver_of(fake).set_network(handle, NetworkPolicy()),
             "resize": lambda: driver_of(fake).resize(handle, Resources()),
             "refused_packets": lambda: driver_of(fake).refused_packets(),

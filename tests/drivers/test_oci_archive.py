@@ -19,7 +19,7 @@ from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.testing.driver_bench import TOKEN, DriverBench, endpoint_of, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 _ROOT = "/root"
 

@@ -13,7 +13,7 @@ import pytest
 from bay.drivers.base import Endpoint, Handle
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 Json = dict[str, Any]
 

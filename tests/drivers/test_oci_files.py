@@ -15,7 +15,7 @@ from bay.drivers.base import Handle
 from bay.models import Resources
 from bay.testing.driver_bench import TOKEN, DriverBench, endpoint_of, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 MIB = 1 << 20
 

@@ -20,7 +20,7 @@ from bay.linux.threads import in_new_thread
 from bay.places import directory_of
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 NO_SHELL = "this image has no shell; use argv"
 WHO = "import os, sys; print(sys.executable, os.getuid(), os.getcwd())"

@@ -21,7 +21,7 @@ from bay.drivers.base import Handle
 from bay.places import directory_of
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 _PACKAGES = ("bash_kernel", "comm", "filetype", "ipykernel", "nest_asyncio2", "packaging", "psutil")
 _START = 'exec /.ship/lib/ld-linux-*.so.* --library-path /.ship/lib /.ship/bin/python3 -S -B -m bash_kernel -f "$1"'

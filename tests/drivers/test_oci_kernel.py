@@ -14,7 +14,7 @@ from bay.drivers.base import Handle
 from bay.models import Resources
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 FIGURE = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
 TABLE = "import pandas as pd\npd.DataFrame({'n': [1]})"

@@ -14,7 +14,7 @@ from bay.drivers.oci.userns import user_namespace
 from bay.linux import mounts
 from bay.linux.overlays import LAYER_NAMES, LayerNames
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+pytestmark = [pytest.mark.host, pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")]
 
 T = TypeVar("T")
 MANY = 127

@@ -16,7 +16,7 @@ from bay.errors import DriverUnavailable
 from bay.places import directory_of
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from bay.linux.processes import closing_fd
 from bay.linux.threads import opened_in_thread
 from bay.testing.driver_bench import mounts_of_the_host
 
+pytestmark = pytest.mark.host
+
 START = 1_879_048_192
 
 
@@ -310,6 +312,11 @@ def test_a_missing_runc_is_named_with_its_remedy() -> None:
         ("runc version 1.1.5+ds1\\ncommit: 1.1.5+ds1-1+deb12u1", True, False),
         ("runc version 1.2.8\\ncommit: \\377\\376", True, True),
         ("runc version 1.3.2", True, False),
+        ("crun version 1.21\\ncommit: 1026", True, False),
+        ("youki version: 0.5.3", True, False),
+        ("runsc version release-20240729.0\\nspec: 1.1.0", False, None),
+        ("runsc version 0.0~20240729.0\\nspec: 1.1.0", False, None),
+        ("kata-runtime  : 3.2.0", False, None),
         ("\\377\\376", False, None),
     ],
 )
@@ -323,6 +330,7 @@ def test_a_runc_with_known_holes_is_refused_or_told_of(
     assert found["runc"].ok == fit
     assert str(path) in found["runc"].found
     assert [one.ok for one in found.values() if one.risk] == ([] if known is None else [known])
+    assert ("BAY_RUNSC" in found["runc"].fix) == said.startswith("runsc")
 
 
 def test_what_only_root_may_read_below_usr_is_told_of(tmp_path: Path) -> None:

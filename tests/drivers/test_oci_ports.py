@@ -17,7 +17,7 @@ from bay.server.ship.client import ShipClient
 from bay.server.ship.connection import Peer
 from bay.testing.driver_bench import TOKEN, DriverBench, call, endpoint_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 ANY = "0.0.0.0"  # noqa: S104 - of the sandbox
 

@@ -7,6 +7,8 @@ import pytest
 
 from bay.drivers.oci.seccomp import ALLOWED, FICLONE, FICLONERANGE, FIDEDUPERANGE, NEW_NAMESPACES, profile
 
+pytestmark = pytest.mark.host
+
 PROFILE = profile("x86_64")
 
 NEVER = [

@@ -12,7 +12,7 @@ import pytest
 from bay.drivers.base import Handle
 from bay.testing.driver_bench import DriverBench, call, endpoint_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 # Signals every thread of Ship until each signal was taken once (which only the thread that has the user's ids
 # allows), and tries to read them.

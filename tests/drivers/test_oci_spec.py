@@ -9,7 +9,7 @@ import pytest
 
 from bay.drivers.base import ImageRoot, ImageUser, SessionSpec
 from bay.drivers.oci import seccomp
-from bay.drivers.oci.runc import reads_mappings
+from bay.drivers.oci.runc import RuntimeVersion, reads_mappings
 from bay.drivers.oci.spec import (
     CAPABILITIES,
     CLOSURE,
@@ -20,6 +20,8 @@ from bay.drivers.oci.spec import (
     ship_command,
 )
 from bay.models import Resources
+
+pytestmark = pytest.mark.host
 
 PLACE = RuntimePlacement(
     rootfs=Path("/run/bay/x/stage/root"),
@@ -86,9 +88,17 @@ def test_a_runc_that_cannot_read_the_mapping_is_told_it() -> None:
     assert (linux["uidMappings"], linux["gidMappings"]) == (mapping, mapping)
 
 
-@pytest.mark.parametrize(("version", "reads"), [((1, 1, 5), False), ((1, 1, 10), True), ((1, 3, 0), True)])
-def test_which_runc_reads_the_mapping(version: tuple[int, int, int], reads: bool) -> None:
-    assert reads_mappings(version) is reads
+@pytest.mark.parametrize(
+    ("name", "version", "reads"),
+    [
+        ("runc", "1.1.5+ds1", False),
+        ("runc", "1.1.10", True),
+        ("runc", "1.3.0", True),
+        ("crun", "1.0", True),
+    ],
+)
+def test_which_runtime_reads_the_mapping(name: str, version: str, reads: bool) -> None:
+    assert reads_mappings(RuntimeVersion(name, version)) is reads
 
 
 def test_a_network_namespace_is_never_made_inside_the_user_namespace(config: dict[str, Any]) -> None:

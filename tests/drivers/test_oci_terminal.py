@@ -11,7 +11,7 @@ import pytest
 from bay.drivers.base import Handle
 from bay.testing.driver_bench import DriverBench, call, endpoint_of, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 _TERMINALS = 128  # as the spec mounts /dev/pts
 

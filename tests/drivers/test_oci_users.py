@@ -7,7 +7,7 @@ import pytest
 
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 
 async def test_root_adds_users_and_groups_and_becomes_them(oci: DriverBench) -> None:

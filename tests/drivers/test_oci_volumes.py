@@ -11,7 +11,7 @@ from bay.linux import mounts
 from bay.places import directory_of
 from bay.testing.driver_bench import DriverBench, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 
 def volume(bench: DriverBench, path: str, *, read_only: bool = False) -> MountedVolume:

@@ -28,7 +28,7 @@ from bay.linux.threads import in_new_thread
 from bay.models import Resources
 from bay.testing.driver_bench import DriverBench, call, cgroups_of, endpoint_of, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -416,8 +416,10 @@ def _pid(handle: Handle) -> int:
 
 def _zygote() -> int:
     """The newest one: a test's second driver has its own."""
-    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    pids = [int(pid) for file in children for pid in file.read_text().split()]
+    pids: set[int] = set()
+    for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread ended; its children are another's now
+            pids |= {int(pid) for pid in file.read_text().split()}
     return max(pid for pid in pids if b"ship.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 

@@ -26,7 +26,7 @@ from bay.images.oci_layout import LayoutLimits, blob_path, read_image
 from bay.images.references import parse
 from bay.images.registries import Credentials, RegistryAccess
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 LOOPBACK = ip_address("127.0.0.1")
 LAYERS = (layer_of({"a": b"1" * 5000}), layer_of({"b": b"2" * 3000}))

@@ -32,7 +32,7 @@ from bay.images.config import ImageConfig
 from bay.images.fetching import ArchiveFile, FetchLimits, FetchProgress, LayoutDirectory
 from bay.images.oci_layout import blob_path
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 LAYERS = (layer_of({"a": b"1" * 5000}), layer_of({"b": b"2" * 3000}))
 IMAGE = ImageFile(LAYERS)

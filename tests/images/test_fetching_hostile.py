@@ -30,7 +30,7 @@ from bay.images.fetching import FetchLimits
 from bay.images.references import parse
 from bay.images.registries import Credentials, RegistryAccess
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 LAYERS = (layer_of({"a": b"1" * 5000}), layer_of({"b": b"2" * 3000}))
 IMAGE = ImageFile(LAYERS)

@@ -38,6 +38,7 @@ from bay.images.layer_store import LayerLimits, LayerStore
 from tree_tar.headers import END, FILE, header
 
 pytestmark = [
+    pytest.mark.host,
     pytest.mark.anyio,
     pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and mounts"),

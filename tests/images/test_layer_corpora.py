@@ -26,7 +26,7 @@ from tree_tar.beneath import closing
 from tree_tar.headers import BLOCK
 from tree_tar.reader import BadArchive, Reader
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")
+pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")]
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("BAY_LAYER_EXAMPLES", "300")),

@@ -19,7 +19,7 @@ from bay import BayError, Client, ImageInvalid, ImageNotFound
 from bay.images import fetch_cage
 from bay.models import ContainerImage
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(300)]
 
 SECRET = "known to ann alone"
 PRIVATE = layer_of({"private/key": SECRET.encode()})

@@ -36,6 +36,7 @@ from bay.linux import btrfs
 from pools import needs_btrfs, pool_in, unmounted_after
 
 pytestmark = [
+    pytest.mark.host,
     pytest.mark.anyio,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and mounts"),
 ]

@@ -18,6 +18,7 @@ from bay.linux import btrfs
 from pools import BACKENDS, pool_in, unmounted_after
 
 pytestmark = [
+    pytest.mark.host,
     pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and mounts"),
 ]

@@ -25,7 +25,7 @@ from bay.linux import remove_tree
 from bay.models import PullProgress
 from bay.units import MIB
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 BASE = layer_of({"etc/os-release": b"ID=base\n"})
 APP = layer_of({"app": b"app"})

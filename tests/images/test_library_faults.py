@@ -18,7 +18,7 @@ from bay.images.library import HostLibrary
 from bay.models import PullProgress
 from bay.units import MIB
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.host, pytest.mark.anyio]
 
 
 @pytest.fixture

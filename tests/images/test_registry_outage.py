@@ -23,7 +23,7 @@ from bay.images import fetch_cage
 from bay.models import ContainerImage, Failure
 from bay.units import MIB
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(300)]
 
 WAIT_S = 60.0
 AT_ONCE_S = 5.0

@@ -13,7 +13,7 @@ import scripted_model
 from client_programs import ROOT, ClientHost, client_host
 from page_blocks import blocks_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.clients, pytest.mark.long]
 
 PROGRAMS = Path(__file__).parent / "programs"
 PYTHON = str(ROOT / ".venv-frameworks" / "bin" / "python")

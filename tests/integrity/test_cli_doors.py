@@ -14,7 +14,7 @@ import bay
 
 BIN = Path(sys.executable).with_name("bay")
 LIMIT_S = 600
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

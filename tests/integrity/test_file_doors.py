@@ -7,7 +7,7 @@ from counting import PERFECT, SIZES, judged, lines, pieces_of, printing, sha256_
 
 import bay
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(900)]
 PART = 999_983
 
 

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 import bay
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(900)]
 CLAIM = {"follow": "true", "wait_for_reader": "true"}
 
 

@@ -15,7 +15,7 @@ import bay
 
 APP = Path(__file__).with_name("app.py")
 BIN = Path(sys.executable).with_name("bay")
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from examples.own_server import OwnServer
 
 import bay
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(900)]
 KEPT = MIB // 2
 """Less than Ship keeps of a service's log, which is not waited for by anybody."""
 

@@ -13,7 +13,7 @@ from examples.own_server import OwnServer
 import bay
 
 MANY = 8
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def data_of(chunks: Iterable[bay.OutputChunk]) -> Iterable[bytes]:

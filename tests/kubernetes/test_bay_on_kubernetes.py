@@ -18,6 +18,8 @@ from bay.client import Client
 from bay.errors import CapabilityNotSupported, Timeout
 from bay.models import NetworkPolicy, SandboxSecret, ServiceSpec, Volume
 
+pytestmark = pytest.mark.kubernetes
+
 CONFIG = """
 driver = "kubernetes"
 start_timeout = 120

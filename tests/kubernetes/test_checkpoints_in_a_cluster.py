@@ -17,7 +17,7 @@ from bay.client import Client
 from bay.errors import BayError
 from bay.models import CheckpointPolicy
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
 STORE = """
 [object_store]

@@ -22,7 +22,7 @@ from bay.places import Place, claim_of
 from bay.testing.cargo import *  # noqa: F403 - the suite is the module's functions
 from bay.testing.cargo import MIB, WorkspaceFiles
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio]
 
 _numbers = itertools.count()
 SMALL: dict[str, Any] = {"default_bytes": 16 * MIB, "read_write_once_pod": False}

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from kube_cluster import NODE, WAIT_S, Cluster, Refused
 
+pytestmark = pytest.mark.kubernetes
+
 _PORT = 8080
 _numbers = itertools.count()
 

@@ -19,7 +19,7 @@ from server_harness import eventually
 
 from bay.drivers.kubernetes import pod
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio, pytest.mark.timeout(300)]
 
 WAIT_S = 200.0
 API = "(, the API server's address in the cluster)?"

@@ -26,7 +26,7 @@ from bay.places import VolumeClaim
 from bay.testing.driver_bench import call, endpoint_of, run
 from bay.units import GIB, MIB
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from kube_cluster import Cluster, Refused
 from bay.client import Client
 
 pytestmark = [
+    pytest.mark.kubernetes,
     pytest.mark.long,
     pytest.mark.skipif(postgres_server.binaries() is None, reason="needs PostgreSQL"),
 ]

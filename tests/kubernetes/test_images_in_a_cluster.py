@@ -16,6 +16,8 @@ from bay.client import Client
 from bay.drivers.kubernetes.pod import PodSettings
 from bay.errors import CapabilityNotSupported, ImageDenied, ImageNotFound
 
+pytestmark = pytest.mark.kubernetes
+
 IMAGES = """
 [profiles.of-a-name]
 image = "{host}/{repository}/app:1"

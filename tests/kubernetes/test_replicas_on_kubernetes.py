@@ -25,6 +25,7 @@ from bay.errors import Timeout
 from bay.server.replicas.leases import shard_of
 
 pytestmark = [
+    pytest.mark.kubernetes,
     pytest.mark.skipif(postgres_server.binaries() is None, reason="needs PostgreSQL"),
     pytest.mark.timeout(300),
 ]

@@ -10,10 +10,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kube_cluster import WAIT_S, Cluster
+import pytest
+from kube_cluster import NODE, WAIT_S, Cluster
 from test_bay_on_kubernetes import bay_in, config, owned
 
 from bay.models import NetworkPolicy, NetworkRule
+
+pytestmark = pytest.mark.kubernetes
 
 SITE = "93.184.216.34"
 NAME, DENIED = "site.example.com", "other.example.org"
@@ -99,8 +102,8 @@ def rule(domain: str) -> NetworkRule:
 
 def test_rules_by_name_hold_for_a_pod_and_change_while_it_runs(cluster: Cluster) -> None:
     install, port = f"test-{secrets.token_hex(4)}", free_port()
-    [node] = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
-    [address] = [one["address"] for one in node["status"]["addresses"] if one["type"] == "InternalIP"]
+    addresses = cluster.get("node", NODE)["status"]["addresses"]
+    [address] = [one["address"] for one in addresses if one["type"] == "InternalIP"]
     proxy = f'network_enforced = true\negress_proxy = "{address}:{port}"\negress_proxy_listen = "0.0.0.0:{port}"\n'
     text = config(cluster, install).replace("[profiles.p", f"{proxy}[profiles.p", 1)
     text = f'dns_servers = ["{SITE}"]\n{text}'

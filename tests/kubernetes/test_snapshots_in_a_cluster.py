@@ -10,7 +10,7 @@ from test_bay_on_kubernetes import bay_in, config, gone, owned
 from bay.errors import DriverUnavailable
 from bay.models import CheckpointPolicy
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
 
 def test_a_running_sandbox_goes_back_and_forks_by_snapshots_of_its_volume(cluster: Cluster) -> None:

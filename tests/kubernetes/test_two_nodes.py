@@ -18,6 +18,8 @@ from bay.client import Box, Client
 from bay.drivers.kubernetes.session_state import OUT_OF_SERVICE
 from bay.errors import BayError
 
+pytestmark = pytest.mark.kubernetes
+
 POOL = "bay.test/pool"
 ISOLATION = f"""
 [kubernetes.isolations.movable]

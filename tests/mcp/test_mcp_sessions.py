@@ -23,7 +23,7 @@ import bay as sdk
 from bay.models import KeyScope
 from bay.server.compat.mcp import transport
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.clients, pytest.mark.anyio]
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ from server_harness import ships, short_dir
 
 from model import EXPIRED, MISSING, Answer, Box, Call, Client, Disagreement, Json, Model, Profile, seen
 
+pytestmark = pytest.mark.host
+
 TIGHT, WIDE, OTHER = Client("alice", "tight"), Client("alice", "wide"), Client("bob", "other")
 CLIENTS = (TIGHT, WIDE, OTHER)
 QUOTAS = {"key tight": {"sandboxes": 4, "running": 2}, "owner alice": {"sandboxes": 6, "running": 3}}

@@ -9,6 +9,8 @@ from test_model import OTHER, TIGHT, Clients
 
 from model import EXPIRED, Answer, Box, Call, Disagreement, Model, Reason
 
+pytestmark = pytest.mark.host
+
 LAZY = {"profile": "lazy"}
 
 

@@ -1,18 +1,20 @@
 """A world and a Bay in it for each file of tests, and nothing of them left on the host afterwards."""
 
-import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import shared_cache
 from crash_case import can_run
+from criu_program import criu_program
 from examples import host_view
-from lab import Lab, lab
+from lab import Lab, lab, short_directory
 from world import LAN, LAN6, World, world
 
 from bay.linux import nftables
+
+# A fixture is found by its name here.
+__all__ = ["criu_program"]
 
 
 @pytest.fixture(scope="session")
@@ -37,30 +39,15 @@ def earth(cache: Path) -> Generator[World]:
 @pytest.fixture(scope="module")
 def root() -> Generator[Path]:
     """Where a Bay lives."""
-    with _short_directory() as path:
+    with short_directory() as path:
         yield path
 
 
 @pytest.fixture
 def other_root() -> Generator[Path]:
     """Where another one does, for a test."""
-    with _short_directory() as path:
+    with short_directory() as path:
         yield path
-
-
-@contextmanager
-def _short_directory() -> Generator[Path]:
-    """Short, because a socket's path may be 107 bytes at most, and one that containers may pass; none of
-    those is left there.
-    """
-    with tempfile.TemporaryDirectory(prefix="bay-n-", dir="/tmp") as name:
-        path = Path(name)
-        path.chmod(0o711)
-        try:
-            yield path
-        finally:
-            left = host_view.remove_containers(path) + host_view.unmount_below(path)
-        assert left == []
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,9 @@ def _session_of(box: Box) -> Path:
 
 
 def namespace_of(box: Box) -> Path:
-    """The network namespace of a sandbox that runs, by its processes' control group."""
+    """The network namespace of a sandbox that runs, by its processes' control group: the one with a device,
+    as in gVisor the process that opens files has an empty one.
+    """
     session = _session_of(box).name
     own = os.readlink("/proc/self/ns/net")
     for pid in filter(str.isdecimal, os.listdir("/proc")):
@@ -47,6 +49,7 @@ def namespace_of(box: Box) -> Path:
             if (
                 session in Path(f"/proc/{pid}/cgroup").read_text()
                 and os.readlink(f"/proc/{pid}/ns/net") != own
+                and "eth0:" in Path(f"/proc/{pid}/net/dev").read_text()
             ):
                 return Path(f"/proc/{pid}/ns/net")
         except OSError:
@@ -63,7 +66,7 @@ def send(namespace: Path, *packets: bytes, device: str = "eth0") -> None:
                 kind = 0x0800 if data[0] >> 4 == 4 else 0x86DD
                 sock.sendto(data, (device, kind, 0, 0, bytes.fromhex("02ba00580001")))
 
-    _inside(namespace, work)
+    inside(namespace, work)
 
 
 @contextmanager
@@ -78,7 +81,7 @@ def listening(namespace: Path, device: str = "eth0") -> Generator[Callable[[], l
         sock.setblocking(False)
         return sock
 
-    with _inside(namespace, opened) as sock:
+    with inside(namespace, opened) as sock:
         yield lambda: list(_received(sock))
 
 
@@ -97,7 +100,8 @@ def _is_group_report(data: bytes) -> bool:
     return data[0] >> 4 == 6 and data[6] == 0 and data[40:42] == b"\x3a\x00" and data[48] == 143
 
 
-def _inside(namespace: Path, work: Callable[[], T]) -> T:
+def inside(namespace: Path, work: Callable[[], T]) -> T:
+    """What `work` returns, done there."""
     fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return namespaces.inside(fd, work)

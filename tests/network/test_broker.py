@@ -12,7 +12,7 @@ from lab import Box, Json, Lab, allow, allowlist, eventually, lab
 from tls_site import TlsSite, tls_site
 from world import OTHER, World
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 API, PLAIN, FAKE = "api.example.com", "plain.example.com", "fake.example.com"
 ADDRESS, FAKE_ADDRESS = "93.184.216.77", "93.184.216.78"

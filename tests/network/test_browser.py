@@ -14,6 +14,8 @@ import pytest
 from browser import Page, chromium
 from lab import Box, Lab, eventually
 
+pytestmark = pytest.mark.host
+
 VITE = Path(__file__).with_name("vite")
 INDEX = """<!doctype html><title>hot</title><link rel="stylesheet" href="/style.css">
 <body><p id="said"></p><script type="module" src="/main.js"></script></body>"""

@@ -35,6 +35,8 @@ from world import (
 import raw
 from bay.network.slots import GATEWAY_V4, GATEWAY_V6, INSIDE_V4, INSIDE_V6
 
+pytestmark = pytest.mark.host
+
 BOTH = (SITE, SITE6)
 OTHERS = (OTHER, OTHER6)
 METRICS_S = 120.0

@@ -32,6 +32,7 @@ from bay.network.manager import NetworkManager
 from bay.network.slots import NetworkSlot
 
 pytestmark = [
+    pytest.mark.host,
     pytest.mark.anyio,
     pytest.mark.skipif(os.geteuid() != 0 or not fetch_cage.is_installed(), reason="needs root and skopeo"),
 ]

@@ -17,7 +17,7 @@ from world import World
 
 from bay.images import fetch_cage
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.long, pytest.mark.timeout(300)]
 
 API, OWN = "api.example.com", "own.example.com"
 ADDRESS, OWN_ADDRESS = "93.184.216.77", "93.184.216.79"

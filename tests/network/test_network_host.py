@@ -30,7 +30,11 @@ from bay.network.refusals import REASONS
 from bay.network.ruleset import policy_chain, slot_chains
 from bay.network.slots import NetworkSlot
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="networks need root")]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.anyio,
+    pytest.mark.skipif(os.geteuid() != 0, reason="networks need root"),
+]
 
 INSTANCE = "0a0b"
 SEAT = NetworkSlot(7, "ses-a")

@@ -2,7 +2,9 @@
 stays of what was removed.
 """
 
+import copy
 import json
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -31,19 +33,12 @@ import raw
 from bay.network.conntrack import Conntrack
 from bay.network.slots import NetworkSlot
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 TO_SITE = allowlist(allow(cidr=SITE), allow(cidr=SITE6))
-PROFILES: Json = {
-    "python-default": {"start": "eager", "idle_timeout": None, "memory_mb": 256},
-    "pooled": {
-        "start": "eager",
-        "idle_timeout": None,
-        "memory_mb": 256,
-        "pool_size": 1,
-        "network_policy": TO_SITE,
-    },
-}
+POOLED: Json = {"pool_size": 1, "network_policy": TO_SITE}
+_EACH: Json = {"start": "eager", "idle_timeout": None, "memory_mb": 256}
+PROFILES: Json = {"python-default": _EACH, "pooled": {**_EACH, **POOLED}}
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +48,15 @@ def bay(earth: World, root: Path, cache: Path) -> Generator[Lab]:
         yield made
         assert made.server.end() == 0
     with lab(earth, root, cache) as last:  # a Bay without a pool, which removes what waits there
-        left = lambda: (of_sandboxes(), last.log()[-4000:])  # noqa: E731
-        eventually(lambda: not of_sandboxes(), "the pool is empty", instead=left)
+        left = lambda: (of_sandboxes(), directories(root), last.log()[-4000:])  # noqa: E731
+        # Bay removes the network of a session before its container, and its directory last.
+        eventually(lambda: not (of_sandboxes() or directories(root)), "the pool is empty", instead=left)
         assert last.server.end() == 0
+
+
+def directories(root: Path) -> list[str]:
+    """The directories of sessions of the Bay below `root`."""
+    return os.listdir(root / "data/oci/sessions")
 
 
 HAMMER = """if True:
@@ -89,6 +90,12 @@ class Hammer:
     def __init__(self, box: Box, *places: str) -> None:
         self._box = box
         box.begin("python3", "-c", HAMMER, ",".join(places))
+
+    def in_fork(self, box: Box) -> "Hammer":
+        """Its copy in a live fork of the sandbox."""
+        other = copy.copy(self)
+        other._box = box
+        return other
 
     def sent(self) -> int:
         """How often it knocked so far."""

@@ -29,7 +29,7 @@ from world import (
 
 import raw
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 GOOD = "good.example"
 POLICY = allowlist(allow(cidr=SITE6), allow(domain=GOOD))

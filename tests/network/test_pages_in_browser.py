@@ -19,6 +19,8 @@ from serving import KEY, Server, serving
 import bay as sdk
 from bay.server.web.static_site import CONSOLE, DOCS
 
+pytestmark = pytest.mark.host
+
 WATCH = """
     window.refused = []
     document.addEventListener("securitypolicyviolation", e => window.refused.push(e.violatedDirective + " " + e.blockedURI))
@@ -103,12 +105,13 @@ fetch("/own").then(a => parent.postMessage("own " + a.status, "*"))
 
 FRAME = """new Promise(done => {
     window.told = []
-    addEventListener("message", e => window.told.push(e.data))
     const frame = document.createElement("iframe")
+    addEventListener("message", e => { if (e.source === frame.contentWindow) window.told.push(e.data) })
     frame.onload = () => done()
     frame.src = "URL"
     document.body.append(frame)
 })"""
+"""A page of the app that is no frame tells itself, and perhaps only now."""
 
 
 class AppHandler(BaseHTTPRequestHandler):

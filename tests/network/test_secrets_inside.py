@@ -8,7 +8,7 @@ import pytest
 from lab import Box, Lab, lab
 from world import World
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 VALUE = "xyzzy-plugh-3.14159"
 FILE = "/run/secrets/token"

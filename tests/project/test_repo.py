@@ -89,32 +89,6 @@ def test_scripts_can_be_run() -> None:
     ] == []
 
 
-def test_the_slow_tests_are_there_each_once() -> None:
-    lines = (ROOT / "tests/slow.txt").read_text(encoding="utf-8").splitlines()
-    slow = [line for line in lines if not line.startswith("#")]
-    assert [path for path in slow if not (ROOT / "tests" / path).exists()] == []
-    assert [path for path in slow if any(path.startswith(f"{other}/") for other in slow)] == []
-    assert slow == sorted(set(slow))
-
-
-def test_make_test_leaves_out_the_slow_tests_and_nothing_else() -> None:
-    said = subprocess.run(
-        ["make", "-C", str(ROOT), "-n", "test"], capture_output=True, text=True, timeout=30, check=True
-    )
-    run = next(line for line in said.stdout.splitlines() if " -m pytest " in line)
-    left_out = subprocess.run(
-        ["bash", "-c", f"echo {run[run.index('$(sed') :]}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    lines = (ROOT / "tests/slow.txt").read_text(encoding="utf-8").splitlines()
-    slow = [f"--ignore=tests/{line}" for line in lines if not line.startswith("#")]
-    assert left_out.stdout.split() == slow
-
-
 def test_the_measurements_are_what_their_script_makes(tmp_path: Path) -> None:
     made = tmp_path / "made.csv"
     subprocess.run([sys.executable, ROOT / "examples/make_measurements.py", made], timeout=30, check=True)

@@ -1,5 +1,5 @@
 """Every test asserts something: by itself, in a function of the tests that it calls, or in a fixture that it
-takes.
+takes. Every file of tests has a name of its own.
 """
 
 import ast
@@ -96,3 +96,12 @@ def test_every_test_asserts_something() -> None:
         if name.startswith("test_") and not suite.asserts(module, name)
     ]
     assert silent == []
+
+
+def test_no_two_files_of_tests_have_the_same_name() -> None:
+    # Such a pair fails only in a worker that collects both: pytest imports a file by its name alone.
+    places: dict[str, list[str]] = {}
+    for path in TESTS.rglob("test_*.py"):
+        if "node_modules" not in path.parts:
+            places.setdefault(path.name, []).append(str(path.relative_to(TESTS)))
+    assert [pair for pair in places.values() if len(pair) > 1] == []

@@ -26,7 +26,7 @@ BLOCK = re.compile(r'(?ms)^```(sh|python title="(\S+)")\n(.*?)^```$')
 SCRIPTS = ("scripts/setup-python.sh", "scripts/setup-uv.txt")
 WAIT_S = 60
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.docs, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from server_harness import Json, create, eventually, until, within
 
 from bay.ids import new_id
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.postgres, pytest.mark.anyio, pytest.mark.long]
 
 MOST = 7
 """Sandboxes that the owner `crowd` may have."""

@@ -25,7 +25,7 @@ from server_harness import Json
 import bay
 from bay.server.replicas.leases import JOBS, SHARDS
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.postgres, pytest.mark.anyio, pytest.mark.long]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from replica_bays import ReplicaBays, replica_bays
 from replica_calls import calling, check_nothing_is_lost, never_two_ships
 from replica_killer import Killer, killing
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(1800)]
 
 FOLDER = Path(__file__).parents[1] / "client"
 IS_LONG = "BAY_TEST_KILLED_LONG" in os.environ
@@ -44,7 +44,9 @@ ROUNDS = 10
 
 PEACE_S = 3.0
 
-BROKEN = re.compile(r"disconnected|reset|refused|closed|terminated|hang up|fetch failed|broke", re.IGNORECASE)
+BROKEN = re.compile(
+    r"disconnected|reset|refused|closed|terminated|hang up|fetch failed|broke|unexpected EOF", re.IGNORECASE
+)
 """How clients call a connection that a killed server leaves. Bay itself refuses no call."""
 
 

@@ -9,6 +9,8 @@ from server_harness import ships
 
 import bay
 
+pytestmark = pytest.mark.postgres
+
 
 @pytest.fixture(scope="module")
 def bays() -> Generator[ReplicaBays]:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from made_up_versions import OWN, MadeUpVersions
 from replica_bays import KEY, ReplicaBays, replica_bays
 
 import bay
+
+pytestmark = pytest.mark.postgres
 
 
 def version(bays: ReplicaBays) -> str:

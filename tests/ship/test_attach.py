@@ -1,5 +1,6 @@
 """An exec's output and input on one WebSocket, spoken to with another implementation of the protocol."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -8,15 +9,23 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
+
+from ship.execs.attach import Attachment
+from ship.execs.execs import Exec
+from ship.execs.transcript import Transcript
+from ship.http.websocket import WebSocket
+
+pytestmark = pytest.mark.long
 
 Json = dict[str, Any]
 
@@ -197,6 +206,36 @@ def test_one_that_comes_into_a_flood_begins_with_the_oldest_byte_there_is_by_the
             while taken < 5_000_000:
                 taken += len(socket.recv(PATIENCE_S))
     ship.http.delete(f"/execs/{exec_id}", params={"grace_s": "0"})
+
+
+def test_one_whose_byte_is_overwritten_while_it_comes_is_not_attached() -> None:
+    transcript = Transcript(1000)
+    transcript.take("tty", b"x" * 3000)
+    told: list[Any] = []
+
+    async def run() -> None:
+        never = asyncio.get_running_loop().create_future()
+
+        async def messages() -> AsyncGenerator[bytes]:
+            await never
+            yield b""
+
+        async def tell(*words: Any) -> None:
+            told.append(words)
+
+        socket = SimpleNamespace(
+            wire=SimpleNamespace(gone=never, asked_to_leave=lambda: never),
+            messages=messages, send_text=tell, close=tell,
+        )  # fmt: skip
+        found = SimpleNamespace(
+            transcript=transcript, ring=transcript.ring, watched=nullcontext, running=True, tty=True
+        )
+        attachment = Attachment(cast("WebSocket", socket), cast("Exec", found), 1999, claims=False)
+        async with asyncio.timeout(PATIENCE_S):
+            await attachment.run()
+
+    asyncio.run(run())
+    assert told == [(4410, "first_offset=2000")]
 
 
 def test_a_flood_of_a_terminal_arrives_whole_too(ship: Ship) -> None:

@@ -1,12 +1,19 @@
 """Execs: starting, ending, what a program finds and what it does not."""
 
 import base64
+import json
 import os
 import socket
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
-from ship_harness import TOKEN, Ship, eventually, order, read_to_end, running
+from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, order, read_to_end, running
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.long
 
 
 def test_a_command_gives_its_output_and_exit_code(ship: Ship) -> None:
@@ -43,6 +50,70 @@ def test_wait_gives_what_there_is_when_the_seconds_are_over(ship: Ship) -> None:
 def test_an_exec_that_a_signal_ended_says_which(ship: Ship) -> None:
     ended = ship.run("kill -USR1 $$")
     assert (ended.json["state"], ended.json["exit_code"], ended.json["signal"]) == ("killed", None, 10)
+
+
+def while_starting(
+    ship: Ship, ask: Callable[[str], T], command: str | list[str], **more: Any
+) -> dict[str, T]:
+    """What `ask` gave of each exec that had no process when it was asked for, by id. None of them is left."""
+    ids = [f"starting-{number}" for number in range(24)]
+
+    def start(exec_id: str) -> int:
+        with ship.client(TOKEN) as client:
+            return client.post("/execs", json=order(command, id=exec_id, **more)).status_code
+
+    seen: dict[str, T] = {}
+    with ThreadPoolExecutor(len(ids)) as threads:
+        starts = [threads.submit(start, exec_id) for exec_id in ids]
+        while not all(one.done() for one in starts):
+            # Processes start one after another, so that of the last takes longest.
+            for item in reversed(ship.http.get("/execs").json()["items"]):
+                if item["id"] in ids and item["pid"] is None and item["id"] not in seen:
+                    seen[item["id"]] = ask(item["id"])
+    for exec_id in ids:
+        ship.http.delete(f"/execs/{exec_id}")
+    assert {one.result() for one in starts} == {201}
+    assert seen
+    return seen
+
+
+def test_a_signal_to_an_exec_that_is_starting_waits_for_its_process(ship: Ship) -> None:
+    def ask(exec_id: str) -> tuple[int, str]:
+        answer = ship.http.post(f"/execs/{exec_id}/signal", json={"signal": "USR1"})
+        return answer.status_code, answer.text
+
+    seen = while_starting(ship, ask, "sleep 600")
+    assert {status for status, _ in seen.values()} == {200}, seen
+    assert {ship.wait(exec_id).json["signal"] for exec_id in seen} == {10}
+
+
+def test_input_for_an_exec_that_is_starting_waits_for_its_process(ship: Ship) -> None:
+    def ask(exec_id: str) -> tuple[int, str]:
+        answer = ship.http.post(f"/execs/{exec_id}/stdin?eof=true", content=exec_id)
+        return answer.status_code, answer.text
+
+    seen = while_starting(ship, ask, ["cat"], stdin_open=True)
+    assert {status for status, _ in seen.values()} == {200}, seen
+    assert {exec_id: ship.wait(exec_id).out for exec_id in seen} == {exec_id: exec_id for exec_id in seen}
+
+
+def test_a_size_for_a_terminal_that_is_starting_waits_for_its_process(ship: Ship) -> None:
+    def ask(exec_id: str) -> tuple[int, str]:
+        answer = ship.http.post(f"/execs/{exec_id}/resize", json={"rows": 41, "cols": 137})
+        return answer.status_code, answer.text
+
+    seen = while_starting(ship, ask, "sleep 600", tty=True)
+    assert {status for status, _ in seen.values()} == {200}, seen
+    assert {ship.wait(exec_id).json["rows"] for exec_id in seen} == {41}
+
+
+def test_an_attachment_to_an_exec_that_is_starting_waits_for_its_process(ship: Ship) -> None:
+    def ask(exec_id: str) -> int | None:
+        with ship.websocket(f"/execs/{exec_id}/attach") as socket:
+            return json.loads(socket.recv(PATIENCE_S))["exec"]["pid"]
+
+    seen = while_starting(ship, ask, "sleep 600")
+    assert None not in seen.values(), seen
 
 
 def test_stdin_is_given_whole_and_then_ends(ship: Ship) -> None:

@@ -14,6 +14,8 @@ import httpx
 import pytest
 from ship_harness import TOKEN, Ship, eventually
 
+pytestmark = pytest.mark.long
+
 SECRET = "never to be seen"
 AUTHORIZATION = f"Authorization: Bearer {TOKEN}\r\n"
 

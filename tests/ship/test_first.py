@@ -11,7 +11,10 @@ import pytest
 from ship_harness import Ship, eventually, living, running, stop
 from test_trees import FOREST, WALKERS
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which takes root")
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which takes root"),
+]
 
 
 @pytest.fixture

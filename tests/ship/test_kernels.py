@@ -18,6 +18,8 @@ import httpx
 import pytest
 from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, running
 
+pytestmark = pytest.mark.host
+
 Event = dict[str, Any]
 
 FOR_EVER = "import time\nwhile True: time.sleep(0.01)"

@@ -1,15 +1,23 @@
 """The output of execs: followed, resumed, flooded, fallen behind."""
 
+import asyncio
 import base64
 import json
 import os
 import threading
 import time
 from itertools import accumulate
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ship_harness import TOKEN, Ship, eventually
+
+from ship.execs.output import OutputSource
+from ship.execs.output import lines as output_lines
+from ship.execs.patience import ReaderAllowance
+from ship.execs.transcript import Transcript
+from ship.http.conversation import Conversation, Request
 
 MIB = 1 << 20
 
@@ -47,6 +55,23 @@ def test_without_follow_a_running_exec_gives_what_is_there(ship: Ship) -> None:
     assert text(output(ship, exec_id)) == "here\n"
     assert "exit_code" not in output(ship, exec_id)[-1]
     assert output(ship, exec_id, since="5") == []
+
+
+def test_without_follow_a_flood_ends_with_what_there_was_at_the_call() -> None:
+    transcript = Transcript(MIB)
+    transcript.take("tty", b"a" * 400_000)
+    printer = cast("OutputSource", SimpleNamespace(transcript=transcript, running=True))
+    request = Request("GET", ("execs", "x", "output"), {}, None, None, None, cast("Conversation", None))
+    given: list[dict[str, Any]] = []
+
+    async def read() -> None:
+        async for block in output_lines(request, printer, 0, ReaderAllowance(transcript)):
+            given.extend(json.loads(line) for line in block.splitlines())
+            assert given[-1]["offset"] < 400_000
+            transcript.take("tty", b"b" * 200_000)  # it prints on while the reader takes the block
+
+    asyncio.run(read())
+    assert text(given) == "a" * 400_000
 
 
 def test_following_gives_output_as_it_comes_and_then_the_end(ship: Ship) -> None:

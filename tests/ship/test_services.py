@@ -273,7 +273,7 @@ def test_health_by_http_wants_a_good_status(ship: Ship) -> None:
     port = free_port()
     health = {"port": port, "path": "/missing", "interval_s": 0.05, "retries": 2}
     put(ship, spec("web", server(port), health=health))
-    sick = wait_state(ship, "web", lambda s: s["healthy"] is False and "404" in s["message"])
+    sick = wait_state(ship, "web", lambda s: s["healthy"] is False and "GET" in s["message"])
     assert sick["message"] == "is not healthy: GET /missing answered 404"
     (ship.workspace / "missing").touch()
     assert wait_state(ship, "web", lambda s: s["healthy"] is True)["message"] is None

@@ -12,7 +12,7 @@ CLOSURE = {"PYTHONHOME": "/.ship"}
 
 def for_programs(environ: dict[str, str], **told: str) -> dict[str, str]:
     """What is left of such an environment, as a pod's Ship reads it."""
-    settings.take_raw(environ, "SHIP_BOOTSTRAP_TOKEN")
+    settings.take_raw(environ)
     return settings.read({**TOLD, **told}, environ).environment
 
 

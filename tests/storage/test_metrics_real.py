@@ -15,7 +15,7 @@ from bay.drivers.oci import closure, host_image
 from bay.drivers.oci.cgroups import MOUNT
 from bay.models import MetricsPoint
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 WAIT_S = 180
 WORK = """

@@ -10,7 +10,7 @@ from pool_server import Shell
 
 import bay
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 MIB = 1 << 20
 HOLD = "import sys\nx = b'x' * (int(sys.argv[1]) << 20)\nprint(len(x) >> 20)"

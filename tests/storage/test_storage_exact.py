@@ -10,7 +10,7 @@ import pytest
 from storage_bay import Pooled
 from trees_inside import CHANGE, MAKE, MANIFEST, WRITER
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 Manifest = dict[str, Any]
 MANY = {"python-default": 100_000, "machine": 2_000}

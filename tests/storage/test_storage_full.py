@@ -10,7 +10,7 @@ import httpx
 import pytest
 from storage_bay import MIB, Pooled
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 FILL = "i=0; while fallocate -l 16M fill-$i 2>/dev/null || fallocate -l 1M fill-$i 2>/dev/null; do i=$((i+1)); done; echo $i"
 

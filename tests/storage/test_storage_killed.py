@@ -11,7 +11,7 @@ import pytest
 from crash_case import WAIT_S, Place, until
 from storage_bay import FORKS, Json, Pooled, pooled
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 HERE = Path(__file__).parent
 

@@ -10,7 +10,7 @@ from storage_bay import MIB, Pooled
 
 from bay.linux import btrfs
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 FORKS = 20
 LOOP = "while :; do echo $$ > churn; cat churn churn > again; rm again; done"

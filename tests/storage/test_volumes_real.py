@@ -7,7 +7,7 @@ from pool_server import Shell
 
 import bay
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.host, pytest.mark.long]
 
 MIB = 1 << 20
 

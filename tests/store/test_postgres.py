@@ -38,6 +38,7 @@ from bay.store.lost_commits import may_be_there
 from bay.store.postgres import PostgresDatabase
 
 pytestmark = [
+    pytest.mark.postgres,
     pytest.mark.anyio,
     pytest.mark.skipif(postgres_server.binaries() is None, reason="PostgreSQL is not installed"),
 ]

@@ -11,9 +11,12 @@ import postgres_server
 import psycopg
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    postgres_server.binaries() is None, reason="make setup of the tests installs PostgreSQL"
-)
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.skipif(
+        postgres_server.binaries() is None, reason="make setup of the tests installs PostgreSQL"
+    ),
+]
 
 WAIT_S = 60
 

@@ -19,6 +19,7 @@ from bay.store.engine import Store
 from bay.store.postgres import PostgresDatabase
 
 pytestmark = [
+    pytest.mark.postgres,
     pytest.mark.anyio,
     pytest.mark.skipif(postgres_server.binaries() is None, reason="PostgreSQL is not installed"),
 ]

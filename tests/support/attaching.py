@@ -42,7 +42,7 @@ class Client:
         seen = b""
         while wanted not in seen:
             piece = await self.read()
-            assert piece is not None, f"it ended with {self.exit} after {seen[-200:]!r}"
+            assert piece is not None, f"it ended with {self.exit or self.closed} after {seen[-200:]!r}"
             seen += piece[1:]
         return seen
 

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import real_bay
 
@@ -18,6 +18,15 @@ BIN = Path(sys.executable).parent / "bay"
 
 
 Done = subprocess.CompletedProcess[bytes]
+
+
+class Running(subprocess.Popen[bytes]):
+    """A program that a test which fails kills: `Popen` would wait for its end without a bound."""
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self.kill()
+        super().__exit__(*error)
 
 
 def _text(data: bytes) -> io.TextIOWrapper:
@@ -64,8 +73,8 @@ class Cli:
         command = [str(BIN), *arguments]
         return subprocess.run(command, capture_output=True, timeout=30, check=False, env=self.environment)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+    def start(self, *arguments: str) -> Running:
         """The same without waiting."""
-        return subprocess.Popen(
+        return Running(
             [str(BIN), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment
         )

@@ -16,7 +16,7 @@ from serving import KEY, Server, serving
 from bay import Client
 from bay.drivers.oci import closure, host_image
 
-PROFILES = {"python-default": {"memory_mb": 512}}
+PROFILES = {"python-default": {"memory_mb": 512}, "lazy": {"memory_mb": 512, "start": "lazy"}}
 
 needs_chromium = pytest.mark.skipif(
     not BUILT.is_dir() or not shutil.which("chromium"), reason="needs `make console` and chromium"
@@ -49,8 +49,12 @@ def remove_all(server: Server) -> None:
             box.delete()
 
 
-def run_steps(server: Server, name: str, timeout_s: float = 600, **environment: str) -> None:
-    """Do the steps of a file of `console/tests/`. Fails with what they say when one fails."""
+def run_steps(
+    server: Server, name: str, timeout_s: float = 600, only: str | None = None, **environment: str
+) -> None:
+    """Do the steps of a file of `console/tests/`, or those whose names have `only` in them. Fails with what
+    they say when one fails.
+    """
     program = [
         "npx",
         "--no-install",
@@ -59,6 +63,7 @@ def run_steps(server: Server, name: str, timeout_s: float = 600, **environment: 
         "--config",
         "vitest.browser.config.ts",
         f"tests/{name}",
+        *(["-t", only] if only else []),
     ]
     given = {**os.environ, "BAY_URL": server.url, "BAY_API_KEY": KEY, "NO_COLOR": "1", **environment}
     done = subprocess.run(

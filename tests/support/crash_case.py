@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from crash_points import Points, watch
 
+from bay.drivers.base import Driver
 from bay.drivers.oci.driver import OciDriver
 from bay.server.app import build_app
 from bay.server.backends import make_network
@@ -26,7 +27,12 @@ KEY = "bay_" + "c" * 40
 WAIT_S = 25.0
 """Bound of every wait. Nothing comes near it unless it is broken."""
 CALL_S = 20
-_FOR_LIVE = {"running": ("running",), "paused": ("paused",), "stopped": (None,)}
+_FOR_LIVE = {
+    "running": ("running",),
+    "paused": ("paused",),
+    "hibernated": ("hibernated",),
+    "stopped": (None,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,8 @@ class Place:
 
     root: Path
     cache: Path
+    criu: str | None = None
+    """The program with which sandboxes of the profile `sleeps` hibernate, the only ones then."""
 
     @property
     def instance(self) -> str:
@@ -62,6 +70,8 @@ class Place:
 
         Its slots are as its id ranges: other cases may have the same, so nothing is sent.
         """
+        # A session that can hibernate is no fork.
+        given: dict[str, Any] = {"criu": self.criu, "fork_ships": self.criu is None, **options}
         return OciDriver(
             root=self.data_dir / "oci",
             run_dir=self.run_dir,
@@ -69,14 +79,15 @@ class Place:
             instance=self.instance,
             ids_dir=self.ids_dir,
             network=make_network(self.settings(0)),
-            **options,
+            **given,
         )
 
     def settings(self, pool: int) -> Settings:
         """Settings with `pool` sandboxes of the profile `pooled` held ready."""
         small: Json = {"start": "eager", "idle_timeout": None, "memory_mb": 256}
         pooled = {**small, "pool_size": pool} if "pool_size" in ProfileSettings.model_fields else small
-        profiles = {"python-default": small, "pooled": pooled}
+        sleeps = {**small, "hibernate": True}
+        profiles = {"python-default": small, "pooled": pooled, "sleeps": sleeps}
         return Settings.model_validate(
             {"data_dir": self.data_dir, "run_dir": self.run_dir, "cache_dir": self.cache, "api_key": KEY,
              "stop_grace": 1, "start_timeout": CALL_S, "profiles": profiles}
@@ -146,7 +157,10 @@ class Run:
     def _is_settled(self, row: SandboxRecord) -> bool:
         if row.restore_id is not None or row.checkpoint_due is not None:
             return False
-        phase = row.session.phase if row.session else None
+        session = row.session
+        phase = session.phase if session else None
+        if session and phase == "running" and session.network_version != row.network_version:
+            return False
         if row.is_expired(self.bay.clock()):
             return phase is None
         return phase in _FOR_LIVE.get(row.target, ())
@@ -160,11 +174,16 @@ class Run:
 
 @asynccontextmanager
 async def running(
-    place: Place, points: Points, *, pool: int = 0, driver: OciDriver | None = None
+    place: Place,
+    points: Points,
+    *,
+    pool: int = 0,
+    driver: Driver | None = None,
+    settings: Settings | None = None,
 ) -> AsyncGenerator[Run]:
     """A Bay in `place`, with a caller who has a key."""
     place.data_dir.mkdir(exist_ok=True)
-    app = build_app(place.settings(pool), driver=driver or place.driver())
+    app = build_app(settings or place.settings(pool), driver=driver or place.driver())
     bay: ControlPlane = app.state.bay
     watch(bay, points)
     transport = httpx.ASGITransport(app)

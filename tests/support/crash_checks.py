@@ -5,19 +5,30 @@ import contextlib
 import sqlite3
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import crash_host
 from crash_case import CALL_S, Facts, Json, Place, Run, running, until
-from crash_operations import APPEND, EXTENSION, FORK, KEY, OPERATIONS, Operation
+from crash_operations import (
+    APPEND,
+    ASK_COUNTER,
+    CONTENT,
+    EXTENSION,
+    FILE,
+    KEY,
+    OPERATIONS,
+    TICKS,
+    Operation,
+)
 from crash_points import Points
 
 from bay.cargo.pool import device_at
 
 _ENDS_S = 5.0
-_COLD = {"cold": None, "warm": "paused", "running": "running"}
+_COLD = {"cold": None, "hibernated": "hibernated", "warm": "paused", "running": "running"}
 
 
 @dataclass(slots=True)
@@ -44,11 +55,12 @@ async def judge(place: Place, name: str) -> Verdict:
     """Take over as the next Bay, look at everything, remove everything, and look again."""
     operation = OPERATIONS[name]
     verdict = Verdict()
+    half_used = bool(crash_host.unusable_memories(place))
     begun = time.monotonic()
     async with running(place, Points(), pool=operation.pool) as run:
         await _settle(run, verdict)
         verdict.recovered_s = time.monotonic() - begun
-        checks = _Checks(run, operation, verdict)
+        checks = _Checks(run, operation, verdict, half_used=half_used)
         await checks.all()
         await checks.delete_all()
         await _empty_the_trash(place)
@@ -56,9 +68,20 @@ async def judge(place: Place, name: str) -> Verdict:
         async with running(place, Points(), pool=0) as run:
             await _settle(run, verdict)
             await _empty_the_trash(place)
-    await until(lambda: not crash_host.remains(place), _ENDS_S)
-    verdict.leaked += [f"in the end: {one}" for one in crash_host.remains(place)]
+    verdict.leaked += [f"in the end: {one}" for one in await _lasting(lambda: crash_host.remains(place))]
     return verdict
+
+
+async def _lasting(find: Callable[[], list[str]]) -> list[str]:
+    """What is still found after a while."""
+    found: list[str] = []
+
+    def is_gone() -> bool:
+        found[:] = find()
+        return not found
+
+    await until(is_gone, _ENDS_S)
+    return found
 
 
 async def _empty_the_trash(place: Place) -> None:
@@ -99,6 +122,18 @@ class _Known:
         answered = [i for i, fact in enumerate(told) if fact["kind"] == "compute"]
         return {fact["compute"] for fact in told[answered[-1] :]} if answered else set()
 
+    def was_being_woken(self, sandbox: str) -> bool:
+        """Whether the last that was asked for it is to run, without an answer."""
+        told = [f for f in self._facts if f["sandbox"] == sandbox and f["kind"].endswith("compute")]
+        return told[-1]["kind"] == "asked for compute" and told[-1]["compute"] == "running"
+
+    def was_beginning_with_memory(self, sandbox: str) -> bool:
+        """Whether a session of it may have begun with memory, and not ended that: it was woken, a checkpoint
+        was restored, or it is a fork.
+        """
+        is_fork = not self.of("counts", sandbox)
+        return is_fork or bool(self.of("asked to restore", sandbox)) or self.was_being_woken(sandbox)
+
     def was_always_running(self, sandbox: str) -> bool:
         told = [
             f["compute"] for f in self._facts if f["sandbox"] == sandbox and f["kind"].endswith("compute")
@@ -107,11 +142,13 @@ class _Known:
 
 
 class _Checks:
-    def __init__(self, run: Run, operation: Operation, verdict: Verdict) -> None:
+    def __init__(self, run: Run, operation: Operation, verdict: Verdict, *, half_used: bool) -> None:
         self.run = run
         self.place = run.place
         self.operation = operation
         self.verdict = verdict
+        self.half_used = half_used
+        """Whether the killed Bay left an image that is good for nothing."""
         self.known = _Known(run.facts)
 
     async def all(self) -> None:
@@ -128,6 +165,8 @@ class _Checks:
         await self._count(living)
         for sandbox in living:
             await self._works(sandbox)
+            if self.operation.hibernates:
+                await self._remembers(sandbox)
             await self._files(sandbox)
             await self._appended(sandbox)
             await self._expiry(sandbox)
@@ -143,12 +182,20 @@ class _Checks:
 
     async def _host(self) -> None:
         """Rows and host say the same."""
-        phases = {row.session.id: row.session.phase for row in await self.run.rows() if row.session}
+        sessions = {row.session.id: row.session for row in await self.run.rows() if row.session}
+        phases = {session.id: session.phase for session in sessions.values()}
         live = set(phases)
-        await until(lambda: not crash_host.strays(self.place, live), _ENDS_S)
-        self.verdict.leaked += crash_host.strays(self.place, live)
+        asleep = {session for session, phase in phases.items() if phase == "hibernated"}
+        self.verdict.leaked += await _lasting(lambda: crash_host.strays(self.place, live, asleep))
         for kind, ids in crash_host.by_session(self.place).items():
-            self.verdict.lost += [f"{session} has no {kind}" for session in sorted(live - ids)]
+            missing = crash_host.owners(kind, live, asleep) - ids
+            self.verdict.lost += [f"{session} has no {kind}" for session in sorted(missing)]
+        memories = crash_host.memories(self.place)
+        self.verdict.lost += [
+            f"memory_bytes of {session} is {row.memory_bytes}, on disk {memories.get(session)}"
+            for session, row in sessions.items()
+            if row.memory_bytes != memories.get(session)
+        ]
         for session, phase in phases.items():
             # The row says so first, and the kernel freezes after that.
             if not await until(
@@ -176,11 +223,36 @@ class _Checks:
         there, known = crash_host.checkpoints(self.place), self._checkpoint_rows()
         self.verdict.leaked += [f"checkpoint {one} without a row" for one in sorted(there - known)]
         self.verdict.lost += [f"files of checkpoint {one}" for one in sorted(known - there)]
+        await self._kept_memories()
+
+    async def _kept_memories(self) -> None:
+        """Each checkpoint with memory has it whole, and `disk_mb` counts all of it."""
+        await until(lambda: crash_host.checkpoint_memories(self.place) == set(self._memory_rows()), _ENDS_S)
+        known, whole = self._memory_rows(), crash_host.whole_memories(self.place)
+        there = crash_host.checkpoint_memories(self.place)
+        self.verdict.leaked += [
+            f"memory of checkpoint {one} without a row" for one in sorted(there - set(known))
+        ]
+        self.verdict.lost += [f"memory of checkpoint {one}" for one in sorted(set(known) - set(whole))]
+        self.verdict.lost += [
+            f"memory_bytes of checkpoint {one} is {counted}, its image has {whole[one]}"
+            for one, counted in known.items()
+            if one in whole and counted < whole[one]
+        ]
 
     def _checkpoint_rows(self) -> set[str]:
+        return {one for one, _, _ in self._kept_checkpoints()}
+
+    def _memory_rows(self) -> dict[str, int]:
+        """The bytes of each memory that is kept, by the rows."""
+        return {one: size or 0 for one, kind, size in self._kept_checkpoints() if kind == "memory"}
+
+    def _kept_checkpoints(self) -> list[tuple[str, str, int | None]]:
         with contextlib.closing(sqlite3.connect(self.place.data_dir / "bay.db")) as db:
-            query = "SELECT id FROM checkpoints WHERE deleted_at IS NULL AND state = 'ready'"
-            return {str(row[0]) for row in db.execute(query)}
+            query = (
+                "SELECT id, kind, memory_bytes FROM checkpoints WHERE deleted_at IS NULL AND state = 'ready'"
+            )
+            return list(db.execute(query))
 
     async def _is_there(self, sandbox: str) -> bool:
         answer = await self.run.call("GET", f"/{sandbox}")
@@ -216,7 +288,8 @@ class _Checks:
             elif fact.get("lasting"):
                 state = answer.json()["state"]
                 runs = session is not None and crash_host.runs(self.place, session.id, "sleep 1000")
-                if runs != (state == "running"):
+                is_asleep = session is not None and session.phase == "hibernated"
+                if (runs or is_asleep) != (state == "running"):
                     self.verdict.lost.append(f"exec {fact['id']} is {state}; its process runs: {runs}")
                 ends = self.known.of("asked to restore", sandbox)
                 if not runs and not ends and self.known.was_always_running(sandbox):
@@ -255,22 +328,64 @@ class _Checks:
         if answer.json().get("output") != "yes\n" or labels != self.operation.creates["labels"]:
             self.verdict.lost.append(f"what {sandbox} was created with: {answer.text} {labels}")
 
+    async def _remembers(self, sandbox: str) -> None:
+        """The program that counts in memory has gone on, once; or its memory is lost and the events say so.
+        It is awake by now, and has nothing on disk.
+        """
+        await self._host()
+        await self._execs(sandbox)
+        values = [fact["value"] for fact in self.known.of("counts")]
+        asked = await self.run.call("POST", f"/{sandbox}/shell/exec", json={"command": ASK_COUNTER})
+        value = asked.json().get("output", "").strip()
+        goes_on = value in values
+        listed = (await self.run.call("GET", f"/{sandbox}/events", params={"limit": 100})).json()["items"]
+        losses = [event for event in listed if event["type"] == "sandbox.memory_lost"]
+        if not goes_on and not losses:
+            self.verdict.lost.append(f"the memory of {sandbox}, and no event says so: {asked.text}")
+        # A memory is used once, and nothing but a restore that was broken off costs it.
+        if losses and not (self.half_used and self.known.was_beginning_with_memory(sandbox)):
+            self.verdict.lost.append(f"the memory of {sandbox}: {losses}")
+        content = await self._content(sandbox, TICKS)
+        ticks = [line.split() for line in (content or "").splitlines()]
+        numbers, written = [int(tick[1]) for tick in ticks], [tick[0] for tick in ticks]
+        changes = [one for i, one in enumerate(written) if i == 0 or one != written[i - 1]]
+        one_life = numbers == list(range(1, len(numbers) + 1)) and changes == values[: len(changes)]
+        if not one_life or (goes_on and losses):
+            self.verdict.doubled.append(f"what ran in {sandbox}: {losses} {ticks}")
+        for fact in self.known.of("exec") if goes_on else ():  # those of the original are a fork's, too
+            answer = await self.run.call("GET", f"/{sandbox}/execs/{fact['id']}")
+            if answer.json().get("state") != "running":
+                self.verdict.lost.append(f"exec {fact['id']} of {sandbox}, which goes on: {answer.text}")
+        # Its files and its memory are of one moment.
+        if (
+            goes_on
+            and len(values) > 1
+            and (value == values[0]) != (await self._content(sandbox, FILE) == CONTENT)
+        ):
+            self.verdict.lost.append(
+                f"files of {sandbox} beside memory of another moment: {value} of {values}"
+            )
+
     async def _files(self, sandbox: str) -> None:
         written = {fact["path"]: {fact["content"]} for fact in self.known.of("file", sandbox)}
         for fact in self.known.of("asked to restore", sandbox):
             before = set[str]() if self.known.of("restored", sandbox) else written[fact["path"]]
             written[fact["path"]] = {fact["content"], *before}
         for path, right in written.items():
-            answer = await self.run.call("GET", f"/{sandbox}/filesystem/files", params={"path": path})
-            if answer.status_code != 200 or answer.json()["content"] not in right:
-                self.verdict.lost.append(f"file {path} of {sandbox}: {answer.text}, not {right}")
+            if (content := await self._content(sandbox, path)) not in right:
+                self.verdict.lost.append(f"file {path} of {sandbox}: {content}, not {right}")
+
+    async def _content(self, sandbox: str, path: str) -> str | None:
+        answer = await self.run.call("GET", f"/{sandbox}/filesystem/files", params={"path": path})
+        return answer.json()["content"] if answer.status_code == 200 else None
 
     async def _checkpointed(self, sandbox: str) -> None:
         """One key made one checkpoint, and that can be put back."""
-        if not self.known.of("asked to checkpoint", sandbox):
+        asked = self.known.of("asked to checkpoint", sandbox)
+        if not asked:
             return
         path = f"/{sandbox}/checkpoints"
-        again = await self.run.call("POST", path, key=KEY)
+        again = await self.run.call("POST", path, key=KEY, json=asked[0]["body"])
         if again.status_code != 201:
             self.verdict.lost.append(f"the checkpoint again: {again.text}")
             return
@@ -282,11 +397,15 @@ class _Checks:
         if restored.status_code != 200:
             self.verdict.lost.append(f"checkpoint {listed[0]} cannot be put back: {restored.text}")
         await self._files(sandbox)
+        if self.operation.hibernates:
+            await _settle(self.run, self.verdict)
+            await self._remembers(sandbox)
 
     async def _fork_again(self, living: list[str]) -> list[str]:
         """The same fork with the same key gives what it gave, or what it would have."""
-        (source,) = {fact["sandbox"] for fact in self.known.of("asked to fork")}
-        answer = await self.run.call("POST", f"/{source}/fork", key=KEY, json=FORK)
+        (asked,) = self.known.of("asked to fork")
+        source = asked["sandbox"]
+        answer = await self.run.call("POST", f"/{source}/fork", key=KEY, json=asked["body"])
         if answer.status_code != 201:
             self.verdict.lost.append(f"the fork again: {answer.text}")
             return living
@@ -294,6 +413,7 @@ class _Checks:
         answered = [fact["id"] for fact in self.known.of("forked", source)]
         if answered and answered != again:
             self.verdict.doubled.append(f"one key gave {answered} and {again}")
+        await _settle(self.run, self.verdict)
         return [*living, *(one for one in again if one not in living)]
 
     async def _appended(self, sandbox: str) -> None:
@@ -355,7 +475,7 @@ async def clean(place: Place) -> None:
     """Remove from the host whatever a case left; files stay, in a directory that nothing is mounted on."""
     if not crash_host.is_held(place):
         return
-    driver = place.driver(fork_ships=False)
+    driver = place.driver(fork_ships=False, criu=None)
     await driver.open()
     for owned in [owned async for owned in driver.list_owned()]:
         async with asyncio.timeout(_ENDS_S * 6):

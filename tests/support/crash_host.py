@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from crash_case import Place
@@ -16,6 +16,8 @@ from bay.network.slots import number_of
 from bay.server.data_dir import instance_of
 
 _SESSION = re.compile(r"sess-[0-9a-f]{24}")
+_IMAGE, _DATA = "image of its memory", "data directory"
+_KEPT = {".checkpoints"}
 _CGROUPS = Path("/sys/fs/cgroup")
 _LEFT_ROWS = {
     "sandbox": "SELECT id FROM sandboxes WHERE deleted_at IS NULL",
@@ -29,14 +31,37 @@ _LEFT_ROWS = {
 def by_session(place: Place) -> dict[str, set[str]]:
     """For each kind of thing that a session has, the ids of the sessions that have one."""
     return {
+        _IMAGE: set(memories(place)),
         "container": _names(place.run_dir / "runc"),
         "control group": {group.name for group in _groups(place)},
         "run directory": _names(place.run_dir / "sessions"),
-        "data directory": _names(place.data_dir / "oci/sessions") | _names(place.data_dir / "cargo/.layers"),
+        _DATA: _names(place.data_dir / "oci/sessions") - _KEPT | _names(place.data_dir / "cargo/.layers"),
         "id range": {Path(holder).name for holder in _holders(place)},
         "process": {session for _, session in _contained(place)},
         "network device": set(_devices(place)),
     }
+
+
+def owners(kind: str, live: Set[str], asleep: Set[str]) -> Set[str]:
+    """Those of the `live` sessions that are to have a thing of a kind; `asleep` are those that hibernate."""
+    if kind == _IMAGE:
+        return asleep
+    return live if kind == _DATA else live - asleep
+
+
+def memories(place: Place) -> dict[str, int]:
+    """The sessions with an image of their memory, whole or not, each with the bytes that CRIU has written."""
+    images = place.data_dir / "oci/memory"
+    return {
+        name: sum(_size(file) for kind in ("img", "gz") for file in images.glob(f"{name}/*.{kind}"))
+        for name in _names(images) - _KEPT
+    }
+
+
+def unusable_memories(place: Place) -> set[str]:
+    """The sessions with an image that was not finished, or that a restore has begun to use."""
+    images = place.data_dir / "oci/memory"
+    return {name for name in _names(images) - _KEPT if not (images / name / "manifest.json").exists()}
 
 
 def containers_of(place: Place) -> Counter[str]:
@@ -58,6 +83,22 @@ def cargos(place: Place) -> set[str]:
 def checkpoints(place: Place) -> set[str]:
     """Ids of the checkpoints that have files."""
     return _names(place.data_dir / "cargo/.checkpoints")
+
+
+def checkpoint_memories(place: Place) -> set[str]:
+    """Ids of the checkpoints that have an image or a copy of layers, whole or not."""
+    return {name for parent in _kept(place) for name in _names(parent)}
+
+
+def whole_memories(place: Place) -> dict[str, int]:
+    """Ids of those that have both, with the bytes of the image."""
+    images, layers = _kept(place)
+    whole = {path.parent.name for path in images.glob("*/manifest.json")} & _names(layers)
+    return {one: sum(_size(file) for file in (images / one).iterdir()) for one in whole}
+
+
+def _kept(place: Place) -> tuple[Path, Path]:
+    return place.data_dir / "oci/memory/.checkpoints", place.data_dir / "oci/sessions/.checkpoints"
 
 
 def trash(place: Place) -> list[str]:
@@ -91,15 +132,18 @@ def runs(place: Place, session_id: str, command: str) -> bool:
     )
 
 
-def strays(place: Place, live: set[str]) -> list[str]:
-    """What belongs to the case and to none of its `live` sessions."""
+def strays(place: Place, live: set[str], asleep: Set[str] = frozenset()) -> list[str]:
+    """What belongs to the case and to none of its `live` sessions, of which those `asleep` hibernate."""
+    awake = live - asleep
     found = [
-        f"{kind} of {session}" for kind, ids in by_session(place).items() for session in sorted(ids - live)
+        f"{kind} of {session}"
+        for kind, ids in by_session(place).items()
+        for session in sorted(ids - owners(kind, live, asleep))
     ]
     found += [f"mount {line}" for line in _mounts(place) if f" {place.data_dir}/cargo " not in line]
     found += [f"process {pid} {_text(Path(f'/proc/{pid}/cmdline'))!r}" for pid in _marked(place)]
-    found += [f"socket {path}" for path in _sockets(place) if not live & set(path.parts)]
-    return found + _namespaces(place, len(live))
+    found += [f"socket {path}" for path in _sockets(place) if not awake & set(path.parts)]
+    return found + _namespaces(place, len(awake))
 
 
 def is_held(place: Place) -> bool:
@@ -112,6 +156,7 @@ def remains(place: Place) -> list[str]:
     """What is left when nothing should be."""
     found = strays(place, set()) + [f"cargo {cargo_id}" for cargo_id in sorted(cargos(place))]
     found += [f"checkpoint {checkpoint_id}" for checkpoint_id in sorted(checkpoints(place))]
+    found += [f"memory of checkpoint {one}" for one in sorted(checkpoint_memories(place))]
     found += [f"control group {group}" for group in _parents(place)]
     found += [f"mount {line}" for line in _mounts(place)]  # that of the pool, too
     found += _network(place)
@@ -149,7 +194,7 @@ def _left_rows(place: Place) -> list[str]:
 
 def _namespaces(place: Place, sessions: int) -> list[str]:
     # Those that no process is in and no mount holds are gone: the kernel keeps no others.
-    own = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "user")}
+    own = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "pid", "user")}
     found: dict[str, set[str]] = {kind: set() for kind in own}
     for pid in [*(pid for pid, _ in _contained(place)), *_marked(place)]:
         for kind, host in own.items():
@@ -173,10 +218,13 @@ def _contained(place: Place) -> list[tuple[int, str]]:
 
 
 def _marked(place: Place) -> list[int]:
-    """Other processes that a Bay of the case started: helpers, runc, rm."""
-    mark = f"{place.mark}\0"
+    """Other processes that a Bay of the case started: helpers, runc, rm. CRIU has no mark, but arguments."""
+    mark, path = f"{place.mark}\0", f"{place.root}/"
     return [
-        pid for pid in _pids() if mark in _text(Path(f"/proc/{pid}/environ")) + "\0" and not _is_dead(pid)
+        pid
+        for pid in _pids()
+        if mark in _text(Path(f"/proc/{pid}/environ")) + "\0" or path in _text(Path(f"/proc/{pid}/cmdline"))
+        if not _is_dead(pid)
     ]
 
 
@@ -225,6 +273,13 @@ def _text(file: Path) -> str:
         return file.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _link(path: str) -> str:

@@ -20,10 +20,26 @@ from types import FrameType
 from typing import Any
 
 from bay.drivers.base import Handle, Owned, SessionSpec
+from bay.drivers.oci.kept_memory import KeptMemory
+from bay.drivers.oci.memory_image import ImageDirectory
 from bay.server.control_plane import ControlPlane
 
 _CALLS: dict[str, tuple[str, ...]] = {
-    "driver": ("observe", "pause", "resume", "stop", "destroy"),
+    "driver": (
+        "observe",
+        "pause",
+        "resume",
+        "hibernate",
+        "make_durable",
+        "_settle_restored",  # before it the processes are there again, and stand still
+        "save_memory",
+        "_go_on_after",  # before it the image of a checkpoint is in its place, and the processes stand still
+        "_lay_down",
+        "remove_memory",
+        "check_memory",
+        "stop",
+        "destroy",
+    ),
     "cargo": (
         "create",
         "fence",
@@ -41,6 +57,11 @@ _CALLS: dict[str, tuple[str, ...]] = {
 
 `driver.start`, `driver.list_owned` and the store's transactions have more than two sides.
 """
+_STEPS: dict[type, tuple[str, ...]] = {
+    KeptMemory: ("_copy_layers",),
+    ImageDirectory: ("finish", "keep_as", "copy_to", "take"),
+}
+"""The steps on disk by which memory comes into its place; each has a place behind it."""
 
 
 def die() -> None:
@@ -75,6 +96,13 @@ class Points:
             self.held.add(name)
             await asyncio.Event().wait()
         if point:
+            self.seen[point] = 0
+
+    def pass_by(self, name: str) -> None:
+        """Pass a place in a thread."""
+        if (point := self._count(name)) is not None:
+            if point == self.kill_at:
+                die()
             self.seen[point] = 0
 
     @contextmanager
@@ -119,6 +147,23 @@ def watch(bay: ControlPlane, points: Points) -> None:
     driver.list_owned = functools.partial(_list_owned, points, driver.list_owned)
     store: Any = bay.store
     store.write = functools.partial(_write, points, store.write)
+
+
+def watch_disk(points: Points) -> None:
+    """Stand behind every step of memory on disk, of all Bays of this process, which is to be killed."""
+    for kind, names in _STEPS.items():
+        for name in names:
+            setattr(kind, name, _behind(points, f"{kind.__name__}.{name}", getattr(kind, name)))
+
+
+def _behind(points: Points, name: str, step: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(step)
+    def stepped(*args: Any) -> object:
+        done = step(*args)
+        points.pass_by(f"after {name}")
+        return done
+
+    return stepped
 
 
 def _around(

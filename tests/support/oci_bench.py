@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from image_roots import TestImage
 from bay.drivers.base import ImageRoot
 from bay.drivers.oci import closure, seccomp
 from bay.drivers.oci.driver import OciDriver
+from bay.drivers.oci.memory_image import fingerprint
 from bay.drivers.oci.zygote import Zygote
 from bay.linux.threads import in_new_thread
 from bay.network.manager import NetworkManager
@@ -83,7 +84,17 @@ def workspaces() -> Generator[Path]:
 @pytest.fixture
 async def oci(workspaces: Path, oci_root: Path, lent_zygote: LentZygote | None) -> AsyncGenerator[OciBench]:
     """An OciDriver with real runc, on the real host."""
-    async for bench in _real(workspaces, oci_root, fork_ships=True, zygote=lent_zygote):
+    async for bench in real_oci(workspaces, oci_root, fork_ships=True, zygote=lent_zygote):
+        yield bench
+
+
+@pytest.fixture
+async def oci_criu(
+    workspaces: Path, oci_root: Path, lent_zygote: LentZygote | None, criu_program: str
+) -> AsyncGenerator[OciBench]:
+    """The same with sessions that can hibernate."""
+    async for bench in real_oci(workspaces, oci_root, fork_ships=True, zygote=lent_zygote, criu=criu_program):
+        assert bench.driver.capabilities.memory == ("container",)
         yield bench
 
 
@@ -93,7 +104,7 @@ async def oci_debian(
 ) -> AsyncGenerator[OciBench]:
     """The same with sessions of a Debian image."""
     root = debian_image.root()
-    async for bench in _real(workspaces, oci_root, fork_ships=True, zygote=lent_zygote, root=root):
+    async for bench in real_oci(workspaces, oci_root, fork_ships=True, zygote=lent_zygote, root=root):
         yield bench
 
 
@@ -107,14 +118,35 @@ def any_image(request: pytest.FixtureRequest) -> OciBench:
 @pytest.fixture
 async def oci_musl(workspaces: Path, oci_root: Path, musl_image: TestImage) -> AsyncGenerator[OciBench]:
     """The same with sessions of a small image, and runc starts each Ship."""
-    async for bench in _real(workspaces, oci_root, fork_ships=False, root=musl_image.root()):
+    async for bench in real_oci(workspaces, oci_root, fork_ships=False, root=musl_image.root()):
         yield bench
 
 
 @pytest.fixture
 async def oci_by_runc(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
     """An OciDriver as on a host that has no zygote: runc starts each Ship."""
-    async for bench in _real(workspaces, oci_root, fork_ships=False):
+    async for bench in real_oci(workspaces, oci_root, fork_ships=False):
+        yield bench
+
+
+@pytest.fixture
+async def oci_gvisor(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
+    """An OciDriver whose sessions run in gVisor."""
+    if shutil.which("runsc") is None:
+        pytest.skip("needs runsc; apt-get install runsc")
+    async for bench in real_oci(workspaces, oci_root, fork_ships=False, isolation="gvisor"):
+        yield bench
+
+
+@pytest.fixture
+async def oci_gvisor_memory(workspaces: Path, oci_root: Path) -> AsyncGenerator[OciBench]:
+    """The same, whose memory can be saved, as after a trial."""
+    if shutil.which("runsc") is None:
+        pytest.skip("needs runsc; apt-get install runsc")
+    async for bench in real_oci(workspaces, oci_root, fork_ships=False, isolation="gvisor"):
+        driver = bench.driver
+        driver._memory.hosts["gvisor"] = await in_new_thread(lambda: fingerprint("gvisor", "runsc"))
+        driver.capabilities = replace(driver.capabilities, memory=("gvisor",))
         yield bench
 
 
@@ -122,23 +154,36 @@ def _can_run() -> bool:
     return os.getuid() == 0 and shutil.which("runc") is not None
 
 
-async def _real(
+async def real_oci(
     workspaces: Path,
     oci_root: Path,
     *,
     fork_ships: bool,
     zygote: LentZygote | None = None,
     root: ImageRoot | None = None,
+    isolation: str = "container",
+    criu: str | None = None,
 ) -> AsyncGenerator[OciBench]:
+    """An OciDriver with real runc, for a fixture of any scope, and nothing left of it afterwards."""
     if not _can_run():
         pytest.skip("the oci driver needs root and runc")
     run_dir = Path("/run/bay") / f"t-{secrets.token_hex(4)}"
     ids = run_dir.with_suffix(".ids")
     network = NetworkManager(instance=run_dir.name[2:6])
-    driver = OciDriver(root=oci_root, run_dir=run_dir, ids_dir=ids, network=network, fork_ships=fork_ships)
+    driver = OciDriver(
+        root=oci_root,
+        run_dir=run_dir,
+        ids_dir=ids,
+        network=network,
+        fork_ships=fork_ships,
+        runsc_binary="runsc" if isolation == "gvisor" else None,
+        criu=criu,
+    )
     driver._zygote = zygote
     async for bench in opened(
-        OciBench(driver, workspaces, (oci_root, run_dir, ids), run_dir.name, 1000, root, network=network)
+        OciBench(
+            driver, workspaces, (oci_root, run_dir, ids), run_dir.name, 1000, root, isolation, network=network
+        )
     ):
         yield bench
 

@@ -511,6 +511,14 @@ await deployment.stop()
             ),
         ),
     ),
+    "docs/isolation.md": World(
+        rows=(
+            RunBy(
+                "$ pip install",
+                "tests/cli/test_cli_doctor_runtime.py::test_another_runtime_that_keeps_all_promises_passes_both_suites",
+            ),
+        ),
+    ),
     "docs/traces.md": World(
         rows=(
             Run(
@@ -580,6 +588,18 @@ await deployment.stop()
         rows=(
             Run("pip install", without={"pip install": REGISTRY}),
             RunBy("import asyncio", PROGRAM),
+        ),
+    ),
+    "docs/memory.md": World(
+        rows=(
+            NotRun("bay hibernate", "tests/drivers/test_hibernating_bay.py does it, on a Bay that has CRIU"),
+            NotRun(
+                "bay admin prepare-restart",
+                "tests/drivers/test_host_restart.py does it, on a Bay that has CRIU",
+            ),
+            NotRun("bay checkpoint", "tests/drivers/test_live_forks.py does it, on a Bay that has CRIU"),
+            NotRun("bay fork", "tests/drivers/test_live_forks.py does it, on a Bay that has CRIU"),
+            NotRun("import bay", "tests/drivers/test_live_forks.py runs it, on a Bay that has CRIU"),
         ),
     ),
     "docs/mcp.md": World(
@@ -745,7 +765,9 @@ await deployment.stop()
                 first="tar c -C project . | bay exec -i dev -- tar x",
                 before="import bay",
                 after=calls(
-                    "box.spawn('while sleep 0.1; do date >src/now; done', timeout_s=60) and look_around(box)"
+                    "writer = box.spawn('while sleep 0.1; do date >src/now; done', timeout_s=60)\n"
+                    "    look_around(box)\n"
+                    "    writer.kill()"  # the next block removes `src`
                 ),
                 says=("file 5 ", "False\n"),
             ),
@@ -883,6 +905,10 @@ export BAY_DRIVER=fake
                 "bay admin backup",
                 before=SERVE,
                 above={"systemctl restart": "kill $server; wait $server"},
+            ),
+            NotRun(
+                "bay admin prepare-restart",
+                "tests/drivers/test_host_restart.py does it, on a Bay that has CRIU",
             ),
             Run("systemctl stop", words={"OLDER": "HEAD"}),
         ),

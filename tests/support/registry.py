@@ -95,7 +95,8 @@ def authority(directory: Path, *names: str) -> Path:
     directory.mkdir()
     alternatives = ",".join(f"{'IP' if name[-1].isdigit() else 'DNS'}:{name}" for name in names)
     openssl = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    _run(directory, *openssl, "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.crt")
+    signs = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 trusts no authority without
+    _run(directory, *openssl, "-subj", "/CN=test authority", *signs, "-keyout", "ca.key", "-out", "ca.crt")
     more = ("-CA", "ca.crt", "-CAkey", "ca.key", "-addext", f"subjectAltName={alternatives}")
     plain = ("-addext", "basicConstraints=critical,CA:FALSE")
     files = ("-keyout", "server.key", "-out", "server.crt")

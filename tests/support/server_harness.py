@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,8 +31,10 @@ from bay.models import KeyScope
 from bay.places import directory_of
 from bay.server import main
 from bay.server.app import build_app
+from bay.server.checkpoints import policy
 from bay.server.control_plane import ControlPlane
 from bay.server.data_dir import DATABASE, instance_of
+from bay.server.sessions.memory import can_hibernate
 from bay.server.settings import ProfileSettings, Settings
 from bay.store import sandboxes
 from bay.store.connection import StoreConnection
@@ -361,3 +363,10 @@ def assert_error(answer: httpx.Response, status: int, code: str) -> Json:
     assert error["message"]
     assert "Traceback" not in answer.text
     return error
+
+
+async def ask_for_checkpoints(bay: World) -> None:
+    """Ask for those that policies want now, as the sweep does."""
+    own = bay.bay
+    can_save = partial(can_hibernate, own.core)
+    await policy.ask(own.store, bay.clock, own.waker.poke, can_save, own.quotas.admit_memory)

@@ -292,7 +292,7 @@ def delete_checkpoint(stage: Stage, _: Any, step: Json) -> None:
 
 @word
 def fork(stage: Stage, _: Any, step: Json) -> Json:
-    with stage.box.fork(checkpoint=step["checkpoint"]) as (made,):
+    with stage.box.fork(checkpoint=step["checkpoint"], memory=step.get("memory", False)) as (made,):
         return {"text": made.files.read_text(step["path"])}
 
 

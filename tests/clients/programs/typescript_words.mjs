@@ -110,14 +110,14 @@ const WORDS = {
 
   // The sandbox
 
-  checkpoint: async ({ box }, _, { name }) => {
-    const made = await box.checkpoint({ name });
+  checkpoint: async ({ box }, _, { name, memory }) => {
+    const made = await box.checkpoint({ name, memory });
     return { name: made.name, number: made.number };
   },
-  restore: async ({ box }, _, { checkpoint }) => void (await box.restore(checkpoint)),
+  restore: async ({ box }, _, { checkpoint, memory }) => void (await box.restore(checkpoint, { memory })),
   delete_checkpoint: ({ box }, _, { checkpoint }) => box.deleteCheckpoint(checkpoint),
-  fork: async ({ box }, _, { checkpoint, path }) => {
-    const forks = await box.fork({ checkpoint });
+  fork: async ({ box }, _, { checkpoint, memory, path }) => {
+    const forks = await box.fork({ checkpoint, memory });
     try {
       return { text: await forks[0].files.readText(path) };
     } finally {

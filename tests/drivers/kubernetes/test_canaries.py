@@ -24,6 +24,8 @@ from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.kube import POD, Json, Kind, Kube, KubeAccess, KubeRefused
 from bay.drivers.kubernetes.pod import Isolation, PodSettings
 
+pytestmark = pytest.mark.kubernetes
+
 SETTINGS = PodSettings(
     install="home", image="box:1", ship_image="ship:1", machine="x86_64",
     isolations={"container": Isolation(), "gvisor": Isolation(runtime_class="gvisor")},

@@ -23,7 +23,7 @@ from bay.drivers.kubernetes.egress import EgressSettings
 from bay.drivers.kubernetes.kube import KubeAccess
 from bay.drivers.kubernetes.pod import INSTALL, ROLE, SANDBOX, SESSION, PodSettings, PodTimeouts
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio]
 
 NODES = 3
 LOOK_S = 0.05

@@ -16,7 +16,7 @@ from bay.errors import ImageDenied, ImageNotFound, ImagePlatform, SandboxNotRead
 from bay.models import Resources
 from bay.places import VolumeClaim
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio]
 
 WAIT_S = 20.0
 IMAGE = "docker.io/library/nosuch:1"

@@ -31,7 +31,7 @@ from bay.drivers.kubernetes.kube import (
 )
 from bay.errors import DriverUnavailable
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio]
 
 GONE = status(410, "Expired", "too old resource version: 1 (2000)")
 

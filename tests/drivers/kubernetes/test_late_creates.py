@@ -19,7 +19,7 @@ from bay.errors import DriverUnavailable
 from bay.models import NetworkPolicy, Resources
 from bay.places import VolumeClaim
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio]
 
 WAIT_S = 20.0
 

@@ -11,7 +11,7 @@ from bay.drivers.base import Endpoint, ShipSilent
 from bay.drivers.kubernetes.pauses import ShipPauses
 from bay.errors import DriverUnavailable
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio]
 
 
 @pytest.fixture(scope="module")

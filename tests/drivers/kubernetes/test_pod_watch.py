@@ -17,7 +17,7 @@ from kube_server import KubeServer, Pauses, Said, cut, name_of, pod, status
 from bay.drivers.kubernetes.kube import POD, Kube, KubeAccess, ObjectPage, Persistence
 from bay.drivers.kubernetes.pod_watch import EndedContainer, PodState, PodWatch, WaitingContainer, pod_state
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.kubernetes, pytest.mark.anyio]
 
 WAIT_S = 20.0
 GONE = Said(410, status(410, "Expired", "too old resource version"))

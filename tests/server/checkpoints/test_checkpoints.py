@@ -12,6 +12,7 @@ from lost_answers import lose_answer
 from server_harness import (
     Json,
     World,
+    ask_for_checkpoints,
     assert_error,
     clear,
     create,
@@ -25,7 +26,6 @@ from server_harness import (
 
 from bay.drivers.base import Handle, Running
 from bay.errors import BadRequest, BayError, Conflict, DatabaseUnavailable, DriverUnavailable, StorageFull
-from bay.server.checkpoints import policy
 from bay.server.checkpoints import policy as checkpoint_policy
 from bay.server.checkpoints.requests import CheckpointRequests
 from bay.server.checkpoints.service import Checkpoints
@@ -360,6 +360,7 @@ def steps_elsewhere(bay: World) -> StorageSteps:
         clock=bay.clock,
         notifier=bay.bay.changes,
         discard=lambda: None,
+        ship=bay.bay.ship,
     )
 
 
@@ -843,7 +844,7 @@ async def test_a_policy_does_not_ask_again_while_its_last_checkpoint_is_made(
     monkeypatch.setattr(Reconciler, "_settle", dead)
     for _ in range(3):
         bay.clock.advance(61)
-        await policy.ask(bay.bay.store, bay.clock, bay.bay.waker.poke)
+        await ask_for_checkpoints(bay)
     assert await bay.sql("SELECT count(*) FROM checkpoints WHERE state = 'making'") == [(1,)]
 
 
@@ -862,12 +863,12 @@ async def test_policies_that_are_all_due_are_served_some_at_a_time_the_longest_d
     monkeypatch.setattr(Reconciler, "_settle", dead)
     bay.clock.advance(61)
     for _ in range(2):
-        await policy.ask(bay.bay.store, bay.clock, bay.bay.waker.poke)
+        await ask_for_checkpoints(bay)
         assert await due() == boxes[:16]
     async with bay.bay.store.write() as db:
         for (made,) in await bay.sql("SELECT id FROM checkpoints"):
             await checkpoints.change(db, made, state="ready")
-    await policy.ask(bay.bay.store, bay.clock, bay.bay.waker.poke)
+    await ask_for_checkpoints(bay)
     assert await due() == boxes[16:]
 
 

@@ -8,7 +8,17 @@ from typing import Any
 import httpx
 import pytest
 from bare_cargos import BareCargos
-from server_harness import Json, World, assert_error, clear, create, eventually, shell, world
+from server_harness import (
+    Json,
+    World,
+    ask_for_checkpoints,
+    assert_error,
+    clear,
+    create,
+    eventually,
+    shell,
+    world,
+)
 from sqlalchemy import func, select
 
 from bay.server.checkpoints import policy
@@ -137,7 +147,7 @@ async def test_the_background_work_rests_and_a_row_from_before_is_given_up(
     await bay.bay.discards.take_over()
     await bay.bay.discards.discard()
     await bay.bay.pusher.run()
-    await policy.ask(bay.bay.store, bay.clock, bay.bay.waker.poke)
+    await ask_for_checkpoints(bay)
     wanted = policy.asked(await bay.record(box), bay.clock())
     async with bay.bay.store.write() as db:
         await checkpoints.add(db, wanted)

@@ -222,7 +222,7 @@ async def test_a_bay_that_begins_anew_leaves_a_frozen_sandbox_alone(root: Path) 
             frozen = await get(alice, box, "web")
             assert (frozen["state"], frozen["message"]) == (
                 "waiting",
-                "not known until the sandbox is thawed",
+                "not known until the sandbox is woken",
             )
             assert (await again.session(box["id"])).phase == "paused"
             await alice.put(path(box, "other"), json=body())

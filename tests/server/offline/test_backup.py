@@ -124,6 +124,16 @@ async def test_a_backup_is_private_and_says_what_is_in_it(place: Path, saved: Pa
             assert hashlib.sha256(content(tar, name)).hexdigest() == digest
 
 
+def test_a_backup_has_no_memory_of_sandboxes(place: Path, saved: Path) -> None:
+    """It has the secrets of programs in clear, and no other host could use it."""
+    image = place / "data/oci/memory/.checkpoints/ckpt-1/image"
+    image.mkdir(parents=True)
+    (image / "pages-1.img").write_bytes(b"hers")
+    backup(place / "again.tar", place / "data", with_files=True)
+    with tarfile.open(place / "again.tar") as tar:
+        assert [name for name in tar.getnames() if "memory" in name or "pages" in name] == []
+
+
 def content(tar: tarfile.TarFile, name: str) -> bytes:
     found = tar.extractfile(name)
     assert found is not None

@@ -40,7 +40,10 @@ from bay.server.offline.store_migration import Moved, move
 from bay.store.schema import UtcDateTime, cargos, facts, metadata
 from bay.store.sqlite import make_engine
 
-pytestmark = pytest.mark.skipif(postgres_server.binaries() is None, reason="PostgreSQL is not installed")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.skipif(postgres_server.binaries() is None, reason="PostgreSQL is not installed"),
+]
 
 NOW = datetime(2030, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
 COUNT = 3

@@ -822,8 +822,8 @@ async def test_health_and_profiles_are_open(bay: World) -> None:
     items = (await anybody.get("/v1/profiles")).json()["items"]
     assert [item["id"] for item in items] == ["python-default", "eager", "bare", "forever", "rootless"]
     assert set(items[0]) == {
-        "id", "image", "resources", "capabilities", "idle_timeout", "description", "containers",
-        "persist", "disk_mb", "max_cpus", "max_memory_mb", "max_disk_mb", "max_pids",
+        "id", "image", "resources", "capabilities", "idle_timeout", "description", "hibernate",
+        "containers", "persist", "disk_mb", "max_cpus", "max_memory_mb", "max_disk_mb", "max_pids",
     }  # fmt: skip
     assert items[0]["resources"]["memory"] == "1024m"
     assert items[0]["resources"]["cpus"] == 1.0

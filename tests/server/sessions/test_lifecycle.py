@@ -16,6 +16,7 @@ from bay.server.sessions.lifecycle import (
     ApplySizes,
     Begin,
     End,
+    Hibernate,
     Nothing,
     Pause,
     Remove,
@@ -24,6 +25,7 @@ from bay.server.sessions.lifecycle import (
     ResumeStart,
     Step,
     TakeCheckpoint,
+    WakeUp,
     compute_of,
     next_step,
     status_of,
@@ -42,8 +44,8 @@ pytestmark = pytest.mark.pure
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 RETENTION = timedelta(seconds=60)
 FAILURE = Failure(code="driver_unavailable", message="no runc", at=NOW)
-TARGETS: tuple[Target, ...] = ("running", "paused", "stopped", "deleted")
-PHASES: tuple[Phase | None, ...] = (None, "starting", "running", "paused", "ending")
+TARGETS: tuple[Target, ...] = ("running", "paused", "hibernated", "stopped", "deleted")
+PHASES: tuple[Phase | None, ...] = (None, "starting", "running", "paused", "hibernated", "ending")
 EXPIRIES = {
     "never": None,
     "later": NOW + timedelta(microseconds=1),
@@ -97,6 +99,7 @@ def expected_status(case: Case) -> Status:
     by_phase: dict[Phase | None, Status] = {
         "starting": "starting",
         "ending": "starting",
+        "hibernated": "starting",
         "running": "ready",
         "paused": "ready",
     }
@@ -108,6 +111,7 @@ COMPUTE: dict[Phase | None, Compute] = {
     "starting": "warming",
     "running": "running",
     "paused": "warm",
+    "hibernated": "hibernated",
     "ending": "cold",
 }
 
@@ -134,6 +138,11 @@ def expected_step(case: Case, session: SessionRecord | None) -> Step:
     by_phase: dict[tuple[Phase, Target], Step] = {
         ("starting", "running"): ResumeStart(session),
         ("starting", "paused"): ResumeStart(session),
+        ("starting", "hibernated"): ResumeStart(session),
+        ("running", "hibernated"): Pause(session),
+        ("paused", "hibernated"): Hibernate(session),
+        ("hibernated", "running"): WakeUp(session),
+        ("hibernated", "paused"): WakeUp(session),
         ("running", "paused"): Pause(session),
         ("paused", "running"): Resume(session),
     }
@@ -185,7 +194,11 @@ def test_a_network_is_held_to_its_policy_before_the_session_freezes_or_thaws(hel
         session = replace(sandbox.session, network_version=held)
         plain = expected_step(case, session)
         step = next_step(replace(sandbox, network_version=1, session=session), NOW, exited=case.exited)
-        is_held = isinstance(plain, Nothing | Pause | Resume) and not case.deleted
+        is_held = (
+            isinstance(plain, Nothing | Pause | Resume | Hibernate)
+            and case.phase != "hibernated"
+            and not case.deleted
+        )
         assert step == (ApplyNetworkPolicy(session) if is_held else plain), case
 
 
@@ -210,6 +223,7 @@ def test_what_is_wanted_is_reached_from_every_combination_in_a_few_steps() -> No
         settled_ok = {
             "running": sandbox.session is not None and sandbox.session.phase == "running",
             "paused": sandbox.session is not None and sandbox.session.phase == "paused",
+            "hibernated": sandbox.session is None or sandbox.session.phase == "hibernated",
             "stopped": sandbox.session is None,
             "deleted": sandbox.deleted_at is not None,
         }[sandbox.target]
@@ -229,6 +243,10 @@ def apply(sandbox: SandboxRecord, step: Step) -> SandboxRecord:
             return replace(sandbox, session=replace(session, **taken))
         case Pause():
             return replace(sandbox, session=session_of(sandbox.id, "paused"))
+        case Hibernate():
+            return replace(sandbox, session=session_of(sandbox.id, "hibernated"))
+        case WakeUp():
+            return replace(sandbox, session=session_of(sandbox.id, "starting"))
         case End(reason=reason):
             return replace(sandbox, session=None, target="stopped" if reason == "exited" else sandbox.target)
         case TakeCheckpoint():

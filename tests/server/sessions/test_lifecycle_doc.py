@@ -10,7 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from savable_world import alice, bay, root
 from server_harness import World, create, eventually, until, within
+
+# Fixtures are found by their names here.
+__all__ = ["alice", "bay", "root"]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -118,8 +122,8 @@ class Case:
 
 
 async def fresh(bay: World, client: httpx.AsyncClient) -> Case:
-    """A running one."""
-    made = await create(client, ttl=1000, wait=15)
+    """A running one, that can hibernate."""
+    made = await create(client, profile="also", ttl=1000, wait=15)
     ran = await client.post(f"/v1/sandboxes/{made['id']}/execs", json={"argv": ["sleep", "1000"]})
     return Case(bay, client, made["id"], ran.json()["id"])
 
@@ -145,6 +149,8 @@ async def bring(case: Case, state: str) -> list["asyncio.Task[httpx.Response]"]:
             await within(case.bay.driver.held.wait())
         case "warm":
             await case.call("`POST …/pause`")
+        case "hibernated":
+            await within(case.client.post(f"/v1/sandboxes/{case.sandbox}/hibernate"))
         case "stopping":
             hold(case.bay, "stop")
             stopping = asyncio.create_task(case.call("`POST …/stop`"))

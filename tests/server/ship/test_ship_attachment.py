@@ -24,7 +24,7 @@ from lying_ship import (
     saying,
     whole,
 )
-from server_harness import Json, held_up, pass_time, turns, within
+from server_harness import Json, held_up, pass_time, turns, until, within
 
 from bay.errors import (
     BadRequest,
@@ -38,8 +38,10 @@ from bay.errors import (
     ShipError,
     Timeout,
 )
+from bay.server.ship.answers import AttachReply, parse
 from bay.server.ship.client import OutputEnd, ShipClient
-from bay.server.ship.websocket import Attachment
+from bay.server.ship.websocket import Attachment, Closed, ShipWebSocket
+from ship_protocol import LEAVE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.pure]
 
@@ -142,6 +144,15 @@ async def test_an_attachment_says_what_it_is_of_and_gives_frames_and_the_end(
     await within(liar.closed.wait())
 
 
+async def test_a_first_byte_that_is_overwritten_meanwhile_is_gone_as_one_before_the_call(
+    lie: Lie, link: ShipClient
+) -> None:
+    liar = await lie(sending(close(4410, "first_offset=9")))
+    with pytest.raises(OutputGone) as caught:
+        await within(attach_and_read(link, liar))
+    assert caught.value.details == {"first_offset": 9}
+
+
 async def test_bay_asks_as_the_rfc_says_and_offers_no_extension(lie: Lie, link: ShipClient) -> None:
     heads: list[bytes] = []
 
@@ -185,6 +196,122 @@ async def test_a_message_in_parts_with_a_ping_between_is_one_message(lie: Lie, l
 
     assert (await within(attach_and_read(link, await lie(script))))[0] == b"\1abc"
     assert answered == [(10, b"hello")]
+
+
+def leaves(*second: bytes, last: bytes = b"") -> tuple[Script, list[bytes], list[tuple[int, bytes]]]:
+    """A Ship that asks to leave, and closes once Bay does, or does `last`; the next connection gets `second`.
+    With the requests and the input that it saw.
+    """
+    asked: list[bytes] = []
+    seen: list[tuple[int, bytes]] = []
+
+    async def script(liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun = await request(reader)
+        asked.append(begun.split()[1])
+        if liar.connections > 1:
+            writer.write(switch(begun) + second[0])
+            seen.append(await unmasked(reader))
+            writer.write(b"".join(second[1:]))
+            return
+        writer.write(switch(begun) + frame(ATTACHED) + frame(b"\1one") + frame(LEAVE))
+        while (got := await unmasked(reader))[0] != 8:
+            seen.append(got)
+        writer.write(last or close(1012))
+        if last == b"-":
+            writer.transport.abort()
+
+    return script, asked, seen
+
+
+async def test_a_ship_that_is_saved_is_attached_to_again_without_a_byte_lost_or_doubled(
+    lie: Lie, link: ShipClient
+) -> None:
+    again: Json = {**ATTACHED, "next_offset": 10}
+    script, asked, seen = leaves(frame(again) + frame(b"\1two"), frame(EXIT), close(1000))
+    liar = await lie(script)
+    async with link.attach(liar.peer(), EXEC_ID, 7, claims=True) as attachment:
+        frames = attachment.frames()
+        await attachment.send(b"\0early")
+        async with link.without_new("sess-1"):
+            assert await within(anext(frames)) == b"\1one"
+            following = asyncio.create_task(within(anext(frames)))
+            await until(lambda: len(seen) == 1)
+            await turns()
+            sending = asyncio.create_task(within(attachment.send(b"\0late")))
+            await turns()
+            assert (len(asked), sending.done()) == (1, False)
+        assert await following == b"\1two"
+        await sending
+        assert [message async for message in frames] == [OutputEnd(exit_code=0, signal=None)]
+        assert link.busy("sess-1")
+    assert not link.busy("sess-1")
+    path = f"/execs/{EXEC_ID}/attach".encode()
+    assert asked == [path + b"?since=7&wait_for_reader=true", path + b"?since=10&wait_for_reader=true"]
+    assert seen == [(2, b"\0early"), (2, b"\0late")]
+
+
+class Told(ShipWebSocket):
+    """A connection on which this is all that comes, at once."""
+
+    def __init__(self, *messages: str | Closed) -> None:
+        self.messages = [*messages]
+        self.sent: list[bytes | str] = []
+
+    async def receive(self) -> bytes | str | Closed:
+        return self.messages.pop(0)
+
+    async def send(self, message: bytes | str) -> None:
+        self.sent.append(message)
+
+    async def send_close(self) -> None:
+        await turns()
+
+
+async def test_input_waits_over_a_second_save_that_follows_at_once() -> None:
+    saved = (LEAVE, Closed(1012))
+    sockets = [Told(*saved), Told(json.dumps(EXIT))]
+    connecting = asyncio.Event()
+
+    async def connect(offset: int) -> ShipWebSocket:
+        await connecting.wait()
+        return sockets.pop(0)
+
+    attachment = Attachment(Told(*saved), parse(AttachReply, json.dumps(ATTACHED).encode()), connect)
+    last = sockets[-1]
+    reading = asyncio.create_task(within(read_all(attachment)))
+    await turns()
+    sending = asyncio.create_task(within(attachment.send(b"\0late")))
+    await turns()
+    connecting.set()
+    await sending
+    await reading
+    assert last.sent == [b"\0late"]
+
+
+@pytest.mark.parametrize(
+    ("is_saved", "offset", "last", "error"),
+    [
+        (False, 10, b"", ShipError),
+        (True, 9, b"", ShipError),
+        (True, 10, b"-", ShipError),
+        (True, 10, frame(b"\1more"), ShipError),
+        (True, 10, close(4409, "stdin is closed"), Conflict),
+    ],
+)
+async def test_one_that_asks_to_leave_without_reason_or_does_not_take_all_input_is_left(
+    lie: Lie, link: ShipClient, is_saved: bool, offset: int, last: bytes, error: type[BayError]
+) -> None:
+    again: Json = {**ATTACHED, "next_offset": offset}
+    script, _, _ = leaves(frame(again) + frame(b"\1two"), frame(EXIT), last=last)
+    liar = await lie(script)
+    async with link.attach(liar.peer(), EXEC_ID, 7) as attachment:
+        if is_saved:
+            async with link.without_new("sess-1"):
+                pass
+        with pytest.raises(error):
+            await within(read_all(attachment))
+        with pytest.raises(ShipError):
+            await within(attachment.send(b"\0lost"))
 
 
 async def test_silence_is_no_error_for_an_attachment(lie: Lie, link: ShipClient, deadline_s: float) -> None:

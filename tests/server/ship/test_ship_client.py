@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from lying_ship import (
     whole,
 )
 from pydantic import BaseModel, ValidationError
-from server_harness import Json, until, within
+from server_harness import Json, turns, until, within
 
 from bay.drivers.base import Endpoint
 from bay.errors import (
@@ -484,6 +485,35 @@ async def test_output_that_breaks_off_is_not_taken_for_whole(lie: Lie, link: Shi
     liar = await lie(saying(CHUNKED, chunk(LINE), close=True))
     with pytest.raises(ShipError):
         await within(collect(link, liar, follow=True))
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+async def test_output_that_a_save_cut_off_is_asked_for_again_at_the_next_byte(
+    lie: Lie, link: ShipClient, is_saved: bool
+) -> None:
+    asked: list[bytes] = []
+    second = LINE.replace(b'"offset":0', b'"offset":1')
+
+    async def script(liar: Liar, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await request(reader)).split()[1])
+        writer.write(head("200 OK", 9999) + (LINE + second[:20] if liar.connections == 1 else second))
+        await writer.drain()
+        if liar.connections == 1:
+            writer.close()
+
+    liar = await lie(script)
+    async with link.output(liar.peer(), EXEC_ID, 0, True) as items:
+        assert isinstance(first := await within(anext(items)), OutputChunk)
+        if not is_saved:
+            with pytest.raises(ShipError):
+                await within(anext(items))
+            return
+        async with link.without_new("sess-1"):
+            following = asyncio.create_task(within(anext(items)))
+            await turns()
+            assert len(asked) == 1
+        assert await following == replace(first, offset=1)
+    assert [path.partition(b"?")[2][:7] for path in asked] == [b"since=0", b"since=1"]
 
 
 @pytest.mark.silent_ship

@@ -26,7 +26,7 @@ from bay.errors import Conflict, DriverUnavailable
 from bay.server import logs, main
 from bay.server.web.replies import AnswerCut
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.long]
 
 AUTH = f"Authorization: Bearer {KEY}\r\n".encode()
 TOO_LARGE = (64 << 20) + 1

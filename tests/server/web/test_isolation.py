@@ -139,6 +139,7 @@ BARE = {
     ("get", "/v1/sandboxes/{sandbox_id}"), ("delete", "/v1/sandboxes/{sandbox_id}"),
     ("post", "/v1/sandboxes/{sandbox_id}/keepalive"), ("post", "/v1/sandboxes/{sandbox_id}/start"),
     ("post", "/v1/sandboxes/{sandbox_id}/pause"), ("post", "/v1/sandboxes/{sandbox_id}/resume"),
+    ("post", "/v1/sandboxes/{sandbox_id}/hibernate"),
     ("post", "/v1/sandboxes/{sandbox_id}/stop"), ("get", "/v1/sandboxes/{sandbox_id}/execs"),
     ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"), ("delete", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}"),
     ("get", "/v1/sandboxes/{sandbox_id}/execs/{exec_id}/output"),

@@ -4,6 +4,7 @@ them.
 
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from examples import host_view
 from serving import KEY, Server, serving
 from world import RESOLVER, World
 
@@ -165,6 +167,21 @@ class Lab:
 
 
 @contextmanager
+def short_directory() -> Generator[Path]:
+    """Short, because a socket's path may be 107 bytes at most, and one that containers may pass; none of
+    those is left there.
+    """
+    with tempfile.TemporaryDirectory(prefix="bay-n-", dir="/tmp") as name:
+        path = Path(name)
+        path.chmod(0o711)
+        try:
+            yield path
+        finally:
+            left = host_view.remove_containers(path) + host_view.unmount_below(path)
+        assert left == []
+
+
+@contextmanager
 def lab(world: World, root: Path, cache: Path, **extra: str) -> Generator[Lab]:
     """A Bay below `root`, which a later one may take over; ended at the end when it still runs."""
     given = {
@@ -229,5 +246,6 @@ __all__ = [
     "lab",
     "of_sandboxes",
     "open_but",
+    "short_directory",
     "ways",
 ]
