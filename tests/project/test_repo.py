@@ -52,7 +52,9 @@ def tracked() -> list[Path]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"(?m)^\.PHONY: ([a-z-]+)$", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    """Those for people: what the Makefile alone makes is phony in one line that begins with `system`."""
+    lines = re.findall(r"(?m)^\.PHONY: (?!system )(.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    return {target for line in lines for target in line.split()}
 
 
 @pytest.mark.parametrize("name", PROMISED)

@@ -21,6 +21,8 @@ from ship_harness import Ship, eventually, running
 from ship.tools import unpack, walk
 from tree_tar.reader import BadArchive, Member, Reader
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def ship() -> Iterator[Ship]:

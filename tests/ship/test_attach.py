@@ -25,7 +25,7 @@ from ship.execs.execs import Exec
 from ship.execs.transcript import Transcript
 from ship.http.websocket import WebSocket
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.host]
 
 Json = dict[str, Any]
 

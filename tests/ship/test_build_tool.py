@@ -14,6 +14,8 @@ from ship_harness import PATIENCE_S, Ended, Ship, running
 
 from ship.tools import build
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def ship() -> Iterator[Ship]:

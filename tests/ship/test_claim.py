@@ -14,6 +14,8 @@ from ship_harness import PATIENCE_S, Ship, eventually, running
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+pytestmark = pytest.mark.host
+
 MIB = 1 << 20
 COUNT = 3_000_000
 NUMBERS = b"".join(b"%d\n" % i for i in range(1, COUNT + 1))

@@ -25,6 +25,8 @@ from ship.pausing import PauseRoutes
 from ship.process.standstill import Standstill
 from ship_protocol import CHECKPOINT_TRAILER
 
+pytestmark = pytest.mark.host
+
 MIB = 1 << 20
 LINES = (
     "echo on; n=0; until [ -e go ]; do n=$((n+1)); for f in $(seq 9); do echo $n > f$f; done; done; echo off"

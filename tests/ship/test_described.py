@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.host
+
 SOURCES = Path(__file__).parents[2] / "src"
 PREPARE = f"""
 import sys as system

@@ -16,6 +16,8 @@ from bay.drivers.quiet import drain
 from ship.waiting import DisconnectTimer, Interruption
 from ship_protocol import LEAVE, CloseCode
 
+pytestmark = pytest.mark.host
+
 HEAD = f"Host: s\r\nAuthorization: Bearer {TOKEN}\r\n"
 
 

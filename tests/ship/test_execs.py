@@ -13,7 +13,7 @@ from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, order, read_to_end
 
 T = TypeVar("T")
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.host]
 
 
 def test_a_command_gives_its_output_and_exit_code(ship: Ship) -> None:

@@ -30,6 +30,8 @@ from ship.http.conversation import Answer, Conversation, Request
 from ship.process.accounts import Accounts
 from ship.process.identity import Identity
 
+pytestmark = pytest.mark.host
+
 MIB = 1 << 20
 HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from ship_harness import TOKEN, Ship, eventually
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.host]
 
 SECRET = "never to be seen"
 AUTHORIZATION = f"Authorization: Bearer {TOKEN}\r\n"

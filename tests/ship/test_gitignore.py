@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from ship.tools.gitignore import GitIgnore, Layer, is_ignored
 from ship.tools.globs import BadGlob, compile_glob
 
+pytestmark = pytest.mark.host
+
 _NAMES = ("a", "b", "ab", "foo", "bar", "a.c", "b.c", "build", "#x", "!y", "a b", "x ", "[z]")
 _PIECES = (
     *("a", "b", "ab", "foo", "bar", ".c", "build", "*", "**", "?", "/", "/", "[ab]", "[!a]", "[^b]", "[a-c]"),

@@ -29,7 +29,7 @@ def check(body: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sets groups, which takes root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="sets groups, which takes root"), pytest.mark.host]
 
 
 def test_a_group_comes_again_only_when_nobody_asks_for_it_any_more_and_no_process_has_it() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from ship_harness import Ship, running
 
+pytestmark = pytest.mark.host
+
 Event = dict[str, Any]
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from ship_harness import Ship, eventually, running
 
+pytestmark = pytest.mark.host
+
 BASH = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
 
 

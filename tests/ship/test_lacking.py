@@ -26,7 +26,10 @@ from test_file_routes import code, post, put
 from ship.process import ptys
 from tree_tar.beneath import closing
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which takes root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, which takes root"),
+    pytest.mark.host,
+]
 
 for again in (
     test_files.test_a_path_that_leaves_the_workspace_is_refused,

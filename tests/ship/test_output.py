@@ -19,6 +19,8 @@ from ship.execs.patience import ReaderAllowance
 from ship.execs.transcript import Transcript
 from ship.http.conversation import Conversation, Request
 
+pytestmark = pytest.mark.host
+
 MIB = 1 << 20
 
 

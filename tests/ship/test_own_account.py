@@ -10,6 +10,8 @@ import pytest
 from ship.process import own_account
 from ship.process.identity import Identity
 
+pytestmark = pytest.mark.host
+
 ROOT = "root:x:0:0:root:/root:/bin/bash"
 NODE = "node:x:1000:1000::/home/node:/bin/sh"
 

@@ -12,6 +12,8 @@ from ship_harness import Ship, running
 from ship.files.owners import Owners, change_owners
 from ship.files.sandbox_paths import Everywhere
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def boxed() -> Iterator[Ship]:

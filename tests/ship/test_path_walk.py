@@ -15,6 +15,8 @@ from ship.files.path_walk import walk
 from tree_tar.beneath import closing
 from tree_tar.openat2 import openat2
 
+pytestmark = pytest.mark.host
+
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 FLAGS = (
     READ, os.O_PATH, os.O_PATH | os.O_NOFOLLOW, READ | os.O_NOFOLLOW, READ | os.O_DIRECTORY, os.O_PATH | os.O_DIRECTORY,

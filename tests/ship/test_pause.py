@@ -17,6 +17,8 @@ import httpx
 import pytest
 from ship_harness import PATIENCE_S, Ship, eventually, order, running
 
+pytestmark = pytest.mark.host
+
 SWITCHES = """
     import os, signal, sys, time
     parent = os.getpid()

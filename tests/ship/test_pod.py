@@ -36,6 +36,8 @@ from ship_harness import (
 
 from ship_protocol import BOOTSTRAP_BYTES, hello_proof
 
+pytestmark = pytest.mark.host
+
 NONCE = "5f" * 32
 
 

@@ -13,6 +13,8 @@ from ship_harness import PATIENCE_S, Ship, eventually, running
 from ship.ports import sock_diag
 from ship.ports.sock_diag import Listener, Netlink, Tables
 
+pytestmark = pytest.mark.host
+
 ANY = "0.0.0.0"  # noqa: S104 - in a namespace of its own, or of the tests
 Look = Callable[[], list[Listener]]
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from ship_harness import Ship, eventually, running
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module", params=["local", "first"])
 def ship(request: pytest.FixtureRequest) -> Iterator[Ship]:

@@ -12,6 +12,8 @@ from ship.files.built_in_skills import BUILT_IN, skills_for
 from ship.files.provisions import env_text, put_back, skill_path
 from ship.process.identity import Identity
 
+pytestmark = pytest.mark.host
+
 ME = Identity("me", os.getuid(), os.getgid(), "/", switch=False)
 SKILL = BUILT_IN[0]
 

@@ -12,6 +12,8 @@ import httpx
 import pytest
 from ship_harness import Ship, eventually, running
 
+pytestmark = pytest.mark.host
+
 SHELL = ["bash", "--norc", "--noprofile", "-i"]
 
 

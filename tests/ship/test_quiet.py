@@ -25,6 +25,8 @@ from ship.http.connection import Connection
 from ship_protocol import session_proof
 from ship_protocol.handover import HANDED_AT_ONCE, HANDED_OVER
 
+pytestmark = pytest.mark.host
+
 HEAD = f"Host: s\r\nAuthorization: Bearer {TOKEN}\r\n"
 HEALTHZ = f"GET /healthz HTTP/1.1\r\n{HEAD}\r\n".encode()
 UPGRADE = f"{HEAD}Connection: Upgrade\r\nUpgrade: "

@@ -11,6 +11,8 @@ import pytest
 from ship.files import renames
 from tree_tar.beneath import closing
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture
 def top(tmp_path: Path) -> Iterator[int]:

@@ -15,6 +15,8 @@ from ship_harness import PATIENCE_S, Ship, eventually
 
 from ship.tools.query import BadQuery, Query
 
+pytestmark = pytest.mark.host
+
 EVIL = r"(a+)+$"
 
 

@@ -13,6 +13,8 @@ from ship_harness import Ship, eventually, stop
 from ship.services.health import HealthTracker
 from ship.services.specs import Health, Restart, RunEnd, after_end
 
+pytestmark = pytest.mark.host
+
 Json = dict[str, Any]
 SLEEPER = ["sh", "-c", "echo started; exec sleep 600"]
 NEVER_READY = {"port": 1, "interval_s": 0.05}

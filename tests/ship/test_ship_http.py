@@ -9,6 +9,8 @@ from ship_harness import TOKEN, Ship, eventually, read_to_end, running
 
 from ship_protocol import Feature
 
+pytestmark = pytest.mark.host
+
 HEAD = f"Host: s\r\nAuthorization: Bearer {TOKEN}\r\n"
 SESSION = hashlib.sha256(f"ship-session:{TOKEN}".encode()).hexdigest()[:32]
 

@@ -10,7 +10,7 @@ from ship.process.standstill import Standstill
 from ship.process.stopping import Key, NeverStill
 from ship.waiting import Timer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.host]
 
 PATIENCE_S = 20.0
 

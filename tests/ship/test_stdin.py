@@ -11,6 +11,8 @@ import httpx
 import pytest
 from ship_harness import PATIENCE_S, TOKEN, Ship, eventually, read_to_end, running
 
+pytestmark = pytest.mark.host
+
 MIB = 1 << 20
 
 

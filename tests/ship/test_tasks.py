@@ -9,6 +9,8 @@ from ship_harness import running
 from ship.errors import Conflict, NotFound
 from ship.tasks import MAX_TASKS, MAX_TOTAL_S, MAX_TTL_S, Tasks
 
+pytestmark = pytest.mark.host
+
 ASK = """
 import json, sys, urllib.request, urllib.error
 method, path, body, *origin = sys.argv[1:] if len(sys.argv) > 3 else [*sys.argv[1:], '']

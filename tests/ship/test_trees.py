@@ -12,6 +12,8 @@ from ship_harness import Ship, eventually, living, running, stop
 from ship.process import table, trees
 from ship.process.identity import Identity
 
+pytestmark = pytest.mark.host
+
 ANYBODY = Identity("me", os.getuid(), os.getgid(), "/", switch=False)
 
 # Processes of every kind that gets away from a naive killer.

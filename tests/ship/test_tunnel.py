@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from ship_harness import PATIENCE_S, TOKEN, Ship
 
+pytestmark = pytest.mark.host
+
 END = b"\0\0\0\0"
 AT_ONCE = struct.pack("ii", 1, 0)
 MEBIBYTE = 1 << 20

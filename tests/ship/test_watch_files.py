@@ -18,6 +18,8 @@ from ship.files import watching
 from ship.files.inotify import Inotify
 from ship_protocol import CloseCode
 
+pytestmark = pytest.mark.host
+
 
 @contextmanager
 def watched(

@@ -26,6 +26,8 @@ from ship_protocol import CHECKPOINT_TRAILER
 from tree_tar.beneath import OPEN_DIRECTORY, closing
 from tree_tar.headers import DIRECTORY, END, FILE, header, padding
 
+pytestmark = pytest.mark.host
+
 FACTS = Manifest(bay="0.1", persist="workspace", image="host", created_at=datetime(2026, 11, 30, tzinfo=UTC))
 MIB = 1 << 20
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from ship_harness import PATIENCE_S, FirstShip, Ship, running
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture
 def disk() -> Generator[tuple[Path, Path]]:

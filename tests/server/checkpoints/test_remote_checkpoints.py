@@ -39,7 +39,7 @@ from bay.server.backends import object_store_of
 from bay.server.checkpoints.bucket import CheckpointBucket
 from bay.store import pushes
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.host]
 
 WAIT = {"wait": 60}
 

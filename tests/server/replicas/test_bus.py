@@ -12,7 +12,7 @@ from server_harness import until, within
 from bay.server.replicas.bus import SharedEvent
 from bay.store.postgres import _readable
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 async def together(member: Join, *names: str) -> list[Member]:

@@ -7,6 +7,8 @@ import pytest
 from bay.server.replicas import clock
 from bay.server.replicas.clock import DatabaseClock
 
+pytestmark = pytest.mark.pure
+
 TOLD = datetime(2030, 1, 1, tzinfo=UTC)
 
 

@@ -4,7 +4,7 @@ import pytest
 from replica_worlds import owner_first
 from server_harness import World, create, eventually, shell
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 async def test_no_replica_keeps_a_connection_to_a_session_that_is_over(replicas: list[World]) -> None:

@@ -24,7 +24,7 @@ from bay.store import leases, metadata
 from bay.store.engine import Store
 from bay.store.postgres import PostgresDatabase
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 _CONNECTIONS: dict[str, LiteralString] = {
     "writer": "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND (classid, objid) = (6447481, 1))",

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from server_harness import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 async def test_each_replica_tells_of_a_run_of_another(replicas: list[World]) -> None:

@@ -14,7 +14,7 @@ from bay.server.replicas.leases import JOBS, NAMES, shard_of
 from bay.store import leases
 from bay.store.fences import LeaseLost
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 async def holders(one: Member) -> Counter[str | None]:

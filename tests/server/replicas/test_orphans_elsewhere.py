@@ -4,7 +4,7 @@ import pytest
 from replica_worlds import owner_first
 from server_harness import World, assert_error, create, eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 async def test_a_sandbox_does_not_start_beside_an_orphan_that_another_replica_could_not_remove(

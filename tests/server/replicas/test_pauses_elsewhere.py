@@ -6,7 +6,7 @@ import pytest
 from replica_worlds import owner_first
 from server_harness import World, create, until, within
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 class Silent:

@@ -16,6 +16,7 @@ from bay.units import MIB
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(postgres_server.binaries() is None, reason="PostgreSQL is not installed"),
+    pytest.mark.postgres,
 ]
 
 

@@ -10,7 +10,7 @@ from server_harness import World, create, within
 from bay.server.ports.watching import PortWatches
 from bay.server.web.auth import Caller
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 def watches_of(replica: World) -> PortWatches:

@@ -11,7 +11,7 @@ from build_machines import machines
 from replica_worlds import holder_first, replica_worlds
 from server_harness import World, eventually, within
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 PROFILES = {"machine": {"persist": "machine", "start": "eager"}, "python-default": {"start": "eager"}}
 

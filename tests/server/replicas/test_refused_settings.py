@@ -9,6 +9,8 @@ from bay.drivers.fake import FakeDriver
 from bay.errors import InvalidArgument
 from bay.server.backends import check_replicas
 
+pytestmark = pytest.mark.pure
+
 
 def test_replicas_with_a_pool_of_bays_own_are_refused(root: Path) -> None:
     shared = {"replicas": True, "database_url": "postgresql://bay@db/bay"}

@@ -4,7 +4,7 @@ import pytest
 from replica_worlds import owner_first
 from server_harness import World, assert_error, create, eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 async def test_a_refusal_of_the_host_reaches_the_caller_at_each_replica(replicas: list[World]) -> None:

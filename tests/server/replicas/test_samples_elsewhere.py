@@ -14,7 +14,7 @@ from bay.clock import ManualClock
 from bay.images.fake import FakeLibrary
 from bay.server.replicas.leases import shard_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 async def points(replica: World, sandbox: str) -> list[Json]:

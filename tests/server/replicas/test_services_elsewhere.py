@@ -9,7 +9,7 @@ from server_harness import World, create, eventually
 from bay.server.managed_services.ship_client import ServiceClient
 from bay.server.ship.connection import Peer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 
 class Recording(ServiceClient):

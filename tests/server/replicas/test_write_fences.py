@@ -8,7 +8,7 @@ from replica_members import Join
 from bay.store import leases, metadata
 from bay.store.fences import LeaseLost, WriteFence, fenced
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
 SHARD = "shard:03"
 

@@ -340,18 +340,22 @@ async def test_a_sandbox_that_cannot_be_thawed_is_started_anew_by_the_next_call(
 
 
 async def test_a_sandbox_of_which_nothing_is_known_is_not_ended_by_a_call_that_would_thaw_it(
-    bay: World, alice: httpx.AsyncClient, box: str
+    root: Path,
 ) -> None:
-    await shell(alice, box, "echo kept > /tmp/of-this-session")
-    await post(alice, box, "pause")
-    session = await bay.session(box)
-    bay.driver.refuse = True
-    answer = await alice.post(f"/v1/sandboxes/{box}/shell/exec", json={"command": "true"})
-    assert "told to refuse" in assert_error(answer, 503, "session_not_ready")["message"]
-    bay.driver.refuse = False
-    await bay.settled(box, lambda r: r.error is None)
-    assert (await shell(alice, box, "cat /tmp/of-this-session"))["output"] == "kept\n"
-    assert (await bay.session(box)).id == session.id
+    async with world(root, start_timeout=1) as bay:
+        alice = await bay.client()
+        box = (await create(alice, wait=15))["id"]
+        await shell(alice, box, "echo kept > /tmp/of-this-session")
+        await post(alice, box, "pause")
+        session = await bay.session(box)
+        bay.driver.refuse = True
+        answer = await alice.post(f"/v1/sandboxes/{box}/shell/exec", json={"command": "true"})
+        assert "told to refuse" in assert_error(answer, 503, "session_not_ready")["message"]
+        bay.driver.refuse = False
+        await bay.settled(box, lambda r: r.error is None)
+        assert (await shell(alice, box, "cat /tmp/of-this-session"))["output"] == "kept\n"
+        assert (await bay.session(box)).id == session.id
+    await clear(root)
 
 
 async def test_where_nothing_can_be_frozen_idle_means_cold_and_pause_says_so(root: Path) -> None:
