@@ -54,6 +54,7 @@ async def test_a_pool_that_is_open_is_opened_again_on_the_same_device(data_dir: 
         assert mounts_at(data_dir / "cargo") == 1
 
 
+@pytest.mark.host
 async def test_commits_at_once_do_not_wait_for_the_next_one_that_is_due(data_dir: Path) -> None:
     """The kernel may overlook a request, and commits by itself after 30 s."""
 

@@ -185,6 +185,7 @@ def test_other_programs_can_read_it(tree: Path, tmp_path: Path) -> None:
             assert content.read() == (tree / name).read_bytes()
 
 
+@pytest.mark.host
 def test_a_tree_deeper_than_any_path_survives(tree: Path, into: Path) -> None:
     here = os.open(tree, os.O_RDONLY)
     for _ in range(1200):

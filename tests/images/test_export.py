@@ -100,6 +100,7 @@ def _facts(path: Path) -> Any:
     return seen.st_mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns, links, content, attributes
 
 
+@pytest.mark.host
 async def test_an_image_that_left_comes_back_as_it_was(
     library: HostLibrary, plain_registry: Registry, short: Path, closures: Path, make_fetcher: MakeFetcher
 ) -> None:

@@ -122,6 +122,7 @@ async def test_a_failure_is_an_answer_with_its_exit_code(alice: httpx.AsyncClien
     assert (entry["success"], entry["error"]) == (False, "no such element\n")
 
 
+@pytest.mark.host
 async def test_a_timeout_ends_the_command_and_keeps_what_it_printed(
     bay: World, alice: httpx.AsyncClient, box: Json
 ) -> None:

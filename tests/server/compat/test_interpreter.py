@@ -164,6 +164,7 @@ async def test_a_client_that_leaves_interrupts_its_code(box: Box) -> None:
     assert (await box.result("kept"))["text"] == "1"
 
 
+@pytest.mark.host
 async def test_silence_is_broken_and_no_line_is_empty(box: Box) -> None:
     body = {"code": "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"}
     async with box.http.stream("POST", f"{box.at}/execute", json=body) as answer:

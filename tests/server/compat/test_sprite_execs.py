@@ -164,6 +164,7 @@ async def test_a_command_of_a_cold_sprite_tells_who_it_is_its_output_and_its_end
     assert (native["argv"], native["exit_code"]) == (words, 3)
 
 
+@pytest.mark.host
 async def test_three_hundred_quick_commands_lose_nothing(live: Served, client: httpx.AsyncClient) -> None:
     for number in range(300):
         async with session(live, cmd=["echo", str(number)], stdin="true") as one:

@@ -96,6 +96,7 @@ async def test_all_who_are_attached_see_the_same_bytes_and_one_may_come_back_at_
         assert await late.rest() == whole[1234:]
 
 
+@pytest.mark.host
 async def test_who_reads_nothing_holds_up_nobody_and_comes_back_by_offset(
     live: Served, client: httpx.AsyncClient, box: str
 ) -> None:

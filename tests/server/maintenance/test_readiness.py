@@ -104,6 +104,7 @@ async def test_a_replica_whose_database_is_away_is_not_ready(two: list[World]) -
     await nowhere.aclose()
 
 
+@pytest.mark.postgres
 async def test_a_replica_without_its_database_answers_503_with_all_that_fails(
     two: list[World], url: str
 ) -> None:

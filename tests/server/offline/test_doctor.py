@@ -197,6 +197,7 @@ def test_a_host_that_gives_no_cage_is_told_of(stopped: Path, monkeypatch: pytest
     assert "not permitted" in cage.found
 
 
+@pytest.mark.host
 def test_the_object_store_is_tried_with_an_object_that_is_removed_again(root: Path) -> None:
     server = object_server.shared()
     bucket = server.bucket()

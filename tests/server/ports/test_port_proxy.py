@@ -494,6 +494,7 @@ async def test_a_connection_that_the_app_has_closed_meanwhile_is_replaced(place:
         assert (await place.get()).text == "hello"
 
 
+@pytest.mark.host
 async def test_connections_that_wait_too_long_are_closed(place: Place) -> None:
     await place.get()
     await until(lambda: place.app.gone.is_set())

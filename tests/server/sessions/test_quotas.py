@@ -372,6 +372,7 @@ async def test_what_nobody_touched_is_not_measured_again(root: Path) -> None:
         assert (await measured(bay, made) or 0) < 1 << 20
 
 
+@pytest.mark.host
 async def test_a_measurement_follows_no_link_and_survives_a_deep_tree(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
