@@ -1,6 +1,7 @@
 """Calls of envd as its clients make them: Connect with JSON, by hand."""
 
 import base64
+import hashlib
 import json
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -85,6 +86,17 @@ def output_of(events: list[Json], *names: str) -> bytes:
     return b"".join(
         base64.b64decode(text) for part in data for name, text in part.items() if not names or name in names
     )
+
+
+def signed_query(
+    token: str, path: str, *, operation: str = "read", user: str = "", until: int | None = None
+) -> dict[str, str]:
+    """The query of a signed URL, as clients make it: what is empty is not in it."""
+    parts = [path, operation, user, token, *([] if until is None else [str(until)])]
+    digest = hashlib.sha256(":".join(parts).encode()).digest()
+    said = {"path": path, "username": user, "signature_expiration": "" if until is None else str(until)}
+    signature = "v1_" + base64.b64encode(digest).rstrip(b"=").decode()
+    return {"signature": signature, **{name: value for name, value in said.items() if value}}
 
 
 @dataclass(slots=True)

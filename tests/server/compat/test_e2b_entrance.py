@@ -1,16 +1,16 @@
 """The entrance to the planes of E2B's sandboxes: who is led where, and whose token opens what."""
 
-import base64
-import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 import httpx
 import pytest
+from envd_calls import signed_query
 from server_harness import World, clear, create, world
 
 from bay.server.compat.e2b.sandbox_words import OPTIONS, E2bOptions
@@ -36,11 +36,7 @@ class Guest:
         return self.bay.bay.sandbox_tokens.token(kind, self.id, "alice", key_id or self.key_id)
 
     def signed(self, path: str, *, operation: str = "read", until: int | None = None) -> dict[str, str]:
-        """The query of a signed URL, as clients make it."""
-        parts = [path, operation, "", self.token(), *([] if until is None else [str(until)])]
-        digest = hashlib.sha256(":".join(parts).encode()).digest()
-        query = {"path": path, "signature": "v1_" + base64.b64encode(digest).rstrip(b"=").decode()}
-        return query if until is None else {**query, "signature_expiration": str(until)}
+        return signed_query(self.token(), path, operation=operation, until=until)
 
 
 @pytest.fixture
@@ -156,6 +152,39 @@ async def test_a_signature_opens_one_path_for_one_act_until_it_expires(guest: Gu
     assert await ask(guest.signed("/x", until=5)) == (401, "signature is already expired")
     just_over = int(time.time()) - 1
     assert await ask(guest.signed("/x", until=just_over)) == (401, "signature is already expired")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by headers", "at the bare host"])
+async def test_a_signed_url_with_anything_beside_what_was_signed_is_refused(
+    guest: Guest, *, named: bool
+) -> None:
+    labels = E2bOptions().label()  # without its name, the sandbox is found by this
+    assert (await guest.alice.patch(f"/v1/sandboxes/{guest.id}", json={"labels": labels})).status_code == 200
+    headers = headers_for(guest.id) if named else {}
+    for method, operation in (("GET", "read"), ("POST", "write")):
+        query = urlencode(guest.signed("/srv/a", operation=operation))
+        assert (await guest.http.request(method, f"/files?{query}", headers=headers)).status_code not in (
+            401,
+            502,
+        )
+        for more in (
+            *("path=/etc/shadow", "username=root", "%70ath=/etc/shadow", "signature=x"),
+            *("operation=write", "user=root", "a"),
+        ):
+            for sent in (f"{query}&{more}", f"{more}&{query}"):
+                answer = await guest.http.request(method, f"/files?{sent}", headers=headers)
+                # `username` once is no repetition: it is another user than the one that was signed.
+                assert answer.status_code == (401 if more == "username=root" else 400), (sent, answer.text)
+
+
+async def test_a_path_with_colons_is_never_read_as_an_act_and_a_user(guest: Guest) -> None:
+    # The digest of both is that of `a:read:b:write::…`.
+    query = {**guest.signed("a:read:b", operation="write"), "path": "a", "username": "b:write:"}
+    answer = await guest.http.get("/files", params=query, headers=headers_for(guest.id))
+    assert (answer.status_code, answer.json()["message"]) == (
+        400,
+        "username has a colon, which no user's name has",
+    )
 
 
 async def test_a_token_is_sealed_once_however_many_signatures_are_tried(guest: Guest) -> None:

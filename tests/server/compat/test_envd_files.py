@@ -5,11 +5,12 @@ import gzip
 import json
 import os
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-from envd_calls import Envd, basic, envd_of
+from envd_calls import Envd, basic, envd_of, signed_query
 from server_harness import Json, Served, eventually, until
 
 from bay.models import FileInfo
@@ -297,3 +298,50 @@ async def test_uploads_at_once_do_not_mix(envd: Envd) -> None:
     for n in range(20):
         assert (await read(envd, f"at-once/{n}")).content == b"%d" % n * 10_000
     assert json.loads((await envd.http.get(envd.url("/envs"))).text) == {}
+
+
+@asynccontextmanager
+async def stranger(envd: Envd) -> AsyncGenerator[tuple[httpx.AsyncClient, str]]:
+    """A client without a key, and the token that signs for it."""
+    made = await envd.http.post(f"/e2b/sandboxes/{envd.sandbox}/connect", json={"timeout": 300})
+    async with httpx.AsyncClient(base_url=envd.http.base_url, timeout=30) as http:
+        yield http, made.json()["envdAccessToken"]
+
+
+async def test_a_signed_url_acts_as_the_user_that_was_signed_and_never_as_a_headers(envd: Envd) -> None:
+    await write(envd, "signed.txt", b"mine")
+    async with stranger(envd) as (http, token):
+        for user, status in (("", 200), ("no-one", 401)):
+            query = signed_query(token, "signed.txt", user=user)
+            for headers in ({}, basic("no-one"), basic("root"), {"Authorization": "Basic !"}):
+                answer = await http.get(envd.url("/files"), params=query, headers=headers)
+                assert answer.status_code == status, answer.text
+                query = signed_query(token, "signed.txt", operation="write", user=user)
+                sent = OCTETS | headers
+                answer = await http.post(envd.url("/files"), params=query, content=b"mine", headers=sent)
+                assert answer.status_code == status, answer.text
+                query = signed_query(token, "signed.txt", user=user)
+
+
+async def test_a_signed_upload_goes_to_the_path_that_was_signed(envd: Envd) -> None:
+    async with stranger(envd) as (http, token):
+        query = signed_query(token, "signed here", operation="write")
+        files = [("file", ("/tmp/elsewhere", b"data", "text/plain"))]
+        answer = await http.post(envd.url("/files"), params=query, files=files)
+        assert (answer.status_code, answer.json()[0]["name"]) == (200, "signed here")
+        odd = signed_query(token, "signed here", operation="write") | {"path": "signed%20here"}
+        assert (await http.post(envd.url("/files"), params=odd, files=files)).status_code == 401
+
+
+async def test_an_upload_signed_without_a_path_stays_below_the_home(envd: Envd) -> None:
+    async with stranger(envd) as (http, token):
+        query = signed_query(token, "", operation="write")
+        for name, status in (
+            *(("a.txt", 200), ("folder/a.txt", 200)),
+            *(("/tmp/a.txt", 400), ("../a.txt", 400), ("folder/../../a.txt", 400), ("~root/a.txt", 400)),
+        ):
+            files = [("file", (name, b"data", "text/plain"))]
+            answer = await http.post(envd.url("/files"), params=query, files=files)
+            assert answer.status_code == status, (name, answer.text)
+        assert (await http.post(envd.url("/files"), params=query, content=b"data")).status_code == 400
+    assert (await read(envd, "folder/a.txt")).content == b"data"

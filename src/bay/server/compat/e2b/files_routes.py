@@ -7,9 +7,10 @@ packed with gzip, which is unpacked a piece at a time, to no more than an upload
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Header, Query, Request
+from fastapi import Header, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -17,6 +18,7 @@ from bay.errors import BadRequest, PayloadTooLarge, Unauthorized
 from bay.server.compat.e2b.connect import RpcError
 from bay.server.compat.e2b.envd_requests import ENVD, user_of
 from bay.server.compat.e2b.file_service import EnvdFiles
+from bay.server.compat.e2b.planes import signed_in
 from bay.server.compat.routers import format_router
 from bay.server.files.routes import content_headers, raw_path, wanted_of
 from bay.server.web.dependencies import Reader, Writer, service
@@ -42,15 +44,16 @@ async def envd_read_file(
     files: EnvdFilesDep,
     sandbox_id: str,
     request: Request,
-    path: str = ".",
+    path: str = "",
     username: str = "",
     range_: Annotated[str, Header(alias="Range")] = "",
     if_range: Annotated[str, Header(alias="If-Range")] = "",
 ) -> StreamingResponse:
     """A file's bytes, or with `Range` a part of them."""
     stack = AsyncExitStack()
-    path, user = raw_path(request, path), username or _user(request)
-    opened = files.download(caller, sandbox_id, user, path, wanted_of(range_, if_range))
+    asked = _asked(request, path, username)
+    path = asked.path or "."
+    opened = files.download(caller, sandbox_id, asked.user, path, wanted_of(range_, if_range))
     download = await stack.enter_async_context(opened)
     status = 206 if download.partial else 200
     return HeldResponse(stack, download.chunks, status, content_headers(path, download), _OCTETS)
@@ -62,14 +65,13 @@ async def envd_write_files(
     files: EnvdFilesDep,
     sandbox_id: str,
     request: Request,
-    path: Annotated[str | None, Query()] = None,
+    path: str = "",
     username: str = "",
 ) -> Response:
     """Write the files of a form, or the body as one file."""
-    path = None if path is None else raw_path(request, path)
+    asked = _asked(request, path, username)
     metadata = _metadata(request)
-    given = _given(request, path)
-    written = await files.upload(caller, sandbox_id, username or _user(request), given, metadata)
+    written = await files.upload(caller, sandbox_id, asked.user, _given(request, asked), metadata)
     if not written:
         raise BadRequest("the form has no part `file`")
     return JSONResponse([_written(one, metadata) for one in written])
@@ -79,6 +81,23 @@ async def envd_write_files(
 async def envd_variables(caller: Writer, files: EnvdFilesDep, sandbox_id: str) -> Response:
     """The variables of the sandbox, which often are secrets: Bay's own API shows them to nobody."""
     return JSONResponse(dict(await files.envs(caller, sandbox_id)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a call wants, and as whom."""
+
+    path: str
+    user: str | None
+    """None for the profile's user."""
+    signed: bool
+
+
+def _asked(request: Request, path: str, username: str) -> _Asked:
+    """What a call wants: behind a signature what was signed, else what its query and its headers say."""
+    if (signed := signed_in(request.scope)) is not None:
+        return _Asked(signed.path, signed.user or None, signed=True)
+    return _Asked(raw_path(request, path), username or _user(request), signed=False)
 
 
 def _user(request: Request) -> str | None:
@@ -93,27 +112,37 @@ def _metadata(request: Request) -> dict[str, str]:
     return {name.removeprefix(_METADATA): value for name, value in headers if name.startswith(_METADATA)}
 
 
-def _given(request: Request, path: str | None) -> Upload:
+def _given(request: Request, asked: _Asked) -> Upload:
     """The files of a request, in their order. Raises BadRequest."""
     kind = request.headers.get("content-type", "")
     form = Form(kind, _body(request), most_parts=_MOST_PARTS)
     if form.is_one:
-        return _of_form(form, path)
-    if path is None:
+        return _of_form(form, asked)
+    if not asked.path:
         raise BadRequest("an upload that is no multipart/form-data needs the query parameter path")
-    return _of_body(path, _body(request))
+    return _of_body(asked.path, _body(request))
 
 
 async def _of_body(path: str, body: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str, AsyncIterator[bytes]]]:
     yield path, body
 
 
-async def _of_form(form: Form, path: str | None) -> AsyncGenerator[tuple[str, AsyncIterator[bytes]]]:
+async def _of_form(form: Form, asked: _Asked) -> AsyncGenerator[tuple[str, AsyncIterator[bytes]]]:
     while (name := await form.next_part()) is not None:
         if name == "file":
-            if not (path or form.filename):
+            if not (asked.path or form.filename):
                 raise BadRequest("a part `file` has no file name, and the query no path")
-            yield path or form.filename, form.data()
+            if asked.signed and not asked.path and not _is_below(form.filename):
+                raise BadRequest(
+                    f"this URL was signed without a path, so the file name {form.filename[:80]!r} must be one "
+                    "below the home directory; sign a URL with the path"
+                )
+            yield asked.path or form.filename, form.data()
+
+
+def _is_below(name: str) -> bool:
+    """Whether a relative path stays in the directory where it begins."""
+    return not name.startswith(("/", "~")) and ".." not in name.split("/")
 
 
 async def _body(request: Request) -> AsyncGenerator[bytes]:

@@ -10,7 +10,7 @@ import re
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from starlette.responses import JSONResponse, Response
 
@@ -28,8 +28,12 @@ INTERPRETER = PREFIX + "/sandboxes/{sandbox_id}/interpreter"
 
 IN_STATE = "e2b.plane"
 """The name of a request's `Plane` in the scope's state."""
+_SIGNED = "e2b.signed"
+"""In the scope's state: the claim of a signed URL, once its signature has been checked."""
 _PATH = re.compile(rf"{PREFIX}/sandboxes/([^/]+)/(envd|interpreter)(/.*)", re.DOTALL)
 _MOST_FIELDS = 32
+_SIGNED_NAMES = frozenset(("path", "username", "signature", "signature_expiration"))
+"""The parameters of a signed URL; anything else beside them was signed by nobody."""
 _MOST_DIGITS = 18
 """More of them are no time, and too long a text is no number to Python."""
 MOST_KEYS = 64
@@ -72,7 +76,7 @@ class Plane:
         if self.kind == "interpreter":
             return door.by_any_token(given, headers.one("e2b-traffic-access-token"))
         if self.path == "/files":
-            return door.by_file_token(given) if given is not None else door.by_signature(signed_of(scope))
+            return door.by_file_token(given) if given is not None else _by_signature(door, scope)
         return door.by_token(given)
 
 
@@ -107,6 +111,14 @@ class _Wicket:
         return caller if is_good and caller is not None and self.keys.is_valid(caller.key_id) else None
 
 
+def _by_signature(door: _Wicket, scope: Scope) -> Caller:
+    """Whose signature the URL has. From here on the request does what was signed, and nothing else."""
+    signed = signed_of(scope)
+    caller = door.by_signature(signed)
+    scope.setdefault("state", {})[_SIGNED] = signed
+    return caller
+
+
 def _or(caller: Caller | None, message: str) -> Caller:
     if caller is None:
         raise Unauthorized(message)
@@ -124,22 +136,43 @@ def parts_of(path: str) -> tuple[str, str, str] | None:
     return None if found is None else (found[1], found[2], found[3])
 
 
+def signed_in(scope: Scope) -> Signed | None:
+    """The claim that let a request in; None for one that a token or a key let in."""
+    return scope.get("state", {}).get(_SIGNED)
+
+
 def signed_of(scope: Scope) -> Signed:
-    """The claim of a signed URL. Raises Unauthorized without a signature, and BadRequest."""
-    text = scope["query_string"].decode("latin-1")
-    if text.count("&") >= _MOST_FIELDS:
+    """The claim of a signed URL, not checked yet.
+
+    Raises Unauthorized without a signature, and BadRequest for a query that could be read in two ways.
+    """
+    query = scope["query_string"]
+    if query.count(b"&") >= _MOST_FIELDS:
         raise BadRequest(
             f"the query has more than {_MOST_FIELDS} parameters; send those of the signed URL alone"
         )
-    query = parse_qs(text, keep_blank_values=True)
-    one = {name: values[0] for name, values in query.items()}
+    text = query.decode("utf-8", "surrogateescape")
+    pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
+    one = dict(pairs)
     if not one.get("signature"):
         raise Unauthorized("missing signature query parameter")
+    if len(one) < len(pairs):
+        raise BadRequest("a parameter of the signed URL is there twice; send the URL as it was signed")
+    if not one.keys() <= _SIGNED_NAMES:
+        raise BadRequest(
+            f"a signed URL has the parameters {', '.join(sorted(_SIGNED_NAMES))} and no other; "
+            "send it as it was signed"
+        )
+    user = one.get("username", "")
+    if ":" in user:
+        # What is signed is joined by colons: with one in a user, a path could pass for an act and a user.
+        raise BadRequest("username has a colon, which no user's name has")
     return Signed(
         signature=one["signature"],
-        path=one.get("path", ""),
+        # One character may be half escaped and half not.
+        path=one.get("path", "").encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape"),
         operation="write" if scope.get("method") == "POST" else "read",  # a WebSocket has none
-        user=one.get("username", ""),
+        user=user,
         expiration=one.get("signature_expiration"),
     )
 
