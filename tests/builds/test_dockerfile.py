@@ -388,4 +388,4 @@ def test_many_variables_in_each_other_are_refused() -> None:
 
 
 def test_a_command_that_no_kernel_takes_is_refused() -> None:
-    assert "copy it in as a script" in refused_behind_from("RUN <<EOF\n" + "x" * 140_000 + "\nEOF")
+    assert "copy it in as a script" in refused_behind_from("RUN <<EOF\n" + f"{'x' * 50_000}\n" * 3 + "EOF")

@@ -5,10 +5,12 @@ as it is.
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from bay.errors import InvalidArgument
 
+STAR = "[^/]*"
 _SPECIAL = frozenset("*?[\\")
 
 
@@ -20,8 +22,7 @@ def is_pattern(text: str) -> bool:
 def check(pattern: str) -> None:
     """Raises InvalidArgument for a text that is no pattern."""
     try:
-        for part in pattern.split("/"):
-            _parts(part)
+        _compiled(pattern)
     except re.error as error:
         raise InvalidArgument(f"{pattern[:80]!r} is no pattern: {error}") from error
 
@@ -35,9 +36,11 @@ def expressions(pattern: str) -> list[str]:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a pattern names a whole path. Both have as many parts then."""
-    forms, names = pattern.split("/"), path.split("/")
-    return len(forms) == len(names) and all(_matches_name(*both) for both in zip(forms, names, strict=True))
+    """Whether a pattern names a whole path. Both have as many parts then. Raises re.error for none."""
+    forms, names = _compiled(pattern), path.split("/")
+    return len(forms) == len(names) and all(
+        form.fullmatch(name) for form, name in zip(forms, names, strict=True)
+    )
 
 
 def component(text: str, at: int) -> tuple[str, int]:
@@ -46,7 +49,7 @@ def component(text: str, at: int) -> tuple[str, int]:
     """
     char = text[at]
     if char == "*":
-        return "[^/]*", at + 1
+        return STAR, at + 1
     if char == "?":
         return "[^/]", at + 1
     if char == "[":
@@ -58,21 +61,34 @@ def component(text: str, at: int) -> tuple[str, int]:
     return re.escape(char), at + 1
 
 
+@lru_cache
+def _compiled(pattern: str) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(_expression(part)) for part in pattern.split("/"))
+
+
 def _expression(text: str) -> str:
-    """Atomic groups keep what is between two stars at its first place, which is as good as any later one."""
-    between, at = [""], 0
+    forms: list[str] = []
+    at = 0
     while at < len(text):
-        is_star = text[at] == "*"
         form, at = component(text, at)
-        if is_star:
-            between.append("")
+        forms.append(form)
+    return f"(?s:{joined(forms)})"
+
+
+def joined(forms: Iterable[str], *, ends: bool = True) -> str:
+    """The expression for components in a row; `ends`: what they match ends there.
+
+    Atomic groups keep what is between two stars at its first place, which is as good as any later one.
+    """
+    between: list[list[str]] = [[]]
+    for form in forms:
+        if form == STAR:
+            between.append([])
         else:
-            between[-1] += form
-    first, *middle = between
-    if not middle:
-        return f"(?s:{first})"
-    atoms = "".join(f"(?>[^/]*?{form})" for form in middle[:-1])
-    return f"(?s:{first}{atoms}[^/]*{middle[-1]})"
+            between[-1].append(form)
+    first, *others = ("".join(one) for one in between)
+    last = STAR + others.pop() if others and ends else ""
+    return first + "".join(f"(?>{STAR}?{form})" for form in others) + last
 
 
 def _class(text: str, at: int) -> tuple[str, int]:
@@ -90,33 +106,3 @@ def _class(text: str, at: int) -> tuple[str, int]:
         raise re.error("a [ has no ]")
     negated = "^" if text.startswith("^", at + 1) else ""
     return f"(?!/)[{negated}{inner}]", end + 1
-
-
-def _matches_name(pattern: str, name: str) -> bool:
-    """Compares part by part, and goes back to the last star only: the time is at most length times length."""
-    parts = _parts(pattern)
-    part = at = 0
-    star, retry = -1, 0
-    while at < len(name):
-        if part < len(parts) and parts[part] is None:
-            star, retry, part = part, at, part + 1
-        elif part < len(parts) and (form := parts[part]) is not None and form.fullmatch(name[at]):
-            part, at = part + 1, at + 1
-        elif star >= 0:
-            part, retry = star + 1, retry + 1
-            at = retry
-        else:
-            return False
-    return all(one is None for one in parts[part:])
-
-
-@lru_cache
-def _parts(pattern: str) -> tuple[re.Pattern[str] | None, ...]:
-    """A form for each character, and None for a star."""
-    found: list[re.Pattern[str] | None] = []
-    at = 0
-    while at < len(pattern):
-        is_star = pattern[at] == "*"
-        form, at = component(pattern, at)
-        found.append(None if is_star else re.compile(form, re.DOTALL))
-    return tuple(found)

@@ -11,11 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from bay.builds.globs import component
+from bay.builds.globs import STAR, component, joined
 from bay.errors import InvalidArgument
 
 LONGEST = 1 << 20
-"""Bytes of a file of patterns."""
+"""Characters of a file of patterns."""
+LONGEST_PATTERN = 4095
+"""Characters of one, as no path has more."""
+MOST = 10_000
+"""Patterns of a file."""
+
+_DIRECTORIES = "(?:.*?/)??"
+"""What `**` matches where something follows it: as little as will do."""
+_MOST_INSIDE = 4
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class Ignored:
         for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
             if not line.startswith("#") and line.strip():
                 found.append(_pattern(line.strip(), number))
+                if len(found) > MOST:
+                    raise InvalidArgument(
+                        f".dockerignore has more than {MOST} patterns, the limit; name directories instead"
+                    )
         return cls(tuple(found))
 
     def covers(self, path: str) -> bool:
@@ -71,6 +83,10 @@ def _with_parents(path: str) -> Iterable[str]:
 def _pattern(text: str, number: int) -> _IgnorePattern:
     brings_back = text.startswith("!")
     body = text[1:].strip() if brings_back else text
+    if len(text) > LONGEST_PATTERN:
+        raise InvalidArgument(
+            f".dockerignore line {number}: the pattern has more than {LONGEST_PATTERN} characters, the limit"
+        )
     if not body:
         raise InvalidArgument(
             f".dockerignore line {number}: a ! alone names nothing; put a pattern behind it"
@@ -85,13 +101,42 @@ def _pattern(text: str, number: int) -> _IgnorePattern:
 
 
 def _compiled(text: str) -> re.Pattern[str]:
-    """The pattern for whole paths: `**` stands for any number of directories, `*` and `?` for no slash."""
-    found, at = "", 0
+    """The pattern for whole paths: `**` stands for any number of directories, `*` and `?` for no slash.
+    Raises re.error.
+    """
+    forms: list[str] = []
+    at = 0
     while at < len(text):
         if not text.startswith("**", at):
-            piece, at = component(text, at)
-            found += piece
+            form, at = component(text, at)
+            forms.append(form)
             continue
         at += 2 + text.startswith("/", at + 2)
-        found += "(?:.*/)?" if at < len(text) else ".*"
-    return re.compile(found, re.DOTALL)
+        if forms[-1:] != [_DIRECTORIES]:
+            forms.append(_DIRECTORIES)
+    is_open = forms[-1:] == [_DIRECTORIES]
+    plain = _plain(forms[:-1] if is_open else forms)
+    return re.compile("|".join(_expression(one, ends=not is_open) for one in plain), re.DOTALL)
+
+
+def _plain(forms: list[str]) -> list[list[str]]:
+    """The same as patterns whose `**` all follow a slash: `a**b` is `ab` and `a*/**b`. Raises re.error."""
+    inside = [at for at, form in enumerate(forms) if at and form == _DIRECTORIES and forms[at - 1] != "/"]
+    if not inside:
+        return [forms]
+    if len(inside) > _MOST_INSIDE:
+        raise re.error(f"more than {_MOST_INSIDE} ** follow a name and not a slash")
+    before, behind = forms[: inside[0]], forms[inside[0] + 1 :]
+    return _plain(before + behind) + _plain([*before, STAR, "/", _DIRECTORIES, *behind])
+
+
+def _expression(forms: list[str], *, ends: bool) -> str:
+    """As between stars, what is between two `**` is as good at its first place as at any later one."""
+    parts: list[list[str]] = [[]]
+    for form in forms:
+        if form == _DIRECTORIES:
+            parts.append([])
+        parts[-1].append(form)
+    *first, last = parts
+    atoms = "".join(f"(?>{joined(part, ends=False)})" for part in first)
+    return f"{atoms}{joined(last, ends=ends)}{'' if ends else '.*'}"

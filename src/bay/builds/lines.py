@@ -16,10 +16,11 @@ from bay.errors import InvalidArgument
 
 LONGEST = 1 << 20
 """Bytes of a Dockerfile."""
+LONGEST_LINE = 65_535
+"""Bytes of one line, as Docker has it."""
 MOST = 1000
 """Instructions in one."""
 
-_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*")
 _DIRECTIVES = frozenset({"escape", "syntax", "check"})
 _HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
 _TAKES_HEREDOCS = frozenset({"RUN", "COPY", "ADD"})
@@ -66,6 +67,11 @@ def split(text: str) -> DockerfileLines:
     if "\0" in text:
         raise fault(text[: text.index("\0")].count("\n") + 1, "it has a NUL; a Dockerfile is plain text")
     lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST_LINE // 4 and len(line.encode(errors="surrogatepass")) > LONGEST_LINE:
+            raise fault(
+                number, f"it has more than {LONGEST_LINE} bytes, the limit; break it with a \\ at its end"
+            )
     escape = _escape_of(lines)
     found = tuple(_Reader(lines, escape).instructions())
     if not found:
@@ -77,16 +83,22 @@ def _escape_of(lines: list[str]) -> str:
     """The character of the parser directive `escape`. Directives stand above everything else."""
     seen: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        match = _DIRECTIVE.fullmatch(line.strip())
-        name = match[1].lower() if match else ""
-        if match is None or name not in _DIRECTIVES:
+        name, value = _directive(line.strip())
+        if name not in _DIRECTIVES or not value:
             break
         if name in seen:
             raise fault(number, f"the parser directive {name} stands there twice; leave one out")
-        seen[name] = match[2]
-        if name == "escape" and match[2] not in ("\\", "`"):
-            raise fault(number, f"the escape character {match[2]!r} must be \\ or `")
+        seen[name] = value
+        if name == "escape" and value not in ("\\", "`"):
+            raise fault(number, f"the escape character {value[:40]!r} must be \\ or `")
     return seen.get("escape", "\\")
+
+
+def _directive(line: str) -> tuple[str, str]:
+    """Name and value of `# name=value`; the name is empty for any other line."""
+    name, equals, value = line.removeprefix("#").partition("=")
+    is_one = line.startswith("#") and equals and name.isascii()
+    return (name.strip().lower() if is_one else ""), value.strip()
 
 
 @dataclass(slots=True)

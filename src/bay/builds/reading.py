@@ -24,7 +24,9 @@ MAX_FLAGS = 32
 
 _SWITCHES = frozenset({"link"})
 _FLAG = re.compile(r"--([a-z-]*)(?:=(.*))?", re.DOTALL)
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_LONGEST_DURATION = 64
+"""Characters, so that the pattern, which looks at a row of digits again and again, sees few."""
 _SECONDS = {
     "ns": Decimal("1e-9"), "us": Decimal("1e-6"), "µs": Decimal("1e-6"), "μs": Decimal("1e-6"),
     "ms": Decimal("1e-3"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600),
@@ -124,7 +126,7 @@ def _seconds(name: str, text: str | None) -> float | None:
     """A duration in Go's form, such as 1m30s or 500ms; 0 is Docker's default."""
     if text is None or text == "0":
         return None
-    parts = _DURATION.findall(text)
+    parts = _DURATION.findall(text) if len(text) <= _LONGEST_DURATION else []
     if not parts or "".join(map("".join, parts)) != text:
         raise InvalidArgument(f"--{name}={text[:40]} is no duration; write such as 30s or 1m30s")
     seconds = float(sum(Decimal(number) * _SECONDS[unit] for number, unit in parts))

@@ -26,15 +26,17 @@ def expand(text: str, values: Mapping[str, str], escape: str = "\\") -> str:
 
 def expand_words(text: str, values: Mapping[str, str], escape: str = "\\") -> list[str]:
     """The same, and split at blanks: those that a variable brings count, those in quotes do not."""
-    words: list[str] = []
-    current: str | None = None
+    words: list[list[str]] = []
+    is_between = True
     for piece, is_raw in _Word(text, values, escape).pieces():
         if not is_raw and piece.isspace():
-            words += [] if current is None else [current]
-            current = None
+            is_between = True
+        elif is_between:
+            words.append([piece])
+            is_between = False
         else:
-            current = (current or "") + piece
-    return words + ([] if current is None else [current])
+            words[-1].append(piece)
+    return ["".join(pieces) for pieces in words]
 
 
 def expand_body(text: str, values: Mapping[str, str], escape: str = "\\") -> str:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from server_harness import Json, World, assert_error, clear, eventually, until, 
 from bay.errors import DatabaseUnavailable
 from bay.server.builds import files
 from bay.server.templates import maker
-from bay.store import checkpoints, templates
+from bay.server.templates.build_spec import BuildSpec
+from bay.store import checkpoints, schema, templates
 from bay.store.records import CheckpointRecord
 
 pytestmark = pytest.mark.anyio
@@ -315,6 +317,32 @@ async def test_a_build_that_the_end_of_bay_cut_off_begins_again_without_the_old_
             assert await boxes(client) == []
             assert (await log_of(client, made["id"])).count("\nbegun\n") == 2
             assert first["labels"] == {"bay.build": made["id"]}
+    finally:
+        await clear(root)
+
+
+async def test_a_build_of_an_earlier_bay_whose_text_is_refused_now_fails_with_a_reason(root: Path) -> None:
+    try:
+        async with world(root, profiles=PROFILES) as bay:
+            machines(bay)
+            client = await bay.client("root", "admin")
+            made = await build(client, wait=0, image="debian:13", steps=[{"run": "echo begun; sleep 1000"}])
+            await begun(client, made["id"], "\nbegun\n")
+            text = f"FROM debian:13\nHEALTHCHECK --interval={'1' * 60_000} CMD true\n"
+            async with bay.bay.store.read() as db:
+                row = await templates.get(db, made["id"])
+            assert row is not None
+            spec = replace(BuildSpec.of_row(row.build or {}), dockerfile=text, image=None, steps=None)
+            async with bay.bay.store.write() as db:
+                mine = schema.templates.c.id == made["id"]
+                await db.execute(schema.templates.update().where(mine).values(build=spec.to_row()))
+        async with world(root, profiles=PROFILES) as bay:
+            machines(bay)
+            client = await bay.client("root", "admin")
+            ended = (await client.get(f"/v1/templates/{made['id']}", params={"wait": 20})).json()
+            assert (ended["state"], ended["error"]["code"]) == ("failed", "validation_error"), ended
+            assert "is no duration; write such as 30s" in ended["error"]["message"]
+            assert await boxes(client) == []
     finally:
         await clear(root)
 

@@ -31,6 +31,8 @@ _SCHEME = re.compile(r"^[a-z-]+://")
 _DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 _QUERY = re.compile(r"\?[^\s\"'\\]+")
 _SHOWN = 500
+_LONGEST = 4096
+"""Characters of a kubelet's words that are looked at."""
 
 _PULLS = frozenset(("ErrImagePull", "ImagePullBackOff"))
 
@@ -121,14 +123,14 @@ def trouble(image: str, reason: str, message: str) -> BayError | None:
         )
     if reason not in _PULLS:
         return None
-    said = _without(image, message)
+    said = _without(image, message[:_LONGEST])
     found = next((one for one in _MEANINGS if one.pattern.search(said)), None)
     return None if found is None else found.error(found.text.replace("{}", image))
 
 
 def shown(message: str) -> str:
     """A kubelet's words for a caller, without the queries of addresses, which may hold signatures."""
-    return _QUERY.sub("?…", message)[:_SHOWN]
+    return _QUERY.sub("?…", message[:_LONGEST])[:_SHOWN]
 
 
 def _without(image: str, message: str) -> str:

@@ -40,6 +40,8 @@ _GO_PART = r"(\d{1,12}(?:\.\d{1,9})?)(ns|us|µs|ms|s|m|h)"
 _GO = re.compile(rf"(?:{_GO_PART})+")
 _PART = re.compile(_GO_PART)
 _NUMBER = re.compile(r"\d{1,12}(?:\.\d{1,9})?")
+_LONGEST = 128
+"""Characters of a duration."""
 
 
 def time_of(moment: datetime | None) -> str | None:
@@ -51,7 +53,7 @@ def seconds_of(text: str, field: str) -> float:
     """A duration as Go writes them (`1m30s`, `500ms`), or a number of seconds. Raises BadRequest."""
     if _NUMBER.fullmatch(text):
         return float(text)
-    if not _GO.fullmatch(text):
+    if len(text) > _LONGEST or not _GO.fullmatch(text):
         raise BadRequest(
             f"{field} must be a duration such as 10s, or a number of seconds; {text[:32]!r} is none"
         )
