@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lint, types, the generated SDK and the lock files: one line each, the whole story only of what fails.
+# Format, lint, types, texts, the generated SDK and the lock files: one line each, the whole story only of what fails.
 #
 #   check.sh BIN        BIN: the folder with python, ruff and pyright
 #   check.sh BIN fast   format, lint, the types of the files that differ from the main branch, the tests marked `pure`
@@ -35,6 +35,7 @@ if [ "$scope" = fast ]; then
   exit $failed
 fi
 check types "$bin/pyright"
+check docs "$bin/python" scripts/check_docs.py
 check sdk "$bin/python" scripts/generate_sync.py --check
 check lock "$bin/python" -m pytest -q tests/project/test_lock.py
 exit $failed

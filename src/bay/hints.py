@@ -37,6 +37,13 @@ def unknown(thing: str, name: str, known: Collection[str]) -> str:
     return f"there is no {thing} {shown(name)}; {guess}{listed}".strip()
 
 
+def extra(name: str) -> str:
+    """How an extra of Bay is installed: from its checkout, since no package index has Bay."""
+    return (
+        f"add Bay's extra {name}: uv pip install --python .venv -e '.[{name}]' in its clone (docs/install.md)"
+    )
+
+
 def there_are(known: Collection[str]) -> str:
     """The names there are, in order."""
     listed = ", ".join(sorted(known)[:_LIMIT])

@@ -132,7 +132,8 @@ def read_all() -> None:
 
 
 def test_no_text_holds_a_parser() -> None:
-    subprocess.run([sys.executable, "-W", "ignore", __file__], timeout=HANGS_S, check=True)
+    ran = subprocess.run([sys.executable, "-W", "ignore", __file__], timeout=HANGS_S, check=False)
+    assert ran.returncode == 0
 
 
 def test_a_line_that_is_too_long_is_named_with_the_way_out() -> None:

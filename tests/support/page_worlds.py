@@ -202,7 +202,7 @@ WORLDS: Mapping[str, World] = {
     "docs/object-storage.md": World(
         bay=False,
         rows=(
-            NotRun("pip install", REGISTRY),
+            NotRun("uv pip install", REGISTRY),
             RunBy("bay checkpoint push", f"{REMOTE}::test_a_checkpoint_is_pushed_listed_pulled_and_removed"),
             RunBy("def move", f"{REMOTE}::test_the_sdk_moves_a_checkpoint_as_the_page_says"),
             NotRun("PREFIX/bay.json", "it is a list of keys"),
@@ -514,7 +514,7 @@ await deployment.stop()
     "docs/isolation.md": World(
         rows=(
             RunBy(
-                "$ pip install",
+                "$ uv pip install",
                 "tests/cli/test_cli_doctor_runtime.py::test_another_runtime_that_keeps_all_promises_passes_both_suites",
             ),
         ),
@@ -522,8 +522,8 @@ await deployment.stop()
     "docs/traces.md": World(
         rows=(
             Run(
-                "pip install",
-                without={"pip install": REGISTRY},
+                "uv pip install",
+                without={"uv pip install": REGISTRY},
                 words={" bay serve": " bay serve --port 0"},
                 typed={"BAY_OTLP_ENDPOINT": (("Bay serves at", INTERRUPT),)},
             ),
@@ -542,6 +542,7 @@ await deployment.stop()
         rows=(
             Run("git clone", above={"sudo make setup": HAS_CLONED}),
             Run("UV_TOOL_DIR", without={"UV_TOOL_DIR": REGISTRY, "pipx": REGISTRY}),
+            NotRun("uv pip install", REGISTRY),
             Serve("sudo make serve", first="bay init /etc/bay.toml"),
             Shown(
                 "Bay serves at",
@@ -684,7 +685,7 @@ await deployment.stop()
         first=f"{SYSTEMCTL}\nmkdir backups\nexport BAY_DRIVER=fake",
         words={"/srv/backups": "PLACE/here/backups", "/var/lib/bay": "PLACE/moved"},
         rows=(
-            NotRun("pip install", REGISTRY),
+            NotRun("uv pip install", REGISTRY),
             NotRun("sudo -u postgres", "it asks a person for a password, and a server of the whole machine"),
             Run(
                 "BAY_DATABASE_URL=",

@@ -22,7 +22,7 @@ MOST = 10_000
 """Patterns of a file."""
 
 _DIRECTORIES = "(?:.*?/)??"
-"""What `**` matches where something follows it: as little as will do."""
+"""The expression of `**` where something follows it: as little as will do."""
 _MOST_INSIDE = 4
 
 

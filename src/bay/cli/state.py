@@ -18,6 +18,7 @@ from bay.cli.error_words import in_words_of_the_cli, say_what_goes_on
 from bay.cli.local_bay import bay_here
 from bay.cli.output import note
 from bay.errors import BayError, InvalidArgument
+from bay.hints import extra
 
 if TYPE_CHECKING:
     from bay.cli.contexts import ClientConfig, ServerContext
@@ -225,7 +226,7 @@ def load(module: str, name: str) -> Any:
         return lazily(module, name)
     except ModuleNotFoundError as error:
         raise BayError(
-            f"this needs the server, and {error.name} is not installed: pip install 'bay-sandbox[server]', "
+            f"this needs the server, and {error.name} is not installed: {extra('server')}, "
             "or set BAY_URL to a Bay that runs elsewhere"
         ) from error
 

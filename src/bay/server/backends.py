@@ -19,6 +19,7 @@ from bay.drivers.kubernetes.pod import Isolation, PodSettings, PodTimeouts
 from bay.drivers.oci.driver import OciDriver
 from bay.drivers.oci.idrange import ID_RANGES, IDS_DIR, IdRanges
 from bay.errors import InvalidArgument
+from bay.hints import extra
 from bay.images.base import ImageLibrary
 from bay.images.fake import FakeLibrary
 from bay.images.fetching import Fetcher, FetchLimits
@@ -207,8 +208,7 @@ def _cluster_of(settings: Settings) -> KubernetesSettings:
         )
     if importlib.util.find_spec("kubernetes") is None:
         raise InvalidArgument(
-            "setting driver: kubernetes needs the library kubernetes; install it with: pip install "
-            "'bay-sandbox[kubernetes]'"
+            f"setting driver: kubernetes needs the library kubernetes; {extra('kubernetes')}"
         )
     return settings.kubernetes
 
@@ -252,8 +252,7 @@ def make_tracing(settings: Settings) -> Tracing:
         library = importlib.import_module("bay.server.open_telemetry")
     except ModuleNotFoundError as error:
         raise InvalidArgument(
-            f"setting otlp_endpoint: needs the library {error.name}; install it with: pip install "
-            "'bay-sandbox[opentelemetry]'"
+            f"setting otlp_endpoint: needs the library {error.name}; {extra('opentelemetry')}"
         ) from error
     return library.OpenTelemetry(settings.otlp_endpoint)
 
@@ -266,9 +265,7 @@ def object_store_of(settings: Settings) -> Callable[[], ObjectStore] | None:
     if given is None:
         return None
     if importlib.util.find_spec("boto3") is None:
-        raise InvalidArgument(
-            "setting object_store: needs the library boto3; install it with: pip install 'bay-sandbox[s3]'"
-        )
+        raise InvalidArgument(f"setting object_store: needs the library boto3; {extra('s3')}")
     bucket, _, prefix = given.url.removeprefix("s3://").partition("/")
     secret = given.secret_access_key
     values: dict[str, Any] = {

@@ -28,6 +28,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from bay.errors import BayError, DatabaseUnavailable, InternalError, InvalidArgument, StorageFull
+from bay.hints import extra
 from bay.store import versions
 from bay.store.connection import StoreConnection, first_line
 from bay.store.leases import LEASE
@@ -308,9 +309,7 @@ class PostgresDatabase:
                 **options,
             )
         except ModuleNotFoundError:
-            raise InvalidArgument(
-                "the store on PostgreSQL needs psycopg; install it with: pip install 'bay-sandbox[postgres]'"
-            ) from None
+            raise InvalidArgument(f"the store on PostgreSQL needs psycopg; {extra('postgres')}") from None
         event.listen(engine, "connect", begin)
         return engine
 

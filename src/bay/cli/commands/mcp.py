@@ -9,6 +9,7 @@ from bay.cli.complete import complete_names
 from bay.cli.output import note
 from bay.cli.state import lazily, reach_or_embed
 from bay.errors import BayError
+from bay.hints import extra
 
 _WANTED = "mcp"
 
@@ -26,7 +27,7 @@ def mcp(
 ) -> int:
     """Serve an agent by the Model Context Protocol, over stdin and stdout."""
     if importlib.util.find_spec(_WANTED) is None:
-        raise BayError("`bay mcp` needs the library mcp: pip install 'bay-sandbox[mcp]'")
+        raise BayError(f"`bay mcp` needs the library mcp; {extra('mcp')}")
     with reach_or_embed(ctx) as (url, api_key):
         note(f"serving sandboxes of {url} by MCP on stdin and stdout")
         return int(lazily("bay.mcp.stdio", "serve")(url, api_key, sandbox))

@@ -15,6 +15,7 @@ from typing import IO, BinaryIO, cast
 from bay.drivers.oci.runc import runtime_version
 from bay.drivers.oci.runsc import ISOLATION, RUNSC
 from bay.errors import DriverUnavailable, InvalidArgument
+from bay.hints import extra
 from bay.linux.directories import nearest_directory
 from bay.server.settings import Settings
 
@@ -79,7 +80,7 @@ def trial_of(settings: Settings, runtime: str) -> RuntimeTrial:
     if os.geteuid() != 0:
         raise DriverUnavailable("to try a runtime starts containers: run it as root, or with sudo")
     if importlib.util.find_spec("pytest") is None:
-        raise DriverUnavailable("the suites need pytest: pip install 'bay-sandbox[conformance]'")
+        raise DriverUnavailable(f"the suites need pytest; {extra('conformance')}")
     program = shutil.which(runtime)
     if program is None:
         raise InvalidArgument(f"there is no program {runtime}; give the path of an OCI runtime, such as crun")

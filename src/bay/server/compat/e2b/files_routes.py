@@ -84,8 +84,8 @@ async def envd_variables(caller: Writer, files: EnvdFilesDep, sandbox_id: str) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a call wants, and as whom."""
+class _FilesCall:
+    """The path of a call, and the user it acts as."""
 
     path: str
     user: str | None
@@ -93,11 +93,11 @@ class _Asked:
     signed: bool
 
 
-def _asked(request: Request, path: str, username: str) -> _Asked:
-    """What a call wants: behind a signature what was signed, else what its query and its headers say."""
+def _asked(request: Request, path: str, username: str) -> _FilesCall:
+    """Path and user of a call: by a signature those that were signed, else those of query and headers."""
     if (signed := signed_in(request.scope)) is not None:
-        return _Asked(signed.path, signed.user or None, signed=True)
-    return _Asked(raw_path(request, path), username or _user(request), signed=False)
+        return _FilesCall(signed.path, signed.user or None, signed=True)
+    return _FilesCall(raw_path(request, path), username or _user(request), signed=False)
 
 
 def _user(request: Request) -> str | None:
@@ -112,7 +112,7 @@ def _metadata(request: Request) -> dict[str, str]:
     return {name.removeprefix(_METADATA): value for name, value in headers if name.startswith(_METADATA)}
 
 
-def _given(request: Request, asked: _Asked) -> Upload:
+def _given(request: Request, asked: _FilesCall) -> Upload:
     """The files of a request, in their order. Raises BadRequest."""
     kind = request.headers.get("content-type", "")
     form = Form(kind, _body(request), most_parts=_MOST_PARTS)
@@ -127,7 +127,7 @@ async def _of_body(path: str, body: AsyncIterator[bytes]) -> AsyncGenerator[tupl
     yield path, body
 
 
-async def _of_form(form: Form, asked: _Asked) -> AsyncGenerator[tuple[str, AsyncIterator[bytes]]]:
+async def _of_form(form: Form, asked: _FilesCall) -> AsyncGenerator[tuple[str, AsyncIterator[bytes]]]:
     while (name := await form.next_part()) is not None:
         if name == "file":
             if not (asked.path or form.filename):

@@ -165,7 +165,7 @@ def signed_of(scope: Scope) -> Signed:
         )
     user = one.get("username", "")
     if ":" in user:
-        # What is signed is joined by colons: with one in a user, a path could pass for an act and a user.
+        # Colons join the parts that are signed: with one in a user, a path could pass for an act and a user.
         raise BadRequest("username has a colon, which no user's name has")
     return Signed(
         signature=one["signature"],
