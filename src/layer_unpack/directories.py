@@ -20,6 +20,11 @@ from tree_tar.extract import parts_of
 MAX_DEPTH = 256
 _MAX_LINKS = 40  # as the kernel has it
 _MAX_STEPS = 4096
+_STEPS_AT_FIRST = 1 << 20
+_STEPS_FOR_ONE = 16
+"""Each member brings so many more. Steps are of the whole layer: a few bytes of a tar can name a long way,
+again and again.
+"""
 
 
 class _Level(NamedTuple):
@@ -38,6 +43,7 @@ class Directories:
         self._make = make
         self._asked: Parts | None = ()
         self._levels = [_level("", os.open(".", OPEN_DIRECTORY, dir_fd=top))]
+        self._steps_left = _STEPS_AT_FIRST
 
     @property
     def here(self) -> Parts:
@@ -52,6 +58,7 @@ class Directories:
     def enter(self, parts: Parts) -> int:
         """A descriptor of the directory `parts`, which stays this object's. Raises Refused or OSError."""
         if parts != self._asked:
+            self._steps_left += _STEPS_FOR_ONE
             self._asked = None
             self._asked = parts if self._walk(parts) else None
         return self._levels[-1].fd
@@ -99,6 +106,7 @@ class Directories:
             steps += 1
             name = wanted.pop()
             if name == "..":
+                self._count_step()
                 self._leave(max(1, len(self._levels) - 1))
             elif not self._step(name):
                 links += 1
@@ -111,6 +119,7 @@ class Directories:
 
     def _step(self, name: str) -> bool:
         """Enter the directory `name`, and make it where it is missing; False when it is a link."""
+        self._count_step()
         parent = self._levels[-1].fd
         if len(self._levels) > MAX_DEPTH:
             raise Refused("invalid", f"the layer has directories more than {MAX_DEPTH} deep")
@@ -131,6 +140,11 @@ class Directories:
             return True
         self._levels.append(_level(name, os.open(name, OPEN_DIRECTORY, dir_fd=parent)))
         return True
+
+    def _count_step(self) -> None:
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise Refused("invalid", "the layer's files lie behind too many directories and symbolic links")
 
     def _leave(self, kept: int) -> None:
         """Leave all but so many levels, and put their times back."""

@@ -372,6 +372,24 @@ def test_a_layer_is_refused(made: Made, case: str) -> None:
     assert refused.value.kind == INVALID
 
 
+def test_a_layer_has_a_budget_of_steps_however_few_its_bytes_are(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200,000 such members took hours."""
+    monkeypatch.setattr(directories, "_STEPS_AT_FIRST", 1 << 16)
+    link = symlink("L", "/".join(["d", ".."] * 800))
+    members = [directory("d"), link, *(entry(f"L/L/{n}") for n in range(50))]
+    with pytest.raises(Refused, match="behind too many directories and symbolic links") as refused:
+        made.unpack(tar(*members))
+    assert refused.value.kind == INVALID
+
+
+def test_a_deep_tree_in_any_order_is_within_the_budget(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directories, "_STEPS_AT_FIRST", 0)
+    places = ["/".join([top, *["d"] * 14]) for top in ("a", "b")]
+    made.unpack(tar(symlink("l", "a"), *(entry(f"{places[n % 2]}/{n}") for n in range(900))))
+
+
 def _unguarded(name: str, _member: Member) -> tuple[str, ...]:
     return tuple(name.split("/"))
 

@@ -34,6 +34,8 @@ class ImageSource:
     """Where an image comes from: a registry, or with `is_upload` the archive that was kept for its id."""
 
     ref: str
+    owner: str = ""
+    """Who asked for it, and takes turns with others."""
     digest: str | None = None
     """The digest to fetch, whatever the tag names by now; None asks the registry."""
     is_upload: bool = False

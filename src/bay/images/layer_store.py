@@ -65,14 +65,19 @@ class StoredLayer:
 
 
 class LayerStore:
-    """Below `root`, on any file system with overlayfs's needs; `concurrency` layers are unpacked at once."""
+    """Below `root`, on any file system with overlayfs's needs; `concurrency` layers are unpacked at once, and
+    one owner's never in the last place, unless there is only one.
+    """
 
-    def __init__(self, root: Path, parts: CageParts, *, concurrency: int = 2) -> None:
+    def __init__(self, root: Path, parts: CageParts, *, concurrency: int = 3) -> None:
         self._layers, self._tmp, self._trash = root / "layers", root / "tmp", root / "trash"
         self._root = root
         self._parts = parts
         self._slots = asyncio.Semaphore(concurrency)
-        # Of each layer that is being made or removed, so that the second of two waits for the first.
+        self._slots_of_owner = max(1, concurrency - 1)
+        self._of_owner: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        # Of layers that are put in place or removed, and of those that an owner unpacks. One that is not
+        # compared yet holds no other owner's: a stranger could claim a popular layer, and be slow.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def open(self) -> None:
@@ -122,6 +127,8 @@ class LayerStore:
         diff_id: str,
         limits: LayerLimits,
         on_progress: Callable[[int], None] | None = None,
+        *,
+        owner: str = "",
     ) -> StoredLayer:
         """Unpack `blob`, or only compare it where the layer is there. `on_progress` gets the number of its
         bytes that were read. When cancelled it kills the unpacker, and leaves nothing, as with an error.
@@ -129,7 +136,7 @@ class LayerStore:
         Raises ImageInvalid, ImageTooLarge, StorageFull or DriverUnavailable.
         """
         codec = codec_of(media_type)
-        async with self._lock(diff_id), self._slots, self._making() as made:
+        async with self._lock(f"{owner}/{diff_id}"), self._turn(owner), self._slots, self._making() as made:
             known = await asyncio.to_thread(self.facts, diff_id)
             tree = None if known else made / _TREE
             order = UnpackOrder(blob, codec, tree, made, limits.max_bytes, limits.max_entries)
@@ -137,7 +144,8 @@ class LayerStore:
             if known is not None:
                 return known
             layer = StoredLayer(diff_id, found.bytes, found.entries, found.skipped)
-            await in_new_thread(lambda: self._finish(made, layer, found.opaque))
+            async with self._lock(diff_id):
+                await in_new_thread(lambda: self._finish(made, layer, found.opaque))
             return layer
 
     async def adopt(self, source: Path, tree: str, content_id: str) -> StoredLayer:
@@ -243,8 +251,11 @@ class LayerStore:
         finally:
             await _removed(made)
 
-    def _lock(self, diff_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(_name(diff_id), asyncio.Lock())
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _turn(self, owner: str) -> asyncio.Semaphore:
+        return self._of_owner.setdefault(owner, asyncio.Semaphore(self._slots_of_owner))
 
     def _place(self, diff_id: str) -> Path:
         return self._layers / _name(diff_id)

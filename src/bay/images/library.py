@@ -85,7 +85,7 @@ class HostLibrary:
             _check_held(manifest, here)
             async with self._pinning:
                 pins.add([layer.diff_id for layer in manifest.layers])
-            layers = await self._unpack(manifest, spool, here, on_progress)
+            layers = await self._unpack(source.owner, manifest, spool, here, on_progress)
             if source.digest is None:  # an attempt before may have found another image under the tag
                 await remove_tree.remove(self._top(image_id))
             facts = await in_new_thread(
@@ -223,7 +223,12 @@ class HostLibrary:
         return reference if source.digest is None else reference.pinned(source.digest)
 
     async def _unpack(
-        self, manifest: ImageManifest, spool: Path, here: Mapping[str, HeldLayer], on_progress: OnProgress
+        self,
+        owner: str,
+        manifest: ImageManifest,
+        spool: Path,
+        here: Mapping[str, HeldLayer],
+        on_progress: OnProgress,
     ) -> tuple[HeldLayer, ...]:
         """Several at once, as the store allows; a layer that is there twice is unpacked once."""
         missing = {layer.digest: layer for layer in manifest.layers if layer.digest not in here}
@@ -235,7 +240,7 @@ class HostLibrary:
             blob = oci_layout.blob_path(spool, layer.digest)
             meter_of = meter.of(layer.digest)
             made[layer.digest] = await self.store.add(
-                blob, layer.media_type, layer.diff_id, self.limits.layer, meter_of
+                blob, layer.media_type, layer.diff_id, self.limits.layer, meter_of, owner=owner
             )
             if sum(one.bytes for one in made.values()) > self.limits.unpacked_bytes:
                 most = self.limits.unpacked_bytes // MIB

@@ -504,8 +504,18 @@ class Settings(SettingFields, BaseSettings):
         10_240, ge=0, description="snapshots after steps of builds that one owner has, MiB"
     )
     max_context_mb: int = Field(512, ge=1, description="largest context of a build, MiB")
-    image_pulls: int = Field(2, ge=1, le=16, description="images pulled at once; more are queued")
-    image_unpacks: int = Field(2, ge=1, le=32, description="layers unpacked at once; more are queued")
+    image_pulls: int = Field(
+        3,
+        ge=1,
+        le=16,
+        description="images pulled at once, one owner's in all places but one; more are queued",
+    )
+    image_unpacks: int = Field(
+        3,
+        ge=1,
+        le=32,
+        description="layers unpacked at once, one owner's in all places but one; more are queued",
+    )
     network_private: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="private networks that rules may allow; all others stay unreachable"
     )

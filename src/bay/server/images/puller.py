@@ -9,10 +9,12 @@ files a pull under way is about to need.
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 
 import structlog
 
@@ -151,7 +153,8 @@ class Puller:
         now = self.core.clock()
         idle = [image for image in wanted if image.id not in self._pulls]
         due = [image for image in idle if image.retry_at is None or image.retry_at <= now]
-        for image in due[: max(0, self.places - len(self._pulls))]:
+        owners = [image.owner for image in wanted if image.id in self._pulls]
+        for image in in_turn(due, owners, self.places)[: max(0, self.places - len(self._pulls))]:
             pull = self._pulls[image.id] = group.create_task(self._pull(image))
             pull.add_done_callback(lambda _, image_id=image.id: self._ended(image_id))
         later = [image.retry_at for image in idle if image.retry_at is not None and image.retry_at > now]
@@ -203,7 +206,7 @@ class Puller:
             async with self.core.store.read() as db:
                 await self.requests.quotas.admit_pull(db, image.owner, image.size_bytes or 0)
         source = ImageSource(
-            ref=image.ref, digest=image.digest, is_upload=image.source == "upload",
+            ref=image.ref, owner=image.owner, digest=image.digest, is_upload=image.source == "upload",
             credentials=await self.credentials(image),
         )  # fmt: skip
 
@@ -321,6 +324,20 @@ class Puller:
                 log.exception("images.collection_failed")
             await asyncio.sleep(_COLLECT_S)
             self.poke()  # a pool tells nobody that it wants an image again whose pull failed: one pull a minute
+
+
+def in_turn(due: Sequence[ImageRecord], running: Sequence[str], places: int) -> list[ImageRecord]:
+    """The pulls that may begin beside those of the owners `running`, in this order: who has fewest comes
+    first, and one owner's are never in the last of several places.
+    """
+    counts = Counter(running)
+    ranked: list[tuple[int, ImageRecord]] = []
+    for image in due:
+        ranked.append((counts[image.owner], image))
+        counts[image.owner] += 1
+    most = max(1, places - 1)
+    turns = sorted((one for one in ranked if one[0] < most), key=itemgetter(0))
+    return [image for _, image in turns]
 
 
 def _pause(error: BayError, attempts: int) -> timedelta:
