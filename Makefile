@@ -154,7 +154,7 @@ release: .stamp-dev .stamp-docs .stamp-console ## build sdist, wheel and npm pac
 
 .PHONY: clean
 clean: ## remove .venv, stamps, caches and build results (never a data directory)
-	@rm -rf $(VENV) .venv-oldest .venv-compat .venv-frameworks .venv-docs src/bay/server/web/site src/bay/server/web/console .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
+	@rm -rf $(VENV) .venv-bare .venv-oldest .venv-compat .venv-frameworks .venv-docs src/bay/server/web/site src/bay/server/web/console .stamp-* .pytest_cache .ruff_cache .hypothesis dist clients/typescript/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: system system-tests gate-setup test-setup
@@ -164,12 +164,17 @@ system:
 system-tests:
 	@scripts/setup-system.sh tests
 
-gate-setup: .stamp-helm .stamp-compat .stamp-typescript .stamp-docs .stamp-console
+gate-setup: .stamp-bare .stamp-helm .stamp-compat .stamp-typescript .stamp-docs .stamp-console
 
 test-setup: .stamp-vite .stamp-images .stamp-helm .stamp-oldest .stamp-compat .stamp-compat-node .stamp-agent .stamp-frameworks .stamp-typescript .stamp-docs .stamp-console
 
 .stamp-server: requirements/server.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system
 	@PYTHON="$(PYTHON)" scripts/setup-python.sh $(VENV) requirements/server.txt
+	@touch $@
+
+# The same again for the one test of what `make setup` alone brings.
+.stamp-bare: requirements/server.txt pyproject.toml scripts/setup-python.sh scripts/setup-uv.txt | system
+	@PYTHON="$(PYTHON)" scripts/setup-python.sh .venv-bare requirements/server.txt
 	@touch $@
 
 # Before the tests: they run in a network of their own, without a way to a registry.

@@ -5,8 +5,8 @@ for; `blob` and `users`, descriptors of the compressed layer and of a user names
 tar; `filters`, descriptors of the seccomp filters of this process and of the one that decompresses; `bytes`
 and `entries`, the limits, and `rlimits`.
 
-On stdout come lines of JSON: `{"at": N}` now and then, N bytes of the blob having been read; at last
-`{"done": {…}}`, or `{"error": KIND, "message": …}`.
+On stdout come lines of JSON: `{"ready": true}` before a byte of the blob is read; `{"at": N}` now and then,
+N bytes of it having been read; at last `{"done": {…}}`, or `{"error": KIND, "message": …}`.
 """
 
 import contextlib
@@ -49,6 +49,7 @@ def _unpack(order: dict[str, Any]) -> dict[str, object]:
         if order["layer"] is None
         else os.open(order["layer"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     )
+    _say({"ready": True})
     decoder = None if order["codec"] is None else Decoder(order["codec"], blob, filters[1])
     confine.install_filter(filters[0])
     stream = blob if decoder is None else decoder.output

@@ -55,8 +55,8 @@ def test_it_looks_at_the_runc_that_a_server_would_use(other: Path, tmp_path: Pat
 
 def test_images_of_a_data_directory_are_counted_and_none_is_made(tmp_path: Path) -> None:
     found = rows("--data-dir", str(tmp_path / "data"), BAY_IMAGES_MAX_MB="64")
-    assert {row: found[row]["ok"] for row in ("skopeo", "fetch-cage", "images")} == {
-        "skopeo": True, "fetch-cage": True, "images": True,
+    assert {row: found[row]["ok"] for row in ("skopeo", "fetch-cage", "layer-cage", "images")} == {
+        "skopeo": True, "fetch-cage": True, "layer-cage": True, "images": True,
     }  # fmt: skip
     assert found["images"]["numbers"] == {}
     assert found["image-limits"]["numbers"] == {"layer_bytes": 64 << 20, "image_bytes": 256 << 20}

@@ -358,7 +358,8 @@ async def test_an_unpacker_that_does_not_stop_talking_is_ended(
     package = host.place / "layer_unpack"
     shutil.copytree(Path(layer_unpack.__file__).parent, package)
     flood = "for n in range(20_000):\n        os.write(1, b'{\"at\": %d}\\n' % n)\n    while True:\n        os.write(1, b'?\\n')"
-    (package / "__main__.py").write_text(f"import os\ndef main():\n    {flood}\n")
+    ready = "os.write(1, b'{\"ready\": true}\\n')"
+    (package / "__main__.py").write_text(f"import os\ndef main():\n    {ready}\n    {flood}\n")
     broken = SimpleNamespace(__file__=str(package / "__init__.py"), __name__="layer_unpack")
     monkeypatch.setattr(layer_cage, "layer_unpack", broken)
     layer, told = gzipped(tar(entry("f"))), list[int]()

@@ -29,8 +29,8 @@ from layer_files import (
 )
 
 from bay.errors import DriverUnavailable, ImageInvalid, ImageTooLarge, StorageFull
-from bay.images import layer_store
-from bay.images.layer_cage import UnpackerReport, UnpackOrder
+from bay.images import layer_cage, layer_store
+from bay.images.layer_cage import UnpackerBroken, UnpackerReport, UnpackOrder
 from bay.images.layer_store import LayerLimits, LayerStore, StoredLayer, hides_all
 from bay.linux import btrfs
 from pools import needs_btrfs, pool_in, unmounted_after
@@ -142,6 +142,84 @@ async def test_two_that_want_one_layer_at_once_both_get_it(stores: int, tmp_path
     assert made[0].diff_ids() == {layer.diff_id}
 
 
+class _Slow:
+    """Cages that say so when they run, and end when they may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: set[str]) -> None:
+        self.running: list[str] = []
+        self.changed = asyncio.Condition()
+        self._go = threading.Event()
+        loop, them = asyncio.get_running_loop(), self
+
+        class Cage:
+            def __init__(self, _parts: object, order: UnpackOrder, _tell: object) -> None:
+                self._name = order.blob.name
+
+            def run(self) -> UnpackerReport:
+                them.running.append(self._name)
+                asyncio.run_coroutine_threadsafe(them._tell(), loop).result(30)
+                assert self._name not in slow or them._go.wait(30)
+                return UnpackerReport(f"sha256:{self._name.partition('.')[0]}", 1, 1, 0, [])
+
+            def kill(self) -> None:
+                them._go.set()
+
+            def release(self) -> None:
+                pass
+
+        monkeypatch.setattr(layer_store, "Cage", Cage)
+
+    async def _tell(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def ran(self, count: int) -> None:
+        """Wait until so many have begun."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.running) >= count)
+
+    def end(self) -> None:
+        """Let the slow ones go on."""
+        self._go.set()
+
+
+def _id(number: int) -> str:
+    return f"sha256:{number:064}"
+
+
+async def test_slow_layers_of_one_owner_hold_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cages = _Slow(monkeypatch, {f"{number:064}" for number in range(1, 9)})
+    layers = store(tmp_path / "images", concurrency=3)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for number in range(1, 9):
+            group.create_task(
+                layers.add(tmp_path / f"{number:064}", GZIP, _id(number), LIMITS, owner="mallory")
+            )
+        await cages.ran(2)
+        for number in range(11, 14):
+            await layers.add(tmp_path / f"{number:064}", GZIP, _id(number), LIMITS, owner="alice")
+        assert len([name for name in cages.running if int(name) < 9]) == 2
+        cages.end()
+
+
+async def test_a_slow_layer_that_claims_the_name_of_another_does_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cages = _Slow(monkeypatch, {f"{1:064}.claimed"})
+    layers = store(tmp_path / "images", concurrency=3)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        claimed = tmp_path / f"{1:064}.claimed"
+        slow = group.create_task(layers.add(claimed, GZIP, _id(1), LIMITS, owner="mallory"))
+        await cages.ran(1)
+        found = await layers.add(tmp_path / f"{1:064}", GZIP, _id(1), LIMITS, owner="alice")
+        assert layers.path(_id(1)) is not None
+        cages.end()
+    assert slow.result() == found
+    assert names_in(tmp_path / "images/tmp") == {}
+
+
 async def test_only_so_many_layers_are_unpacked_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +253,18 @@ async def test_only_so_many_layers_are_unpacked_at_once(
         assert running == [1]
         go.set()
     assert running == [1, -1] * 3
+
+
+async def test_an_unpacker_that_does_not_start_is_told_in_its_own_words_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "raise ImportError('libpthread.so.0: cannot open shared object file')"
+    monkeypatch.setattr(layer_cage, "_PROGRAM", program)
+    layers = store(tmp_path / "images")
+    with pytest.raises(UnpackerBroken, match=r"cannot be unpacked on this host: .*libpthread") as caught:
+        await added(layers, gzipped(SMALL), tmp_path)
+    assert not caught.value.retryable
+    assert names_in(tmp_path / "images") == EMPTY
 
 
 async def test_cancelling_ends_the_unpacker_and_leaves_nothing(tmp_path: Path) -> None:

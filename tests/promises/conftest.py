@@ -1,6 +1,7 @@
 """One Bay with runc, a pool of btrfs, CRIU and networks for each file, in a world of its own."""
 
 import json
+import tarfile
 from collections.abc import Generator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import shared_cache
 from crash_case import can_run
 from criu_program import CriuMissing, working_criu
+from image_files import ImageFile, layer_of_tree
+from image_roots import busybox_root
 from lab import Lab, lab, short_directory
 from serving import KEY
 from world import World, world
@@ -59,3 +62,16 @@ def client(bay: Lab) -> Generator[Client]:
     """Its user."""
     with Client(bay.server.url, KEY) as found:
         yield found
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """An archive of an image of busybox, as `skopeo copy docker://… oci-archive:` writes it."""
+    root = tmp_path / "root"
+    root.mkdir()
+    busybox_root(root)
+    config = {"config": {"Env": ["PATH=/bin", "COLOR=blue"], "Cmd": ["/bin/sh"]}}
+    layout = ImageFile(layers=(layer_of_tree(root),), config=config).write(tmp_path / "layout")
+    with tarfile.open(tmp_path / "image.tar", "w") as tar:
+        tar.add(layout, arcname=".")
+    return tmp_path / "image.tar"

@@ -5,13 +5,10 @@ full is tested in the folders of its noun.
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from image_files import ImageFile, layer_of_tree
-from image_roots import busybox_root
 from lab import Lab, allow, allowlist, eventually, short_directory, ways
 from serving import KEY, serving
 from world import LAN, METADATA, OTHER, SITE
@@ -20,19 +17,6 @@ from bay import Client
 from bay.errors import BuildFailed, CapabilityNotSupported
 
 BAY = str(Path(sys.executable).with_name("bay"))
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """An archive of an image of busybox, as `skopeo copy docker://… oci-archive:` writes it."""
-    root = tmp_path / "root"
-    root.mkdir()
-    busybox_root(root)
-    config = {"config": {"Env": ["PATH=/bin", "COLOR=blue"], "Cmd": ["/bin/sh"]}}
-    layout = ImageFile(layers=(layer_of_tree(root),), config=config).write(tmp_path / "layout")
-    with tarfile.open(tmp_path / "image.tar", "w") as tar:
-        tar.add(layout, arcname=".")
-    return tmp_path / "image.tar"
 
 
 @pytest.fixture

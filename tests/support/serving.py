@@ -85,7 +85,7 @@ def serving(root: Path, *arguments: str, through: Sequence[str] = (), **extra: s
         else fork(["serve", *arguments], settings, log.fileno())
     )
     try:
-        yield Server(process, _url_of(process, root, START_S if through else WAIT_S))
+        yield Server(process, url_of(process, root, START_S if through else WAIT_S))
     finally:
         if process.poll() is None:
             process.kill()
@@ -108,7 +108,8 @@ def read_line(process: Process, wait_s: float = WAIT_S) -> str:
     return line.decode()
 
 
-def _url_of(process: Process, root: Path, wait_s: float) -> str:
+def url_of(process: Process, root: Path, wait_s: float) -> str:
+    """Where it says that it serves. Raises AssertionError with its log."""
     line = read_line(process, wait_s)
     assert line.startswith("Bay serves at "), line + (root / "log").read_text()
     return line.split()[3]

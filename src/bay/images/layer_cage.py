@@ -44,6 +44,7 @@ _PROGRAM = f"import sys; sys.path[:0] = [{_CODE!r}]; from layer_unpack.__main__ 
 _STALL_S = 300.0
 _LONGEST_LINE = 32 << 20
 _LONGEST_MESSAGE = 1000
+_LONGEST_WORDS = 500
 _MOST_STRANGE = 100  # lines of it, as of a traceback, that reach Bay's log
 _TELL_S = 0.1
 _LARGEST = 1 << 53
@@ -56,7 +57,7 @@ _CLONE_NEWPID, _CLONE_NEWIPC = 0x2000_0000, 0x0800_0000
 _RLIMITS = {
     "as": 640 << 20,  # of each of its two processes; a zstd window has 128 MiB
     "core": 1,  # at 0 the kernel still starts a core_pattern program, as root of the host: see core(5)
-    "cpu": 4 * 3600,
+    "cpu": 15 * 60,  # 10 GiB take two minutes
     "memlock": 0,
     "msgqueue": 0,
     "nofile": 1024,
@@ -76,6 +77,10 @@ _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _READ_ONLY = mounts.RDONLY | mounts.NOSUID | mounts.NODEV
 _NO_PROGRAMS = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
+
+
+class UnpackerBroken(DriverUnavailable, retryable=False):
+    """The unpacker does not start on this host. `bay doctor` says so too; another attempt cannot pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +224,11 @@ class Cage:
             return self._process
 
     def _listen(self, said: int) -> UnpackerReport:
-        progress, strange = _UnpackMeter(self._tell), 0
+        progress, strange, is_ready, last = _UnpackMeter(self._tell), 0, False, ""
         for line in _lines(said):
             match _parsed(line):
+                case {"ready": True}:
+                    is_ready = True
                 case {"at": int(at)} if 0 <= at < _LARGEST:
                     progress.note(at)
                 case {"error": str(kind), "message": str(message)}:
@@ -231,9 +238,14 @@ class Cage:
                     return _report(words["done"])
                 case _ if strange < _MOST_STRANGE:
                     strange += 1
-                    log.warning("layer.unpacker_said", text=line[-500:].decode(errors="replace"))
+                    last = line[-_LONGEST_WORDS:].decode(errors="replace")
+                    log.warning("layer.unpacker_said", text=last)
                 case _:
                     break
+        if not is_ready:  # nothing of the layer has been read: these are the host's own words
+            raise UnpackerBroken(
+                f"layers cannot be unpacked on this host: {last or 'the unpacker says nothing'}"
+            )
         raise DriverUnavailable("the unpacker of a layer ended without a result; see Bay's log")
 
 

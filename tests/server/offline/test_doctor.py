@@ -15,6 +15,8 @@ from server_harness import Json, World, clear, create, empty_database, eventuall
 
 from bay.drivers.host_check import HostCheck
 from bay.images.fetch_probe import caged_version
+from bay.images.layer_cage import UnpackerBroken
+from bay.images.layer_probe import try_unpacker
 from bay.server.data_dir import DATABASE
 from bay.server.offline import doctor
 from bay.store.image_totals import ImageTotals, totals
@@ -182,6 +184,26 @@ def test_skopeo_says_its_version_from_a_cage_that_leaves_nothing(stopped: Path) 
     assert caged_version(stopped / "data", 1_879_048_192)[0].isdigit()
     assert list((stopped / "data").iterdir()) == []
     assert Path("/proc/self/mountinfo").read_text() == before
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and mounts")
+def test_a_layer_is_unpacked_in_a_cage_that_leaves_nothing(stopped: Path) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    try_unpacker(stopped / "none", stopped / "data", 1_879_048_192)
+    assert list((stopped / "data").iterdir()) == []
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_a_host_that_unpacks_no_layer_is_told_of(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def refused(_closures: Path, _scratch: Path, _id_base: int) -> None:
+        raise UnpackerBroken("layers cannot be unpacked on this host: no libpthread.so.0")
+
+    monkeypatch.setattr(doctor, "try_unpacker", refused)
+    found = doctor._unpacking(settings_in(stopped))
+    assert (found.name, found.ok, found.required) == ("layer-cage", False, False)
+    assert "libpthread" in found.found
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not doctor.fetch_cage.is_installed(), reason="needs root and skopeo")

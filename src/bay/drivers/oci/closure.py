@@ -1,8 +1,10 @@
 """The closure: Ship and all it needs to run, in one read-only directory, for any image, even an empty one.
+The unpacker of layers runs in it too (`bay.images.layer_cage`).
 
 It is the interpreter that runs Bay with its standard library, the shared libraries that both are linked
-against, the loader, h11, Ship, its protocol and its reader of tar. Python files are compiled and their
-sources left out: starting writes nothing, and opens half as many files. Beside them lies `kernel_bundle`'s.
+against and those of zstandard, the loader, h11, Ship, its protocol and its reader of tar. Python files are
+compiled and their sources left out: starting writes nothing, and opens half as many files. Beside them lies
+`kernel_bundle`'s.
 """
 
 import compileall
@@ -25,6 +27,8 @@ _UNNEEDED = (
 )
 _UNNEEDED_EXTENSIONS = re.compile(r"_?(test|xx|ctypes_test|tkinter|sqlite3|dbm|gdbm|curses|readline|nis)")
 _PACKAGES = ("h11", "ship", "ship_protocol", "tree_tar")
+_LINKED = "zstandard"
+"""A package that the unpacker has beside the closure, and whose shared libraries must be in it."""
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
@@ -41,14 +45,21 @@ def build(closures: Path) -> Path:
     return target
 
 
+def is_built(closures: Path) -> bool:
+    """Whether `build` has nothing to do. Raises OSError or ImportError."""
+    return (closures / _fingerprint([kernel_bundle.location(name) for name in _PACKAGES])).is_dir()
+
+
 def _interpreter() -> Path:
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 
 
 def _fingerprint(packages: list[Path]) -> str:
     interpreter = _interpreter().stat()
-    digest = hashlib.sha256(f"3 {sys.version} {interpreter.st_size} {interpreter.st_mtime_ns}".encode())
+    digest = hashlib.sha256(f"4 {sys.version} {interpreter.st_size} {interpreter.st_mtime_ns}".encode())
     digest.update(kernel_bundle.fingerprint().encode())
+    for binary in _linked():
+        digest.update(f"\0{binary} {binary.stat().st_size} {binary.stat().st_mtime_ns}".encode())
     for package in packages:
         for file in sorted(package.rglob("*.py")):
             digest.update(f"\0{package.name}/{file.relative_to(package)}\0".encode() + file.read_bytes())
@@ -67,8 +78,12 @@ def _fill(closure: Path, packages: list[Path]) -> None:
     kernel_bundle.fill(closure / "kernel", _SHOWN_AT)
     bridge = kernel_bundle.fill_bridge(closure / "jupyter")
     extensions = sorted((python / "lib-dynload").glob("*.so"))
-    _copy_libraries(closure, [closure / "bin/python3", *extensions, *bridge])
+    _copy_libraries(closure, [closure / "bin/python3", *extensions, *bridge, *_linked()])
     _open_to_everyone(closure)
+
+
+def _linked() -> list[Path]:
+    return sorted(kernel_bundle.location(_LINKED).glob("*.so"))
 
 
 def _ignored(directory: str, names: list[str]) -> set[str]:

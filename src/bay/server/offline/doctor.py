@@ -9,6 +9,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from bay.drivers.oci.driver import OciDriver
 from bay.errors import BayError, DriverUnavailable, ObjectStoreUnavailable
 from bay.images import fetch_cage
 from bay.images.fetch_probe import caged_version
+from bay.images.layer_probe import try_unpacker
 from bay.images.layer_store import LayerLimits
 from bay.images.library import ImageLimits
 from bay.linux.directories import nearest_directory
@@ -56,7 +58,14 @@ def checks(settings: Settings, *, canaries: bool = False, kubeconfig: Path | Non
     )
     if not found[0].ok:  # without root the others may fail for want of it
         return found
-    return [*found, *_memory(settings), *_fetching(settings), *_images(settings), *object_store(settings)]
+    return [
+        *found,
+        *_memory(settings),
+        *_fetching(settings),
+        _unpacking(settings),
+        *_images(settings),
+        *object_store(settings),
+    ]
 
 
 def is_of_cluster(settings: Settings, *, canaries: bool) -> bool:
@@ -142,6 +151,17 @@ def _fetching(settings: Settings) -> Iterator[HostCheck]:
         return
     yield HostCheck("skopeo", True, False, f"{place} is {version}", fix)
     yield HostCheck("fetch-cage", True, False, "works: skopeo runs in it", "-")
+
+
+def _unpacking(settings: Settings) -> HostCheck:
+    try:
+        try_unpacker(
+            settings.cache_dir / "closures", nearest_directory(settings.data_dir), settings.id_range_start
+        )
+    except (OSError, ImportError, subprocess.SubprocessError, DriverUnavailable) as error:
+        fix = "mend that; until then no image can be imported, pulled, built or made of a template"
+        return HostCheck("layer-cage", False, False, str(error), fix)
+    return HostCheck("layer-cage", True, False, "works: layers are unpacked in it", "-")
 
 
 def _images(settings: Settings) -> Iterator[HostCheck]:
